@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -29,7 +29,7 @@ class Command:
             to.command(name, help=self.help)(_unwanted)
             return
         module: Any = importlib.import_module(f"bimo.cli.{self.module}")
-        namespace = vars(module)
+        namespace = cast("dict[str, Any]", vars(module))
         to.command(name, help=self.help, epilog=namespace[self.examples])(namespace[self.function])
 
 

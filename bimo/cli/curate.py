@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -103,7 +103,7 @@ def curate(
     if on not in ("local", "ray"):
         raise RecipeError("--on is {on!r}; expected local or ray", on=on)
     limits = limits_of(fetch) if fetch else None
-    executor = executor_of(cast("Literal['local', 'ray']", on), workers, files)
+    executor = executor_of(on, workers, files)
     with progress() as bar:
         model_executor = executor if on == "ray" else None
         tools = Tools(partial(open_scorer, dtype=dtype_of(steps_list, out, dtype)))
@@ -172,7 +172,8 @@ def _of_file(path: Path, name: str) -> Curation:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise RecipeError("the list {path} fails: {told}", path=path, told=reason) from error
-    defined = {n: v for n, v in vars(module).items() if isinstance(v, Curation)}
+    namespace = cast("dict[str, Any]", vars(module))
+    defined = {n: v for n, v in namespace.items() if isinstance(v, Curation)}
     by_name = defined | {v.name: v for v in defined.values()}
     if name in by_name:
         return by_name[name]
@@ -229,7 +230,7 @@ def limits_of(settings: Sequence[str]) -> Limits:
     from bimo.curation.readers.fetch import Limits
 
     values: dict[str, Any] = {}
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Limits)}
+    kinds: dict[str, type[Any]] = {field.name: type(field.default) for field in dataclasses.fields(Limits)}
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in kinds:
@@ -259,8 +260,8 @@ def dtype_of(steps_list: Curation, out: Path, dtype: Scoring) -> Scoring:
     if not any(isinstance(step, ScorerStep) for step in steps_list.steps):
         return Scoring.fp32
     path = out / "work" / "scoring.json"
-    before = read_json(path)
-    recorded = before.get("dtype") if isinstance(before, dict) else None
+    before: Any = read_json(path)
+    recorded: Any = cast("dict[str, Any]", before).get("dtype") if isinstance(before, dict) else None
     if dtype is Scoring.fastest and recorded in (Scoring.fp32, Scoring.bf16):
         chosen, why = Scoring(recorded), say("as the scores that are there")
     elif dtype is Scoring.fastest:
@@ -374,7 +375,7 @@ class RichBar:
 
 
 @contextmanager
-def progress() -> Iterator[RichBar]:
+def progress() -> Generator[RichBar]:
     """A progress bar on standard error, as standard output is for results."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,7 @@ def compared(file: Path, picture: Picture, record: Mapping[str, Any], weights_ha
 
 
 @contextlib.contextmanager
-def _status(sentence: str) -> Iterator[None]:
+def _status(sentence: str) -> Generator[None]:
     if not sys.stderr.isatty():
         yield
         return
@@ -183,7 +183,7 @@ def _status(sentence: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int, int, int], None]]:
+def _progress_bar() -> Generator[Callable[[int, int, int, int], None]]:
     """A progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda index, count, step, steps: None

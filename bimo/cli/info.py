@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -88,8 +88,8 @@ def facts(file: Path) -> dict[str, Any]:
     except Exception as error:  # for damaged files Pillow's decoders raise exceptions of many types
         raise RequestError("cannot read the picture {path}: {error}", path=file, error=error) from None
     try:
-        record: Any = json.loads(texts[METADATA_KEY])
+        metadata: Any = json.loads(texts[METADATA_KEY])
     except (KeyError, ValueError, RecursionError):
-        record = None
-    record = record if isinstance(record, dict) else None
+        metadata = None
+    record = cast("dict[str, Any]", metadata) if isinstance(metadata, dict) else None
     return properties | {"record": record, "credentials": read_credentials(content)}

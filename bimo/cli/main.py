@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 
@@ -99,7 +99,7 @@ def _invoked(arguments: Sequence[str]) -> int:
     if completing:
         from typer import completion
 
-        completion.completion_init()
+        completion.completion_init()  # pyright: ignore[reportPrivateImportUsage]
         return completion.shell_complete(command, {}, "bimo", COMPLETION_VARIABLE, completing)
     if not arguments or {"-h", "--help"} & set(arguments):
         _chinese_titles()
@@ -159,7 +159,7 @@ def _language_parameter() -> Any:
 
 
 @contextlib.contextmanager
-def _language(arguments: Sequence[str]) -> Iterator[None]:
+def _language(arguments: Sequence[str]) -> Generator[None]:
     """Sets BIMO_LANGUAGE to the value of ``--language``, if valid, while a command and its child processes run."""
     before = os.environ.get("BIMO_LANGUAGE")
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
@@ -238,7 +238,8 @@ def usage(error: Any) -> str:
     see_help = say("; see {command} --help", command=command)
     if kind == "NoSuchOption":
         # The dashes are removed, as they would make all options similar.
-        options = {option.lstrip("-"): option for option in error.possibilities or []}
+        possibilities: list[str] = error.possibilities or []
+        options = {option.lstrip("-"): option for option in possibilities}
         suggestions = [options[name] for name in nearest(error.option_name.lstrip("-"), options)]
         zh = f"；您是不是要找 {'、'.join(suggestions)}？" if suggestions else see_help
         en = f"; did you mean {', '.join(suggestions)}?" if suggestions else see_help

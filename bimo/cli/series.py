@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bimo.cli import inputs
 from bimo.core.errors import RequestError
@@ -88,12 +88,12 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 def _object(line: str, number: int, file: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(line)
+        value: Any = json.loads(line)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise RequestError("line {number} of {file} is no JSON object", number=number, file=file)
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _row(record: Mapping[str, Any], number: int, file: Path) -> dict[str, Any]:

@@ -199,7 +199,14 @@ def train(
             "--on is {on!r}; expected local or ray, and --workers with ray alone: here several are begun by torchrun",
             on=on,
         )
-    arguments = {"recipe": recipe, "data": data, "out": out, "settings": settings, "tiny": tiny, "steps": steps}
+    arguments: dict[str, Any] = {
+        "recipe": recipe,
+        "data": data,
+        "out": out,
+        "settings": settings,
+        "tiny": tiny,
+        "steps": steps,
+    }
     arguments |= {"seed": seed, "threads": threads, "start": start, "teacher": teacher, "reward": reward}
     arguments |= {"cache": cache}
     arguments |= {"from_here": from_here, "accept_new_data": accept_new_data, "size": size, "skip": skip, "tune": tune}

@@ -1,4 +1,4 @@
-"""The server: every interface on one application, and the process that serves it."""
+"""The FastAPI application with all interfaces, its error handlers and audit log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import logging.handlers
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from bimo import __version__
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, speaking
 from bimo.serve import a1111, dashscope, openai_images, v1
-from bimo.serve.asking import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
+from bimo.serve.dependencies import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
 from bimo.serve.gate import Gate
 from bimo.serve.keys import Caller, KeyStore
 from bimo.serve.metrics import CONTENT_TYPE, Metrics
@@ -32,7 +32,7 @@ from bimo.serve.service import NO_SUCH_JOB, DrawingService, QueueFullError, Stop
 _log = logging.getLogger(__name__)
 AUDIT = "audit.log"
 AUDIT_BYTES = 10 << 20
-#: How errors of what belongs to no interface are described.
+#: The description of errors outside of the interfaces.
 PLAIN = described("/")
 UNEXPECTED = Message("something went wrong on the server; its log says what")
 
@@ -45,13 +45,13 @@ def create_app(
     gate: Callable[[Any], Any] | None = None,
 ) -> FastAPI:
     """The application of a service, which starts and stops with it. ``own`` are the names of this machine; ``gate``
-    makes what stands before everything, else it is a `Gate` with ``keys`` and ``own``.
+    builds the outermost middleware, by default a `Gate` with ``keys`` and ``own``.
     """
 
     audit = _audit(service.settings.folder)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await run_in_threadpool(service.start)
         try:
             yield
@@ -77,7 +77,7 @@ def create_app(
     for router in (v1.router, openai_images.router, *a1111.ROUTERS, dashscope.router):
         app.include_router(router, responses=described(f"{router.prefix}/"))
 
-    app.add_middleware(_Counted, metrics=metrics, service=service, audit=audit)
+    app.add_middleware(_CountedRequests, metrics=metrics, service=service, audit=audit)
     app.add_middleware(gate or (lambda inner: Gate(inner, own, keys=keys, limits=service.settings.limits)))
     return app
 
@@ -109,24 +109,24 @@ def _plain_routes(app: FastAPI, metrics: Metrics) -> None:
         place = int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 6 else -1
         if kind not in MEDIA or not links_of(request).good(job, place, kind, until, signature):
             raise ApiError(403, Message("this address of a picture has expired, or was not made here"))
-        found = await run_in_threadpool(service.job, job)
-        if found is None:
+        stored_job = await run_in_threadpool(service.job, job)
+        if stored_job is None:
             raise ApiError(404, NO_SUCH_JOB)
         form: Format = kind  # type: ignore[assignment]
-        content = await run_in_threadpool(encoded, service, file_of(found, place), form)
+        content = await run_in_threadpool(encoded, service, file_of(stored_job, place), form)
         return Response(content, media_type=MEDIA[kind], headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _handlers(app: FastAPI) -> None:
-    async def told(request: Request, error: Exception) -> Response:
+    async def handle(request: Request, error: Exception) -> Response:
         return answer(request.url.path, problem(error, request.url.path), language_of(request))
 
     for kind in (ApiError, BimoError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, told)
+        app.add_exception_handler(kind, handle)
 
 
 def problem(error: Exception, path: str = "") -> ApiError:
-    """What is answered for an error."""
+    """Converts an exception to an ApiError."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, QueueFullError):
@@ -157,7 +157,7 @@ def _invalid(error: RequestValidationError, path: str) -> ApiError:
 
 
 def _audit(folder: Path) -> logging.Logger:
-    """A line a request goes here: who, what, how it ended; never a prompt, unless the owner wants it."""
+    """The audit log, one line per request: caller, path, status; prompts only if the owner wants them."""
     handler = logging.handlers.RotatingFileHandler(
         folder / AUDIT, maxBytes=AUDIT_BYTES, backupCount=5, encoding="utf-8"
     )
@@ -167,8 +167,8 @@ def _audit(folder: Path) -> logging.Logger:
     return log
 
 
-class _Counted:
-    """Counts requests, writes a line of each, and has everything said meanwhile in the language of the client."""
+class _CountedRequests:
+    """Middleware that measures requests, writes the audit log, and sets the language of messages to the client's."""
 
     def __init__(self, app: Any, metrics: Metrics, service: DrawingService, audit: logging.Logger) -> None:
         self.app, self.metrics, self.service, self.audit = app, metrics, service, audit
@@ -177,9 +177,9 @@ class _Counted:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request, began, status = Request(scope), time.perf_counter(), 499
+        request, start, status = Request(scope), time.perf_counter(), 499
 
-        async def noted(message: Any) -> None:
+        async def send_and_note(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -187,9 +187,9 @@ class _Counted:
 
         try:
             with speaking(language_of(request)):
-                await self.app(scope, receive, noted)
+                await self.app(scope, receive, send_and_note)
         finally:
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - start
             route: Any = scope.get("route")
             if isinstance(route, APIRoute):
                 self.metrics.answered(request.method, route.path, status, seconds)
@@ -209,18 +209,18 @@ class _Counted:
         }
         if (job := state.get("job")) is not None:
             line["job"] = job
-            found = self.service.store.job(job) if self.service.settings.audit_prompts else None
-            if found is not None:
-                line["prompt"] = found.order.values.get("text")
+            stored_job = self.service.store.job(job) if self.service.settings.audit_prompts else None
+            if stored_job is not None:
+                line["prompt"] = stored_job.order.values.get("text")
         self.audit.info(json.dumps(line, ensure_ascii=True))
 
 
 def unknown_paths(app: FastAPI) -> None:
-    """Answers for what no interface has, where a page that is mounted below would answer in its own way."""
+    """Adds routes that answer 404 and 405 for unknown paths of the interfaces, before the page's catch-all route."""
 
     async def unknown(request: Request, rest: str = "") -> Response:
-        partly = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.router.routes)
-        raise HTTPException(405 if partly else 404)
+        other_method = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.router.routes)
+        raise HTTPException(405 if other_method else 404)
 
     methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
     for prefix in ("/v1", "/sdapi", "/internal", "/controlnet", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):

@@ -1,4 +1,4 @@
-"""DashScope's asynchronous drawing, as Chinese developers call it: a task is submitted, then asked for."""
+"""DashScope's asynchronous API: a task is submitted, then polled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from bimo.core.messages import Message
-from bimo.serve.asking import Asking, Service, Spoken, accepted, address, links_of, own_job
+from bimo.serve.dependencies import ClientLanguage, CurrentCaller, Service, accepted, address, links_of, own_job
 from bimo.serve.jobs import ENDED, Job, State
 from bimo.serve.problems import ApiError
 
@@ -28,7 +28,7 @@ _SIZE = re.compile(r"(\d{1,5})[*xX](\d{1,5})")
 
 
 class Input(pydantic.BaseModel):
-    """What is drawn."""
+    """The prompt."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -37,7 +37,7 @@ class Input(pydantic.BaseModel):
 
 
 class Parameters(pydantic.BaseModel):
-    """How it is drawn: DashScope's parameters, and ``steps`` and ``guidance`` as its older models have them."""
+    """DashScope's parameters, with ``steps`` and ``scale`` of its older models."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -52,7 +52,7 @@ class Parameters(pydantic.BaseModel):
 
 
 class Synthesis(pydantic.BaseModel):
-    """A task."""
+    """The body of a task."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -62,24 +62,24 @@ class Synthesis(pydantic.BaseModel):
 
 
 @router.post("/services/aigc/text2image/image-synthesis", summary="Submit a task")
-async def synthesis(body: Synthesis, request: Request, service: Service, caller: Asking) -> dict[str, Any]:
-    """Accepts a task; ``X-DashScope-Async: enable`` is wanted, as at DashScope."""
+async def synthesis(body: Synthesis, request: Request, service: Service, caller: CurrentCaller) -> dict[str, Any]:
+    """Accepts a task; requires ``X-DashScope-Async: enable``, as DashScope does."""
     if request.headers.get("x-dashscope-async", "").lower() != "enable":
         raise ApiError(403, Message("tasks are asynchronous here: send X-DashScope-Async: enable"))
-    wanted = body.parameters
-    if wanted.prompt_extend:
+    parameters = body.parameters
+    if parameters.prompt_extend:
         raise ApiError(400, Message("no model here rewrites prompts; let prompt_extend be false"))
-    if wanted.watermark and service.settings.label is None:
+    if parameters.watermark and service.settings.label is None:
         raise ApiError(400, Message("this server labels no pictures (bimo serve --label CN --producer NAME)"))
     values: dict[str, Any] = {
         "text": body.input.prompt,
         "negative": body.input.negative_prompt,
-        "size": _size(wanted.size),
-        "count": wanted.n,
-        "seed": wanted.seed,
-        "style": wanted.style if wanted.style not in ("<auto>", "auto") else None,
-        "steps": wanted.steps,
-        "guidance": wanted.scale,
+        "size": _size(parameters.size),
+        "count": parameters.n,
+        "seed": parameters.seed,
+        "style": parameters.style if parameters.style not in ("<auto>", "auto") else None,
+        "steps": parameters.steps,
+        "guidance": parameters.scale,
     }
     order = await run_in_threadpool(
         lambda: service.order(values, key=caller.name, client="dashscope", model=body.model)
@@ -89,13 +89,15 @@ async def synthesis(body: Synthesis, request: Request, service: Service, caller:
 
 
 @router.get("/tasks/{name}", summary="How a task is")
-async def task(name: str, request: Request, service: Service, caller: Asking, language: Spoken) -> dict[str, Any]:
+async def task(
+    name: str, request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage
+) -> dict[str, Any]:
     """Its state, and the addresses of its pictures, which expire."""
-    return _told(await own_job(service, caller, name), request, language)
+    return _task_json(await own_job(service, caller, name), request, language)
 
 
 @router.post("/tasks/{name}/cancel", summary="Cancel a task")
-async def cancel(name: str, service: Service, caller: Asking) -> dict[str, Any]:
+async def cancel(name: str, service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Ends a task before its next step."""
     job = await own_job(service, caller, name)
     if job.state in ENDED:
@@ -108,13 +110,13 @@ async def cancel(name: str, service: Service, caller: Asking) -> dict[str, Any]:
 def _size(text: str | None) -> tuple[int, int] | None:
     if not text:
         return None
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise ApiError(400, Message("size is {text!r}; expected WIDTH*HEIGHT, as 1024*1024", text=text))
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
-def _told(job: Job, request: Request, language: str) -> dict[str, Any]:
+def _task_json(job: Job, request: Request, language: str) -> dict[str, Any]:
     links = links_of(request)
     output: dict[str, Any] = {
         "task_id": job.id,
@@ -124,20 +126,20 @@ def _told(job: Job, request: Request, language: str) -> dict[str, Any]:
     for name, at in (("scheduled_time", job.begun), ("end_time", job.ended)):
         if at is not None:
             output[name] = _time(at)
-    shown = [picture for picture in job.pictures if picture.flagged is None]
+    visible = [picture for picture in job.pictures if picture.flagged is None]
     if job.failure is not None:
         output |= {"code": job.failure.code, "message": job.failure.said(language)}
     elif job.state is State.done:
-        output["results"] = [{"url": address(request, links.path(job.id, picture.place))} for picture in shown]
+        output["results"] = [{"url": address(request, links.path(job.id, picture.place))} for picture in visible]
         output["results"] += [
             {"code": each.flagged.code, "message": each.flagged.said(language)}
             for each in job.pictures
             if each.flagged is not None
         ]
     count = job.order.count
-    failed = count - len(shown) if job.state in ENDED else 0
-    output["task_metrics"] = {"TOTAL": count, "SUCCEEDED": len(shown), "FAILED": failed}
-    return {"request_id": job.id, "output": output, "usage": {"image_count": len(shown)}}
+    failed = count - len(visible) if job.state in ENDED else 0
+    output["task_metrics"] = {"TOTAL": count, "SUCCEEDED": len(visible), "FAILED": failed}
+    return {"request_id": job.id, "output": output, "usage": {"image_count": len(visible)}}
 
 
 def _time(at: float) -> str:

@@ -1,8 +1,8 @@
-"""Jobs handed out to others that draw, processes of this machine (`bimo.serve.workers`). There is one queue and one
-store; whoever draws keeps nothing.
+"""Dispatches jobs to worker processes on this machine (`bimo.serve.workers`). There is one queue and one store; workers
+have no state.
 
-What a worker has when it ends goes to another: its job's pictures that came are kept, those that did not are drawn
-again with the same seed. A job is with one worker at a time, so that it ends once.
+The jobs of a worker that dies go to another: pictures that were finished are kept, the others are drawn again with the
+same seed. A job is with one worker at a time, so that it ends exactly once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Handed:
-    """A job as it is handed out: with the pictures that it came with, and which of its own it has already."""
+    """A job for a worker: the order, its input pictures, and the indices of pictures that are done already."""
 
     order: Order
     pictures: dict[str, bytes]
@@ -38,64 +38,64 @@ class Handed:
 
 @dataclass(frozen=True)
 class Began:
-    """A worker has begun a job."""
+    """A worker started a job."""
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """``done`` of ``steps`` steps of the picture at ``place`` are taken; ``shown`` is a preview as PNG."""
+    """``done`` of ``steps`` steps of the picture at ``place`` are done; ``preview`` is a PNG."""
 
     place: int
     done: int
     steps: int
-    shown: bytes | None = None
+    preview: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Drew:
-    """A picture is drawn."""
+    """A picture is finished."""
 
     picture: Picture
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker has no more of a job."""
+    """A worker ended a job."""
 
     failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Whoever drew a job has ended."""
+    """The worker of a job died."""
 
 
-Told = Began | Stepped | Drew | Ended | Lost
-#: Is told what happens to a job that was handed out, in order; `Ended` or `Lost` is last.
-Tell = Callable[[str, Told], None]
+WorkerEvent = Began | Stepped | Drew | Ended | Lost
+#: Called with the events of a dispatched job in order; the last is `Ended` or `Lost`.
+OnWorkerEvent = Callable[[str, WorkerEvent], None]
 
 
 class Workers(ABC):
-    """Those whom jobs are handed out to."""
+    """The workers that jobs are dispatched to."""
 
     @abstractmethod
-    def start(self, tell: Tell, free: Callable[[], None]) -> None:
-        """Begins; ``free`` is called whenever there may be room for another job."""
+    def start(self, tell: OnWorkerEvent, free: Callable[[], None]) -> None:
+        """Starts the workers; ``free`` is called whenever there may be room for another job."""
 
     @abstractmethod
     def give(self, job: Handed) -> bool:
-        """Hands a job to the worker with the least to do; False where none has room."""
+        """Sends a job to the least busy worker; False if none has room."""
 
     @abstractmethod
     def cancel(self, job: str, failure: Failure) -> None:
-        """Has a job ended before its next step."""
+        """Cancels a job before its next step."""
 
     @abstractmethod
     def stop(self, seconds: float) -> None:
-        """Has them draw what they have begun, for ``seconds`` at most, and end. Nothing is told after this."""
+        """Lets the workers finish what they have started, for at most ``seconds``, and stops them. No events follow."""
 
     def busy(self) -> dict[str, float]:
-        """See `Executor.busy`, of all together."""
+        """`Executor.busy`, summed over all workers."""
         return idle()
 
 
@@ -103,13 +103,13 @@ class Workers(ABC):
 class _Task:
     order: Order
     done: set[int]
-    out: bool = False
+    handed_out: bool = False
     steps: int = 0
-    #: Steps that were taken of pictures that are not done, by their places.
-    taken: dict[int, int] = field(default_factory=dict[int, int])
-    #: How often it was lost.
-    lost: int = 0
-    #: Why it is to end before its next step.
+    #: Steps done of unfinished pictures, by their index.
+    steps_taken: dict[int, int] = field(default_factory=dict[int, int])
+    #: How often its worker died.
+    times_lost: int = 0
+    #: The reason of a cancellation that is under way.
     cancelled: Failure | None = None
 
     def steps_in_all(self) -> int:
@@ -117,7 +117,7 @@ class _Task:
 
     def steps_left(self) -> int:
         each = self.steps or steps_asked(self.order)
-        return each * (self.order.count - len(self.done)) - sum(self.taken.values())
+        return each * (self.order.count - len(self.done)) - sum(self.steps_taken.values())
 
     @property
     def pace(self) -> tuple[object, ...]:
@@ -125,7 +125,7 @@ class _Task:
 
 
 class Dispatcher(Executor):
-    """Hands jobs out as workers have room: next is what `Fairness` says."""
+    """Dispatches jobs to workers with room, in the order of `Fairness`."""
 
     def __init__(self, workers: Workers, source: Source, listener: Listener) -> None:
         self.workers = workers
@@ -135,8 +135,8 @@ class Dispatcher(Executor):
         self._tasks: dict[str, _Task] = {}
         self._changed = threading.Condition()
         self._stopping = False
-        #: Whether something happened since the queue was looked at.
-        self._news = False
+        #: Whether something happened since the queue was last examined.
+        self._queue_changed = False
         self._thread = threading.Thread(target=self._run, name="bimo-hand-out", daemon=True)
 
     @property
@@ -146,7 +146,7 @@ class Dispatcher(Executor):
 
     def start(self) -> None:
         """Begins to draw."""
-        self.workers.start(self._told, self._wake)
+        self.workers.start(self._on_worker_event, self._wake)
         self._thread.start()
 
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
@@ -163,9 +163,9 @@ class Dispatcher(Executor):
             if task is None:
                 return
             task.cancelled = failure
-            if not task.out:
+            if not task.handed_out:
                 del self._tasks[job]
-        if task.out:
+        if task.handed_out:
             self.workers.cancel(job, failure)
         else:
             self.listener.ended(job, failure)
@@ -189,7 +189,7 @@ class Dispatcher(Executor):
 
     def _wake(self) -> None:
         with self._changed:
-            self._news = True
+            self._queue_changed = True
             self._changed.notify_all()
 
     def _seconds(self, task: _Task) -> float:
@@ -200,33 +200,35 @@ class Dispatcher(Executor):
             with self._changed:
                 if self._stopping:
                     return
-                self._news = False
+                self._queue_changed = False
                 late = self._late()
-                waiting = [task for task in self._tasks.values() if not task.out]
+                waiting = [task for task in self._tasks.values() if not task.handed_out]
                 waiting.sort(key=lambda task: self._fairness.rank(task.order, self._seconds(task)))
             for task in late:
                 self.listener.ended(task.order.id, LATE)
             if not (waiting and self._give(waiting[0])):
                 with self._changed:
-                    if not self._news:
+                    if not self._queue_changed:
                         self._changed.wait(self._until_deadline())
 
     def _late(self) -> list[_Task]:
-        """Takes out the jobs that wait beyond their deadline; a worker looks after those it has. With the lock held."""
+        """Removes waiting jobs that are past their deadline; workers do so for theirs. Called with the lock held."""
         now = time.time()
         late = [
-            t for t in self._tasks.values() if not t.out and t.order.deadline is not None and t.order.deadline <= now
+            t
+            for t in self._tasks.values()
+            if not t.handed_out and t.order.deadline is not None and t.order.deadline <= now
         ]
         for task in late:
             del self._tasks[task.order.id]
         return late
 
     def _until_deadline(self) -> float | None:
-        times = [t.order.deadline for t in self._tasks.values() if not t.out and t.order.deadline is not None]
+        times = [t.order.deadline for t in self._tasks.values() if not t.handed_out and t.order.deadline is not None]
         return max(0.01, min(times) - time.time()) if times else None
 
     def _give(self, task: _Task) -> bool:
-        """Hands a job out; False where nobody has room."""
+        """Dispatches a job; False if no worker has room."""
         job = task.order.id
         try:
             pictures = self.source.inputs(job)
@@ -238,13 +240,13 @@ class Dispatcher(Executor):
         with self._changed:
             if self._tasks.get(job) is not task:
                 return True  # cancelled meanwhile
-            task.out = True
-            # All of it at once: its key waits for as long as that is more than others had.
+            task.handed_out = True
+            # The whole job is charged at once; the key has to wait until others have caught up.
             estimate = self._seconds(task)
             self._fairness.charge(task.order.key, estimate)
         if not self.workers.give(Handed(task.order, pictures, frozenset(task.done))):
             with self._changed:
-                task.out = False
+                task.handed_out = False
                 self._fairness.charge(task.order.key, -estimate)
             if task.cancelled is not None:
                 self._end(job, task.cancelled)
@@ -253,20 +255,20 @@ class Dispatcher(Executor):
             self.workers.cancel(job, task.cancelled)
         return True
 
-    def _told(self, job: str, told: Told) -> None:
+    def _on_worker_event(self, job: str, event: WorkerEvent) -> None:
         with self._changed:
             task = self._tasks.get(job)
         if task is None:
             return
-        match told:
+        match event:
             case Began():
                 self.listener.began(job)
             case Stepped():
-                task.steps, task.taken[told.place] = told.steps, told.done
-                self.listener.stepped(job, told.place, told.done, told.steps, _opened(told.shown))
+                task.steps, task.steps_taken[event.place] = event.steps, event.done
+                self.listener.stepped(job, event.place, event.done, event.steps, _opened(event.preview))
             case Drew(picture):
                 task.done.add(picture.index)
-                task.taken.pop(picture.index, None)
+                task.steps_taken.pop(picture.index, None)
                 if task.steps:
                     self._fairness.learn(task.pace, picture.seconds / task.steps)
                 self.listener.drew(job, picture)
@@ -276,16 +278,16 @@ class Dispatcher(Executor):
                 self._lost(job, task)
 
     def _lost(self, job: str, task: _Task) -> None:
-        task.lost += 1
-        task.taken.clear()
-        if self._stopping:  # it is drawn after the next start
+        task.times_lost += 1
+        task.steps_taken.clear()
+        if self._stopping:  # it is resumed after the next start
             return
-        if task.cancelled is not None or task.lost >= MOST_ATTEMPTS:
+        if task.cancelled is not None or task.times_lost >= MOST_ATTEMPTS:
             self._end(job, task.cancelled or WORN)
             return
         _log.warning("a worker ended; its job %s goes to another", job)
         with self._changed:
-            task.out = False
+            task.handed_out = False
         self._wake()
 
     def _end(self, job: str, failure: Failure | None) -> None:
@@ -295,7 +297,7 @@ class Dispatcher(Executor):
         self.listener.ended(job, failure)
 
 
-def _opened(shown: bytes | None) -> Image.Image | None:
+def _opened(preview: bytes | None) -> Image.Image | None:
     from PIL import Image
 
-    return None if shown is None else Image.open(io.BytesIO(shown))
+    return None if preview is None else Image.open(io.BytesIO(preview))

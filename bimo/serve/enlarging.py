@@ -1,4 +1,4 @@
-"""Pictures enlarged by resampling: more pixels, nothing drawn anew."""
+"""Upscaling of pictures by resampling."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 #: By AUTOMATIC1111's names.
 UPSCALERS = ("None", "Lanczos", "Nearest")
-#: The longest side that is made.
+#: The longest side of an upscaled picture.
 MOST_ENLARGED = 4096
 
 
 def enlarged(content: bytes, size: tuple[int, int], upscaler: str = "Lanczos", crop: bool = False) -> bytes:
-    """A picture at ``size`` (width, height) in pixels, as PNG; its texts, labels among them, go along. With ``crop``
-    its middle fills the size, else it is stretched. Raises RequestError for a size that is not made.
+    """Resizes a picture to (width, height) in pixels, as PNG; its text chunks, including labels, are kept. ``crop``
+    fills the size with the centre, else the picture is stretched. Raises RequestError for too large a size.
     """
     from PIL import Image, ImageOps
 
@@ -34,14 +34,14 @@ def enlarged(content: bytes, size: tuple[int, int], upscaler: str = "Lanczos", c
     with Image.open(io.BytesIO(content)) as opened:
         texts = texts_of(opened)
         image = opened if opened.mode in ("L", "RGB", "RGBA") else opened.convert("RGB")
-        made = ImageOps.fit(image, size, resampling) if crop else image.resize(size, resampling)
+        resized = ImageOps.fit(image, size, resampling) if crop else image.resize(size, resampling)
     buffer = io.BytesIO()
-    made.save(buffer, "PNG", **texts)
+    resized.save(buffer, "PNG", **texts)
     return buffer.getvalue()
 
 
 def texts_of(image: Image.Image) -> dict[str, Any]:
-    """What Pillow is to be told for a PNG with the texts of an opened picture; XMP by the name of a PNG's chunk."""
+    """Arguments for Pillow to save a PNG with the text chunks of an opened picture; XMP as the PNG chunk for it."""
     from PIL.PngImagePlugin import PngInfo
 
     from bimo.core.label import PNG_CHUNK

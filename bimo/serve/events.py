@@ -1,4 +1,4 @@
-"""What happens to jobs, told to whoever listens: in an event loop or in a thread."""
+"""Events of jobs and their subscribers, in an event loop or in a thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,61 +17,61 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a job: "began", "step", "picture" or "ended". ``shown`` is a preview."""
+    """An event of a job: "began", "step", "picture" or "ended"."""
 
     kind: str
     place: int = 0
     done: int = 0
     steps: int = 0
-    shown: Image.Image | None = None
+    preview: Image.Image | None = None
     at: float = field(default_factory=time.time)
 
 
 class Events:
-    """Who listens to which job. ``there`` says whether a job is open: of one that has ended nothing is told."""
+    """The subscribers of jobs. ``is_open`` says whether a job is open; ended jobs have no events."""
 
-    def __init__(self, there: Callable[[str], bool], lock: threading.Lock) -> None:
-        self._there = there
-        #: That of whoever opens and closes jobs, so that none ends between the question and the listening.
+    def __init__(self, is_open: Callable[[str], bool], lock: threading.Lock) -> None:
+        self._is_open = is_open
+        #: The lock of the owner of the jobs, so that a job cannot end between the check and the subscription.
         self._lock = lock
-        self._heard: dict[str, list[Callable[[Event], object]]] = {}
+        self._listeners: dict[str, list[Callable[[Event], object]]] = {}
 
     def tell(self, job: str, event: Event) -> None:
-        """Tells everybody who listens to a job."""
+        """Passes an event to all subscribers of a job."""
         with self._lock:
-            heard = list(self._heard.get(job, ()))
-        for hear in heard:
-            hear(event)
+            listeners = list(self._listeners.get(job, ()))
+        for listener in listeners:
+            listener(event)
 
     @contextmanager
-    def _hearing(self, job: str, hear: Callable[[Event], object]) -> Iterator[bool]:
+    def _listening(self, job: str, listener: Callable[[Event], object]) -> Generator[bool]:
         with self._lock:
-            self._heard.setdefault(job, []).append(hear)
-            there = self._there(job)
+            self._listeners.setdefault(job, []).append(listener)
+            is_open = self._is_open(job)
         try:
-            yield there
+            yield is_open
         finally:
             with self._lock:
-                heard = self._heard[job]
-                heard.remove(hear)
-                if not heard:
-                    del self._heard[job]
+                listeners = self._listeners[job]
+                listeners.remove(listener)
+                if not listeners:
+                    del self._listeners[job]
 
     async def of(self, job: str) -> AsyncIterator[Event]:
-        """What happens to a job from now on; the last is "ended". Nothing where it has ended."""
+        """The events of a job from now on; the last is "ended". Empty if it has ended."""
         loop = asyncio.get_running_loop()
-        waiting: asyncio.Queue[Event] = asyncio.Queue()
-        with self._hearing(job, lambda event: loop.call_soon_threadsafe(waiting.put_nowait, event)) as there:
-            while there:
-                event = await waiting.get()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        with self._listening(job, lambda event: loop.call_soon_threadsafe(events.put_nowait, event)) as is_open:
+            while is_open:
+                event = await events.get()
                 yield event
-                there = event.kind != "ended"
+                is_open = event.kind != "ended"
 
     def here(self, job: str) -> Iterator[Event]:
         """As ``of``, in a thread."""
-        waiting: queue.Queue[Event] = queue.Queue()
-        with self._hearing(job, waiting.put) as there:
-            while there:
-                event = waiting.get()
-                there = event.kind != "ended"
+        events: queue.Queue[Event] = queue.Queue()
+        with self._listening(job, events.put) as is_open:
+            while is_open:
+                event = events.get()
+                is_open = event.kind != "ended"
                 yield event

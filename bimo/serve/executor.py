@@ -1,5 +1,5 @@
-"""Who draws the jobs of a service: a thread of this process (`bimo.serve.scheduler`), or others to whom they are handed
-out (`bimo.serve.dispatcher`).
+"""The interface of what draws a service's jobs: a thread of this process (`bimo.serve.scheduler`), or worker processes
+(`bimo.serve.dispatcher`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ UNEXPECTED = Failure(
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What is said of an error; what nobody foresaw is logged, and its client learns that it was none of his."""
+    """The failure for an exception; unexpected ones are logged, and the client gets a general sentence."""
     if isinstance(error, BimoError):
         return Failure("invalid_request", error.message, 400)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
@@ -40,70 +40,70 @@ def failure_of(error: BaseException) -> Failure:
 
 
 class Listener(Protocol):
-    """Who is told of what happens, in the thread that draws or that hears of it: nothing here may take long."""
+    """Callbacks of an executor. They run in the thread that draws, and must not block."""
 
     def began(self, job: str) -> None:
-        """A job's first picture is begun."""
+        """A job has started."""
         ...
 
-    def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
-        """``done`` of ``steps`` steps of a picture are taken; ``shown`` is what it looks like where that was wanted."""
+    def stepped(self, job: str, place: int, done: int, steps: int, preview: Image.Image | None) -> None:
+        """``done`` of ``steps`` steps of a picture are done; ``preview`` is given at some of them."""
         ...
 
     def drew(self, job: str, picture: Picture) -> None:
-        """A picture is drawn."""
+        """A picture is finished."""
         ...
 
     def ended(self, job: str, failure: Failure | None) -> None:
-        """A job has all of its pictures, or will have no more."""
+        """A job has ended, with all of its pictures or with a failure."""
         ...
 
 
 class Source(Protocol):
-    """Where the pictures lie that jobs came with."""
+    """Storage of the input pictures of jobs."""
 
     def inputs(self, job: str) -> dict[str, bytes]:
-        """The pictures of a job by name."""
+        """The input pictures of a job by name."""
         ...
 
 
 def idle() -> dict[str, float]:
-    """What `Executor.busy` says before anything was drawn."""
+    """The initial value of `Executor.busy`."""
     return {"denoiser": 0.0, "all": 0.0, "calls": 0.0, "rows": 0.0}
 
 
 class Executor(ABC):
-    """Draws the jobs it is given and tells a `Listener` how they go. Every method may be called from any thread."""
+    """Draws jobs and reports to a `Listener`. All methods are thread-safe."""
 
     @abstractmethod
     def start(self) -> None:
-        """Begins to draw."""
+        """Starts drawing."""
 
     @abstractmethod
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
-        """Takes a job on; ``done`` are the places of pictures that it has already."""
+        """Queues a job; ``done`` are the indices of pictures that it has already."""
 
     @abstractmethod
     def cancel(self, job: str, failure: Failure = CANCELLED) -> None:
-        """Ends a job before its next step; nothing happens where it has ended."""
+        """Cancels a job before its next step; does nothing if it has ended."""
 
     @abstractmethod
     def progress(self) -> dict[str, tuple[int, int]]:
-        """Of each job that is here: (steps left, steps in all)."""
+        """(steps left, steps in total) of each job."""
 
     @abstractmethod
     def seconds_ahead(self) -> float:
-        """About how long all that is here will take."""
+        """Estimated seconds of all jobs."""
 
     @abstractmethod
     def stop(self, drain: bool = False, seconds: float = 30.0) -> None:
-        """Ends the drawing: at once between two steps, or with ``drain`` when what is begun is drawn, within
-        ``seconds``. What is left stays with whoever stores jobs.
+        """Stops at the next step, or with ``drain`` after the started pictures, but within ``seconds``. Unfinished jobs
+        stay in the store.
         """
 
     @property
     @abstractmethod
     def busy(self) -> dict[str, float]:
-        """Seconds spent in calls of denoisers ("denoiser") and in all ("all"), the calls and the pictures ("rows") in
-        them.
+        """Seconds in denoiser calls ("denoiser") and in total ("all"), number of calls ("calls") and of pictures in
+        them ("rows").
         """

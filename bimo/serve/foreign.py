@@ -1,4 +1,7 @@
-"""Pictures of AUTOMATIC1111, ComfyUI and Fooocus: what their records say as a request, and what cannot be carried."""
+"""Converts the metadata of AUTOMATIC1111's, ComfyUI's and Fooocus' pictures to requests, and lists what is ignored."""
+
+# Parsed JSON has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from bimo.core.picture import METADATA_KEY
 if TYPE_CHECKING:
     from bimo.engine.engine import Engine
 
-#: ComfyUI's and Fooocus' samplers by AUTOMATIC1111's names.
+#: ComfyUI's and Fooocus' samplers -> AUTOMATIC1111's names.
 SAMPLERS = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
@@ -34,7 +37,7 @@ SAMPLERS = {
     "uni_pc": "UniPC",
     "lcm": "LCM",
 }
-#: What A1111's records say that is no setting, or that the request has under another name.
+#: Keys of A1111's metadata that are converted, or are not settings.
 _A1111_KNOWN = frozenset(
     (
         *("Prompt", "Negative prompt", "Steps", "CFG scale", "Seed", "Denoising strength", "Clip skip", "Eta"),
@@ -65,54 +68,60 @@ _FOOOCUS = {
 _FOOOCUS_SILENT = frozenset(
     ["base_model", "base_model_hash", "metadata_scheme", "version", "created_by", "full_prompt", "full_negative_prompt"]
 )
-#: A1111 weighs a word in brackets without a number; here such brackets are text.
+#: A1111's weights without a number; here such brackets are plain text.
 _BARE_WEIGHT = re.compile(r"(?<!\\)\([^():（）]+\)|(?<!\\)\[[^\[\]:|]+\]")
 _TEXT_ENCODERS = {"CLIPTextEncode": "text", "CLIPTextEncodeSDXL": "text_g", "CLIPTextEncodeFlux": "clip_l"}
-#: How many nodes lie at most between a sampler and its words.
+#: The most nodes that are searched upstream of a sampler.
 _DEEPEST = 64
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """A request of another program's picture: ``model`` is what drew it there, ``left`` what has no meaning here."""
+    """The request of another program's picture, the ``model`` that drew it there, and the ``ignored`` settings."""
 
     program: str
     fields: Mapping[str, Any]
     model: str = ""
-    left: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
-        """What is to be said before it is drawn."""
-        said = [say("a record of {program}, drawn there with {model}", program=self.program, model=self.model or "?")]
-        if self.left:
-            said.append(say("what could not be carried over: {left}", left=say(", ").join(self.left)))
-        return said
+        """Sentences for the user about the conversion."""
+        sentences = [
+            say("a record of {program}, drawn there with {model}", program=self.program, model=self.model or "?")
+        ]
+        if self.ignored:
+            sentences.append(say("what could not be carried over: {left}", left=say(", ").join(self.ignored)))
+        return sentences
 
 
 def foreign(file: Path) -> Foreign | None:
-    """What the record of a picture of another program says; None where it has none. Raises RequestError for a file
-    that is no picture, and for a record without a prompt.
+    """Reads the metadata of another program's picture; None if it has none. Raises RequestError if the file is not a
+    picture, or its metadata has no prompt.
     """
     return foreign_of(read_regular(file, MAXIMUM_PICTURE_BYTES), file)
 
 
 def foreign_of(content: bytes, file: object) -> Foreign | None:
-    """As ``foreign``, of the bytes of a file, which sentences call ``file``."""
+    """As ``foreign``, from the bytes of a file; ``file`` is its name in messages."""
     texts = _texts(content, file)
-    found = None
+    foreign_request = None
     if METADATA_KEY in texts:
         return None
     if "prompt" in texts and (graph := _json(texts["prompt"])):
-        found = _comfy(graph)
+        foreign_request = _comfy(graph)
     elif "parameters" in texts:
-        found = _fooocus(said) if (said := _json(texts["parameters"])) else _a1111(texts["parameters"])
-    if found is not None and not str(found.fields.get("text") or "").strip():
-        raise RequestError("the record of {program} in {file} has no prompt", program=found.program, file=file)
-    return found
+        foreign_request = (
+            _fooocus(settings) if (settings := _json(texts["parameters"])) else _a1111(texts["parameters"])
+        )
+    if foreign_request is not None and not str(foreign_request.fields.get("text") or "").strip():
+        raise RequestError(
+            "the record of {program} in {file} has no prompt", program=foreign_request.program, file=file
+        )
+    return foreign_request
 
 
 def _texts(content: bytes, file: object) -> dict[str, str]:
-    """The texts in a picture: PNG's chunks, or the comment in EXIF that JPEG and WebP carry as "parameters"."""
+    """The text chunks of a PNG, or the EXIF comment of a JPEG or WebP as "parameters"."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -122,7 +131,7 @@ def _texts(content: bytes, file: object) -> dict[str, str]:
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise RequestError("cannot read the picture {path}: {error}", path=file, error=error) from None
     if isinstance(comment, bytes) and comment[:8] == b"UNICODE\0":
-        # EXIF says not in which order the bytes are: A1111 writes the larger first, others as the processor has them.
+        # EXIF does not define the byte order: A1111 writes big-endian, others the order of the machine.
         read = [comment[8:].decode(order, "replace") for order in ("utf-16-be", "utf-16-le")]
         texts.setdefault("parameters", read[1] if "Steps:" in read[1] else read[0])
     return texts
@@ -139,27 +148,27 @@ def _json(text: str) -> dict[str, Any]:
 def _a1111(text: str) -> Foreign:
     from bimo.serve.infotext import HIRES_UPSCALERS, parsed, request_of
 
-    said = parsed(text)
+    settings = parsed(text)
     known = _A1111_KNOWN
-    if said.get("Hires upscaler", "").casefold() in HIRES_UPSCALERS:
+    if settings.get("Hires upscaler", "").casefold() in HIRES_UPSCALERS:
         known |= {"Hires upscaler"}
-    left = [f"{name}: {value}" for name, value in said.items() if name not in known]
+    ignored = [f"{name}: {value}" for name, value in settings.items() if name not in known]
     fields = {name: value for name, value in request_of(text).items() if not (name == "seed" and value < 0)}
     if "strength" in fields:
-        left.append(f"Denoising strength: {fields.pop('strength')}")  # of a picture that is not here
-    if bare := _BARE_WEIGHT.search(said["Prompt"]):
-        left.append(say("the weight of {bare} (write a number, as in (word:1.1))", bare=bare[0]))
-    return Foreign("AUTOMATIC1111", fields, said.get("Model", ""), tuple(left))
+        ignored.append(f"Denoising strength: {fields.pop('strength')}")  # the initial image is not available
+    if bare := _BARE_WEIGHT.search(settings["Prompt"]):
+        ignored.append(say("the weight of {bare} (write a number, as in (word:1.1))", bare=bare[0]))
+    return Foreign("AUTOMATIC1111", fields, settings.get("Model", ""), tuple(ignored))
 
 
-def _fooocus(said: Mapping[str, Any]) -> Foreign:
+def _fooocus(settings: Mapping[str, Any]) -> Foreign:
     fields: dict[str, Any] = {}
-    left: list[str] = []
-    for name, value in said.items():
+    ignored: list[str] = []
+    for name, value in settings.items():
         field = _FOOOCUS.get(name)
         if field is None:
             if name not in _FOOOCUS_SILENT and value not in (None, "", [], "None"):
-                left.append(f"{name}: {value}")
+                ignored.append(f"{name}: {value}")
             continue
         if field == "size":
             sides = re.findall(r"\d{1,5}", str(value))
@@ -169,11 +178,11 @@ def _fooocus(said: Mapping[str, Any]) -> Foreign:
         if value not in (None, ""):
             fields[field] = value
     _renamed(fields)
-    return Foreign("Fooocus", fields, str(said.get("base_model", "")), tuple(left))
+    return Foreign("Fooocus", fields, str(settings.get("base_model", "")), tuple(ignored))
 
 
 def _renamed(fields: dict[str, Any]) -> None:
-    """Samplers and schedules by the names that requests take."""
+    """Converts the names of samplers."""
     sampler = str(fields.get("sampler") or "").removesuffix("_gpu")
     if sampler:
         fields["sampler"] = SAMPLERS.get(sampler, sampler)
@@ -185,37 +194,39 @@ def _comfy(graph: Mapping[str, Any]) -> Foreign | None:
     if not samplers:
         return None
     sampler = samplers[0]
-    given = _inputs(sampler)
+    inputs = _inputs(sampler)
     fields: dict[str, Any] = {}
     for name, field in _COMFY.items():
-        if isinstance(given.get(name), (int, float, str)):
-            fields[field] = given[name]
+        if isinstance(inputs.get(name), (int, float, str)):
+            fields[field] = inputs[name]
     _renamed(fields)
     used = {id(sampler)}
     for name, field in (("positive", "text"), ("negative", "negative")):
-        for node in _upstream(nodes, given.get(name)):
+        for node in _upstream(nodes, inputs.get(name)):
             text = _inputs(node).get(_TEXT_ENCODERS.get(node["class_type"], ""))
             if isinstance(text, str):
                 fields[field] = text
                 used.add(id(node))
                 break
     model = ""
-    for node in _upstream(nodes, given.get("model")):
+    for node in _upstream(nodes, inputs.get("model")):
         name = next((_inputs(node)[key] for key in ("ckpt_name", "unet_name") if key in _inputs(node)), None)
         if isinstance(name, str):
             model = name
             used.add(id(node))
-    for node in _upstream(nodes, given.get("latent_image")):
+    for node in _upstream(nodes, inputs.get("latent_image")):
         sides = _inputs(node).get("width"), _inputs(node).get("height")
         if all(isinstance(side, int) for side in sides):
             fields["size"] = sides
             used.add(id(node))
             break
     plain = {"VAEDecode", "SaveImage", "PreviewImage", "VAELoader", "CLIPLoader", "DualCLIPLoader"}
-    left = [node["class_type"] for node in nodes.values() if id(node) not in used and node["class_type"] not in plain]
-    if isinstance(given.get("denoise"), (int, float)) and given["denoise"] != 1:
-        left.append(f"denoise: {given['denoise']}")
-    return Foreign("ComfyUI", fields, model, tuple(dict.fromkeys(map(str, left))))
+    ignored = [
+        node["class_type"] for node in nodes.values() if id(node) not in used and node["class_type"] not in plain
+    ]
+    if isinstance(inputs.get("denoise"), (int, float)) and inputs["denoise"] != 1:
+        ignored.append(f"denoise: {inputs['denoise']}")
+    return Foreign("ComfyUI", fields, model, tuple(dict.fromkeys(map(str, ignored))))
 
 
 def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -224,7 +235,7 @@ def _inputs(node: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _upstream(nodes: Mapping[str, Any], link: Any) -> Iterator[Mapping[str, Any]]:
-    """The nodes that a link comes from, the nearest first; a graph that goes in circles ends."""
+    """The nodes upstream of a link, the nearest first; terminates on cycles."""
     waiting, seen = [link], set[str]()
     while waiting and len(seen) < _DEEPEST:
         link = waiting.pop(0)
@@ -237,18 +248,18 @@ def _upstream(nodes: Mapping[str, Any], link: Any) -> Iterator[Mapping[str, Any]
 
 
 def fitting(engine: Engine, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The fields that a system can draw by, and why others were left out."""
+    """The fields that a system accepts, and the reasons for those left out."""
     from bimo.diffusion.request_validation import fill_request
 
-    kept: dict[str, Any] = {"text": fields["text"]}
-    said: list[str] = []
+    accepted: dict[str, Any] = {"text": fields["text"]}
+    reasons: list[str] = []
     for name, value in fields.items():
         if name == "text":
             continue
         try:
-            fill_request(engine.system, kept | {name: value})
+            fill_request(engine.system, accepted | {name: value})
         except RequestError as error:
-            said.append(say("left out, {name}: {error}", name=name, error=error))
+            reasons.append(say("left out, {name}: {error}", name=name, error=error))
             continue
-        kept[name] = value
-    return kept, said
+        accepted[name] = value
+    return accepted, reasons

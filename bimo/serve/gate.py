@@ -1,4 +1,4 @@
-"""The gate before the server: whom it answers, who is asking, how much it takes, and who has left."""
+"""ASGI middleware before the server: checks hosts, origins, keys and body sizes, and notices closed pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bimo.serve.problems import ApiError, answer
 from bimo.serve.settings import Limits
 
 _HEARTBEAT = re.compile(r"/heartbeat/([\w-]+)$")
-#: Where programs ask; everything else is the page, with a login of its own.
+#: Paths of the interfaces for programs; everything else is the page, which has a login of its own.
 INTERFACES = (
     "/v1/",
     "/sdapi/",
@@ -29,7 +29,7 @@ INTERFACES = (
     "/redoc",
     "/openapi.json",
 )
-#: What takes pictures: interfaces, and the page's form.
+#: Paths that accept pictures.
 WITH_PICTURES = re.compile(
     r"/gradio_api/queue/join|/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
 )
@@ -44,8 +44,8 @@ CROWDED = Message("too many large requests are being read; ask again in a moment
 
 
 def spoken(accepted: str | None) -> str:
-    """The one of our languages that an Accept-Language header likes best; without one, that of this process."""
-    liked: list[tuple[float, str]] = []
+    """The supported language that an Accept-Language header prefers; without one, that of this process."""
+    preferences: list[tuple[float, str]] = []
     for part in (accepted or "").split(","):
         name, _, quality = part.strip().partition(";q=")
         code = name.strip().lower().partition("-")[0]
@@ -54,18 +54,18 @@ def spoken(accepted: str | None) -> str:
         except ValueError:
             weight = 0.0
         if code in tuple(Language) and weight > 0:
-            liked.append((-weight, code))
-    return min(liked, key=lambda pair: pair[0])[1] if liked else language()
+            preferences.append((-weight, code))
+    return min(preferences, key=lambda pair: pair[0])[1] if preferences else language()
 
 
 def served(host: str, own: tuple[str, ...]) -> bool:
-    """Whether a Host header names this machine: by an address or by ``own`` names. A page of another name that leads
-    here was made by somebody else (DNS rebinding).
+    """Whether a Host header names this machine, by an IP address or one of its ``own`` names. Other names that resolve
+    to it may be an attack (DNS rebinding).
     """
-    found = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::\d+)?", host.strip().lower())
-    if found is None:
+    match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::\d+)?", host.strip().lower())
+    if match is None:
         return False
-    name = found[1].strip("[]").rstrip(".")
+    name = match[1].strip("[]").rstrip(".")
     if name == "localhost" or name in own:
         return True
     try:
@@ -76,20 +76,22 @@ def served(host: str, own: tuple[str, ...]) -> bool:
 
 
 def same_site(origin: str | None, host: str) -> bool:
-    """Whether a page that asks came from here: programs send no Origin."""
+    """Whether the Origin of a request is this server; programs send none."""
     if origin is None:
         return True
     try:
         parts = urlsplit(origin)
         port = parts.port or _PORTS.get(parts.scheme)
-        name, _, own = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
-        return (parts.hostname or "") == name.strip("[]").lower() and port == int(own or _PORTS.get(parts.scheme, 0))
+        name, _, port_text = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+        return (parts.hostname or "") == name.strip("[]").lower() and port == int(
+            port_text or _PORTS.get(parts.scheme, 0)
+        )
     except ValueError:
         return False
 
 
 def token_of(authorization: str | None) -> str | None:
-    """The key of an Authorization header: after Bearer, or the password of Basic."""
+    """The token of an Authorization header: after Bearer, or the password of Basic."""
     kind, _, value = (authorization or "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()
@@ -102,9 +104,9 @@ def token_of(authorization: str | None) -> str | None:
 
 
 class Gate:
-    """Stands before an ASGI application: refuses foreign hosts, foreign pages, callers without a key, and long bodies
-    before they are read. ``keys`` None lets everybody in, for a server of this machine alone; ``left`` is told the
-    session of a page that was closed.
+    """ASGI middleware that refuses foreign hosts and origins, callers without a key, and too long bodies before reading
+    them. Without ``keys`` everybody is admitted, for a server of this machine only. ``on_page_closed`` is called with
+    the session of a closed page.
     """
 
     def __init__(
@@ -114,14 +116,14 @@ class Gate:
         *,
         keys: KeyStore | None = None,
         limits: Limits | None = None,
-        left: Callable[[str], object] = lambda session: None,
+        on_page_closed: Callable[[str], object] = lambda session: None,
     ) -> None:
         self.app, self.own, self.keys, self.limits = app, own, keys, limits or Limits()
-        self.left = left
+        self.on_page_closed = on_page_closed
         self._reading = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Hands a request on, or answers that it is refused."""
+        """Passes a request on, or refuses it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -138,7 +140,7 @@ class Gate:
             await _refuse(scope, receive, send, headers, error)
             return
         if session := _HEARTBEAT.search(path.rstrip("/")):
-            await self._stayed(session[1], scope, receive, send)
+            await self._heartbeat(session[1], scope, receive, send)
         elif scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             await self._whole(scope, receive, send, headers, most)
         else:
@@ -154,7 +156,7 @@ class Gate:
             raise ApiError(404, UPLOAD)
 
     def _caller(self, scope: Any, headers: dict[str, str], path: str) -> Caller | None:
-        """Who asks an interface; of the page its own login says. Raises ApiError."""
+        """The caller of an interface; None for the page, which has its own login. Raises ApiError."""
         if self.keys is None:
             return LOCAL
         if not path.startswith(INTERFACES):
@@ -177,8 +179,8 @@ class Gate:
     def _most(self, path: str) -> int:
         return self.limits.picture_bytes if WITH_PICTURES.match(path) else self.limits.form_bytes
 
-    async def _stayed(self, session: str, scope: Any, receive: Any, send: Any) -> None:
-        """Hands on a page's heartbeat and tells when the page is closed: the server itself would learn of it only when
+    async def _heartbeat(self, session: str, scope: Any, receive: Any, send: Any) -> None:
+        """Passes on a page's heartbeat and watches for its disconnection, which the application would only notice when
         it next sends.
         """
         closed = asyncio.Event()
@@ -186,7 +188,7 @@ class Gate:
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            self.left(session)
+            self.on_page_closed(session)
             closed.set()
 
         async def waited() -> Any:
@@ -198,10 +200,10 @@ class Gate:
             await self.app(scope, waited, send)
         finally:
             watching.cancel()
-            self.left(session)
+            self.on_page_closed(session)
 
     async def _whole(self, scope: Any, receive: Any, send: Any, headers: dict[str, str], most: int) -> None:
-        """Hands on a request with its body read and counted first: a header need not tell the truth."""
+        """Passes on a request after reading and counting its body, as the Content-Length header may be wrong."""
         body = bytearray()
         counted = 0
         try:
@@ -220,12 +222,12 @@ class Gate:
                     return
                 body += piece
                 counted, self._reading = counted + len(piece), self._reading + len(piece)
-            waiting = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-            # What is read is stored on disk soon, while its client may wait for long.
+            messages = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+            # The body is soon stored on disk, while the client may wait for long: it no longer counts.
             self._reading, counted = self._reading - counted, 0
 
             async def replayed() -> Any:
-                return waiting.pop() if waiting else await receive()
+                return messages.pop() if messages else await receive()
 
             await self.app(scope, replayed, send)
         finally:

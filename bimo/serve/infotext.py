@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's infotext: what a picture's settings are in one text, written into its PNG and read back from it."""
+"""AUTOMATIC1111's infotext, the settings of a picture as a text chunk of its PNG: writing and parsing."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from bimo.diffusion.sampler_names import SAMPLERS
 from bimo.prompts.a1111 import lora_tags
 from bimo.serve.jobs import Job
 
-#: The chunk of a PNG that A1111's programs look into.
+#: The name of the PNG chunk.
 CHUNK = "parameters"
 #: `key: value` of the last line; a value with a comma is quoted as JSON.
 _PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-#: A1111's upscalers that are here, by their names in lower case.
+#: A1111's upscalers that bimo has, in lower case.
 HIRES_UPSCALERS = ("latent", "lanczos", "nearest")
 NEGATIVE = "Negative prompt:"
 
 
 def with_loras(text: str, loras: Sequence[tuple[str, float]]) -> str:
-    """A prompt as A1111 says which LoRAs it is drawn with."""
+    """A prompt with A1111's tags for its LoRAs."""
     return text + "".join(f"<lora:{name}:{weight:g}>" for name, weight in loras)
 
 
 def sampler_shown(name: str | None) -> str:
-    """A sampler by A1111's name, where it has one."""
+    """A sampler's name in A1111, if it has one."""
     known = SAMPLERS.get(name or "")
     return known.a1111[0] if known is not None and known.a1111 else name or ""
 
@@ -72,7 +72,7 @@ def infotext(record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, f
 
 
 def _hires_strength(request: Mapping[str, Any]) -> float:
-    """A1111 has one name for both; of two drawings it says the second one's."""
+    """A1111 has one name for both strengths; with a hires fix it is the second pass's."""
     return request.get("hires_strength") or hires.STRENGTH
 
 
@@ -82,20 +82,20 @@ def _quoted(value: Any) -> str:
 
 
 def parsed(text: str) -> dict[str, str]:
-    """What an infotext says: "Prompt", "Negative prompt" and the pairs of its last line."""
+    """Parses an infotext into "Prompt", "Negative prompt" and the pairs of its last line."""
     *lines, last = text.strip().split("\n")
     pairs = _PAIR.findall(last)
     if len(pairs) < 2 or not any(name.strip() == "Steps" for name, _ in pairs):
         lines, pairs = [*lines, last], []
-    found: dict[str, str] = {"Prompt": "", NEGATIVE.rstrip(":"): ""}
-    where = "Prompt"
+    facts: dict[str, str] = {"Prompt": "", NEGATIVE.rstrip(":"): ""}
+    section = "Prompt"
     for line in lines:
         if line.startswith(NEGATIVE):
-            where, line = NEGATIVE.rstrip(":"), line.removeprefix(NEGATIVE).strip()
-        found[where] += ("\n" if found[where] else "") + line
+            section, line = NEGATIVE.rstrip(":"), line.removeprefix(NEGATIVE).strip()
+        facts[section] += ("\n" if facts[section] else "") + line
     for name, value in pairs:
-        found[name.strip()] = _unquoted(value.strip())
-    return found
+        facts[name.strip()] = _unquoted(value.strip())
+    return facts
 
 
 def _unquoted(value: str) -> str:
@@ -109,8 +109,8 @@ def _unquoted(value: str) -> str:
 
 def request_of(text: str) -> dict[str, Any]:
     """The fields of a Request that an infotext says; what is no number where one is due is left out."""
-    found = parsed(text)
-    values: dict[str, Any] = {"text": found["Prompt"], "negative": found["Negative prompt"] or None}
+    facts = parsed(text)
+    values: dict[str, Any] = {"text": facts["Prompt"], "negative": facts["Negative prompt"] or None}
     numbers: tuple[tuple[str, str, type], ...] = (
         ("Steps", "steps", int),
         ("CFG scale", "guidance", float),
@@ -123,24 +123,24 @@ def request_of(text: str) -> dict[str, Any]:
         ("Variation seed strength", "subseed_strength", float),
     )
     for name, field, kind in numbers:
-        if re.fullmatch(r"-?\d{1,19}(\.\d{1,9})?", value := found.get(name, "")):
+        if re.fullmatch(r"-?\d{1,19}(\.\d{1,9})?", value := facts.get(name, "")):
             values[field] = kind(float(value)) if kind is float else int(float(value)) if "." in value else int(value)
     for name, field in (("Sampler", "sampler"), ("Schedule type", "schedule"), ("Style", "style")):
-        if found.get(name) and found[name].casefold() != "automatic":
-            values[field] = found[name]
-    if re.fullmatch(r"\d{1,2}(\.\d{1,4})?", found.get("Hires upscale", "")):
-        values["hires"] = float(found["Hires upscale"])
+        if facts.get(name) and facts[name].casefold() != "automatic":
+            values[field] = facts[name]
+    if re.fullmatch(r"\d{1,2}(\.\d{1,4})?", facts.get("Hires upscale", "")):
+        values["hires"] = float(facts["Hires upscale"])
         if "strength" in values:
             values["hires_strength"] = values.pop("strength")
-        if re.fullmatch(r"[1-9]\d{0,2}", found.get("Hires steps", "")):
-            values["hires_steps"] = int(found["Hires steps"])
-        if (name := found.get("Hires upscaler", "").casefold()) in HIRES_UPSCALERS:
+        if re.fullmatch(r"[1-9]\d{0,2}", facts.get("Hires steps", "")):
+            values["hires_steps"] = int(facts["Hires steps"])
+        if (name := facts.get("Hires upscaler", "").casefold()) in HIRES_UPSCALERS:
             values["hires_upscaler"] = name
     if ("subseed" in values) != ("subseed_strength" in values):
         values = {name: value for name, value in values.items() if not name.startswith("subseed")}
-    if found.get("Tiling") == "True":
+    if facts.get("Tiling") == "True":
         values["seamless"] = "both"
-    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", found.get("Size", "")):
+    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", facts.get("Size", "")):
         values["size"] = (int(size[1]), int(size[2]))
     return {name: value for name, value in values.items() if value is not None}
 
@@ -148,13 +148,13 @@ def request_of(text: str) -> dict[str, Any]:
 def png_with_infotext(
     picture: Picture, job: Job, label: Label | None = None, credentials: Credentials | None = None
 ) -> bytes:
-    """A picture's PNG that also A1111's programs read the settings of, labelled and signed where that is asked for."""
+    """A picture's PNG with an infotext, labelled and signed if requested."""
     text = infotext(picture.metadata(), job.order.model, job.order.loras, picture.image.size)
     return picture.png({CHUNK: text}, label, f"{job.id}-{picture.index}", credentials)
 
 
 def read_from(content: bytes) -> tuple[str, dict[str, Any]]:
-    """The infotext in a picture's file, "" for none, and the other texts in it."""
+    """The infotext in a picture's file, "" for none, and its other text chunks."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
@@ -163,7 +163,7 @@ def read_from(content: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def recorded_text(content: bytes) -> str:
-    """The prompt that a picture's own record says, "" where it has none."""
+    """The prompt in a picture's metadata, "" if it has none."""
     text, items = read_from(content)
     try:
         return str(json.loads(items[METADATA_KEY])["request"]["text"])

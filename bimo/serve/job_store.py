@@ -1,8 +1,8 @@
-"""What was accepted, drawn and refused: jobs and history in SQLite (WAL), pictures as files beside it.
+"""The store of jobs: SQLite (WAL) for jobs and history, files for pictures.
 
-A job that was accepted ends exactly once: ``done`` with all of its pictures, ``failed`` with a sentence, or
-``cancelled``. A picture's row is written after its file was renamed into place, so that no half file is ever served;
-what a killed process left begun is told by ``recover``, and drawn again with the same seed.
+An accepted job ends exactly once: ``done`` with all of its pictures, ``failed`` with a sentence, or ``cancelled``. A
+picture's row is written after its file was renamed into place, so that no partial file is ever served. ``recover``
+returns the jobs that a killed process left unfinished, to be drawn again with the same seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from bimo.core.files import write_whole
 from bimo.core.messages import Both
-from bimo.serve.jobs import ENDED, MOST_ATTEMPTS, WORN, Drawn, Failure, Job, Order, State
+from bimo.serve.jobs import ENDED, MOST_ATTEMPTS, WORN, Failure, Job, Order, State, StoredPicture
 
 DATABASE = "bimo.sqlite3"
 PICTURES = "pictures"
@@ -47,7 +47,7 @@ create table if not exists settings (name text primary key, value text not null)
 
 
 class JobStore:
-    """The jobs of one server, in a folder of its own. Every method may be called from any thread."""
+    """The jobs of one server, in a folder of its own. All methods are thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,11 +58,11 @@ class JobStore:
         with self._writing() as sql:
             sql.executescript(_SCHEMA)
             columns = {row["name"] for row in sql.execute("pragma table_info(jobs)")}
-            if "controls" not in columns:  # a folder of 0.2 or before
+            if "controls" not in columns:  # databases of version 0.2 or earlier
                 sql.execute("alter table jobs add column controls text not null default '[]'")
 
     def close(self) -> None:
-        """Closes the database; what it has is on disk."""
+        """Closes the database."""
         with self._lock:
             self._connection.close()
 
@@ -76,14 +76,14 @@ class JobStore:
             return self._connection.execute(sql, values).fetchall()
 
     def accept(self, order: Order, pictures: Mapping[str, bytes], idempotency: str | None = None) -> Job:
-        """Stores an order with its pictures: from here on it is not lost. The same ``idempotency`` of the same key
-        answers the job that there is.
+        """Stores an order with its pictures durably. The same ``idempotency`` key of the same caller returns the
+        existing job.
         """
-        if idempotency is not None and (known := self._again(order.key, idempotency)) is not None:
-            return known
+        if idempotency is not None and (existing := self._again(order.key, idempotency)) is not None:
+            return existing
         folder = self.folder / INPUTS / order.id
         for number, content in enumerate(pictures.values()):
-            # Numbers: no name that a request says is one of a file.
+            # Numbered, as names from a request must not become file names.
             write_whole(folder / str(number), content)
         row = {
             "id": order.id,
@@ -109,10 +109,10 @@ class JobStore:
                 sql.execute(f"insert into jobs ({names}) values ({', '.join('?' * len(row))})", tuple(row.values()))
         except sqlite3.IntegrityError:
             shutil.rmtree(folder, ignore_errors=True)
-            known = None if idempotency is None else self._again(order.key, idempotency)
-            if known is None:
+            existing = None if idempotency is None else self._again(order.key, idempotency)
+            if existing is None:
                 raise
-            return known
+            return existing
         return Job(order, State.queued)
 
     def _again(self, key: str, idempotency: str) -> Job | None:
@@ -120,13 +120,13 @@ class JobStore:
         return self._job(rows[0]) if rows else None
 
     def inputs(self, job: str) -> dict[str, bytes]:
-        """The pictures that a job came with, by name."""
+        """The input pictures of a job by name."""
         rows = self._rows("select inputs from jobs where id = ?", job)
         names: list[str] = json.loads(rows[0][0]) if rows else []
         return {name: (self.folder / INPUTS / job / str(place)).read_bytes() for place, name in enumerate(names)}
 
     def begin(self, job: str) -> None:
-        """Counts that a job was begun."""
+        """Marks a job as running and counts the attempt."""
         with self._writing() as sql:
             sql.execute(
                 "update jobs set state = ?, begun = coalesce(begun, ?), attempts = attempts + 1 where id = ? and state"
@@ -145,33 +145,33 @@ class JobStore:
         warnings: Sequence[str],
         record: Mapping[str, Any],
         flagged: Failure | None = None,
-    ) -> Drawn | None:
-        """Writes a picture's file, then its row; None where the job has ended meanwhile, or has the picture."""
+    ) -> StoredPicture | None:
+        """Writes a picture's file, then its row; None if the job has ended meanwhile, or has that picture already."""
         name = f"{job}-{place}.png"
         file = write_whole(self.folder / PICTURES / job[:2] / name, png)
-        told = json.dumps(list(warnings), ensure_ascii=True)
+        warnings_json = json.dumps(list(warnings), ensure_ascii=True)
         with self._writing() as sql:
-            done = sql.execute(
+            cursor = sql.execute(
                 "insert or ignore into pictures select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? where exists"
                 " (select 1 from jobs where id = ? and state = ?)",
                 (
-                    *(job, place, f"{job[:2]}/{name}", len(png), *size, str(seed), seconds, told),
+                    *(job, place, f"{job[:2]}/{name}", len(png), *size, str(seed), seconds, warnings_json),
                     json.dumps(dict(record), ensure_ascii=True),
                     None if flagged is None else _dumped(flagged),
                     *(job, State.running),
                 ),
             )
-            if not done.rowcount:
+            if not cursor.rowcount:
                 exists = sql.execute("select 1 from pictures where job = ? and place = ?", (job, place)).fetchone()
                 if exists is None:
                     file.unlink(missing_ok=True)
                 return None
-        return Drawn(place, file, len(png), *size, seed, seconds, tuple(warnings), record, flagged)
+        return StoredPicture(place, file, len(png), *size, seed, seconds, tuple(warnings), record, flagged)
 
     def end(self, job: str, state: State, failure: Failure | None = None) -> bool:
-        """Ends a job once: False where it had ended."""
+        """Ends a job; False if it had ended already."""
         with self._writing() as sql:
-            done = sql.execute(
+            cursor = sql.execute(
                 "update jobs set state = ?, ended = ?, error = ? where id = ? and state in (?, ?)",
                 (
                     *(state, time.time(), None if failure is None else _dumped(failure)),
@@ -179,10 +179,10 @@ class JobStore:
                 ),
             )
         shutil.rmtree(self.folder / INPUTS / job, ignore_errors=True)
-        return bool(done.rowcount)
+        return bool(cursor.rowcount)
 
     def job(self, name: str) -> Job | None:
-        """A job by its id, None where there is none."""
+        """A job by its id, None if there is none."""
         rows = self._rows("select * from jobs where id = ?", name)
         return self._job(rows[0]) if rows else None
 
@@ -194,7 +194,7 @@ class JobStore:
         before: float | None = None,
         most: int = 50,
     ) -> list[Job]:
-        """Jobs, the newest first: of one key or of all, those whose prompt has ``text``, those made ``before``."""
+        """Jobs, the newest first, filtered by key, state, text in the prompt, and latest time of creation."""
         clauses, values = ["1"], cast("list[object]", [])
         if key is not None:
             clauses.append("key = ?")
@@ -216,8 +216,8 @@ class JobStore:
         return {State(row[0]): row[1] for row in self._rows("select state, count(*) from jobs group by state")}
 
     def recover(self) -> list[Job]:
-        """What is to be drawn after a start: jobs that no process ended, the oldest first. Those that were begun too
-        often fail; files that no row knows go.
+        """To be called at start: returns unfinished jobs, the oldest first. Jobs that were attempted too often fail;
+        files without a row are deleted.
         """
         with self._writing() as sql:
             sql.execute(
@@ -229,9 +229,9 @@ class JobStore:
         return [self._job(row) for row in self._rows("select * from jobs where state = ? order by created", "queued")]
 
     def _sweep(self) -> None:
-        known = {row[0] for row in self._rows("select file from pictures")}
+        referenced = {row[0] for row in self._rows("select file from pictures")}
         for file in (self.folder / PICTURES).rglob("*"):
-            if file.is_file() and file.relative_to(self.folder / PICTURES).as_posix() not in known:
+            if file.is_file() and file.relative_to(self.folder / PICTURES).as_posix() not in referenced:
                 file.unlink(missing_ok=True)
         waiting = {row[0] for row in self._rows("select id from jobs where state = ?", State.queued)}
         for folder in (self.folder / INPUTS).iterdir():
@@ -239,21 +239,21 @@ class JobStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def forget(self, job: str) -> bool:
-        """Takes an ended job and its pictures out of the history; False where there is none."""
+        """Deletes an ended job and its pictures; False if there is none."""
         files = [row[0] for row in self._rows("select file from pictures where job = ?", job)]
         with self._writing() as sql:
-            done = sql.execute("delete from jobs where id = ? and state in (?, ?, ?)", (job, *ENDED))
-        if done.rowcount:
+            cursor = sql.execute("delete from jobs where id = ? and state in (?, ?, ?)", (job, *ENDED))
+        if cursor.rowcount:
             for name in files:
                 (self.folder / PICTURES / name).unlink(missing_ok=True)
-        return bool(done.rowcount)
+        return bool(cursor.rowcount)
 
     def retain(self, seconds: float, most_bytes: int) -> int:
-        """Forgets what ended more than ``seconds`` ago, then the oldest while pictures take more than ``most_bytes``;
-        answers how many jobs were forgotten.
+        """Deletes jobs that ended more than ``seconds`` ago, then the oldest while pictures take more than
+        ``most_bytes``; returns the number of deleted jobs.
         """
         old = self._rows("select id from jobs where ended < ?", time.time() - seconds)
-        gone = sum(self.forget(row[0]) for row in old)
+        deleted = sum(self.forget(row[0]) for row in old)
         total: int = self._rows("select coalesce(sum(bytes), 0) from pictures")[0][0]
         if total > most_bytes:
             sizes = self._rows(
@@ -264,13 +264,13 @@ class JobStore:
                 if total <= most_bytes:
                     break
                 if self.forget(name):
-                    gone, total = gone + 1, total - size
-        return gone
+                    deleted, total = deleted + 1, total - size
+        return deleted
 
-    def setting(self, name: str, made: str) -> str:
-        """A value that stays with the folder; ``made`` where there is none yet."""
+    def setting(self, name: str, default: str) -> str:
+        """A persistent setting, initialised with ``default``."""
         with self._writing() as sql:
-            sql.execute("insert or ignore into settings values (?, ?)", (name, made))
+            sql.execute("insert or ignore into settings values (?, ?)", (name, default))
         return str(self._rows("select value from settings where name = ?", name)[0][0])
 
     def _job(self, row: sqlite3.Row) -> Job:
@@ -288,13 +288,13 @@ class JobStore:
             json.loads(row["note"]),
             tuple(json.loads(row["controls"])),
         )
-        found = self._rows("select * from pictures where job = ? order by place", row["id"])
-        pictures = tuple(self._drawn(each) for each in found)
+        picture_rows = self._rows("select * from pictures where job = ? order by place", row["id"])
+        pictures = tuple(self._drawn(picture_row) for picture_row in picture_rows)
         failure = None if row["error"] is None else _loaded(row["error"])
         return Job(order, State(row["state"]), row["attempts"], row["begun"], row["ended"], failure, pictures)
 
-    def _drawn(self, row: sqlite3.Row) -> Drawn:
-        return Drawn(
+    def _drawn(self, row: sqlite3.Row) -> StoredPicture:
+        return StoredPicture(
             row["place"],
             self.folder / PICTURES / row["file"],
             row["bytes"],
@@ -309,7 +309,7 @@ class JobStore:
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """A database in WAL mode: whatever was committed is there after the process is killed."""
+    """Opens a database in WAL mode, whose commits survive a killed process."""
     connection = sqlite3.connect(file, check_same_thread=False, timeout=30)
     connection.row_factory = sqlite3.Row
     connection.execute("pragma journal_mode = wal")
@@ -319,10 +319,10 @@ def connect(file: Path) -> sqlite3.Connection:
 
 
 def _dumped(failure: Failure) -> str:
-    said = {"zh": failure.said("zh"), "en": failure.said("en")}
-    return json.dumps({"code": failure.code, "status": failure.status} | said)
+    sentences = {"zh": failure.said("zh"), "en": failure.said("en")}
+    return json.dumps({"code": failure.code, "status": failure.status} | sentences)
 
 
 def _loaded(text: str) -> Failure:
-    found = json.loads(text)
-    return Failure(found["code"], Both(found["zh"], found["en"]), found["status"])
+    fields = json.loads(text)
+    return Failure(fields["code"], Both(fields["zh"], fields["en"]), fields["status"])

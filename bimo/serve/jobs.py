@@ -1,4 +1,4 @@
-"""Jobs as they are asked for, and as they are."""
+"""Jobs: orders, states, stored pictures, failures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from bimo.core.messages import Message, Sayable
 from bimo.core.request import Request, checked
 
-#: Names of pictures that a request brings, in an order; those that conditioners read are behind this.
+#: Prefix of the names of an order's pictures that are ``condition_images``.
 CONDITION = "condition."
-#: What of an order's note says in which language, "zh" or "en", its warnings are to be.
+#: The key of an order's note for the language of its warnings, "zh" or "en".
 LANGUAGE = "language"
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     queued = "queued"
     running = "running"
@@ -33,7 +33,7 @@ ENDED = (State.done, State.failed, State.cancelled)
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job has no picture: ``code`` for programs, the sentence, and the status of HTTP."""
+    """Why a job or picture failed: a ``code`` for programs, a sentence, and an HTTP status."""
 
     code: str
     message: Sayable
@@ -46,10 +46,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Order:
-    """A job as it is asked for. ``values`` are the fields of a Request that are no pictures, the seed among them;
-    ``loras`` are (name, weight), ``controls`` names of ControlNets, the first of which reads the picture "control", the
-    next "control-2"; ``previews`` is how many are wanted on the way; ``deadline`` is a time of ``time.time``;
-    ``client`` says by which interface it came, ``note`` what that one wants to know again.
+    """A requested job. ``values`` are the fields of a Request without pictures, but with the seed; ``loras`` are (name,
+    weight); ``controls`` are names of ControlNets, the first for the picture "control", the next for "control-2";
+    ``previews`` is their number; ``deadline`` is a time of ``time.time``; ``client`` is the interface that it came by,
+    and ``note`` that interface's own data.
     """
 
     id: str
@@ -67,19 +67,19 @@ class Order:
 
     @property
     def count(self) -> int:
-        """How many pictures."""
+        """The number of pictures."""
         return int(self.values.get("count") or 1)
 
     def request(self, pictures: Mapping[str, bytes]) -> Request:
-        """The request with its pictures, which are encoded bytes by name. Raises RequestError."""
+        """The Request, completed with its pictures (encoded bytes by name). Raises RequestError."""
         conditions = {n.removeprefix(CONDITION): v for n, v in pictures.items() if n.startswith(CONDITION)}
         own = {name: value for name, value in pictures.items() if not name.startswith(CONDITION)}
         return checked({**self.values, **own} | ({"condition_images": conditions} if conditions else {}))
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture of a job as it was stored. ``record`` is what its PNG carries; ``flagged`` says why it is not shown."""
+class StoredPicture:
+    """A stored picture of a job. ``record`` is the metadata in its PNG; ``flagged`` is why it is withheld, if it is."""
 
     place: int
     file: Path
@@ -95,7 +95,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it is."""
+    """A job with its current state."""
 
     order: Order
     state: State
@@ -103,15 +103,15 @@ class Job:
     begun: float | None = None
     ended: float | None = None
     failure: Failure | None = None
-    pictures: tuple[Drawn, ...] = ()
+    pictures: tuple[StoredPicture, ...] = ()
 
     @property
     def id(self) -> str:
-        """Its name."""
+        """Its id."""
         return self.order.id
 
 
-#: A job that ended its server, or the process that drew it, so often is not begun again.
+#: A job that was running when its server or worker died so often fails.
 MOST_ATTEMPTS = 3
 WORN = Failure(
     "server_ended", Message("this job was begun {times} times, and each time the server ended", times=MOST_ATTEMPTS)

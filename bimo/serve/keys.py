@@ -1,4 +1,4 @@
-"""Who may use a server that listens beyond this machine: keys, kept as hashes, with scopes and a rate."""
+"""Access keys of a server that other machines can reach: stored as hashes, with scopes and a rate limit."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bimo.serve.job_store import DATABASE, connect
 
 PREFIX = "bimo-"
 PER_MINUTE = 60
-#: The shortest that a rate is counted over: so many requests may come at once.
+#: The most requests at once within a key's rate (the size of its token bucket).
 BURST = 10
 
 
 class Scope(StrEnum):
-    """What a key opens: drawing and its own jobs; the numbers of the server; every job and the server's settings."""
+    """Scopes of a key: drawing and its own jobs; metrics; all jobs and the server's settings."""
 
     draw = "draw"
     metrics = "metrics"
@@ -34,28 +34,28 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks."""
+    """The caller of a request."""
 
     name: str
     scopes: frozenset[Scope]
 
     def may(self, scope: Scope) -> bool:
-        """Whether a scope is open."""
+        """Whether the caller has a scope."""
         return scope in self.scopes or Scope.admin in self.scopes
 
     @property
-    def sees(self) -> str | None:
-        """Whose jobs are shown: None for all."""
+    def visible_key(self) -> str | None:
+        """The key whose jobs the caller may see, None for all."""
         return None if Scope.admin in self.scopes else self.name
 
 
-#: Who asks of a server that listens to this machine alone.
+#: The caller of a server that only listens on this machine.
 LOCAL = Caller("local", frozenset(Scope))
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key without what opens: that was shown once."""
+    """A key without its token, which is only shown when it is created."""
 
     name: str
     scopes: tuple[Scope, ...]
@@ -70,7 +70,7 @@ class _Bucket:
 
 
 class KeyStore:
-    """The keys of a server, in its database. A token has 256 random bits, so that its SHA-256 cannot be guessed."""
+    """The keys of a server, in its database. Tokens have 256 random bits, so a plain SHA-256 is safe to store."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,8 @@ class KeyStore:
         per_minute: int = PER_MINUTE,
         token: str | None = None,
     ) -> str:
-        """Makes a key and answers its token, which is kept nowhere; ``token`` is one that another server made, for one
-        key to open both. Raises RequestError for a name or a token that is taken, and for what is no token.
+        """Creates a key and returns its token, which is not stored; ``token`` reuses that of another server. Raises
+        RequestError for an existing name or token, and for an invalid token.
         """
         if not name.strip() or len(name) > 64 or not name.isprintable():
             raise RequestError("{name!r} is no name for a key; write up to 64 printable characters", name=name)
@@ -114,15 +114,15 @@ class KeyStore:
         return token
 
     def revoke(self, name: str) -> None:
-        """Takes a key away. Raises RequestError for one that is not there."""
+        """Deletes a key. Raises RequestError for an unknown name."""
         with self._lock, self._connection:
-            gone = self._connection.execute("delete from keys where name = ?", (name,)).rowcount
-        if not gone:
+            deleted = self._connection.execute("delete from keys where name = ?", (name,)).rowcount
+        if not deleted:
             names = Listed([key.name for key in self.listed()])
             raise RequestError("there is no key {name!r}; there is {names}", name=name, names=names)
 
     def listed(self) -> list[Key]:
-        """Every key, the oldest first."""
+        """All keys, the oldest first."""
         with self._lock:
             rows = self._connection.execute("select * from keys order by created").fetchall()
         return [
@@ -131,13 +131,13 @@ class KeyStore:
         ]
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token it is, None for nobody's."""
+        """The caller with a token, None for an unknown one."""
         with self._lock:
             row = self._connection.execute("select * from keys where hash = ?", (_hash(token),)).fetchone()
         return None if row is None else Caller(row["name"], frozenset(map(Scope, json.loads(row["scopes"]))))
 
     def wait(self, name: str) -> int:
-        """Counts a request of a key: 0 where its rate allows it, else the seconds until it does."""
+        """Counts a request of a key: 0 if its rate allows it, else the seconds until it does."""
         with self._lock:
             row = self._connection.execute("select per_minute from keys where name = ?", (name,)).fetchone()
             rate = (PER_MINUTE if row is None else row["per_minute"]) / 60

@@ -1,4 +1,4 @@
-"""Numbers of a server for Prometheus: jobs, queue, steps, seconds, memory."""
+"""Prometheus metrics of a server: jobs, queue, steps, seconds, memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)
 
 
 class _Now(Collector):
-    """What a service is at when it is asked."""
+    """Collects the current state of a service."""
 
     def __init__(self, service: DrawingService) -> None:
         self.service = service
@@ -42,7 +42,7 @@ class _Now(Collector):
 
 
 class Metrics:
-    """The numbers of one server: none of them is global, so that two in one process do not meet."""
+    """The metrics of one server, in a registry of their own, so that several servers can run in one process."""
 
     def __init__(self, service: DrawingService) -> None:
         self.registry = CollectorRegistry()
@@ -56,9 +56,9 @@ class Metrics:
         )
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts a request; ``route`` is the pattern of its path, not the path."""
+        """Records a request; ``route`` is the pattern of its path."""
         self.requests.labels(method, route, str(status)).observe(seconds)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -18,11 +18,11 @@ from starlette.datastructures import UploadFile
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Message
-from bimo.serve.asking import (
-    Asking,
+from bimo.serve.dependencies import (
+    ClientLanguage,
+    CurrentCaller,
     Format,
     Service,
-    Spoken,
     accepted,
     address,
     attached,
@@ -83,7 +83,7 @@ class ImagesRequest(pydantic.BaseModel):
 
 @router.post("/images/generations", summary="Draw pictures of a prompt", responses={200: {"content": {}}})
 async def generations(
-    body: ImagesRequest, request: Request, service: Service, caller: Asking, language: Spoken
+    body: ImagesRequest, request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage
 ) -> Response:
     """Pictures of a prompt, in base64 or as addresses that expire; with ``stream`` as server-sent events."""
     return await _answer(body, {}, request, service, caller, language, "image_generation")
@@ -111,7 +111,7 @@ async def generations(
         }
     },
 )
-async def edits(request: Request, service: Service, caller: Asking, language: Spoken) -> Response:
+async def edits(request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage) -> Response:
     """A picture drawn after ``image``, or ``image`` edited as the prompt says; with ``mask`` only where that is
     transparent (or white, where it has no transparency), and without one where the image itself is transparent. Further
     pictures, as ``image[]``, are for models that draw from several.
@@ -141,7 +141,7 @@ async def edits(request: Request, service: Service, caller: Asking, language: Sp
         }
     },
 )
-async def variations(request: Request, service: Service, caller: Asking, language: Spoken) -> Response:
+async def variations(request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage) -> Response:
     """A picture like ``image``: drawn after it, by the prompt in its own record or by ``prompt``."""
     body, files = await _form(request)
     image = _only_one(files, "image")
@@ -245,9 +245,9 @@ def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingS
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    if text in (None, "", "auto"):
+    if text is None or text in ("", "auto"):
         return None
-    found = _SIZE.fullmatch(text.strip()) if text is not None else None
+    found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise ApiError(
             400, Message("size is {text!r}; expected WIDTHxHEIGHT, as 1024x1024, or auto", text=text), param="size"
@@ -306,9 +306,9 @@ async def _streamed(
     }
     try:
         async for happened in attached(service, job.id):
-            if happened.kind == "step" and happened.shown is not None and shown < (body.partial_images or 0):
-                content = await run_in_threadpool(shot, happened.shown, body.output_format or "png", 80)
-                size = f"{happened.shown.width}x{happened.shown.height}"
+            if happened.kind == "step" and happened.preview is not None and shown < (body.partial_images or 0):
+                content = await run_in_threadpool(shot, happened.preview, body.output_format or "png", 80)
+                size = f"{happened.preview.width}x{happened.preview.height}"
                 told = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": shown, "size": size}
                 name = f"{kind}.partial_image"
                 yield event(name, {"type": name} | common | told)

@@ -1,4 +1,4 @@
-"""Engines in memory: of several models, with their LoRAs, as many as a budget holds; the least recently used go."""
+"""A pool of loaded engines, with and without LoRAs, within a memory budget; the least recently used are evicted."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from bimo.hub import memory
 from bimo.hub.loading import load_with, steady
 from bimo.serve.settings import ServeSettings
 
-#: Sets of prompts whose encodings an engine remembers.
+#: Size of an engine's cache of prompt encodings.
 ENCODINGS = 64
-#: The share of what is free that weights may take where no budget is given: drawing needs the rest.
+#: The fraction of free memory for weights if no budget is given; drawing needs the rest.
 SHARE = 0.7
 
 Loras = tuple[tuple[str, float], ...]
-#: Endings of files of weights.
+#: Suffixes of weight files.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """Which engine a job needs: a model by its name, LoRAs with their weights, ControlNets."""
+    """The engine that a job needs: the name of a model, LoRAs with their weights, ControlNets."""
 
     model: str
     loras: Loras = ()
@@ -41,7 +41,7 @@ class EngineKey:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the model alone."""
+        """Whether it is the model without adapters."""
         return not (self.loras or self.controls)
 
 
@@ -55,10 +55,9 @@ class _Slot:
 
 
 class EnginePool:
-    """Loads engines off the thread that draws, keeps them while they are used, and lets the least recent go.
+    """Loads engines in a background thread, keeps them while they are used, and evicts the least recently used.
 
-    ``load`` reads a model by a name of ``models``; ``loras`` and ``controls`` are files by the names that requests call
-    them.
+    ``load`` loads a value of ``models``; ``loras`` and ``controls`` are files by the names that requests use.
     """
 
     def __init__(
@@ -79,11 +78,11 @@ class EnginePool:
         self._lock = threading.RLock()
         self._slots: OrderedDict[EngineKey, _Slot] = OrderedDict()
         self._loader = ThreadPoolExecutor(1, "bimo-load")
-        #: Called when an engine was loaded or could not be.
+        #: Called when loading an engine has succeeded or failed.
         self.on_loaded: Callable[[], None] = lambda: None
 
     def named(self, name: str | None) -> str:
-        """The name of a model as it is kept, the first one for None. Raises RequestError with those there are."""
+        """Validates the name of a model; the default for None. Raises RequestError with the known names."""
         if not name:
             return self.default
         if name in self.models:
@@ -91,7 +90,7 @@ class EnginePool:
         raise RequestError("there is no model {name!r} here; there is {names}", name=name, names=Listed(self.models))
 
     def lora(self, name: str) -> str:
-        """The name of a LoRA as it is kept. Raises RequestError with those there are."""
+        """Validates the name of a LoRA. Raises RequestError with the known names."""
         if name in self.loras:
             return name
         if not self.loras:
@@ -99,7 +98,7 @@ class EnginePool:
         raise RequestError("there is no LoRA {name!r} here; there is {names}", name=name, names=Listed(self.loras))
 
     def control(self, name: str) -> str:
-        """The name of a ControlNet as it is kept. Raises RequestError with those there are."""
+        """Validates the name of a ControlNet. Raises RequestError with the known names."""
         if name in self.controls:
             return name
         if not self.controls:
@@ -110,11 +109,13 @@ class EnginePool:
         raise RequestError("there is no ControlNet {name!r} here; there is {names}", name=name, names=names)
 
     def take(self, key: EngineKey) -> Engine | None:
-        """The engine, which stays until it is given back; None while it is being loaded. Raises what loading raised."""
+        """Acquires an engine until ``give_back``; None while it is being loaded. Raises what loading raised."""
         with self._lock:
             slot = self._slots.get(key)
             if slot is None:
-                slot = _Slot(self._loader.submit(self._made, key), base=None if key.plain else EngineKey(key.model))
+                slot = _Slot(
+                    self._loader.submit(self._load_engine, key), base=None if key.plain else EngineKey(key.model)
+                )
                 self._slots[key] = slot
                 slot.loading.add_done_callback(lambda _: self.on_loaded())
                 return None
@@ -123,31 +124,31 @@ class EnginePool:
             try:
                 engine = slot.loading.result()
             except BaseException:
-                del self._slots[key]  # it may be mended meanwhile
+                del self._slots[key]  # so that the next request tries again
                 raise
             slot.users += 1
             self._slots.move_to_end(key)
             return engine
 
     def give_back(self, key: EngineKey) -> None:
-        """Says that a taken engine is not used any more."""
+        """Releases an acquired engine."""
         with self._lock:
             self._slots[key].users -= 1
 
     def resident(self, key: EngineKey) -> Engine | None:
-        """The engine where it is loaded, for looking at it alone."""
+        """The engine if it is loaded, without acquiring it: only for reading its facts."""
         with self._lock:
             slot = self._slots.get(key)
             loaded = slot is not None and slot.loading.done() and slot.loading.exception() is None
             return slot.loading.result() if slot is not None and loaded else None
 
     def loaded(self) -> dict[EngineKey, int]:
-        """What is in memory, the least recently used first, with the bytes it has for itself."""
+        """The engines in memory, the least recently used first, with the bytes that they do not share."""
         with self._lock:
             return {key: slot.bytes for key, slot in self._slots.items() if slot.bytes}
 
     def put(self, key: EngineKey, engine: Engine) -> None:
-        """Keeps an engine that was loaded elsewhere."""
+        """Adds an engine that was loaded elsewhere."""
         ready: Future[Engine] = Future()
         ready.set_result(engine)
         with self._lock:
@@ -155,13 +156,13 @@ class EnginePool:
             self._count(slot, engine)
 
     def load_now(self, key: EngineKey) -> Engine:
-        """Loads an engine here and now. Raises what loading raises."""
-        engine = self._made(key)
+        """Loads an engine in the calling thread. Raises what loading raises."""
+        engine = self._load_engine(key)
         self.put(key, engine)
         return engine
 
     def release(self, model: str | None = None) -> int:
-        """Lets go of what nobody uses, of one model or of all; answers how many engines went."""
+        """Evicts unused engines, of one model or of all; returns their number."""
         with self._lock:
             idle = [k for k, s in self._slots.items() if s.loading.done() and not s.users and model in (None, k.model)]
             for key in idle:
@@ -169,10 +170,10 @@ class EnginePool:
             return len(idle)
 
     def close(self) -> None:
-        """Loads nothing more."""
+        """Stops the loading thread."""
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _made(self, key: EngineKey) -> Engine:
+    def _load_engine(self, key: EngineKey) -> Engine:
         if key.plain:
             engine = self._load(self.models[key.model])
         else:
@@ -187,7 +188,7 @@ class EnginePool:
         return engine
 
     def _base(self, key: EngineKey) -> Engine:
-        """The engine that LoRAs are put into: in the loader's own thread, so that no job waits for itself."""
+        """The engine without LoRAs, loaded in the calling thread: queueing it in the loader's thread would deadlock."""
         if (engine := self.resident(key)) is not None:
             return engine
         engine = self._load(self.models[key.model])
@@ -195,15 +196,15 @@ class EnginePool:
         return engine
 
     def _count(self, slot: _Slot, engine: Engine) -> None:
-        """Bytes that no engine counted before: those with LoRAs share most of their weights with the one without."""
-        shared = {number for other in self._slots.values() if other is not slot for number in other.counted}
-        found: dict[int, int] = {}
+        """Sets a slot's bytes without storages that others have counted: engines with LoRAs share most weights."""
+        counted_elsewhere = {number for other in self._slots.values() if other is not slot for number in other.counted}
+        storages: dict[int, int] = {}
         tensors: list[torch.Tensor] = [*engine.system.parameters(), *engine.system.buffers()]
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-        slot.counted = set(found)
-        slot.bytes = max(1, sum(size for number, size in found.items() if number not in shared))
+            storages[storage.data_ptr()] = storage.nbytes()
+        slot.counted = set(storages)
+        slot.bytes = max(1, sum(size for number, size in storages.items() if number not in counted_elsewhere))
 
     def _shrink(self, keep: EngineKey) -> None:
         if self.budget is None:
@@ -219,38 +220,38 @@ class EnginePool:
 
 
 def pool_of(settings: ServeSettings) -> EnginePool:
-    """The engines that a server's settings name, none of them loaded. Raises RequestError for folders there are not."""
+    """The pool for a server's settings, with nothing loaded. Raises RequestError for missing folders."""
     embeddings = list(weight_files(settings.embeddings).values())
 
-    def loaded(name: str) -> Engine:
+    def load_model(name: str) -> Engine:
         return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.load_options.arguments()))
 
     models, loras = model_names(settings.models), weight_files(settings.loras)
     budget = bytes_of(settings.load_options.memory) if settings.load_options.memory else None
-    return EnginePool(loaded, models, loras, budget, control_files(settings.controlnets))
+    return EnginePool(load_model, models, loras, budget, control_files(settings.controlnets))
 
 
 def model_names(models: tuple[str, ...]) -> dict[str, str]:
-    """What requests call the models of a command line -> what loads them: a folder by its last name, "NAME=MODEL" by
-    the name that is said, such as one that clients have fixed.
+    """Maps names for requests to the models of a command line: a folder by its last component, "NAME=MODEL" by NAME,
+    for clients with a fixed model name.
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for model in models:
-        said, sign, rest = model.partition("=")
-        if sign and said and not Path(model).expanduser().exists():
-            found[said] = rest
+        alias, sign, rest = model.partition("=")
+        if sign and alias and not Path(model).expanduser().exists():
+            names[alias] = rest
             continue
         path = Path(model).expanduser()
         name = path.resolve().stem if path.exists() else model
         base, number = name, 2
-        while name in found:
+        while name in names:
             name, number = f"{base}-{number}", number + 1
-        found[name] = model
-    return found
+        names[name] = model
+    return names
 
 
 def weight_files(folder: Path | None) -> dict[str, Path]:
-    """The files of weights in a folder, such as LoRAs, by their names without the ending, sorted."""
+    """The weight files in a folder, such as LoRAs, by their names without suffix, sorted."""
     if folder is None:
         return {}
     if not folder.is_dir():
@@ -259,13 +260,13 @@ def weight_files(folder: Path | None) -> dict[str, Path]:
 
 
 def control_files(folder: Path | None) -> dict[str, Path]:
-    """The ControlNets and T2I-Adapters in a folder by their names, sorted: folders with a config.json, as diffusers
-    writes them, and files of weights.
+    """The ControlNets and T2I-Adapters in a folder by name, sorted: diffusers folders with a config.json, and weight
+    files.
     """
     if folder is None:
         return {}
     if not folder.is_dir():
         raise RequestError("there is no folder {folder}", folder=folder)
-    every = sorted(folder.iterdir())
-    folders = {each.name: each for each in every if (each / "config.json").is_file()}
-    return folders | {each.stem: each for each in every if each.is_file() and each.suffix.lower() in WEIGHTS}
+    entries = sorted(folder.iterdir())
+    folders = {entry.name: entry for entry in entries if (entry / "config.json").is_file()}
+    return folders | {entry.stem: entry for entry in entries if entry.is_file() and entry.suffix.lower() in WEIGHTS}

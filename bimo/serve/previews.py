@@ -1,4 +1,4 @@
-"""What a picture looks like while it is drawn: the clean x that the denoiser means at a step, decoded small."""
+"""Previews of a picture while it is drawn: the predicted clean x of a step, decoded at low resolution."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from bimo.diffusion.system import System
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The longer side of a preview in pixels, at most: decoding all of a picture takes as long as a step.
+#: The longest side of a preview in pixels; decoding at full size takes as long as a step.
 SIDE = 256
 
 
-def preview(system: System, asked: DenoiserInput, answer: Tensor) -> Image.Image | None:
-    """The picture as the conditional branch of a step means it, None where a level's x is no picture.
+def preview(system: System, denoiser_input: DenoiserInput, output: Tensor) -> Image.Image | None:
+    """The picture that the conditional branch of a step predicts; None if the level's x is not a picture.
 
-    Equation 12 of arXiv:2010.02502 for noise, x - s v for flows (`Schedule.clean`). x of more than ``SIDE`` pixels is
-    averaged before it is decoded.
+    Equation 12 of arXiv:2010.02502 for noise prediction, x - s v for flow matching (`Schedule.clean`). x of more than
+    ``SIDE`` pixels is average-pooled before decoding.
     """
-    level = system.level(asked.level)
-    space = system.space(asked.level)
-    row = slice(1, 2) if len(asked.x) > 1 else slice(0, 1)
-    noised = asked.x[row]
+    level = system.level(denoiser_input.level)
+    space = system.space(denoiser_input.level)
+    row = slice(1, 2) if len(denoiser_input.x) > 1 else slice(0, 1)
+    noised = denoiser_input.x[row]
     if noised.ndim != 4:
         return None
     try:
-        clean = level.schedule.clean(answer[row, : noised.shape[1]], noised, asked.t[row])
-    except BimoError:  # noise that does not go by betas
+        clean = level.schedule.clean(output[row, : noised.shape[1]], noised, denoiser_input.t[row])
+    except BimoError:  # schedules without betas
         return None
     most = max(1, SIDE // space.factor)
     longest = max(clean.shape[-2:])

@@ -1,17 +1,17 @@
-"""What is answered where something is wrong: one sentence in the client's language, in the form its interface has."""
+"""Error responses: one sentence in the client's language, in the format of the interface."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from starlette.responses import JSONResponse, Response
 
 from bimo.core.messages import Sayable
 from bimo.serve.jobs import Failure
 
-#: What OpenAI calls errors, by their status.
+#: OpenAI's error types by HTTP status.
 _OPENAI = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -40,7 +40,7 @@ NAMES = {
 
 
 class ApiError(Exception):
-    """An answer that is no success. ``param`` is the field to blame, ``seconds`` when to ask again."""
+    """An error response. ``param`` is the offending field, ``seconds`` the value of Retry-After."""
 
     def __init__(
         self, status: int, message: Sayable, *, code: str = "", param: str | None = None, seconds: int | None = None
@@ -51,12 +51,12 @@ class ApiError(Exception):
 
     @classmethod
     def of(cls, failure: Failure) -> ApiError:
-        """That of a job's failure."""
+        """The error of a job's failure."""
         return cls(failure.status, failure, code=failure.code)
 
 
 class Json(JSONResponse):
-    """JSON of whatever text a request held, halves of characters among it."""
+    """JSON that can contain any text of a request, lone surrogates included."""
 
     media_type = "application/json; charset=utf-8"
 
@@ -67,7 +67,7 @@ class Json(JSONResponse):
 
 
 def form(path: str, status: int, code: str, sentence: str, param: str | None = None) -> dict[str, Any]:
-    """The body of an error as clients of the path expect it."""
+    """The body of an error in the format of the path's interface."""
     if path.startswith(("/sdapi/", "/internal/", "/controlnet/")):
         return {"error": code, "detail": sentence, "body": "", "errors": sentence}
     if path.startswith("/api/v1/"):
@@ -79,7 +79,7 @@ def form(path: str, status: int, code: str, sentence: str, param: str | None = N
 
 
 def described(path: str) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the errors of an interface, by the beginning of its paths."""
+    """The OpenAPI description of an interface's errors, by the prefix of its paths."""
     body = form(path, 400, "", "")
     content = {"application/json": {"schema": _schema(body)}}
     return {
@@ -89,14 +89,17 @@ def described(path: str) -> dict[int | str, dict[str, Any]]:
 
 
 def _schema(body: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {name: _schema(value) if isinstance(value, dict) else {"type": "string"} for name, value in body.items()}
+    fields = {
+        name: _schema(cast("Mapping[str, Any]", value)) if isinstance(value, dict) else {"type": "string"}
+        for name, value in body.items()
+    }
     if "param" in fields:
         fields["param"] = {"type": ["string", "null"]}
     return {"type": "object", "properties": fields, "required": list(fields)}
 
 
 def answer(path: str, error: ApiError, language: str) -> Response:
-    """The answer of an error."""
+    """The response for an error."""
     headers: Mapping[str, str] = {} if error.seconds is None else {"Retry-After": str(error.seconds)}
     if error.status == 401:
         headers = {**headers, "WWW-Authenticate": 'Bearer realm="bimo", Basic realm="bimo"'}

@@ -1,4 +1,4 @@
-"""`bimo serve`: the process that serves, from its options to its end."""
+"""Runs the server of `bimo serve`: socket, keys, service, application."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from bimo.serve.pool import EngineKey, pool_of
 from bimo.serve.safety import PictureFilter, PromptFilter
 from bimo.serve.service import DrawingService
 from bimo.serve.settings import ServeSettings
-from bimo.serve.workers import drawing_in
+from bimo.serve.workers import process_executor
 
-#: How long connections may take to end after the server was told to.
+#: Seconds that open connections have to end at shutdown.
 GRACE_SECONDS = 10
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own and nobody else's."""
+    """Whether an address is only reachable from this machine."""
     if host == "localhost":
         return True
     try:
@@ -45,7 +45,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Announcing(uvicorn.Server):
-    """Says where it serves once it does."""
+    """Prints the address once the server has started."""
 
     def __init__(self, config: uvicorn.Config, sentence: str) -> None:
         super().__init__(config)
@@ -58,39 +58,39 @@ class _Announcing(uvicorn.Server):
 
 
 def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ...] = ()) -> None:
-    """Loads the first model and serves until Ctrl-C, or until it is ended from outside: what is begun is drawn, what
-    waits is drawn after the next start. ``names`` are further ones of this machine. Raises RequestError.
+    """Loads the first model and serves until Ctrl-C or a signal: started pictures are finished, waiting jobs are
+    resumed at the next start. ``names`` are additional host names of this machine. Raises RequestError.
     """
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     with ExitStack() as stack:
         stack.enter_context(alone(settings.folder, RequestError))
-        listening = stack.enter_context(_listening(host, port))
+        listening_socket = stack.enter_context(_listening(host, port))
         keys = None
         if not is_loopback(host):
             keys = KeyStore(settings.folder)
             stack.callback(keys.close)
             _first_key(keys)
             if settings.label is None:
-                told = say(
+                note = say(
                     "Note: who offers generated pictures to the public in China must label them: --label CN --producer "
                     "NAME"
                 )
-                print(told, flush=True)
+                print(note, flush=True)
         service = make_service(settings)
-        shown = Page(service, keys)
-        own = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
+        page = Page(service, keys)
+        own_names = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
 
         def gate(inner: object) -> Gate:
-            return Gate(inner, own, keys=keys, limits=settings.limits, left=shown.left)
+            return Gate(inner, own_names, keys=keys, limits=settings.limits, on_page_closed=page.closed)
 
         app = create_app(service, gate=gate)
         unknown_paths(app)
-        mount(app, shown)
-        bound = listening.getsockname()[1]
+        mount(app, page)
+        bound_port = listening_socket.getsockname()[1]
         name = f"[{host}]" if ":" in host else host
-        sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{name}:{bound}/")
+        sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{name}:{bound_port}/")
         config = uvicorn.Config(
             _ending_quietly(app),
             log_level="warning",
@@ -99,11 +99,11 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
             timeout_graceful_shutdown=GRACE_SECONDS,
             proxy_headers=False,
         )
-        asyncio.run(_Announcing(config, sentence).serve([listening]))
+        asyncio.run(_Announcing(config, sentence).serve([listening_socket]))
 
 
 def _ending_quietly(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
-    """The application; a connection that is still open when the grace is over is cut, which is no fault to log."""
+    """Wraps the application so that connections cancelled after the grace period log no error."""
 
     async def run(scope: Any, receive: Any, send: Any) -> None:
         with suppress(asyncio.CancelledError):
@@ -113,30 +113,30 @@ def _ending_quietly(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
 
 
 def make_service(settings: ServeSettings) -> DrawingService:
-    """The service of some settings, its first model loaded. Raises WeightsError, RecipeError, RequestError."""
+    """The service for some settings, with its first model loaded. Raises WeightsError, RecipeError, RequestError."""
     several = settings.workers > 1
-    # Of several processes the one that serves has a model to look at alone: what it takes, its words, its samplers.
-    looked_at = LoadOptions(device="cpu", denoiser=settings.load_options.denoiser)
-    pool = pool_of(replace(settings, load_options=looked_at) if several else settings)
+    # With worker processes, the server's own model is only inspected, for validation, tokens and samplers.
+    inspection_options = LoadOptions(device="cpu", denoiser=settings.load_options.denoiser)
+    pool = pool_of(replace(settings, load_options=inspection_options) if several else settings)
     pool.load_now(EngineKey(pool.default))
-    kept: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if settings.filter_prompts:
-        kept["check_prompt"] = PromptFilter(settings.words).check
+        options["check_prompt"] = PromptFilter(settings.words).check
     if settings.filter_pictures:
-        kept["inspect"] = PictureFilter().inspect
+        options["inspect"] = PictureFilter().inspect
     if several:
-        kept["executor"] = drawing_in(settings.workers)
-    return DrawingService(settings, pool, JobStore(settings.folder), **kept)
+        options["executor"] = process_executor(settings.workers)
+    return DrawingService(settings, pool, JobStore(settings.folder), **options)
 
 
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
-        made.listen(128)
-        return made
+        server_socket = socket.socket(family, socket.SOCK_STREAM)
+        server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server_socket.bind((host, port))
+        server_socket.listen(128)
+        return server_socket
     except OSError as error:
         raise RequestError(
             "cannot serve on {host}:{port} ({error}); try another --port", host=host, port=port, error=error
@@ -144,7 +144,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _first_key(keys: KeyStore) -> None:
-    """A server beyond this machine is nobody's without a key: the first one is made, and shown once."""
+    """Creates the first key of a server that other machines can reach, and shows it once."""
     if keys.listed():
         return
     token = keys.add("first", (Scope.admin,))

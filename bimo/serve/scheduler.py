@@ -1,14 +1,13 @@
-"""The sampling of many jobs at a time: which picture takes its next step, and which others take theirs with it.
+"""Continuous batching: a thread that samples many jobs at a time, and decides before every step which ones.
 
-A picture is a coroutine (`bimo.diffusion.sampling.sample`) that waits at a step; nothing but its latents is kept
-meanwhile. So jobs of any steps, samplers, guidance and seeds join and leave between two steps, and one that is
-cancelled, or whose client is gone, has left before the next. One thread draws.
+A picture is a coroutine (`bimo.diffusion.sampling.sample`) that waits at a step, with only its latents in memory. So
+jobs with any steps, samplers, guidance and seeds can join and leave between two steps; a cancelled job, or one whose
+client is gone, leaves before the next step.
 
-Who is next says `Fairness`. Pictures of the same model, level and size share a call of the
-denoiser where that ends them sooner, on average, than one after another would: by the seconds that calls of so many
-rows took here (`CallCosts`). On a processor that is seldom the case. A picture alone in its
-calls is equal to the bit to one drawn alone; in shared calls it may differ by 1 of 255, as matrix products are ordered
-by shape.
+`Fairness` decides the order. Pictures of the same model, level and size share a call of the denoiser if that finishes
+them sooner on average than one after another, by the measured times of calls (`CallCosts`); on a CPU that is seldom so.
+A picture that is alone in its calls has the same bytes as one drawn alone; in shared calls it may differ by 1 of 255,
+as the order of summation in matrix products depends on their shape.
 """
 
 from __future__ import annotations
@@ -40,34 +39,34 @@ from bimo.serve.previews import preview
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Pictures that are begun and not ended: their latents are in memory.
-MOST_BEGUN = 64
+#: The most pictures that may be started and unfinished, with their latents in memory.
+MOST_STARTED = 64
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class _Sampled:
-    """A picture that is begun: what it asks the denoiser next."""
+    """A started picture and its next denoiser input."""
 
     task: _Task
     place: int
     loop: SamplingLoop
-    asked: DenoiserInput
+    denoiser_input: DenoiserInput
     done: int = 0
     seconds: float = 0.0
 
     @property
     def bucket(self) -> tuple[Any, ...]:
-        """What pictures of one call have in common: the model, the level, the size and what it is told besides."""
-        c = self.asked.conditioning
+        """The key of pictures that can share a call: model, level, size, kinds of conditioning."""
+        c = self.denoiser_input.conditioning
         pictures = tuple((name, tuple(value.shape[1:])) for name, value in sorted(c.pictures.items()))
-        told = (c.vector is None, c.spatial is None, tuple(sorted(c.scalars)), pictures, self.asked.shortcuts)
-        return (self.task.key, self.asked.level, tuple(self.asked.x.shape[1:]), told)
+        kind = (c.vector is None, c.spatial is None, tuple(sorted(c.scalars)), pictures, self.denoiser_input.shortcuts)
+        return (self.task.key, self.denoiser_input.level, tuple(self.denoiser_input.x.shape[1:]), kind)
 
 
 @dataclass(eq=False)
 class _Task:
-    """A job here: where its pictures are."""
+    """A job and the state of its pictures."""
 
     order: Order
     key: EngineKey
@@ -75,30 +74,30 @@ class _Task:
     prepared: Prepared | None = None
     steps: int = 0
     done: frozenset[int] = frozenset()
-    begun: dict[int, _Sampled] = field(default_factory=dict[int, _Sampled])
-    drawn: set[int] = field(default_factory=set[int])
+    started: dict[int, _Sampled] = field(default_factory=dict[int, _Sampled])
+    finished: set[int] = field(default_factory=set[int])
     failure: Failure | None = None
 
     @property
     def waiting(self) -> list[int]:
-        """The places of pictures that are not begun."""
+        """The indices of pictures that are not started."""
         every = range(self.order.count)
-        return [p for p in every if p not in self.begun and p not in self.drawn and p not in self.done]
+        return [p for p in every if p not in self.started and p not in self.finished and p not in self.done]
 
     def steps_left(self) -> int:
-        """Steps of all of its pictures that are not taken."""
+        """Remaining steps of all of its pictures."""
         steps = self.steps or steps_asked(self.order)
-        return steps * (len(self.waiting) + len(self.begun)) - sum(one.done for one in self.begun.values())
+        return steps * (len(self.waiting) + len(self.started)) - sum(one.done for one in self.started.values())
 
     @property
     def pace(self) -> tuple[EngineKey, Any]:
-        """What tasks have in common whose steps take alike."""
+        """The key of tasks whose steps take equally long."""
         return self.key, tuple(self.order.values.get("size") or ())
 
 
 class Scheduler(Executor):
-    """Draws the jobs it is given in a thread of its own. ``batch`` is the most pictures in one call, 1 for bytes that
-    do not depend on neighbours; with ``always`` they share calls whatever that costs.
+    """Draws jobs in a thread of its own. ``batch`` is the most pictures in a call, 1 for bytes that do not depend on
+    other jobs; with ``always`` calls are shared regardless of their cost.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class Scheduler(Executor):
 
     @property
     def busy(self) -> dict[str, float]:
-        """The difference between "all" and "denoiser" is what serving costs."""
+        """See `Executor.busy`; the difference between "all" and "denoiser" is the overhead."""
         return dict(self._busy)
 
     def start(self) -> None:
@@ -183,16 +182,16 @@ class Scheduler(Executor):
                     self._absorb()
                 if self._stopping:
                     return
-            began = time.perf_counter()
+            start = time.perf_counter()
             try:
                 self._turn()
-            except Exception:  # a mistake of ours must not end the thread that all jobs wait for
+            except Exception:  # a bug must not end the thread that all jobs wait for
                 _log.error("the scheduler: %s", traceback.format_exc())
                 self._fail_all(UNEXPECTED)
-            self._busy["all"] += time.perf_counter() - began
+            self._busy["all"] += time.perf_counter() - start
 
     def _absorb(self) -> None:
-        """Takes on what came, ends what was cancelled or is late. Called with the lock held."""
+        """Takes on new jobs; ends those that were cancelled or are late. Called with the lock held."""
         for task in self._inbox:
             self._fairness.arrived(task.order.key, (other.order.key for other in self._tasks.values()))
             self._tasks[task.order.id] = task
@@ -211,7 +210,7 @@ class Scheduler(Executor):
         return max(0.01, min(times) - time.time()) if times else None
 
     def _ready(self) -> list[_Task]:
-        """Jobs whose engine is here; those whose engine is not are asked for. Called with the lock held."""
+        """Jobs whose engine is loaded; requests the engines of the others. Called with the lock held."""
         ready: list[_Task] = []
         for task in list(self._tasks.values()):
             if task.engine is None:
@@ -219,10 +218,10 @@ class Scheduler(Executor):
                     continue
                 try:
                     task.engine = self.pool.take(task.key)
-                except Exception as error:  # whatever loading raised is this job's answer
+                except Exception as error:  # any error of loading is this job's failure
                     self._end(task, failure_of(error))
                     continue
-            if task.engine is not None and (task.begun or not self._draining):
+            if task.engine is not None and (task.started or not self._draining):
                 ready.append(task)
         return ready
 
@@ -231,128 +230,128 @@ class Scheduler(Executor):
         with self._changed:
             ready = self._ready()
         ranked = sorted(ready, key=self._rank)
-        begun = sum(len(task.begun) for task in ready)
+        started = sum(len(task.started) for task in ready)
         group: list[_Sampled] = []
-        behind: list[_Sampled] = []
+        stragglers: list[_Sampled] = []
         most = 1
         for task in ranked:
             if group and (task.pace != group[0].task.pace or len(group) >= most):
                 continue
-            for one in [*task.begun.values(), *(() if self._draining else task.waiting)]:
+            for picture in [*task.started.values(), *(() if self._draining else task.waiting)]:
                 if group and len(group) >= most:
                     break
-                if isinstance(one, int):
-                    if begun >= MOST_BEGUN and group:
+                if isinstance(picture, int):
+                    if started >= MOST_STARTED and group:
                         break
-                    sampled = self._begin(task, one)
+                    sampled = self._begin(task, picture)
                     if sampled is None:
                         break
-                    one, begun = sampled, begun + 1
+                    picture, started = sampled, started + 1
                 if not group:
-                    most = self.batch if self.always else self.costs.best(one.bucket, self.batch)
-                if not group or one.bucket == group[0].bucket:
-                    group.append(one)
-                elif one.asked.step == one.asked.steps - 1:
-                    behind.append(one)  # one step of an earlier level, and it can go along
-        group, behind = self._counted(group), [one for one in behind if len(group) < most]
-        for bucket in dict.fromkeys(one.bucket for one in behind):
-            self._step(bucket, [one for one in behind if one.bucket == bucket])
+                    most = self.batch if self.always else self.costs.best(picture.bucket, self.batch)
+                if not group or picture.bucket == group[0].bucket:
+                    group.append(picture)
+                elif picture.denoiser_input.step == picture.denoiser_input.steps - 1:
+                    stragglers.append(picture)  # on the last step of an earlier level; after it, it can join
+        group, stragglers = self._measured_size(group), [picture for picture in stragglers if len(group) < most]
+        for bucket in dict.fromkeys(picture.bucket for picture in stragglers):
+            self._step(bucket, [picture for picture in stragglers if picture.bucket == bucket])
         if group:
             self._step(group[0].bucket, group)
 
-    def _counted(self, group: list[_Sampled]) -> list[_Sampled]:
-        """As many as a call was measured with, or is to be: 1, 2, 4 ..."""
+    def _measured_size(self, group: list[_Sampled]) -> list[_Sampled]:
+        """Reduces a group to a measured batch size, or one to be measured: 1, 2, 4 ..."""
         if self.always or not group:
             return group
         count = 1 << (len(group).bit_length() - 1)
         return group[: min(count, self.costs.best(group[0].bucket, count))]
 
     def _begin(self, task: _Task, place: int) -> _Sampled | None:
-        """The first question of a picture; None where the job ended instead."""
+        """Starts a picture up to its first denoiser input; None if the job failed instead."""
         engine = task.engine
         assert engine is not None
         try:
             if task.prepared is None:
                 request = task.order.request(self.source.inputs(task.order.id))
-                # What is said of a drawing is said to whoever asked for it.
+                # Warnings are in the language of the client.
                 with speaking(str(task.order.note.get(LANGUAGE) or language())):
                     task.prepared = engine.prepare(request)
                 task.steps = steps_of(engine, task.prepared)
                 self.listener.began(task.order.id)
             loop = engine.loop(task.prepared, place)
             with engine.working():
-                asked = next(loop)
+                denoiser_input = next(loop)
         except Exception as error:
             self._end(task, failure_of(error))
             return None
-        sampled = _Sampled(task, place, loop, asked)
-        task.begun[place] = sampled
+        sampled = _Sampled(task, place, loop, denoiser_input)
+        task.started[place] = sampled
         return sampled
 
     def _step(self, bucket: Any, group: Sequence[_Sampled]) -> None:
         engine = group[0].task.engine
         assert engine is not None
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             with engine.working():
-                outputs: list[torch.Tensor] = engine.denoise([one.asked for one in group])
+                outputs: list[torch.Tensor] = engine.denoise([picture.denoiser_input for picture in group])
         except Exception as error:
             if len(group) > 1:
-                # One of them may be to blame, or all may be too many: each alone.
-                for one in group:
-                    self._step(bucket, [one])
+                # One of them may be the cause, or the batch too large for the memory: try each alone.
+                for picture in group:
+                    self._step(bucket, [picture])
                 return
             self._end(group[0].task, failure_of(error))
             return
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         self._busy["denoiser"] += seconds
         self._busy["calls"] += 1
         self._busy["rows"] += len(group)
         self.costs.learn(bucket, len(group), seconds)
         if len(group) == 1:
             self._fairness.learn(group[0].task.pace, seconds)
-        for one, output in zip(group, outputs, strict=True):
-            self._fairness.charge(one.task.order.key, seconds / len(group))
-            one.seconds += seconds / len(group)
-            if one.task.order.id in self._tasks:
-                self._advance(engine, one, output)
+        for picture, output in zip(group, outputs, strict=True):
+            self._fairness.charge(picture.task.order.key, seconds / len(group))
+            picture.seconds += seconds / len(group)
+            if picture.task.order.id in self._tasks:
+                self._advance(engine, picture, output)
 
-    def _advance(self, engine: Engine, one: _Sampled, output: torch.Tensor) -> None:
-        task, asked = one.task, one.asked
-        began = time.perf_counter()
-        drawn: Picture | None = None
-        shown: Image.Image | None = None
+    def _advance(self, engine: Engine, picture: _Sampled, output: torch.Tensor) -> None:
+        task, denoiser_input = picture.task, picture.denoiser_input
+        start = time.perf_counter()
+        result: Picture | None = None
+        preview_image: Image.Image | None = None
         try:
             with engine.working():
-                if one.done + 1 in _preview_steps(task.order.previews, task.steps):
-                    shown = preview(engine.system, asked, output)
-                one.asked = one.loop.send(output)
+                if picture.done + 1 in _preview_steps(task.order.previews, task.steps):
+                    preview_image = preview(engine.system, denoiser_input, output)
+                picture.denoiser_input = picture.loop.send(output)
         except StopIteration as stop:
             try:
-                drawn = finished(engine, stop.value, task.prepared.request) if task.prepared else stop.value
+                result = finished(engine, stop.value, task.prepared.request) if task.prepared else stop.value
             except Exception as error:
                 self._end(task, failure_of(error))
                 return
         except Exception as error:
             self._end(task, failure_of(error))
             return
-        one.done += 1
-        one.seconds += time.perf_counter() - began
-        self.listener.stepped(task.order.id, one.place, one.done, task.steps, shown)
-        if drawn is not None:
-            del task.begun[one.place]
-            task.drawn.add(one.place)
-            self.listener.drew(task.order.id, _timed(drawn, one.seconds))
-            if not task.begun and not task.waiting:
+        picture.done += 1
+        picture.seconds += time.perf_counter() - start
+        self.listener.stepped(task.order.id, picture.place, picture.done, task.steps, preview_image)
+        if result is not None:
+            del task.started[picture.place]
+            task.finished.add(picture.place)
+            self.listener.drew(task.order.id, _timed(result, picture.seconds))
+            if not task.started and not task.waiting:
                 self._end(task, None)
 
     def _end(self, task: _Task, failure: Failure | None) -> None:
         with self._changed:
             if self._tasks.pop(task.order.id, None) is None:
                 return
-        for one in task.begun.values():
-            one.loop.close()
-        task.begun.clear()
+        for picture in task.started.values():
+            picture.loop.close()
+        task.started.clear()
         if task.engine is not None:
             if not any(other.key == task.key for other in self._tasks.values()):
                 task.engine.rest()
@@ -371,14 +370,14 @@ class Scheduler(Executor):
 
 
 def steps_of(engine: Engine, prepared: Prepared) -> int:
-    """Calls of the denoiser that a picture takes: those of every level. Of samplers with more calls than steps, and of
-    image to image with fewer, it is what the request says.
+    """The number of denoiser calls of a picture, over all levels. For samplers with more calls than steps, and for
+    image-to-image with fewer, it is the number of steps in the request.
     """
     return calls(engine.system, prepared.request)
 
 
 def _preview_steps(count: int, steps: int) -> set[int]:
-    """Of how many steps a picture is to be shown, ``count`` times on the way."""
+    """The steps with a preview: ``count`` of them, evenly spaced."""
     return {max(1, round(steps * place / (count + 1))) for place in range(1, count + 1)} if count else set()
 
 

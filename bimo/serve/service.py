@@ -1,7 +1,7 @@
-"""One server's drawing: what is accepted is bounded, stored and scheduled, and whoever waits is told how it goes.
+"""The drawing service of a server: validates, stores and schedules jobs, and publishes their events.
 
-The interfaces (OpenAI's, AUTOMATIC1111's, DashScope's, our own, the page) make an `Order` of what they were asked and
-come here; none of them touches a model.
+The interfaces (OpenAI's, AUTOMATIC1111's, DashScope's, our own, the page) convert requests to an `Order` and submit it
+here; none of them touches a model.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _log = logging.getLogger(__name__)
-#: How often old jobs are looked for, in seconds.
-RETAINED_EVERY = 300
+#: Seconds between deletions of old jobs.
+CLEANUP_SECONDS = 300
 
 
 class QueueFullError(RequestError):
-    """There is no room for another job; ``seconds`` is when to ask again."""
+    """The queue is full; ``seconds`` is when to try again."""
 
     def __init__(self, message: Message, seconds: int) -> None:
         super().__init__(message)
@@ -54,21 +54,21 @@ class QueueFullError(RequestError):
 
 
 class StoppingError(RequestError):
-    """The server is about to end."""
+    """The server is shutting down."""
 
 
-#: What looks at a picture before it is stored, and may say why it is not to be shown.
+#: Inspects a picture before it is stored; returns a failure to withhold it.
 Inspect = Callable[[Picture], Failure | None]
 
 
-def drawing_here(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
-    """Jobs are drawn by a thread of this process."""
+def thread_executor(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
+    """The executor that draws in a thread of this process."""
     return Scheduler(pool, source, listener, batch=settings.batch)
 
 
 class DrawingService:
-    """Accepts jobs, draws them, stores what comes of it. Every method may be called from any thread; ``events`` and
-    ``wait`` belong to an event loop.
+    """Accepts jobs, draws them, and stores the results. Methods are thread-safe, except for ``events`` and ``wait``,
+    which need an event loop.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class DrawingService:
         *,
         inspect: Inspect = lambda picture: None,
         check_prompt: Callable[[str], None] = lambda text: None,
-        executor: Callable[[EnginePool, Source, Listener, ServeSettings], Executor] = drawing_here,
+        executor: Callable[[EnginePool, Source, Listener, ServeSettings], Executor] = thread_executor,
     ) -> None:
         self.settings = settings
         self.pool = pool
@@ -89,22 +89,22 @@ class DrawingService:
         self.executor = executor(pool, store, self, settings)
         self.ready = False
         self.stopping = False
-        #: What clients of A1111's interface have set, by key.
+        #: Options that clients of A1111's interface have set, by key.
         self.client_options: dict[str, dict[str, Any]] = {}
-        #: Words that every model was taught.
+        #: Names of the embeddings that every model has.
         self.embeddings = tuple(weight_files(settings.embeddings))
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
         self._open: dict[str, Order] = {}
         self._progress: dict[str, Event] = {}
-        self._shown: dict[str, Image.Image] = {}
+        self._previews: dict[str, Image.Image] = {}
         self._events = Events(lambda job: job in self._open, self._lock)
         self._finishing: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._finisher = threading.Thread(target=self._finish, name="bimo-finish", daemon=True)
-        self._retained = 0.0
+        self._last_cleanup = 0.0
 
     def start(self) -> None:
-        """Takes up what an earlier process left, and begins to draw."""
+        """Resumes the jobs of an earlier process, and starts drawing."""
         self._finisher.start()
         self.executor.start()
         for job in self.store.recover():
@@ -114,7 +114,7 @@ class DrawingService:
         self.ready = True
 
     def stop(self, seconds: float = 10.0) -> None:
-        """Draws what is begun, for ``seconds`` at most; what is left waits for the next start."""
+        """Finishes started pictures, for at most ``seconds``; the rest is resumed at the next start."""
         self.stopping, self.ready = True, False
         self.executor.stop(drain=True, seconds=seconds)
         self._finishing.put(None)
@@ -136,10 +136,10 @@ class DrawingService:
         seconds: float | None = None,
         note: Mapping[str, Any] | None = None,
     ) -> Order:
-        """An order with an id, its seed and deadline, and all that can be refused before a picture is read refused.
+        """Creates an order with an id, seed and deadline, and checks everything that does not need the pictures.
 
-        ``values`` are fields of a Request that are no pictures; <lora:name:weight> in the prompt is one of ``loras``;
-        ``seconds`` is how long its client will wait. Raises RequestError.
+        ``values`` are the fields of a Request without pictures; <lora:name:weight> tags in the prompt are added to
+        ``loras``; ``seconds`` is the client's timeout. Raises RequestError.
         """
         limits = self.settings.limits
         values = {field: value for field, value in values.items() if value is not None}
@@ -160,12 +160,14 @@ class DrawingService:
         for field_name in ("text", "negative"):
             if isinstance(values.get(field_name), str) and len(values[field_name]) > limits.text:
                 raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
-        added = max(len(weights), len(controls))
-        if added > limits.loras:
+        adapter_count = max(len(weights), len(controls))
+        if adapter_count > limits.loras:
             raise RequestError(
-                "{count} LoRAs or ControlNets; this server allows at most {most}", count=added, most=limits.loras
+                "{count} LoRAs or ControlNets; this server allows at most {most}",
+                count=adapter_count,
+                most=limits.loras,
             )
-        waits = min((s for s in (seconds, limits.seconds) if s is not None), default=None)
+        timeout = min((s for s in (seconds, limits.seconds) if s is not None), default=None)
         now = time.time()
         return Order(
             id=uuid.uuid4().hex,
@@ -177,15 +179,15 @@ class DrawingService:
             controls=tuple(self.pool.control(name) for name in controls),
             priority=max(-1, min(1, priority)),
             previews=max(0, min(limits.previews, previews)),
-            deadline=None if waits is None else now + waits,
+            deadline=None if timeout is None else now + timeout,
             created=now,
             note=note or {},
         )
 
     def accept(self, order: Order, pictures: Mapping[str, bytes], idempotency: str | None = None) -> Job:
-        """Takes an order on, or answers the job that the same ``idempotency`` began. From here on it is not lost.
+        """Submits an order durably, or returns the existing job with the same ``idempotency`` key.
 
-        Raises RequestError for what cannot be drawn, QueueFullError where too many wait, StoppingError.
+        Raises RequestError for invalid requests, QueueFullError if too many jobs wait, StoppingError.
         """
         if self.stopping:
             raise StoppingError(Message("the server is stopping; ask again in a moment"))
@@ -194,13 +196,13 @@ class DrawingService:
         if request.style:
             style_named(request.style)
         self._check_size(request)
-        # What a ControlNet reads only the model with it knows.
+        # Conditions of a ControlNet are only known to the engine that has it attached.
         if (engine := self.pool.resident(EngineKey(order.model, (), order.controls))) is not None:
             self._check(engine, request)
         with self._lock:
             limits = self.settings.limits
-            own = sum(other.key == order.key for other in self._open.values())
-            if len(self._open) >= limits.waiting or own >= limits.waiting_of_key:
+            jobs_of_key = sum(other.key == order.key for other in self._open.values())
+            if len(self._open) >= limits.waiting or jobs_of_key >= limits.waiting_of_key:
                 seconds = max(1, min(600, round(self.executor.seconds_ahead() / max(1, len(self._open)))))
                 message = Message(
                     "{count} jobs are waiting, and no more are taken; ask again in {seconds} seconds",
@@ -214,7 +216,7 @@ class DrawingService:
         except BaseException:
             self._open.pop(order.id, None)
             raise
-        if job.id != order.id:  # asked for again
+        if job.id != order.id:  # a repeated request
             self._open.pop(order.id, None)
             return job
         self.executor.submit(order)
@@ -239,66 +241,66 @@ class DrawingService:
         )
 
     def _check(self, engine: Engine, request: Request) -> None:
-        """Raises RequestError for what the model cannot draw."""
+        """Raises RequestError if the model cannot draw the request."""
         full = fill_request(engine.system, engine.completed(request))
         self._check_size(full)
 
     def recipe(self, model: str | None = None) -> Recipe:
-        """The recipe of a model; that of one that is not loaded is read from its files. Raises RequestError."""
+        """The recipe of a model, read from its files if it is not loaded. Raises RequestError."""
         name = self.pool.named(model)
         engine = self.pool.resident(EngineKey(name))
         return registry.recipe(self.pool.models[name]) if engine is None else engine.recipe
 
     def own_steps(self, model: str | None = None) -> int:
-        """How many steps a model takes where a request says nothing."""
+        """The default number of steps of a model."""
         recipe = self.recipe(model)
         return recipe.request.steps or recipe.levels[-1].steps
 
     def tokens(self, order: Order) -> int:
-        """How many tokens of a prompt the first text encoder reads; 0 where the model is not loaded."""
+        """The number of tokens of a prompt in the first text encoder; 0 if the model is not loaded."""
         engine = self.pool.resident(EngineKey(order.model))
         budgets = [] if engine is None else engine.system.budgets(str(order.values["text"]))
         return budgets[0].used if budgets else 0
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> bool:
-        """Ends a job before its next step; False where it had ended."""
+        """Cancels a job before its next step; False if it had ended."""
         with self._lock:
-            there = job in self._open
-        if there:
+            is_open = job in self._open
+        if is_open:
             self.executor.cancel(job, failure)
-        return there
+        return is_open
 
     def open_jobs(self, key: str | None = None) -> list[Order]:
-        """Jobs that are not ended, the oldest first: of one key, or of all."""
+        """Unfinished jobs of one key or of all, the oldest first."""
         with self._lock:
-            found = [order for order in self._open.values() if key in (None, order.key)]
-        return sorted(found, key=lambda order: order.created)
+            orders = [order for order in self._open.values() if key in (None, order.key)]
+        return sorted(orders, key=lambda order: order.created)
 
     def progress(self, job: str) -> Event | None:
-        """The last step that was taken of a job."""
+        """The last step event of a job."""
         return self._progress.get(job)
 
-    def shown(self, job: str) -> Image.Image | None:
+    def preview(self, job: str) -> Image.Image | None:
         """The last preview of a job."""
-        return self._shown.get(job)
+        return self._previews.get(job)
 
     def job(self, name: str, key: str | None = None) -> Job | None:
-        """A job by its id, of one key alone unless that is None."""
-        found = self.store.job(name)
-        return found if found is not None and key in (None, found.order.key) else None
+        """A job by its id; None if there is none, or if it is not of ``key``, unless that is None."""
+        job = self.store.job(name)
+        return job if job is not None and key in (None, job.order.key) else None
 
     def events(self, job: str) -> AsyncIterator[Event]:
-        """What happens to a job from now on; the last is "ended". Nothing where it has ended."""
+        """The events of a job from now on; the last is "ended". Empty if it has ended."""
         return self._events.of(job)
 
     async def wait(self, job: str) -> Job:
-        """The job when it has ended."""
+        """Waits for a job to end."""
         async for _ in self.events(job):
             pass
         return self._ended(job)
 
     def wait_here(self, job: str, on_event: Callable[[Event], object] | None = None) -> Job:
-        """As ``wait``, in a thread. What ``on_event`` raises cancels the job and goes on to the caller."""
+        """As ``wait``, in a thread. If ``on_event`` raises, the job is cancelled and the exception passed on."""
         try:
             for event in self._events.here(job):
                 if on_event is not None:
@@ -309,44 +311,44 @@ class DrawingService:
         return self._ended(job)
 
     def _ended(self, job: str) -> Job:
-        found = self.store.job(job)
-        assert found is not None
-        assert found.state in ENDED
-        return found
+        ended_job = self.store.job(job)
+        assert ended_job is not None
+        assert ended_job.state in ENDED
+        return ended_job
 
-    # What the executor tells, in its thread.
+    # Callbacks of the executor, in its thread: see Listener.
 
     def began(self, job: str) -> None:
-        """A job's first picture is begun."""
+        """A job has started."""
         self._finishing.put(lambda: self.store.begin(job))
         self._events.tell(job, Event("began"))
 
-    def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
-        """A step is taken."""
-        if shown is not None and self.settings.label is not None:
-            shown = marked(shown)
-        event = Event("step", place, done, steps, shown)
+    def stepped(self, job: str, place: int, done: int, steps: int, preview: Image.Image | None) -> None:
+        """A step is done."""
+        if preview is not None and self.settings.label is not None:
+            preview = marked(preview)
+        event = Event("step", place, done, steps, preview)
         self._progress[job] = event
-        if shown is not None:
-            self._shown[job] = shown
+        if preview is not None:
+            self._previews[job] = preview
         self._events.tell(job, event)
 
     def drew(self, job: str, picture: Picture) -> None:
-        """A picture is drawn: it is looked at, written and told of off the thread that draws."""
+        """A picture is finished: it is inspected, written and published in another thread."""
         self._finishing.put(lambda: self._store(job, picture))
 
     def ended(self, job: str, failure: Failure | None) -> None:
-        """A job has ended; its pictures are on their way to the disk."""
+        """A job has ended; its pictures may still be in the queue for writing."""
         self._finishing.put(lambda: self._end(job, failure))
 
     def _finish(self) -> None:
         while (work := self._finishing.get()) is not None:
             try:
                 work()
-            except Exception:  # of one job; the thread serves all
+            except Exception:  # an error of one job must not end the thread of all
                 _log.exception("finishing a job")
-            if time.time() - self._retained > RETAINED_EVERY:
-                self._retained = time.time()
+            if time.time() - self._last_cleanup > CLEANUP_SECONDS:
+                self._last_cleanup = time.time()
                 retention = self.settings.retention
                 self.store.retain(retention.seconds, retention.bytes)
 
@@ -355,14 +357,14 @@ class DrawingService:
         if order is None:
             return
         try:
-            whole = Job(order, State.running)
+            job_state = Job(order, State.running)
             flagged = self.inspect(picture)
-            png = png_with_infotext(picture, whole, self.settings.label, self.settings.credentials)
+            png = png_with_infotext(picture, job_state, self.settings.label, self.settings.credentials)
             request = picture.request.model_dump(exclude_defaults=True)
             record = picture.metadata() | {"request": request | {"seed": picture.seed, "count": 1}}
-            told = picture.warnings
+            warnings = picture.warnings
             self.store.add_picture(
-                *(job, picture.index, png, picture.image.size, picture.seed, picture.seconds, told, record, flagged)
+                *(job, picture.index, png, picture.image.size, picture.seed, picture.seconds, warnings, record, flagged)
             )
         except (BimoError, OSError, MemoryError) as error:
             failure = failure_of(error)
@@ -381,10 +383,10 @@ class DrawingService:
         with self._lock:
             order = self._open.pop(job)
         self._progress.pop(job, None)
-        self._shown.pop(job, None)
+        self._previews.pop(job, None)
         self.outcomes[order.client, state.value] += 1
         self._events.tell(job, Event("ended"))
 
 
-#: What is said to who asks for a picture of a job that has none.
+#: The error for an unknown job.
 NO_SUCH_JOB = Message("there is no such job; it may have been forgotten, or be somebody else's")

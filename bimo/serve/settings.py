@@ -1,4 +1,4 @@
-"""What the owner of a server decides: its bounds, how long pictures are kept, what is filtered and labelled."""
+"""The settings of a server: limits, retention, filters, labels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bimo.hub.options import DEFAULT, LoadOptions
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for. ``form_bytes`` and ``picture_bytes`` bound bodies without and with pictures, before
-    they are read; ``bodies_bytes`` bounds all bodies that are being read together.
+    """Limits of a request. ``form_bytes`` and ``picture_bytes`` limit the size of bodies without and with pictures,
+    checked while reading; ``bodies_bytes`` limits all bodies that are being read at the same time.
     """
 
     side: int = 2048
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Retention:
-    """Ended jobs are forgotten after ``seconds``, and the oldest while pictures take more than ``bytes``."""
+    """Ended jobs are deleted after ``seconds``, and the oldest ones while pictures take more than ``bytes``."""
 
     seconds: float = 30 * 86400
     bytes: int = 10 << 30
@@ -68,8 +68,8 @@ class ServeSettings:
 
 
 def default_folder() -> Path:
-    """Where jobs and pictures lie unless a folder is named: BIMO_SERVE, or the user's folder of data."""
-    if named := os.environ.get("BIMO_SERVE"):
-        return Path(named)
+    """The default folder of jobs and pictures: BIMO_SERVE, or one in the user's data folder."""
+    if configured := os.environ.get("BIMO_SERVE"):
+        return Path(configured)
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(home) / "bimo" / "serve"

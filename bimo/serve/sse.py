@@ -1,4 +1,4 @@
-"""Server-sent events (the HTML standard, section 9.2): events as text, and a comment now and then to keep the line."""
+"""Server-sent events (HTML standard, section 9.2), with comments in between that keep the connection open."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def event(name: str, data: Any) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """Events as they come; whoever makes them is closed where the client is gone."""
+    """Streams events; their generator is closed when the client disconnects."""
 
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -28,23 +28,23 @@ class EventStream(StreamingResponse):
 
 
 async def pinged(events: AsyncGenerator[bytes], seconds: float = PING_SECONDS) -> AsyncGenerator[bytes]:
-    """The events, and a comment after so many seconds without one."""
-    following: asyncio.Future[bytes] | None = None
+    """The events, with a comment after every ``seconds`` without one."""
+    next_event: asyncio.Future[bytes] | None = None
     try:
         while True:
-            if following is None:
-                following = asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({following}, timeout=seconds)
+            if next_event is None:
+                next_event = asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({next_event}, timeout=seconds)
             if not done:
                 yield b": still here\n\n"
                 continue
             try:
-                yield following.result()
+                yield next_event.result()
             except StopAsyncIteration:
                 return
-            following = None
+            next_event = None
     finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        if next_event is not None:
+            next_event.cancel()
+            await asyncio.gather(next_event, return_exceptions=True)
         await events.aclose()

@@ -1,4 +1,4 @@
-"""Pictures that come with a request: base64, data URLs, files of a form; bounded before anything of them is decoded."""
+"""Pictures in requests: base64, data URLs, form files. Their size is checked before decoding."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bimo.core.messages import Message
 
 _DATA_URL = re.compile(r"data:[\w.+/;=-]{0,100},")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-#: Pixels of a picture that comes with a request: what is larger than what can be drawn is no use.
+#: The most pixels of a picture in a request.
 MOST_PIXELS = 1 << 24
 
 
 def decoded(text: Any, name: str | Message) -> bytes:
-    """The bytes of a picture in base64, with or without ``data:image/png;base64,``. Raises RequestError for what is
-    none, for addresses, which are never fetched, and for pictures whose header says too many pixels.
+    """Decodes a picture in base64, with or without ``data:image/png;base64,``. Raises RequestError for anything else,
+    including URLs, which are never fetched, and for too many pixels.
     """
     if not isinstance(text, str):
         raise RequestError("{name} is a {kind}; expected a picture in base64", name=name, kind=type(text).__name__)
@@ -37,7 +37,7 @@ def decoded(text: Any, name: str | Message) -> bytes:
 
 
 def bounded(content: bytes, name: str | Message) -> bytes:
-    """Encoded bytes whose header says a picture of a size that is read. Raises RequestError."""
+    """The bytes themselves, if their header is that of a picture of an allowed size. Raises RequestError."""
     from PIL import Image, UnidentifiedImageError
 
     if not content:
@@ -65,9 +65,8 @@ def bounded(content: bytes, name: str | Message) -> bytes:
 
 
 def painted_where_transparent(mask: bytes, image: bytes, only: bool = False) -> bytes | None:
-    """A mask of OpenAI's, transparent where it is to be painted, as a Request has it: white there. One without any
-    transparency is taken as it is: white is painted; with ``only`` it is none. Raises RequestError for one of another
-    size than its image.
+    """Converts a mask of OpenAI's API, transparent where to paint, to a Request's, white where to paint. An opaque mask
+    is taken as it is; with ``only`` None is returned for it. Raises RequestError if the sizes differ.
     """
     from PIL import Image
 

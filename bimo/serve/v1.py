@@ -1,4 +1,4 @@
-"""Our own interface: jobs that are submitted, listed, watched and cancelled; history; which recipes there are."""
+"""bimo's own API: submitting, listing, watching and cancelling jobs; history; recipes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from starlette.concurrency import run_in_threadpool
 from bimo.core.messages import Message
 from bimo.core.request import Region
 from bimo.hub import model_info, registry
-from bimo.serve.asking import (
+from bimo.serve.dependencies import (
     MEDIA,
-    Asking,
+    ClientLanguage,
+    CurrentCaller,
     Format,
     Service,
-    Spoken,
     accepted,
     attached,
     encoded,
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v1", tags=["bimo"])
 
 
 class LoraWeight(pydantic.BaseModel):
-    """A LoRA of this server by its name, and how strong it is to be."""
+    """A LoRA of this server by name, and its weight."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -46,7 +46,7 @@ class LoraWeight(pydantic.BaseModel):
 
 
 class JobRequest(pydantic.BaseModel):
-    """A Request as Python and the command line have it, pictures in base64, and how the job is to be treated."""
+    """The fields of a Request, with pictures in base64, and the settings of the job."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -96,12 +96,16 @@ class JobRequest(pydantic.BaseModel):
     )
 
 
-#: Fields of a job's request that are no fields of a Request, or are pictures.
-_APART = {"image", "mask", "region_map", "condition_images", "model", "loras", "controlnets", "priority", "previews"}
-_APART |= {"seconds"}
+#: Fields of JobRequest that are not fields of a Request, or are pictures.
+_APART = frozenset(
+    (
+        *("image", "mask", "region_map", "condition_images"),
+        *("model", "loras", "controlnets", "priority", "previews", "seconds"),
+    )
+)
 
 
-def shown(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
+def job_json(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
     """A job as JSON."""
     order = job.order
     step = service.progress(job.id)
@@ -141,7 +145,7 @@ def shown(job: Job, service: DrawingService, language: str) -> dict[str, Any]:
 
 @router.post("/jobs", status_code=202, summary="Submit a job")
 async def submit(
-    body: JobRequest, request: Request, service: Service, caller: Asking, language: Spoken
+    body: JobRequest, request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage
 ) -> dict[str, Any]:
     """Accepts a job and answers at once. The same ``Idempotency-Key`` answers the job that there is."""
     values = {name: value for name, value in body if name not in _APART and value is not None}
@@ -165,56 +169,56 @@ async def submit(
         seconds=body.seconds,
     )
     job = await accepted(request, service, order, pictures)
-    return shown(job, service, language)
+    return job_json(job, service, language)
 
 
 @router.get("/jobs", summary="List jobs, the newest first")
 async def listed(
     service: Service,
-    caller: Asking,
-    language: Spoken,
+    caller: CurrentCaller,
+    language: ClientLanguage,
     state: State | None = None,
     q: Annotated[str, Query(max_length=200, description="what the prompt has")] = "",
     before: Annotated[float | None, Query(description="made before this time", allow_inf_nan=False)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:
     """The caller's own jobs; those of all keys for an admin."""
-    found = await run_in_threadpool(service.store.jobs, caller.sees, state, q, before, limit)
-    return {"object": "list", "data": [shown(job, service, language) for job in found]}
+    jobs = await run_in_threadpool(service.store.jobs, caller.visible_key, state, q, before, limit)
+    return {"object": "list", "data": [job_json(job, service, language) for job in jobs]}
 
 
 @router.get("/history", summary="What was drawn, the newest first")
 async def history(
     service: Service,
-    caller: Asking,
-    language: Spoken,
+    caller: CurrentCaller,
+    language: ClientLanguage,
     q: Annotated[str, Query(max_length=200)] = "",
     before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:
     """The caller's own jobs that have their pictures."""
-    found = await run_in_threadpool(service.store.jobs, caller.sees, State.done, q, before, limit)
-    return {"object": "list", "data": [shown(job, service, language) for job in found]}
+    jobs = await run_in_threadpool(service.store.jobs, caller.visible_key, State.done, q, before, limit)
+    return {"object": "list", "data": [job_json(job, service, language) for job in jobs]}
 
 
 @router.get("/jobs/{name}", summary="One job")
-async def one(name: str, service: Service, caller: Asking, language: Spoken) -> dict[str, Any]:
+async def one(name: str, service: Service, caller: CurrentCaller, language: ClientLanguage) -> dict[str, Any]:
     """A job of the caller's."""
-    return shown(await own_job(service, caller, name), service, language)
+    return job_json(await own_job(service, caller, name), service, language)
 
 
 @router.post("/jobs/{name}/cancel", summary="Cancel a job")
-async def cancel(name: str, service: Service, caller: Asking, language: Spoken) -> dict[str, Any]:
-    """Ends a job before its next step, and answers how it ended; one that has ended stays as it is."""
+async def cancel(name: str, service: Service, caller: CurrentCaller, language: ClientLanguage) -> dict[str, Any]:
+    """Cancels a job before its next step and returns it; an ended job is returned unchanged."""
     job = await own_job(service, caller, name)
     if job.state not in ENDED and service.cancel(name):
         job = await service.wait(name)
-    return shown(job, service, language)
+    return job_json(job, service, language)
 
 
 @router.delete("/jobs/{name}", status_code=204, summary="Cancel a job, or take it out of the history")
-async def forget(name: str, service: Service, caller: Asking) -> Response:
-    """Ends a job, and deletes it with its pictures."""
+async def forget(name: str, service: Service, caller: CurrentCaller) -> Response:
+    """Cancels a job if necessary, and deletes it with its pictures."""
     job = await own_job(service, caller, name)
     if job.state not in ENDED and service.cancel(name):
         await service.wait(name)
@@ -229,33 +233,33 @@ async def forget(name: str, service: Service, caller: Asking) -> Response:
     response_class=Response,
 )
 async def events(
-    name: str, service: Service, caller: Asking, language: Spoken, leaving_cancels: bool = False
+    name: str, service: Service, caller: CurrentCaller, language: ClientLanguage, leaving_cancels: bool = False
 ) -> EventStream:
     """``state`` with the job, ``step`` with a preview where there is one (JPEG in base64), ``picture``, and ``ended``
     with the job, which is last. With ``leaving_cancels`` the job ends when the connection does.
     """
     await own_job(service, caller, name)
 
-    async def told() -> AsyncGenerator[bytes]:
+    async def stream_events() -> AsyncGenerator[bytes]:
         job = await own_job(service, caller, name)
-        yield event("state", shown(job, service, language))
+        yield event("state", job_json(job, service, language))
         if job.state not in ENDED:
             stream = attached(service, name) if leaving_cancels else service.events(name)
             async for each in stream:
                 if each.kind in ("step", "picture"):
-                    yield event(each.kind, _told(each, name))
-        yield event("ended", shown(await own_job(service, caller, name), service, language))
+                    yield event(each.kind, _event_json(each, name))
+        yield event("ended", job_json(await own_job(service, caller, name), service, language))
 
-    return EventStream(told())
+    return EventStream(stream_events())
 
 
-def _told(happened: Event, job: str) -> dict[str, Any]:
+def _event_json(happened: Event, job: str) -> dict[str, Any]:
     if happened.kind == "picture":
         return {"place": happened.place, "url": f"/v1/jobs/{job}/pictures/{happened.place}"}
-    told: dict[str, Any] = {"place": happened.place, "done": happened.done, "steps": happened.steps}
-    if happened.shown is not None:
-        told["preview"] = base64.b64encode(shot(happened.shown)).decode()
-    return told
+    data: dict[str, Any] = {"place": happened.place, "done": happened.done, "steps": happened.steps}
+    if happened.preview is not None:
+        data["preview"] = base64.b64encode(shot(happened.preview)).decode()
+    return data
 
 
 @router.get(
@@ -264,10 +268,10 @@ def _told(happened: Event, job: str) -> dict[str, Any]:
     responses={200: {"content": {kind: {} for kind in MEDIA.values()}, "description": "the file"}},
     response_class=Response,
 )
-async def picture(name: str, place: int, service: Service, caller: Asking, format: Format = "png") -> Response:
+async def picture(name: str, place: int, service: Service, caller: CurrentCaller, format: Format = "png") -> Response:
     """The picture, as PNG with its record, or in another format."""
-    found = file_of(await own_job(service, caller, name), place)
-    content = await run_in_threadpool(encoded, service, found, format)
+    stored = file_of(await own_job(service, caller, name), place)
+    content = await run_in_threadpool(encoded, service, stored, format)
     return Response(content, media_type=MEDIA[format], headers={"Cache-Control": "private, max-age=86400"})
 
 

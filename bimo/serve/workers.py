@@ -1,7 +1,6 @@
-"""Processes that draw, each with engines of its own: one for a card, or for a group of a processor's cores.
+"""Worker processes with engines of their own: one for each card, or for each group of CPU cores.
 
-A process that ends, whatever ends it, is begun again, and what it had goes back to the queue. One whose server is gone
-ends by itself.
+A process that dies is restarted, and its jobs go back to the queue. A process whose server is gone exits.
 """
 
 from __future__ import annotations
@@ -26,7 +25,18 @@ import torch
 from bimo.core.messages import Both
 from bimo.core.picture import Picture
 from bimo.engine.memory import bytes_of
-from bimo.serve.dispatcher import Began, Dispatcher, Drew, Ended, Handed, Lost, Stepped, Tell, Told, Workers
+from bimo.serve.dispatcher import (
+    Began,
+    Dispatcher,
+    Drew,
+    Ended,
+    Handed,
+    Lost,
+    OnWorkerEvent,
+    Stepped,
+    WorkerEvent,
+    Workers,
+)
 from bimo.serve.executor import Executor, Listener, Source, idle
 from bimo.serve.jobs import Failure
 from bimo.serve.pool import EngineKey, EnginePool, pool_of
@@ -36,26 +46,26 @@ from bimo.serve.settings import ServeSettings
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Jobs that a process has at a time on a processor: its next one is there when one ends, and little is lost with it. A
-#: card has as many as share a call.
+#: Jobs that a CPU process has at a time: enough to have the next one ready, few enough to lose little if it dies. A
+#: card gets as many as share a batch.
 ROOM = 4
-#: Seconds until a process that ended before it could draw is begun again, the first time and at most.
+#: Seconds until a process that died before it was ready is restarted: at first, and at most.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-#: Seconds beyond those of drawing that a process is given to end.
+#: Seconds that a process has to exit, in addition to those for drawing.
 GRACE = 5.0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Seat:
-    """Where a process draws: on a device, and on which cores of the processor; none stands for all."""
+    """The device and the CPU cores of a process; no cores means all."""
 
     device: str
     cores: tuple[int, ...] = ()
 
 
 def seats(count: int, device: str) -> list[Seat]:
-    """Places for so many processes: cards in turn for "auto" and "cuda" where there are some, else groups of cores."""
+    """Seats for so many processes: cards in turn for "auto" and "cuda" if there are any, else groups of CPU cores."""
     if device in ("auto", "cuda") and (cards := torch.cuda.device_count()):
         return [Seat(f"cuda:{number % cards}") for number in range(count)]
     if device not in ("auto", "cpu"):
@@ -67,13 +77,13 @@ def seats(count: int, device: str) -> list[Seat]:
     return [Seat("cpu", tuple(cores[low:high])) for low, high in itertools.pairwise(bounds)]
 
 
-def drawing_in(count: int) -> Callable[[EnginePool, Source, Listener, ServeSettings], Executor]:
-    """Makes what draws a service's jobs in so many processes."""
+def process_executor(count: int) -> Callable[[EnginePool, Source, Listener, ServeSettings], Executor]:
+    """A factory of executors that draw in ``count`` processes."""
 
-    def made(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
+    def build(pool: EnginePool, source: Source, listener: Listener, settings: ServeSettings) -> Executor:
         return Dispatcher(ProcessWorkers(settings, seats(count, settings.load_options.device)), source, listener)
 
-    return made
+    return build
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ class _Stop:
 
 @dataclass(frozen=True)
 class _Ready:
-    """The process has its first model."""
+    """The process has loaded its first model."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,8 @@ class _Busy:
     numbers: dict[str, float]
 
 
-class _Telling:
-    """Tells the server what happens in this process. Where there is no server any more the process ends."""
+class _Reporter:
+    """Sends the events of this process to the server; exits if the server is gone."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
@@ -118,13 +128,13 @@ class _Telling:
     def began(self, job: str) -> None:
         self.send((job, Began()))
 
-    def stepped(self, job: str, place: int, done: int, steps: int, shown: Image.Image | None) -> None:
-        preview = None
-        if shown is not None:
+    def stepped(self, job: str, place: int, done: int, steps: int, preview: Image.Image | None) -> None:
+        png = None
+        if preview is not None:
             buffer = io.BytesIO()
-            shown.save(buffer, "PNG")
-            preview = buffer.getvalue()
-        self.send((job, Stepped(place, done, steps, preview)))
+            preview.save(buffer, "PNG")
+            png = buffer.getvalue()
+        self.send((job, Stepped(place, done, steps, png)))
 
     def drew(self, job: str, picture: Picture) -> None:
         self.send((job, Drew(picture)))
@@ -133,26 +143,26 @@ class _Telling:
         self.pictures.pop(job, None)
         self.send(_Busy(self.busy()))
         if failure is not None:
-            # As words: what a sentence was made of, an error for instance, need not go through a pipe.
+            # As text, since the values of a message, such as an exception, may not be picklable.
             failure = replace(failure, message=Both(failure.said("zh"), failure.said("en")))
         self.send((job, Ended(failure)))
 
 
 def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...]) -> None:
-    """A process from its beginning to its end."""
-    # Ctrl-C and systemd reach every process of a service; only the server says when its processes end.
+    """The main function of a worker process."""
+    # Ctrl-C and systemd signal every process of a service; only the server decides when its workers exit.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(max(1, min(len(cores), torch.get_num_threads())))
-    telling = _Telling(connection)
+    reporter = _Reporter(connection)
     pool = pool_of(settings)
     pool.load_now(EngineKey(pool.default))
-    scheduler = Scheduler(pool, telling, telling, batch=settings.batch)
-    telling.busy = lambda: scheduler.busy
+    scheduler = Scheduler(pool, reporter, reporter, batch=settings.batch)
+    reporter.busy = lambda: scheduler.busy
     scheduler.start()
-    telling.send(_Ready())
+    reporter.send(_Ready())
     while True:
         try:
             message: Handed | _Cancel | _Stop = connection.recv()
@@ -160,7 +170,7 @@ def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...
             os._exit(1)
         match message:
             case Handed(order, pictures, done):
-                telling.pictures[order.id] = pictures
+                reporter.pictures[order.id] = pictures
                 scheduler.submit(order, done)
             case _Cancel(job, failure):
                 scheduler.cancel(job, failure)
@@ -171,7 +181,7 @@ def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...
 
 
 class _Worker:
-    """A seat with the process on it, begun again as often as it ends."""
+    """A seat and its process, which is restarted whenever it dies."""
 
     def __init__(self, name: str, settings: ServeSettings, seat: Seat, room: int) -> None:
         self.settings = replace(settings, load_options=replace(settings.load_options, device=seat.device))
@@ -179,7 +189,7 @@ class _Worker:
         self.jobs: set[str] = set()
         self.ready = False
         self.process: SpawnProcess | None = None
-        #: Of processes that ended, and of the one there is.
+        #: Busy numbers of earlier processes, and of the current one.
         self.before: dict[str, float] = {}
         self.numbers: dict[str, float] = {}
         self._connection: Connection | None = None
@@ -187,12 +197,12 @@ class _Worker:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self, tell: Tell, free: Callable[[], None]) -> None:
+    def start(self, tell: OnWorkerEvent, free: Callable[[], None]) -> None:
         self._tell, self._free = tell, free
         self._thread.start()
 
     def send(self, message: Handed | _Cancel | _Stop, job: str = "") -> bool:
-        """Sends something to the process; False where there is none that could take it."""
+        """Sends a message to the process; False if there is none, or it has no room for another job."""
         with self._lock:
             taking = self.ready and not self._stopping.is_set()
             if self._connection is None or (job and not (taking and len(self.jobs) < self.room)):
@@ -206,12 +216,12 @@ class _Worker:
             return True
 
     def stop(self, seconds: float) -> None:
-        """Tells the process to end after what it has begun."""
+        """Tells the process to exit after the jobs it has started."""
         self._stopping.set()
         self.send(_Stop(seconds))
 
     def join(self, seconds: float) -> None:
-        """Waits for the process, and ends it where it does not end."""
+        """Waits for the process, and kills it after ``seconds``."""
         self._thread.join(seconds)
         if self._thread.is_alive() and self.process is not None:
             self.process.kill()
@@ -220,14 +230,14 @@ class _Worker:
     def _run(self) -> None:
         wait = FIRST_WAIT
         while not self._stopping.is_set():
-            drew = self._lived()
+            was_ready = self._lived()
             if self._stopping.is_set():
                 return
-            wait = FIRST_WAIT if drew else min(LONGEST_WAIT, wait * 2)
-            self._stopping.wait(0 if drew else wait)
+            wait = FIRST_WAIT if was_ready else min(LONGEST_WAIT, wait * 2)
+            self._stopping.wait(0 if was_ready else wait)
 
     def _lived(self) -> bool:
-        """One process from its beginning to its end; whether it came so far that it could draw."""
+        """Runs one process until it exits; returns whether it became ready."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(theirs, self.settings, self.seat.cores), daemon=True)
@@ -235,14 +245,14 @@ class _Worker:
         theirs.close()
         with self._lock:
             self.process, self._connection = process, ours
-        if self._stopping.is_set():  # it was told to nobody
+        if self._stopping.is_set():  # stop() came before there was a process to tell
             process.kill()
         self._hear(ours)
         process.join(GRACE)
         process.kill()
         process.join()
         with self._lock:
-            drew, self.ready, self._connection = self.ready, False, None
+            was_ready, self.ready, self._connection = self.ready, False, None
             lost, self.jobs = self.jobs, set[str]()
             self.before = {name: self.before.get(name, 0.0) + value for name, value in self.numbers.items()}
             self.numbers = {}
@@ -251,12 +261,12 @@ class _Worker:
             _log.warning("a process that draws ended with status %s; another is begun", process.exitcode)
         for job in lost:
             self._tell(job, Lost())
-        return drew
+        return was_ready
 
     def _hear(self, connection: Connection) -> None:
         while True:
             try:
-                message: _Ready | _Busy | tuple[str, Told] = connection.recv()
+                message: _Ready | _Busy | tuple[str, WorkerEvent] = connection.recv()
             except (EOFError, OSError):
                 return
             match message:
@@ -266,46 +276,46 @@ class _Worker:
                     self._free()
                 case _Busy(numbers):
                     self.numbers = numbers
-                case (job, told):
-                    if isinstance(told, Ended):
+                case (job, event):
+                    if isinstance(event, Ended):
                         with self._lock:
                             self.jobs.discard(job)
-                    self._tell(job, told)
-                    if isinstance(told, Ended):
+                    self._tell(job, event)
+                    if isinstance(event, Ended):
                         self._free()
 
 
 class ProcessWorkers(Workers):
-    """A process for each seat. The weights of their models share the memory that the settings name."""
+    """One process for each seat. They share the memory limit of the settings equally."""
 
-    def __init__(self, settings: ServeSettings, places: Sequence[Seat]) -> None:
-        memory = settings.load_options.memory and f"{bytes_of(settings.load_options.memory) // len(places)}B"
-        each = replace(settings, load_options=replace(settings.load_options, memory=memory))
+    def __init__(self, settings: ServeSettings, seats: Sequence[Seat]) -> None:
+        memory = settings.load_options.memory and f"{bytes_of(settings.load_options.memory) // len(seats)}B"
+        worker_settings = replace(settings, load_options=replace(settings.load_options, memory=memory))
         self.workers = [
-            _Worker(f"bimo-worker-{number}", each, seat, ROOM if seat.device == "cpu" else settings.batch)
-            for number, seat in enumerate(places)
+            _Worker(f"bimo-worker-{number}", worker_settings, seat, ROOM if seat.device == "cpu" else settings.batch)
+            for number, seat in enumerate(seats)
         ]
 
-    def start(self, tell: Tell, free: Callable[[], None]) -> None:
-        """Begins the processes; each takes jobs once it has its model."""
-        # Before the end of multiprocessing itself, which would wait for processes that nobody told to end.
+    def start(self, tell: OnWorkerEvent, free: Callable[[], None]) -> None:
+        """Starts the processes; each takes jobs once it has loaded its model."""
+        # Runs before multiprocessing's own exit handler, which would wait for the processes forever.
         atexit.register(self.stop, 0.0)
         for worker in self.workers:
             worker.start(tell, free)
 
     def give(self, job: Handed) -> bool:
-        """To the process with the fewest jobs."""
+        """Sends a job to the process with the fewest jobs."""
         ranked = sorted(self.workers, key=lambda worker: len(worker.jobs))
         return any(worker.send(job, job.order.id) for worker in ranked)
 
     def cancel(self, job: str, failure: Failure) -> None:
-        """Tells the process that has it."""
+        """Cancels a job in the process that has it."""
         for worker in self.workers:
             if job in worker.jobs:
                 worker.send(_Cancel(job, failure))
 
     def stop(self, seconds: float) -> None:
-        """Tells all of them, then waits for each."""
+        """Stops all processes."""
         atexit.unregister(self.stop)
         for worker in self.workers:
             worker.stop(seconds)
@@ -313,11 +323,11 @@ class ProcessWorkers(Workers):
             worker.join(seconds + GRACE)
 
     def processes(self) -> list[int]:
-        """The ids of those that take jobs."""
+        """The process ids of ready workers."""
         return [w.process.pid for w in self.workers if w.ready and w.process is not None and w.process.pid is not None]
 
     def busy(self) -> dict[str, float]:
-        """The sums of all, those that ended among them."""
+        """The sums over all processes, including those that died."""
         sums = idle()
         for worker in self.workers:
             for numbers in (worker.before, worker.numbers):

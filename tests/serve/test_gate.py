@@ -76,7 +76,7 @@ def asked(
         told = {"type": message["type"], "length": len(message.get("body", b""))}
         await send({"type": "http.response.body", "body": json.dumps(told).encode()})
 
-    gate = Gate(app, keys=keys, limits=limits, left=lambda session: heard.append(session))
+    gate = Gate(app, keys=keys, limits=limits, on_page_closed=lambda session: heard.append(session))
     named = {"host": "127.0.0.1:1", "accept-language": "en"} | (headers or {})
     scope = {"type": "http", "method": method, "path": path}
     scope["headers"] = [(k.encode(), v.encode()) for k, v in named.items()]

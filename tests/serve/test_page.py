@@ -384,7 +384,7 @@ def test_prompts_are_shown_as_they_are(service: DrawingService) -> None:
 def served(service: DrawingService, keys: KeyStore | None = None) -> TestClient:
     """A client of the application with its page."""
     page = Page(service, keys)
-    app = create_app(service, gate=lambda inner: Gate(inner, keys=keys, left=page.left))
+    app = create_app(service, gate=lambda inner: Gate(inner, keys=keys, on_page_closed=page.closed))
     unknown_paths(app)
     mount(app, page)
     return TestClient(app, base_url="http://127.0.0.1", headers={"accept-language": "en"}, follow_redirects=False)
@@ -475,7 +475,7 @@ def test_a_closed_page_ends_its_drawing(make_service: Callable[..., DrawingServi
     service = make_service()
     page = Page(service)
     job = asyncio.run(page.accept(replace(FORM, steps=100, count=8), VISITOR))
-    page.left("another tab")
+    page.closed("another tab")
     service.start()
-    page.left("tab")
+    page.closed("tab")
     assert service.wait_here(job.id).state is State.cancelled

@@ -215,7 +215,7 @@ def test_what_a_model_cannot_draw_is_refused_before_it_is_accepted(service: Draw
 def test_previews_come_on_the_way_and_look_like_the_end(service: DrawingService) -> None:
     shown: list[Image.Image] = []
     name = submit(service, {"text": "红苹果", "steps": 8, "seed": 1}, previews=3)
-    job = service.wait_here(name, lambda event: event.shown is not None and shown.append(event.shown))
+    job = service.wait_here(name, lambda event: event.preview is not None and shown.append(event.preview))
     assert len(shown) == 3
     with Image.open(job.pictures[0].file) as image:
         last = np.asarray(image, float)

@@ -1,8 +1,8 @@
-"""What AUTOMATIC1111's clients send."""
+"""Request bodies of AUTOMATIC1111's API."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 
@@ -17,7 +17,10 @@ class Body(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _defaults(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, Any]", value)
+        return {name: field for name, field in fields.items() if field is not None}
 
 
 class Txt2Img(Body):

@@ -1,4 +1,4 @@
-"""What the ControlNet extension of AUTOMATIC1111 is asked for: which networks there are."""
+"""Endpoints of AUTOMATIC1111's ControlNet extension."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from bimo.serve.asking import Service
+from bimo.serve.dependencies import Service
 
 router = APIRouter(prefix="/controlnet", tags=["AUTOMATIC1111"])
 

@@ -1,4 +1,4 @@
-"""txt2img and img2img, with the second pass of "hires fix"."""
+"""txt2img and img2img, with hires fix."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from bimo import __version__
 from bimo.core.messages import Message
 from bimo.serve.a1111.bodies import Img2Img, Txt2Img
-from bimo.serve.a1111.wanted import Wanted
-from bimo.serve.asking import Asking, Service, drawn, encoded, own_job, whole
+from bimo.serve.a1111.conversion import ConvertedRequest
+from bimo.serve.dependencies import CurrentCaller, Service, drawn, encoded, own_job, whole
 from bimo.serve.enlarging import UPSCALERS, enlarged
 from bimo.serve.infotext import infotext, parsed
 from bimo.serve.jobs import Job, State
@@ -29,74 +29,74 @@ if TYPE_CHECKING:
     from PIL import Image
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
-#: How an image is brought to the size that is drawn: stretched, cut, padded.
+#: A1111's resize modes of an initial image.
 STRETCH, CUT, PAD = 0, 1, 2
 
 
 @router.post("/txt2img", summary="Draw a prompt")
-async def txt2img(body: Txt2Img, request: Request, service: Service, caller: Asking) -> dict[str, Any]:
+async def txt2img(body: Txt2Img, request: Request, service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Pictures in base64, and what they are in ``info``."""
-    wanted = await run_in_threadpool(Wanted, body, service, caller)
-    found = await _all(wanted, {}, request, service, caller)
+    converted = await run_in_threadpool(ConvertedRequest, body, service, caller)
+    jobs = await _all(converted, {}, request, service, caller)
     if body.enable_hr:
-        found = await _enlarged(wanted, found, request, service, caller)
-    return await run_in_threadpool(_answer, wanted, found, body)
+        jobs = await _hires_pass(converted, jobs, request, service, caller)
+    return await run_in_threadpool(_answer, converted, jobs, body)
 
 
 @router.post("/img2img", summary="Draw after a picture")
-async def img2img(body: Img2Img, request: Request, service: Service, caller: Asking) -> dict[str, Any]:
+async def img2img(body: Img2Img, request: Request, service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """As txt2img, after the first of ``init_images`` by ``denoising_strength``, within ``mask``."""
     if not body.init_images:
         raise ApiError(404, Message("init_images is empty; expected a picture in base64"), param="init_images")
-    wanted = await run_in_threadpool(Wanted, body, service, caller)
-    pictures = await run_in_threadpool(_inputs, body, wanted)
+    converted = await run_in_threadpool(ConvertedRequest, body, service, caller)
+    pictures = await run_in_threadpool(_inputs, body, converted)
     if len(body.init_images) > 1:
-        wanted.note(Message("of {count} init_images the first alone is used", count=len(body.init_images)))
-    found = await _all(wanted, pictures, request, service, caller)
-    return await run_in_threadpool(_answer, wanted, found, body)
+        converted.note(Message("of {count} init_images the first alone is used", count=len(body.init_images)))
+    jobs = await _all(converted, pictures, request, service, caller)
+    return await run_in_threadpool(_answer, converted, jobs, body)
 
 
 async def _all(
-    wanted: Wanted,
+    converted: ConvertedRequest,
     pictures: Mapping[str, bytes],
     request: Request,
     service: DrawingService,
     caller: Caller,
 ) -> list[Job]:
-    """Every iteration, each a job; those that were interrupted are answered with the pictures that they have."""
-    found: list[Job] = []
-    seed = wanted.values.get("seed")
-    pictures = {**wanted.pictures, **pictures}
-    first = wanted.order(caller, 0, seed)
+    """Draws all iterations, a job each; interrupted jobs are returned with the pictures that they have."""
+    jobs: list[Job] = []
+    seed = converted.values.get("seed")
+    pictures = {**converted.pictures, **pictures}
+    first = converted.order(caller, 0, seed)
     seed = int(first.values["seed"])
-    waiting = [first, *(wanted.order(caller, place, seed) for place in range(1, wanted.body.n_iter))]
+    orders = [first, *(converted.order(caller, iteration, seed) for iteration in range(1, converted.body.n_iter))]
     try:
-        for order in waiting[1:]:
+        for order in orders[1:]:
             await run_in_threadpool(service.accept, order, pictures)
         try:
-            found.append(await drawn(request, service, waiting[0], pictures))
+            jobs.append(await drawn(request, service, orders[0], pictures))
         except ApiError as error:
             if error.code != "cancelled":
                 raise
-            found.append(await own_job(service, caller, waiting[0].id))
-        for order in waiting[1:]:
+            jobs.append(await own_job(service, caller, orders[0].id))
+        for order in orders[1:]:
             job = await service.wait(order.id)
-            found.append(job if job.state is State.cancelled else whole(job))
-        return found
+            jobs.append(job if job.state is State.cancelled else whole(job))
+        return jobs
     finally:
-        for order in waiting[1:]:
+        for order in orders[1:]:
             service.cancel(order.id)
 
 
-async def _enlarged(
-    wanted: Wanted, found: Sequence[Job], request: Request, service: DrawingService, caller: Caller
+async def _hires_pass(
+    converted: ConvertedRequest, first_jobs: Sequence[Job], request: Request, service: DrawingService, caller: Caller
 ) -> list[Job]:
-    """The second pass of "hires fix": each picture enlarged, and drawn after itself."""
-    body = wanted.body
+    """The second pass of hires fix: image-to-image from each enlarged picture."""
+    body = converted.body
     if body.hr_upscaler and body.hr_upscaler not in UPSCALERS:
-        wanted.note(Message("no upscaler {name} here; Lanczos enlarged it", name=body.hr_upscaler))
+        converted.note(Message("no upscaler {name} here; Lanczos enlarged it", name=body.hr_upscaler))
     jobs: list[Job] = []
-    for job in found:
+    for job in first_jobs:
         for picture in job.pictures:
             size = (body.hr_resize_x, body.hr_resize_y)
             if not all(size):
@@ -106,30 +106,30 @@ async def _enlarged(
                 "size": size,
                 "count": 1,
                 "strength": 0.75 if body.denoising_strength is None else body.denoising_strength,
-                "steps": body.hr_second_pass_steps or wanted.values["steps"],
-                "text": body.hr_prompt or wanted.values["text"],
-                "negative": body.hr_negative_prompt or wanted.values["negative"],
+                "steps": body.hr_second_pass_steps or converted.values["steps"],
+                "text": body.hr_prompt or converted.values["text"],
+                "negative": body.hr_negative_prompt or converted.values["negative"],
                 "seed": picture.seed,
             }
             content = await run_in_threadpool(enlarged, encoded(service, picture), size)
-            order = wanted.order(caller, 0, None, changes)
-            jobs.append(await drawn(request, service, order, {**wanted.pictures, "image": content}))
+            order = converted.order(caller, 0, None, changes)
+            jobs.append(await drawn(request, service, order, {**converted.pictures, "image": content}))
     return jobs
 
 
-def _inputs(body: Img2Img, wanted: Wanted) -> dict[str, bytes]:
-    """The picture and the mask, brought to the size that is drawn."""
+def _inputs(body: Img2Img, converted: ConvertedRequest) -> dict[str, bytes]:
+    """The initial image and the mask, resized as requested."""
     from PIL import Image, ImageOps
 
     content = decoded(body.init_images[0], "init_images")
-    wanted.values["strength"] = 0.75 if body.denoising_strength is None else body.denoising_strength
-    found = {"image": content}
+    converted.values["strength"] = 0.75 if body.denoising_strength is None else body.denoising_strength
+    pictures = {"image": content}
     if body.mask:
-        found["mask"] = decoded(body.mask, "mask")
-    size = wanted.values.get("size")
+        pictures["mask"] = decoded(body.mask, "mask")
+    size = converted.values.get("size")
     if body.resize_mode not in (STRETCH, CUT, PAD):
-        wanted.note(Message("{name} is not done here; it changed nothing", name=f"resize_mode {body.resize_mode}"))
-    for name, each in found.items():
+        converted.note(Message("{name} is not done here; it changed nothing", name=f"resize_mode {body.resize_mode}"))
+    for name, each in pictures.items():
         with Image.open(io.BytesIO(each)) as opened:
             image: Image.Image = ImageOps.exif_transpose(opened)
             if name == "mask" and body.inpainting_mask_invert:
@@ -140,23 +140,23 @@ def _inputs(body: Img2Img, wanted: Wanted) -> dict[str, bytes]:
                 image = ImageOps.pad(image.convert("RGB" if name == "image" else "L"), size)
             buffer = io.BytesIO()
             image.save(buffer, "PNG")
-            found[name] = buffer.getvalue()
-    return found
+            pictures[name] = buffer.getvalue()
+    return pictures
 
 
-def _answer(wanted: Wanted, jobs: Sequence[Job], body: Txt2Img) -> dict[str, Any]:
+def _answer(converted: ConvertedRequest, jobs: Sequence[Job], body: Txt2Img) -> dict[str, Any]:
     pictures = [(job, picture) for job in jobs for picture in job.pictures if picture.flagged is None]
     texts = [
         infotext(picture.record, job.order.model, job.order.loras, (picture.width, picture.height))
         for job, picture in pictures
     ]
     sent = pictures if body.send_images else []
-    images = [base64.b64encode(encoded(wanted.service, picture)).decode() for _, picture in sent]
+    images = [base64.b64encode(encoded(converted.service, picture)).decode() for _, picture in sent]
     if isinstance(body, Img2Img) and body.include_init_images:
         images += body.init_images
-    told = [warning for _, picture in pictures for warning in picture.warnings]
+    warnings = [warning for _, picture in pictures for warning in picture.warnings]
     first = jobs[0].order
-    record = pictures[0][1].record if pictures else {"request": dict(first.values), "weights": ""}
+    record: Mapping[str, Any] = pictures[0][1].record if pictures else {"request": dict(first.values), "weights": ""}
     request: dict[str, Any] = record["request"]
     seeds = [picture.seed for _, picture in pictures]
     subseeds = [picture.record["request"].get("subseed", picture.seed) for _, picture in pictures]
@@ -188,7 +188,7 @@ def _answer(wanted: Wanted, jobs: Sequence[Job], body: Txt2Img) -> dict[str, Any
         "is_using_inpainting_conditioning": False,
         "version": f"bimo {__version__}",
         "interrupted": any(job.state is State.cancelled for job in jobs),
-        "warnings": list(dict.fromkeys([*wanted.warnings, *told])),
+        "warnings": list(dict.fromkeys([*converted.warnings, *warnings])),
         "jobs": [job.id for job in jobs],
     }
     return {

@@ -1,4 +1,4 @@
-"""Pictures that are enlarged, and what a picture says of itself."""
+"""Upscaling of pictures, and reading of their infotext."""
 
 from __future__ import annotations
 

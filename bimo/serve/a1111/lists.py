@@ -1,4 +1,4 @@
-"""One's own settings, what there is, and what is A1111's own and not here."""
+"""Options of the caller, lists of models, samplers and the like, and stubs of endpoints without a meaning here."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from bimo.core.messages import Message
 from bimo.diffusion.sampler_names import EDM_SAMPLERS, FLOW_SAMPLERS, SAMPLERS, SCHEDULES
 from bimo.hub import memory
 from bimo.prompts.styles import STYLES
-from bimo.serve.a1111.wanted import checkpoint, options_of
-from bimo.serve.asking import Asking, Service
+from bimo.serve.a1111.conversion import checkpoint, options_of
+from bimo.serve.dependencies import CurrentCaller, Service
 from bimo.serve.enlarging import UPSCALERS
 from bimo.serve.keys import Scope
 from bimo.serve.problems import ApiError
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 
 
 @router.get("/options", summary="One's own settings")
-async def options(service: Service, caller: Asking) -> dict[str, Any]:
+async def options(service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """The model and what else is drawn with where a request says nothing; each key has its own."""
     return options_of(service, caller) | {
         "samples_format": "png",
@@ -33,17 +33,17 @@ async def options(service: Service, caller: Asking) -> dict[str, Any]:
 
 
 @router.post("/options", summary="Set one's own settings")
-async def set_options(body: dict[str, Any], service: Service, caller: Asking) -> dict[str, Any]:
+async def set_options(body: dict[str, Any], service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Takes the model and CLIP skip; others are A1111's own and do nothing here."""
-    kept: dict[str, Any] = {}
+    accepted: dict[str, Any] = {}
     if "sd_model_checkpoint" in body:
-        kept["sd_model_checkpoint"] = checkpoint(service, str(body["sd_model_checkpoint"] or ""))
+        accepted["sd_model_checkpoint"] = checkpoint(service, str(body["sd_model_checkpoint"] or ""))
     if "CLIP_stop_at_last_layers" in body:
         value = body["CLIP_stop_at_last_layers"]
         if not isinstance(value, int) or not 1 <= value <= 12:
             raise RequestError("{name} is {value!r}; expected 1 to 12", name="CLIP_stop_at_last_layers", value=value)
-        kept["CLIP_stop_at_last_layers"] = value
-    service.client_options.setdefault(caller.name, {}).update(kept)
+        accepted["CLIP_stop_at_last_layers"] = value
+    service.client_options.setdefault(caller.name, {}).update(accepted)
     return {}
 
 
@@ -133,7 +133,7 @@ async def refresh() -> dict[str, Any]:
 
 
 @router.post("/unload-checkpoint", summary="Let go of models that nobody uses")
-async def unload(service: Service, caller: Asking) -> dict[str, Any]:
+async def unload(service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """For an admin."""
     if not caller.may(Scope.admin):
         raise ApiError(403, Message("this key does not open that: it lacks the scope {scope}", scope=Scope.admin))

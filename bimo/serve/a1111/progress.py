@@ -1,4 +1,4 @@
-"""How one's own drawings go, and their end."""
+"""Progress and interruption of the caller's own jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
 from bimo.serve.a1111.bodies import Task
-from bimo.serve.a1111.wanted import CLIENT
-from bimo.serve.asking import Asking, Service, shot
+from bimo.serve.a1111.conversion import CLIENT
+from bimo.serve.dependencies import CurrentCaller, Service, shot
 from bimo.serve.jobs import Order
 from bimo.serve.keys import Caller
 from bimo.serve.service import DrawingService
@@ -26,19 +26,19 @@ def _own(service: DrawingService, caller: Caller) -> list[Order]:
 
 
 @router.get("/progress", summary="How one's own drawing goes")
-async def progress(service: Service, caller: Asking, skip_current_image: bool = False) -> dict[str, Any]:
+async def progress(service: Service, caller: CurrentCaller, skip_current_image: bool = False) -> dict[str, Any]:
     """Of all jobs of the caller that are drawn or wait; all zeros where there is none."""
     return await run_in_threadpool(_progress, service, _own(service, caller), skip_current_image)
 
 
 def _progress(service: DrawingService, orders: Sequence[Order], without_image: bool) -> dict[str, Any]:
     steps = service.executor.progress()
-    left, every = (sum(steps.get(order.id, (0, 0))[part] for order in orders) for part in (0, 1))
+    left, total = (sum(steps.get(order.id, (0, 0))[part] for order in orders) for part in (0, 1))
     first = next((event for order in orders if (event := service.progress(order.id)) is not None), None)
-    shown = next((image for order in orders if (image := service.shown(order.id)) is not None), None)
-    began = min((order.created for order in orders), default=time.time())
-    done = 1 - left / every if every else 0.0
-    waited = time.time() - began
+    preview = next((image for order in orders if (image := service.preview(order.id)) is not None), None)
+    start = min((order.created for order in orders), default=time.time())
+    done = 1 - left / total if total else 0.0
+    waited = time.time() - start
     return {
         "progress": min(0.999, max(0.001, done)) if orders else 0.0,
         "eta_relative": waited * (1 - done) / done if done > 0.01 else 0.0,
@@ -48,18 +48,18 @@ def _progress(service: DrawingService, orders: Sequence[Order], without_image: b
             "stopping_generation": False,
             "job": "txt2img" if orders else "",
             "job_count": len(orders),
-            "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(began)) if orders else "0",
+            "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(start)) if orders else "0",
             "job_no": 0,
             "sampling_step": 0 if first is None else first.done,
             "sampling_steps": 0 if first is None else first.steps,
         },
-        "current_image": None if shown is None or without_image else base64.b64encode(shot(shown, "png")).decode(),
+        "current_image": None if preview is None or without_image else base64.b64encode(shot(preview, "png")).decode(),
         "textinfo": None,
     }
 
 
 @router.post("/interrupt", summary="End one's own drawings")
-async def interrupt(service: Service, caller: Asking) -> dict[str, Any]:
+async def interrupt(service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Ends them before their next step; what is drawn of them is answered."""
     for order in _own(service, caller):
         service.cancel(order.id)
@@ -67,7 +67,7 @@ async def interrupt(service: Service, caller: Asking) -> dict[str, Any]:
 
 
 @router.post("/skip", summary="End the drawing that is under way")
-async def skip(service: Service, caller: Asking) -> dict[str, Any]:
+async def skip(service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Ends the oldest of one's own drawings; those after it go on."""
     for order in _own(service, caller)[:1]:
         service.cancel(order.id)
@@ -75,25 +75,25 @@ async def skip(service: Service, caller: Asking) -> dict[str, Any]:
 
 
 @internal.post("/progress", summary="How a task goes, by its id")
-async def task_progress(body: Task, service: Service, caller: Asking) -> dict[str, Any]:
+async def task_progress(body: Task, service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Of one's own jobs with that ``force_task_id``."""
     orders = [order for order in _own(service, caller) if order.note.get("task") == body.id_task and body.id_task]
-    found = await run_in_threadpool(_progress, service, orders, not body.live_preview)
-    image = found["current_image"]
+    report = await run_in_threadpool(_progress, service, orders, not body.live_preview)
+    image = report["current_image"]
     return {
-        "active": found["state"]["sampling_steps"] > 0,
-        "queued": bool(orders) and not found["state"]["sampling_steps"],
+        "active": report["state"]["sampling_steps"] > 0,
+        "queued": bool(orders) and not report["state"]["sampling_steps"],
         "completed": not orders,
-        "progress": found["progress"],
-        "eta": found["eta_relative"],
+        "progress": report["progress"],
+        "eta": report["eta_relative"],
         "live_preview": None if image is None else f"data:image/png;base64,{image}",
-        "id_live_preview": found["state"]["sampling_step"],
+        "id_live_preview": report["state"]["sampling_step"],
         "textinfo": None,
     }
 
 
 @internal.get("/pending-tasks", summary="Ids of tasks that wait")
-async def pending(service: Service, caller: Asking) -> dict[str, Any]:
+async def pending(service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Of one's own jobs."""
     tasks = list(dict.fromkeys(str(o.note["task"]) for o in _own(service, caller) if o.note.get("task")))
     return {"size": len(tasks), "tasks": tasks}

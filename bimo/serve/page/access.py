@@ -1,5 +1,5 @@
-"""Who sees the page and what of it: a login by a key, pictures of one's own alone, and of gradio's many addresses those
-that the page needs.
+"""Access control of the page: login with a key, only one's own pictures, and only the routes of gradio's that the page
+needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from bimo.core.messages import Message
 from bimo.core.output_path import name_of
-from bimo.serve.asking import file_of
+from bimo.serve.dependencies import file_of
 from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import spoken
 from bimo.serve.keys import LOCAL, KeyStore, Scope
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from starlette.types import Scope as AsgiScope
 
 COOKIE = "bimo_key"
-#: Seconds that a browser remembers a key.
+#: Lifetime of the cookie in seconds.
 REMEMBERED = 30 * 86400
 #: The longer side of pictures in the gallery, in pixels.
 SMALL = 320
-#: How many times as wide a picture is enlarged at most.
+#: The largest factor of enlargement.
 LARGEST = 2
-#: What the page's own script asks of gradio. There is no upload and no file: pictures come and go by the form and by
-#: ``/page/pictures``.
+#: The routes of gradio's that the page's script uses. Uploads and files are not among them: pictures are sent in the
+#: form, and served at ``/page/pictures``.
 _OPEN = re.compile(
     r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?|/(assets|static|svelte)/.*"
     r"|/gradio_api/(queue/(join|data)|heartbeat/[\w-]+|startup-events|theme\.css|info|cancel|reset|app_id)"
@@ -52,7 +52,7 @@ Identify = Callable[[Request], str | None]
 
 
 def identified(keys: KeyStore | None) -> Identify:
-    """Whose page a request comes from: the name of a key, None for nobody's."""
+    """A function that returns the name of a request's key, None without a valid one."""
     if keys is None:
         return lambda request: LOCAL.name
 
@@ -108,14 +108,14 @@ def _quoted(name: str) -> str:
 
 
 def small(png: bytes) -> bytes:
-    """A picture for the gallery, as WebP."""
+    """A thumbnail for the gallery, as WebP."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:
-        shown = image.convert("RGB")
-    shown.thumbnail((SMALL, SMALL))
+        thumbnail = image.convert("RGB")
+    thumbnail.thumbnail((SMALL, SMALL))
     buffer = io.BytesIO()
-    shown.save(buffer, "WEBP", quality=85)
+    thumbnail.save(buffer, "WEBP", quality=85)
     return buffer.getvalue()
 
 
@@ -133,23 +133,25 @@ def _login(routes: APIRouter, keys: KeyStore) -> None:
         caller = await run_in_threadpool(keys.caller, token)
         if caller is None or not caller.may(Scope.draw):
             return _login_page(spoken(request.headers.get("accept-language")), WRONG)
-        entered = RedirectResponse("/", 303)
+        response = RedirectResponse("/", 303)
         secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-        entered.set_cookie(COOKIE, token, max_age=REMEMBERED, httponly=True, samesite="strict", secure=secure, path="/")
-        return entered
+        response.set_cookie(
+            COOKIE, token, max_age=REMEMBERED, httponly=True, samesite="strict", secure=secure, path="/"
+        )
+        return response
 
     @routes.get("/logout")
     async def leave() -> Response:
-        left = RedirectResponse("/login", 303)
-        left.delete_cookie(COOKIE, path="/")
-        return left
+        response = RedirectResponse("/login", 303)
+        response.delete_cookie(COOKIE, path="/")
+        return response
 
 
 def _login_page(language: str, wrong: Message | None = None) -> Response:
     title = escaped(Message("Your key").said(language))
     enter = escaped(Message("Enter").said(language))
     hint = escaped(Message("Whoever runs this server gives keys: bimo keys add NAME").said(language))
-    said = f'<p role="alert">{escaped(wrong.said(language))}</p>' if wrong else ""
+    alert = f'<p role="alert">{escaped(wrong.said(language))}</p>' if wrong else ""
     return HTMLResponse(
         f"""<!doctype html><html lang="{language}"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>笔墨 bimo</title><style>
@@ -162,22 +164,22 @@ input, button {{ font: inherit; padding: .6rem .8rem; border-radius: 8px; border
 button {{ background: #b93a2b; color: white; border: 0; }}</style>
 <form method="post" action="/login"><h1>笔墨 bimo</h1><label for="key">{title}</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
-{said}<button>{enter}</button><p>{hint}</p></form></html>""",
+{alert}<button>{enter}</button><p>{hint}</p></form></html>""",
         status_code=401 if wrong else 200,
         headers={"Cache-Control": "no-store"},
     )
 
 
 class OnlyThePage:
-    """Before gradio's application: of its addresses those that the page's script asks, bodies as its forms send them,
-    and nothing for who has not logged in. ``events`` says of each event how many values it takes.
+    """ASGI middleware before gradio's application: admits only the routes and bodies that the page's script uses, and
+    only after login. ``events`` has the number of input values of each event.
     """
 
     def __init__(self, app: ASGIApp, identify: Identify, events: Mapping[int, int]) -> None:
         self.app, self.identify, self.events = app, identify, events
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Hands a request on, or answers that it is refused."""
+        """Passes a request on, or refuses it."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": ""})
@@ -191,28 +193,28 @@ class OnlyThePage:
             await RedirectResponse("/login", 303)(scope, receive, send)
         elif path == _JOIN:
             body = await request.body()
-            if not self._sent(body):
+            if not self._is_event(body):
                 await answer(path, ApiError(422, SENT), language)(scope, receive, send)
                 return
-            waiting = [{"type": "http.request", "body": body, "more_body": False}]
+            messages = [{"type": "http.request", "body": body, "more_body": False}]
 
             async def replayed() -> Any:
-                return waiting.pop() if waiting else await receive()
+                return messages.pop() if messages else await receive()
 
             await self.app(scope, replayed, send)
         else:
             await self.app(scope, receive, send)
 
-    def _sent(self, body: bytes) -> bool:
-        """Whether a body is what an event of the page sends."""
+    def _is_event(self, body: bytes) -> bool:
+        """Whether a body is that of an event of the page."""
         try:
-            found: Any = json.loads(body)
+            parsed: Any = json.loads(body)
         except (ValueError, RecursionError):
             return False
-        if not isinstance(found, dict):
+        if not isinstance(parsed, dict):
             return False
-        sent = cast("dict[str, Any]", found)
-        number, data, session = sent.get("fn_index"), sent.get("data"), sent.get("session_hash")
+        message = cast("dict[str, Any]", parsed)
+        number, data, session = message.get("fn_index"), message.get("data"), message.get("session_hash")
         if not isinstance(number, int) or isinstance(number, bool) or number not in self.events:
             return False
         named = isinstance(session, str) and _SESSION.fullmatch(session) is not None

@@ -1,4 +1,4 @@
-"""Pictures beside each other: a table over two settings, prompts from a table, and two models with a vote."""
+"""Comparisons: grids over two settings, tables of prompts, and votes between two models."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from bimo.core.messages import Both, Listed
 from bimo.serve.jobs import Job
 from bimo.serve.page.form import Amount, Form, Words
 
-#: Pictures of a comparison, and rows of a table.
+#: Limits of pictures in a grid, and of rows in a table.
 MOST_CELLS = 36
 MOST_ROWS = 64
 VOTES = "choices.jsonl"
-#: What an axis goes over: fields of the form by their names, and how a value of theirs is read.
+#: Fields of the form that an axis can vary, and the parsers of their values.
 AXES: dict[str, Amount | Words] = {
     "steps": Amount(1, 100, True),
     "guidance": Amount(0, 100),
@@ -51,17 +51,17 @@ AXIS_NAMES = {
 
 
 def axis(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:
-    """(head, what of the form changes) of each value of an axis; one that changes nothing for no name. Values have
-    commas between them, whole numbers may be a range: ``4-12``. Raises RequestError.
+    """(heading, changed fields) for each value of an axis; a single unchanged one without a name. Values are separated
+    by commas; integers can be a range, ``4-12``. Raises RequestError.
     """
     if not name:
         return [("", {})]
     kind = AXES.get(name)
     if kind is None:
         raise RequestError("there is no setting {name!r} to compare; there is {names}", name=name, names=Listed(AXES))
-    found = [part.strip() for part in text.replace("，", ",").replace("\n", ",").split(",") if part.strip()]
+    parts = [part.strip() for part in text.replace("，", ",").replace("\n", ",").split(",") if part.strip()]
     values: list[Any] = []
-    for part in found:
+    for part in parts:
         if isinstance(kind, Words):
             values.append(kind.read(part, AXIS_NAMES[name]))
             continue
@@ -86,7 +86,7 @@ def axis(name: str, text: str) -> list[tuple[str, dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A comparison: heads across and down, and the form of each cell by its row and column."""
+    """A grid: column and row headings, and the form of each cell by row and column."""
 
     across: tuple[str, ...]
     down: tuple[str, ...]
@@ -94,7 +94,7 @@ class Sheet:
 
 
 def sheet(form: Form, x: tuple[str, str], y: tuple[str, str]) -> Sheet:
-    """The table of two axes, each (setting, values), every cell with the same seed. Raises RequestError."""
+    """The grid of two axes, each (field, values); all cells have the same seed. Raises RequestError."""
     if x[0] and x[0] == y[0]:
         raise RequestError("both axes are {name}; take another for one of them", name=AXIS_NAMES.get(x[0], x[0]))
     if not x[0] and not y[0]:
@@ -111,7 +111,7 @@ def _too_many(count: int) -> RequestError:
     return RequestError("{count} pictures; a comparison has at most {most}", count=count, most=MOST_CELLS)
 
 
-#: Columns of a table by how their heads may read.
+#: Accepted headings of a table's columns.
 COLUMNS = {
     "text": ("text", "prompt", "提示词", "文本"),
     "negative": ("negative", "反向提示词", "不要画"),
@@ -128,8 +128,8 @@ _COLUMN = {head: name for name, heads in COLUMNS.items() for head in heads}
 
 
 def rows(form: Form, text: str) -> list[Form]:
-    """A form a line: of a table with a head (tabs or commas between), or of prompts, a line each. What a line leaves
-    open is as in ``form``. Raises RequestError that names the line.
+    """One form for each line of a table with a header (separated by tabs or commas), or of a list of prompts. Missing
+    values are those of ``form``. Raises RequestError that names the line.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
@@ -141,16 +141,16 @@ def rows(form: Form, text: str) -> list[Form]:
     base = replace(form, count=1)
     if "text" not in heads:
         return [replace(base, text=line.strip()) for line in lines[:MOST_ROWS]]
-    made: list[Form] = []
+    forms: list[Form] = []
     for number, cells in enumerate(csv.reader(io.StringIO("\n".join(lines[1:])), delimiter=mark), 2):
-        given = {name: cell.strip() for name, cell in zip(heads, cells, strict=False) if name and cell.strip()}
+        row_values = {name: cell.strip() for name, cell in zip(heads, cells, strict=False) if name and cell.strip()}
         try:
-            made.append(replace(base, **{name: _value(name, cell) for name, cell in given.items()}))
+            forms.append(replace(base, **{name: _value(name, cell) for name, cell in row_values.items()}))
         except RequestError as error:
             raise RequestError("line {number} of the table: {error}", number=number, error=error) from None
-    if not made:
+    if not forms:
         raise RequestError("the table is empty; write a prompt a line")
-    return made
+    return forms
 
 
 def _value(name: str, text: str) -> Any:
@@ -165,8 +165,8 @@ def _value(name: str, text: str) -> Any:
 
 
 class Votes:
-    """What people chose of two pictures for one prompt, as ``bimo data feedback`` reads it: ``choices.jsonl`` with the
-    pictures beside it, from which DiffusionDPO learns.
+    """Votes between two pictures for a prompt: ``choices.jsonl`` with the pictures in the same folder, as
+    ``bimo data feedback`` reads it for training with DiffusionDPO.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,6 +1,9 @@
-"""What happens on the page's first tab: draw and stop, and what is done with a picture: again, vary, upscale, use it as
-image, delete it.
+"""Event handlers of the page's first tab: draw, stop, and the actions on a picture: again, vary, upscale, use as image,
+delete.
 """
+
+# Parts of gradio's interface are untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -18,32 +21,32 @@ from bimo.core.errors import BimoError
 from bimo.core.messages import Message
 from bimo.serve.jobs import Job, State
 from bimo.serve.page import gallery
+from bimo.serve.page.components import Components
 from bimo.serve.page.form import Form, filled
-from bimo.serve.page.gallery import Named
-from bimo.serve.page.parts import Parts
+from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.session import TIMES, Page, Visitor
 
-#: How much is redrawn of a picture that is varied.
+#: The strength of variations.
 VARIED = 0.6
-#: Events are not shown by gradio's own means, have no address, and get values as the browser sends them.
+#: Event settings: no progress display or API route of gradio's, and unprocessed values.
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "preprocess": False}
-#: Beside those that draw none waits for another.
+#: For handlers that draw: no limit on concurrency.
 DRAWING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
-#: Models whose own side is shorter draw nothing larger well: theirs are enlarged by resampling alone.
+#: Models with a smaller native size do not draw well at twice that: their pictures are only resampled.
 LEAST_DRAWN_OVER = 256
 
 
 class Drawing:
-    """The events of the first tab that draw, or do something with the picture on the stage. What they answer is, in
-    this order: the stage, what is said beneath it, the gallery, the picture that is picked, the row of actions.
+    """Event handlers of the first tab. Their outputs are, in this order: the stage, the text below it, the gallery, the
+    name of the selected picture, the row of actions.
     """
 
-    def __init__(self, page: Page, parts: Parts, actions: dict[str, Any]) -> None:
+    def __init__(self, page: Page, parts: Components, actions: dict[str, Any]) -> None:
         self.page, self.parts, self.actions = page, parts, actions
         self.ended = [parts.stage, parts.about, parts.cards, parts.picked, actions["row"]]
 
     def connect(self) -> None:
-        """Has the components call these events."""
+        """Registers the handlers."""
         parts, actions = self.parts, self.actions
         gr.on([parts.go.click, parts.form["text"].submit], self.draw, parts.inputs, self.ended, **DRAWING)
         actions["stop"].click(self.stop, None, None, **DRAWING)
@@ -54,83 +57,83 @@ class Drawing:
         actions["forget"].click(self.forget, [parts.picked, parts.search], self.ended, **QUIET)
 
     def drawing_after(self, event: Any) -> None:
-        """Draws the form after an event that filled it."""
+        """Draws after an event that has filled the form."""
         event.success(self.draw, self.parts.inputs, self.ended, **DRAWING)
 
     async def draw(self, browser: gr.Request, *values: Any) -> AsyncGenerator[tuple[Any, ...]]:
-        """What the form asks for."""
+        """Draws the form."""
         who = Visitor.of(browser)
         try:
             form = Form.read(values)
             job = await self.page.accept(form, who)
         except (BimoError, MemoryError) as error:
             raise who.toast(error) from None
-        async for shown in self._shown(job, (form.width, form.height), who):
-            yield shown
+        async for outputs in self._follow(job, (form.width, form.height), who):
+            yield outputs
 
-    async def _shown(self, job: Job, size: tuple[int, int], who: Visitor) -> AsyncGenerator[tuple[Any, ...]]:
-        """A job as it is drawn, and as it ends."""
-        same, page, count = gr.skip(), self.page, job.order.count
+    async def _follow(self, job: Job, size: tuple[int, int], who: Visitor) -> AsyncGenerator[tuple[Any, ...]]:
+        """The outputs while a job is drawn, and when it has ended."""
+        unchanged, page, count = gr.skip(), self.page, job.order.count
         preview, place, shown_at = None, -1, 0.0
         try:
             waiting = gallery.working(who.language, 0, 1, 0, count, size, None)
-            yield waiting, "", same, "", gr.Row(visible=False)
+            yield waiting, "", unchanged, "", gr.Row(visible=False)
             async for event in page.service.events(job.id):
                 if event.kind != "step":
                     continue
-                preview = event.shown or (preview if event.place == place else None)
+                preview = event.preview or (preview if event.place == place else None)
                 place = event.place
-                if event.shown is None and time.monotonic() - shown_at < 0.1:
+                if event.preview is None and time.monotonic() - shown_at < 0.1:
                     continue
                 shown_at = time.monotonic()
                 stage = gallery.working(who.language, event.done, event.steps, event.place, count, size, preview)
-                yield stage, same, same, same, same
-            found = await asyncio.to_thread(page.service.job, job.id)
+                yield stage, unchanged, unchanged, unchanged, unchanged
+            ended_job = await asyncio.to_thread(page.service.job, job.id)
         finally:
             page.service.cancel(job.id)
             page.done(job, who)
-        yield await self._at_its_end(found, who)
+        yield await self._final_outputs(ended_job, who)
 
-    async def _at_its_end(self, found: Job | None, who: Visitor) -> tuple[Any, ...]:
-        if found is not None and (pictures := gallery.shown(found)):
+    async def _final_outputs(self, job: Job | None, who: Visitor) -> tuple[Any, ...]:
+        if job is not None and (pictures := gallery.visible_pictures(job)):
             first = pictures[0]
-            about = gallery.about(found, first, who.language)
+            about = gallery.about(job, first, who.language)
             cards = await self.page.history(who)
-            return gallery.finished(found), about, cards, str(Named(found.id, first.place)), gr.Row(visible=True)
-        told = ""
-        if found is not None:
-            refused = found.failure or next((p.flagged for p in found.pictures if p.flagged is not None), None)
-            if found.state is State.cancelled:
-                told = gallery.told(who.says(Message("stopped")))
+            return gallery.finished(job), about, cards, str(PictureName(job.id, first.place)), gr.Row(visible=True)
+        notice = ""
+        if job is not None:
+            refused = job.failure or next((p.flagged for p in job.pictures if p.flagged is not None), None)
+            if job.state is State.cancelled:
+                notice = gallery.notice(who.says(Message("stopped")))
             elif refused is not None:
-                told = gallery.told(who.says(refused), "warning")
-        return gallery.empty(who.language), told, gr.skip(), "", gr.Row(visible=False)
+                notice = gallery.notice(who.says(refused), "warning")
+        return gallery.empty(who.language), notice, gr.skip(), "", gr.Row(visible=False)
 
     def stop(self, browser: gr.Request) -> None:
-        """What this tab waits for is not drawn to its end."""
+        """Cancels the jobs of this browser tab."""
         self.page.stop(browser.session_hash or "")
 
     async def again(self, browser: gr.Request, text: Any) -> list[Any]:
-        """The form as the picture was drawn by."""
+        """Fills the form with a picture's settings."""
         who = Visitor.of(browser)
         job, named = await self._picked(text, who)
         picture = next(p for p in job.pictures if p.place == named.place)
         values = filled(job.order.values, job.order.model, job.order.loras)
-        # What it was made of is not kept once it is drawn: without its image it would be another picture.
+        # The initial image is deleted after drawing; without it the picture would be a different one.
         if "strength" in job.order.values:
             values |= {"image": "", "mask": ""}
             gr.Info(who.says(Message("The image it was drawn from is not kept; open it again for the same picture.")))
         return updates(values | {"seed": picture.seed, "count": 1})
 
     async def vary(self, browser: gr.Request, text: Any) -> list[Any]:
-        """The form with the picture as image, and another seed."""
+        """Fills the form for a variation: the picture as initial image, with another seed."""
         job, named = await self._picked(text, Visitor.of(browser))
         values = filled(job.order.values, job.order.model, job.order.loras)
         values |= {"seed": -1, "count": 1, "image": data_url(png_of(job, named)), "mask": "", "strength": VARIED}
         return [*updates(values), _onto(named)]
 
     async def upscale(self, browser: gr.Request, text: Any) -> AsyncGenerator[tuple[Any, ...]]:
-        """The picture at twice its size: drawn over by its model, where that draws so large."""
+        """Upscales a picture, with a second pass if the model can draw at that size."""
         who = Visitor.of(browser)
         job, named = await self._picked(text, who)
         picture = next(p for p in job.pictures if p.place == named.place)
@@ -145,23 +148,23 @@ class Drawing:
             larger = await self.page.enlarge(job, picture, who)
         except (BimoError, MemoryError) as error:
             raise who.toast(error) from None
-        async for shown in self._shown(larger, (TIMES * picture.width, TIMES * picture.height), who):
-            yield shown
+        async for outputs in self._follow(larger, (TIMES * picture.width, TIMES * picture.height), who):
+            yield outputs
 
     async def use(self, browser: gr.Request, text: Any) -> tuple[Any, ...]:
-        """The picture as image of the form."""
+        """Uses a picture as the initial image."""
         job, named = await self._picked(text, Visitor.of(browser))
         return data_url(png_of(job, named)), "", _onto(named)
 
     async def forget(self, browser: gr.Request, text: Any, search: Any) -> tuple[Any, ...]:
-        """Takes the picture's job out of the history."""
+        """Deletes the job of a picture."""
         who = Visitor.of(browser)
         job, _ = await self._picked(text, who)
         await asyncio.to_thread(self.page.service.store.forget, job.id)
         cards = await self.page.history(who, search if isinstance(search, str) else "")
         return gallery.empty(who.language), "", cards, "", gr.Row(visible=False)
 
-    async def _picked(self, text: Any, who: Visitor) -> tuple[Job, Named]:
+    async def _picked(self, text: Any, who: Visitor) -> tuple[Job, PictureName]:
         try:
             return await self.page.picked(text, who)
         except BimoError as error:
@@ -169,22 +172,22 @@ class Drawing:
 
 
 def updates(values: dict[str, Any]) -> list[Any]:
-    """What the components of the form are to show; those without a value stay."""
-    # Sliders are given their value alone: one above a bound that the page shows is said when it is drawn.
-    names = [each.name for each in fields(Form)]
+    """Updates for the form's components; those without a value are unchanged."""
+    # Bounds of sliders are not changed: a value outside of them is reported when drawing.
+    names = [field.name for field in fields(Form)]
     return [gr.update(value=values[name]) if name in values else gr.skip() for name in names]
 
 
-def png_of(job: Job, named: Named) -> bytes:
+def png_of(job: Job, named: PictureName) -> bytes:
     """The file of a picture."""
     return next(p for p in job.pictures if p.place == named.place).file.read_bytes()
 
 
 def data_url(png: bytes) -> str:
-    """A picture as a browser takes it."""
+    """A PNG as a data URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _onto(named: Named) -> str:
-    """What has the browser put a picture onto the canvas."""
+def _onto(named: PictureName) -> str:
+    """The element that makes the page's script load a picture onto the canvas."""
     return f'<i data-image="{gallery.PICTURES}/{named}.png" data-turn="{secrets.token_hex(4)}"></i>'

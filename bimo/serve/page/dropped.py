@@ -1,4 +1,4 @@
-"""Settings out of a picture's file that is dropped on the page: bimo's own record, or that of another program."""
+"""Reads the settings of a picture that is dropped on the page, drawn by bimo or another program."""
 
 from __future__ import annotations
 
@@ -19,59 +19,63 @@ from bimo.serve.page.form import filled
 from bimo.serve.pool import EnginePool
 from bimo.serve.uploads import decoded
 
-#: What a record says of pictures, which it does not hold.
+#: Fields of a request that need pictures, which metadata does not contain.
 _NOT_IN_A_FILE = {"image", "mask", "condition_images", "conditions", "strength"}
 FILE = Both("这个文件", "the file")
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """What the form shows for a file, and what is to be said of it."""
+class DroppedSettings:
+    """The values for the form, and notes for the visitor."""
 
     values: dict[str, Any]
     notes: tuple[str, ...] = ()
 
 
-def settings_of(text: Any, pool: EnginePool, engine: Engine) -> Dropped:
-    """The settings of a picture in base64, as a browser reads it; those of another program are fitted to ``engine``.
-    Raises RequestError for a file without any.
+def settings_of(text: Any, pool: EnginePool, engine: Engine) -> DroppedSettings:
+    """The settings of a picture in base64; those of another program are adapted to ``engine``. Raises RequestError for
+    a file without settings.
     """
     if not isinstance(text, str) or not text.startswith("data:"):
         raise RequestError("that is no picture of up to 12 MB; drop a PNG, JPEG or WebP")
     content = decoded(text.partition(" ")[0], FILE)
     infotext, items = read_from(content)
     if METADATA_KEY in items:
-        return _own(content, infotext, pool)
-    theirs = foreign_of(content, FILE)
-    if theirs is None:
+        return _from_own_record(content, infotext, pool)
+    foreign_request = foreign_of(content, FILE)
+    if foreign_request is None:
         raise RequestError("the file carries no settings of bimo, AUTOMATIC1111, ComfyUI or Fooocus")
-    kept, left = fitting(engine, theirs.fields)
-    kept["text"], tags = lora_tags(str(kept["text"]))
-    loras, unknown = _known(pool, [(tag.name, tag.weight) for tag in tags])
-    _shown(engine, kept)
-    return Dropped(filled(kept, None, loras), (*theirs.notes(), *left, *unknown))
+    accepted, ignored = fitting(engine, foreign_request.fields)
+    accepted["text"], tags = lora_tags(str(accepted["text"]))
+    loras, unknown = _known_loras(pool, [(tag.name, tag.weight) for tag in tags])
+    _use_form_names(engine, accepted)
+    return DroppedSettings(filled(accepted, None, loras), (*foreign_request.notes(), *ignored, *unknown))
 
 
-def _own(content: bytes, infotext: str, pool: EnginePool) -> Dropped:
+def _from_own_record(content: bytes, infotext: str, pool: EnginePool) -> DroppedSettings:
     record = metadata_of(content)
     model = next((name for name, path in pool.models.items() if record["recipe"] in (name, path)), None)
-    # A file may say anything; its pictures are named there by their hashes alone.
-    said = {name: value for name, value in record["request"].items() if name not in _NOT_IN_A_FILE}
-    # LoRAs are none of a request: they are in the text that is for A1111's programs.
+    # Metadata refers to pictures only by hash.
+    request_fields = {name: value for name, value in record["request"].items() if name not in _NOT_IN_A_FILE}
+    # LoRAs are not part of a request; they are only in the infotext.
     tags = lora_tags(parsed(infotext)["Prompt"])[1] if infotext else ()
-    loras, unknown = _known(pool, [(tag.name, tag.weight) for tag in tags])
+    loras, unknown = _known_loras(pool, [(tag.name, tag.weight) for tag in tags])
     note = str(Message("The settings of the picture are in the form."))
-    return Dropped(filled(checked(said).model_dump(exclude_defaults=True), model, loras), (note, *unknown))
+    return DroppedSettings(
+        filled(checked(request_fields).model_dump(exclude_defaults=True), model, loras), (note, *unknown)
+    )
 
 
-def _known(pool: EnginePool, loras: Sequence[tuple[str, float]]) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
-    """The LoRAs that this server has, and what is said of the others."""
+def _known_loras(
+    pool: EnginePool, loras: Sequence[tuple[str, float]]
+) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
+    """The LoRAs that this server has, and notes about the others."""
     unknown = tuple(say("no LoRA {name} on this server", name=name) for name, _ in loras if name not in pool.loras)
     return [each for each in loras if each[0] in pool.loras], unknown
 
 
-def _shown(engine: Engine, fields: dict[str, Any]) -> None:
-    """Samplers and schedules by the names that the form shows."""
+def _use_form_names(engine: Engine, fields: dict[str, Any]) -> None:
+    """Converts sampler and schedule to the names in the form."""
     level = engine.system.level(engine.recipe.levels[-1].name)
     if sampler := fields.get("sampler"):
         key, schedule = level.schedule.named(sampler)

@@ -1,4 +1,7 @@
-"""The form of the page: every value that a browser sends, checked, and the order it makes."""
+"""The form of the page: validates the values that a browser sends and converts them to a request."""
+
+# Values from a browser are untyped.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ MAXIMUM_TEXT = 1000
 MAXIMUM_COUNT = 8
 MAXIMUM_STEPS = 100
 MAXIMUM_SIDE = 2048
-MAXIMUM_SEED = 2**53 - 1  # what a browser's numbers hold whole
-#: The most characters of a picture as a browser sends it: base64 of 12 MiB.
+MAXIMUM_SEED = 2**53 - 1  # the largest exact integer in JavaScript
+#: The most characters of a picture: base64 of 12 MiB.
 MAXIMUM_PICTURE = 1 << 24
 MAXIMUM_NAMES = 16
 
@@ -69,7 +72,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Flag:
-    """A box that is ticked or not."""
+    """A checkbox."""
 
     def read(self, value: Any, name: Both) -> bool:
         """Raises RequestError for what is neither."""
@@ -80,14 +83,18 @@ class Flag:
 
 @dataclass(frozen=True)
 class Names:
-    """Some of a list."""
+    """A selection from a list."""
 
     def read(self, value: Any, name: Both) -> tuple[str, ...]:
         """The names. Raises RequestError."""
-        value = [] if value is None else value
-        if not isinstance(value, list) or len(value) > MAXIMUM_NAMES or not all(isinstance(v, str) for v in value):
+        names: list[Any] = [] if value is None else value
+        if (
+            not isinstance(value, list | None)
+            or len(names) > MAXIMUM_NAMES
+            or not all(isinstance(v, str) for v in names)
+        ):
             raise RequestError("{name} is {value!r}; expected a list of names", name=name, value=_short(value))
-        return tuple(Words().read(each, name) for each in value)
+        return tuple(Words().read(each, name) for each in names)
 
 
 Kind = Words | Amount | Flag | Names
@@ -99,8 +106,8 @@ def _field(kind: Kind, zh: str, en: str, default: Any = "") -> Any:
 
 @dataclass(frozen=True)
 class Form:
-    """What the page asks for, a field a component. ``image``, ``mask`` and ``control_image`` are pictures in base64 as
-    the browser's canvas makes them; ``loras`` are "name" or "name:weight"; "" says nothing.
+    """The values of the form, one field for each component. ``image``, ``mask`` and ``control_image`` are pictures in
+    base64 from the browser's canvas; ``loras`` are "name" or "name:weight"; "" means unset.
     """
 
     text: str = _field(Words(MAXIMUM_TEXT), "提示词", "the prompt")
@@ -134,42 +141,42 @@ class Form:
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Form:
-        """A form of what a browser sent, in the order of the fields. Raises RequestError that names the first wrong
+        """Validates the values of a browser, in the order of the fields. Raises RequestError that names the first wrong
         value.
         """
-        every = fields(cls)
-        if len(values) != len(every):
-            raise RequestError("expected {count} values, got {got}", count=len(every), got=len(values))
-        read: dict[str, Any] = {}
-        for each, value in zip(every, values, strict=True):
+        all_fields = fields(cls)
+        if len(values) != len(all_fields):
+            raise RequestError("expected {count} values, got {got}", count=len(all_fields), got=len(values))
+        parsed: dict[str, Any] = {}
+        for each, value in zip(all_fields, values, strict=True):
             kind: Kind = each.metadata["kind"]
-            read[each.name] = kind.read(value, each.metadata["name"])
-        return cls(**read)
+            parsed[each.name] = kind.read(value, each.metadata["name"])
+        return cls(**parsed)
 
     @classmethod
     def kind(cls, name: str) -> Kind:
-        """How a field is read."""
+        """The parser of a field."""
         return cls.__dataclass_fields__[name].metadata["kind"]
 
     @classmethod
     def title(cls, name: str) -> Both:
-        """What a field is called."""
+        """The display name of a field."""
         return cls.__dataclass_fields__[name].metadata["name"]
 
     @classmethod
     def words(cls, name: str, value: Any) -> str:
-        """One field's text, as a browser sent it by itself. Raises RequestError."""
+        """Validates a single text field. Raises RequestError."""
         kind = cls.kind(name)
         assert isinstance(kind, Words)
         return kind.read(value, cls.title(name))
 
     def values(self, own_rescale: float = 0.0, networks: Container[str] = ()) -> dict[str, Any]:
-        """The fields of a Request that are no pictures; what is left as it is says nothing. ``own_rescale`` is the
-        model's guidance rescale, ``networks`` are the names of ControlNets.
+        """The fields of a Request without pictures; defaults are left out. ``own_rescale`` is the model's guidance
+        rescale, ``networks`` are the names of ControlNets.
         """
         condition = self.condition(networks)
         words = [word for word in self.embeddings if word not in self.text]
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "text": " ".join((self.text, *words)) if words else self.text,
             "style": self.style or None,
             "negative": self.negative or ("" if self.empty_negative else None),
@@ -190,22 +197,22 @@ class Form:
             "writing": (self.writing or None) if self.inscribe.strip() else None,
             "font": (self.font.strip() or None) if self.inscribe.strip() else None,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
     def condition(self, networks: Container[str]) -> str:
-        """The condition that the control picture is given to: "control" for a ControlNet, whose name is among
-        ``networks``, else the model's own of that name; "" without a picture, or without a use for it.
+        """The condition of the control picture: "control" for a ControlNet in ``networks``, else the model's own
+        condition of that name; "" without a picture or a choice.
         """
         if not (self.control_image and self.control):
             return ""
         return numbered("control", 1) if self.control in networks else self.control
 
     def pictures(self, networks: Container[str] = ()) -> dict[str, bytes]:
-        """The pictures by the names that an order calls them. Raises RequestError."""
-        found = {"image": self.image, "mask": self.mask if self.image else ""}
+        """The pictures by their names in an order. Raises RequestError."""
+        pictures = {"image": self.image, "mask": self.mask if self.image else ""}
         if name := self.condition(networks):
-            found[CONDITION + name] = self.control_image
-        return {name: decoded(text, name.removeprefix(CONDITION)) for name, text in found.items() if text}
+            pictures[CONDITION + name] = self.control_image
+        return {name: decoded(text, name.removeprefix(CONDITION)) for name, text in pictures.items() if text}
 
     def weighted_loras(self) -> list[tuple[str, float]]:
         """(name, weight) of each LoRA. Raises RequestError for a weight that is no number."""
@@ -226,7 +233,7 @@ def _weighted(text: str) -> tuple[str, float]:
 
 
 def _short(value: Any) -> str | float | int | bool | None:
-    """A value as it can be said: a list of a megabyte is none."""
+    """A value shortened for an error message."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return str(value)[:40]
@@ -235,11 +242,11 @@ def _short(value: Any) -> str | float | int | bool | None:
 def filled(
     request: Mapping[str, Any], model: str | None = None, loras: Sequence[tuple[str, float]] = ()
 ) -> dict[str, Any]:
-    """What the form shows for a request, as a record or a job has it: its fields by name, those it leaves open left
-    out. Pictures are none of a record.
+    """The values of the form for a request in metadata or a job, by field; unset ones are left out, and so are
+    pictures.
     """
-    given = {name: value for name, value in request.items() if value is not None}
-    found: dict[str, Any] = {
+    present = {name: value for name, value in request.items() if value is not None}
+    values: dict[str, Any] = {
         "style": "",
         "negative": "",
         "sampler": "",
@@ -249,13 +256,13 @@ def filled(
         "clip_skip": 1,
         "count": 1,
         "inscribe": "",
-        "empty_negative": given.get("negative") == "",
+        "empty_negative": present.get("negative") == "",
         "loras": [name if weight == 1 else f"{name}:{weight:g}" for name, weight in loras],
     }
-    if "size" in given:
-        found["width"], found["height"] = given["size"]
-    if "inscribe" in given:
-        found["inscribe"] = "\n".join(given["inscribe"])
+    if "size" in present:
+        values["width"], values["height"] = present["size"]
+    if "inscribe" in present:
+        values["inscribe"] = "\n".join(present["inscribe"])
     names = {each.name for each in fields(Form)} - {"image", "mask", "inscribe", "loras"}
-    found |= {name: value for name, value in given.items() if name in names}
-    return found if model is None else found | {"model": model}
+    values |= {name: value for name, value in present.items() if name in names}
+    return values if model is None else values | {"model": model}

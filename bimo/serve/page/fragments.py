@@ -1,4 +1,7 @@
-"""What the page is dressed in: theme, thumbnails of styles, the canvas, pickers of files, choices by their labels."""
+"""Theme and HTML fragments of the page: style thumbnails, canvas, file pickers, choices with labels."""
+
+# Parts of gradio's interface are untyped.
+# pyright: reportUnknownMemberType=false, reportPrivateImportUsage=false
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from bimo.serve.page.models import Offer
 from bimo.serve.page.session import Page, Visitor
 
 HERE = Path(__file__).parent
-#: A prompt in each language and its style: what the bundled model draws well, and without a warning.
+#: Example prompts in both languages with a style, which the bundled model draws well and without warnings.
 EXAMPLES = (
     ("红苹果", "a red apple", "3d"),
     ("一只猫", "a cat", "watercolour"),
@@ -64,7 +67,7 @@ def thumbnail_css() -> str:
     rules: list[str] = []
     for place, name in enumerate(STYLES, 2):
         file = HERE / "styles" / f"{name}.webp"
-        if not file.is_file():  # a new style has its name alone until tools/style_thumbnails.py has drawn it
+        if not file.is_file():  # a new style has no thumbnail until tools/style_thumbnails.py has drawn it
             continue
         data = base64.b64encode(file.read_bytes()).decode()
         rules.append(
@@ -75,7 +78,7 @@ def thumbnail_css() -> str:
 
 def canvas_html(language: str) -> str:
     """Where an image is opened, sketched on and masked."""
-    s = {
+    labels = {
         name: escaped(message.said(language))
         for name, message in {
             "open": Message("Open an image"),
@@ -92,29 +95,30 @@ def canvas_html(language: str) -> str:
         }.items()
     }
     return (
-        f'<div class="tools"><label class="file">{s["open"]}<input type="file" accept="image/*" data-file="image"'
-        f' aria-label="{s["open"]}"></label><button type="button" class="tool" data-tool="blank">{s["blank"]}</button>'
-        f'<span class="hint">{s["hint"]}</span></div><div class="tools"><div class="needs">'
-        f'<label><input type="radio" name="kind" value="mask" checked>{s["mask"]}</label>'
-        f'<label><input type="radio" name="kind" value="sketch">{s["sketch"]}</label>'
-        f'<label>{s["brush"]}<input type="range" name="brush" min="1" max="40" value="12"></label>'
-        f'<label>{s["colour"]}<input type="color" name="colour" value="#b93a2b"></label>'
-        f'<button type="button" class="tool" data-tool="undo">{s["undo"]}</button>'
-        f'<button type="button" class="tool" data-tool="clear">{s["clear"]}</button>'
-        f'<button type="button" class="tool" data-tool="remove">{s["remove"]}</button></div></div>'
-        f'<canvas aria-label="{s["canvas"]}"></canvas>'
+        f'<div class="tools"><label class="file">{labels["open"]}<input type="file" accept="image/*" data-file="image"'
+        f' aria-label="{labels["open"]}"></label>'
+        f'<button type="button" class="tool" data-tool="blank">{labels["blank"]}</button>'
+        f'<span class="hint">{labels["hint"]}</span></div><div class="tools"><div class="needs">'
+        f'<label><input type="radio" name="kind" value="mask" checked>{labels["mask"]}</label>'
+        f'<label><input type="radio" name="kind" value="sketch">{labels["sketch"]}</label>'
+        f'<label>{labels["brush"]}<input type="range" name="brush" min="1" max="40" value="12"></label>'
+        f'<label>{labels["colour"]}<input type="color" name="colour" value="#b93a2b"></label>'
+        f'<button type="button" class="tool" data-tool="undo">{labels["undo"]}</button>'
+        f'<button type="button" class="tool" data-tool="clear">{labels["clear"]}</button>'
+        f'<button type="button" class="tool" data-tool="remove">{labels["remove"]}</button></div></div>'
+        f'<canvas aria-label="{labels["canvas"]}"></canvas>'
     )
 
 
 def file_picker(message: Message, kind: str, language: str, accept: str) -> str:
-    """A picker of files that the browser reads itself: nothing is uploaded by it."""
+    """A file picker whose file is read by the page's script; nothing is uploaded."""
     words = escaped(message.said(language))
     field = f'<input type="file" accept="{accept}" data-file="{kind}" aria-label="{words}">'
     return f'<label class="file">{words}{field}</label>'
 
 
 def record_picker(language: str) -> str:
-    """The picker of a PNG whose settings are to come back."""
+    """The picker of a picture whose settings are to be loaded."""
     return file_picker(
         Message("Settings from a picture (or drop it on the page)"),
         "record",
@@ -144,12 +148,12 @@ def style_choices(language: str) -> list[tuple[str, str]]:
 
 
 def axis_choices(language: str) -> list[tuple[str, str]]:
-    """(label, field) of what a table may go over."""
+    """(label, field) for the axes of a grid."""
     return [("–", ""), *((names.said(language), name) for name, names in AXIS_NAMES.items())]
 
 
 def writing_choices(language: str) -> list[tuple[str, str]]:
-    """(label, way) of the ways in which text runs."""
+    """(label, value) for the layouts of inscribed text."""
     names = {
         "horizontal": Message("In a row"),
         "vertical": Message("In columns"),
@@ -160,14 +164,14 @@ def writing_choices(language: str) -> list[tuple[str, str]]:
 
 
 def control_choices(offer: Offer, page: Page) -> list[tuple[str, str]]:
-    """(label, name) of what a control picture may be for: conditions of the model's own, ControlNets of this server."""
-    own = [(name, name) for name in offer.controls if name not in page.pool.controls]
-    return [("–", ""), *own, *((name, name) for name in page.pool.controls)]
+    """(label, name) for the use of a control picture: the model's own conditions, and the server's ControlNets."""
+    own_conditions = [(name, name) for name in offer.controls if name not in page.pool.controls]
+    return [("–", ""), *own_conditions, *((name, name) for name in page.pool.controls)]
 
 
 def title_html(language: str, page: Page, who: Visitor | None = None) -> str:
-    """The head of the page; with keys it has the visitor's name and the way out."""
+    """The heading of the page; with keys also the visitor's name and a link to log out."""
     tagline = escaped(Message("From a sentence to a picture").said(language))
-    out = escaped(Message("Leave").said(language))
-    leave = "" if page.keys is None or who is None else f'<a href="/logout">{escaped(who.user)} · {out}</a>'
-    return f"<h1>笔墨 bimo <small>{tagline}</small></h1>{leave}"
+    leave_text = escaped(Message("Leave").said(language))
+    leave_link = "" if page.keys is None or who is None else f'<a href="/logout">{escaped(who.user)} · {leave_text}</a>'
+    return f"<h1>笔墨 bimo <small>{tagline}</small></h1>{leave_link}"

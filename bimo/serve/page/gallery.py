@@ -1,4 +1,4 @@
-"""What the page shows of pictures: the stage with the one that is drawn or looked at, and the history, as HTML."""
+"""HTML of the page's pictures: the stage with the current one, the gallery, tables."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bimo.core.messages import Message
-from bimo.serve.asking import shot
-from bimo.serve.jobs import Drawn, Job
+from bimo.serve.dependencies import shot
+from bimo.serve.jobs import Job, StoredPicture
 
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Where the pictures of the page are: nothing of gradio's serves a file.
+#: The path of the page's pictures; gradio serves no files.
 PICTURES = "/page/pictures"
-#: A picture as the page names it: its job and its place among the job's.
+#: The name of a picture on the page: job id and index.
 _NAME = re.compile(r"([0-9a-f]{32})/(\d{1,3})")
 
 
 @dataclass(frozen=True)
-class Named:
-    """A picture of the history."""
+class PictureName:
+    """The name of a picture: its job and index."""
 
     job: str
     place: int
 
     @classmethod
-    def read(cls, text: object) -> Named | None:
-        """The picture of a name, None for what is none."""
-        found = _NAME.fullmatch(text) if isinstance(text, str) else None
-        return None if found is None else cls(found[1], int(found[2]))
+    def read(cls, text: object) -> PictureName | None:
+        """Parses a name, None if it is none."""
+        match = _NAME.fullmatch(text) if isinstance(text, str) else None
+        return None if match is None else cls(match[1], int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.job}/{self.place}"
 
 
 def escaped(text: object) -> str:
-    """Text as it is, in HTML."""
+    """Escapes text for HTML."""
     return html.escape(str(text), quote=True)
 
 
-def shown(job: Job) -> list[Drawn]:
-    """The pictures of a job that may be seen."""
+def visible_pictures(job: Job) -> list[StoredPicture]:
+    """The pictures of a job that are not withheld."""
     return [picture for picture in job.pictures if picture.flagged is None]
 
 
 def empty(language: str) -> str:
-    """The stage before anything was drawn."""
+    """The stage before the first drawing."""
     hint = Message("Write what you want to see and press Draw, or take one of the examples.").said(language)
     return f'<div class="stage empty"><span class="brush" aria-hidden="true">笔墨</span><p>{escaped(hint)}</p></div>'
 
@@ -64,7 +64,7 @@ def working(
     size: tuple[int, int],
     preview: Image.Image | None,
 ) -> str:
-    """The stage while a picture is drawn: what it looks like so far, and how far it is."""
+    """The stage while a picture is drawn: preview and progress."""
     share = round(100 * (place + done / max(1, steps)) / max(1, count))
     if done == 0 and place == 0:
         words = Message("waiting for its turn").said(language)
@@ -86,22 +86,22 @@ def working(
 
 
 def finished(job: Job, place: int | None = None, times: int = 1) -> str:
-    """The stage with the pictures of a job, or one of them, each of which can be picked; ``times`` as wide."""
-    every = [picture for picture in shown(job) if place in (None, picture.place)]
+    """The stage with the pictures of a job, or one of them, as buttons, enlarged ``times``."""
+    pictures = [picture for picture in visible_pictures(job) if place in (None, picture.place)]
     text = escaped(job.order.values.get("text", ""))
     query = "" if times == 1 else f"?times={times}"
     frames = "".join(
         f'<button type="button" class="frame" style="aspect-ratio:{p.width}/{p.height}" data-pick="{job.id}/{p.place}"'
         f' aria-label="{text}"><img src="{PICTURES}/{job.id}/{p.place}.png{query}" alt="{text}"'
         f' width="{times * p.width}" height="{times * p.height}"></button>'
-        for p in every
+        for p in pictures
     )
-    several = " several" if len(every) > 1 else ""
+    several = " several" if len(pictures) > 1 else ""
     return f'<div class="stage done{several}">{frames}</div>'
 
 
-def about(job: Job, picture: Drawn, language: str, warnings: Sequence[str] = (), times: int = 1) -> str:
-    """What is said beneath the stage: warnings, the prompt, how it was drawn, and the file, ``times`` as wide."""
+def about(job: Job, picture: StoredPicture, language: str, warnings: Sequence[str] = (), times: int = 1) -> str:
+    """The text below the stage: warnings, prompt, settings, and a link to the file, enlarged ``times``."""
     values, model = job.order.values, job.order.model
     seed = Message("seed {seed}", seed=picture.seed).said(language)
     seconds = Message("{seconds:.1f} seconds", seconds=picture.seconds).said(language)
@@ -117,17 +117,17 @@ def about(job: Job, picture: Drawn, language: str, warnings: Sequence[str] = (),
     )
 
 
-def told(sentence: str, kind: str = "note") -> str:
-    """A sentence beneath the stage."""
+def notice(sentence: str, kind: str = "note") -> str:
+    """A sentence below the stage."""
     return f'<div class="about"><p class="{kind}">{escaped(sentence)}</p></div>'
 
 
 def history(jobs: Sequence[Job], language: str, text: str = "") -> str:
-    """The gallery: a small picture each, the newest first, each of which can be picked."""
+    """The gallery: thumbnails as buttons, the newest first."""
     cards: list[str] = []
     for job in jobs:
         words = escaped(job.order.values.get("text", ""))
-        for picture in shown(job):
+        for picture in visible_pictures(job):
             cards.append(
                 f'<button type="button" class="card" data-pick="{job.id}/{picture.place}" title="{words}"'
                 f' aria-label="{words}"><img loading="lazy" alt=""'
@@ -140,8 +140,8 @@ def history(jobs: Sequence[Job], language: str, text: str = "") -> str:
 
 
 def cell(job: Job | None, language: str, sentence: str = "") -> str:
-    """A picture in a table, or why there is none."""
-    if job is not None and (pictures := shown(job)):
+    """A table cell with a picture, or the reason for there being none."""
+    if job is not None and (pictures := visible_pictures(job)):
         picture = pictures[0]
         words = escaped(job.order.values.get("text", ""))
         return (
@@ -158,7 +158,7 @@ def table(
     heads: Sequence[str],
     rows: Sequence[tuple[str, Sequence[str]]],
 ) -> str:
-    """A table of cells, scrolled by itself where it is wide."""
+    """A table of cells, which scrolls if it is too wide."""
     top = "".join(f'<th scope="col">{escaped(head)}</th>' for head in heads)
     body = "".join(
         f'<tr><th scope="row">{escaped(head)}</th>{"".join(f"<td>{each}</td>" for each in cells)}</tr>'

@@ -1,4 +1,4 @@
-"""What the page says: labels in the language of the browser, by the catalogue."""
+"""Labels of the page, in the language of the browser."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ LABELS: dict[str, Message] = {
     "table_draw": Message("Draw them all"),
     "words_hint": Message("Search words that the model learned"),
 }
-#: gradio has labels of its own beside these.
+#: Distinguishes these labels from gradio's own.
 PREFIX = "bimo_"
 
 
@@ -85,6 +85,6 @@ def label(name: str) -> I18nData:
 
 @cache
 def texts() -> gr.I18n:
-    """The labels as gradio takes them: it shows those of the browser's language."""
+    """The labels as gradio's translations."""
     en, zh = ({PREFIX + name: message.said(language) for name, message in LABELS.items()} for language in ("en", "zh"))
     return gr.I18n(en=en, zh=zh, **{"zh-CN": zh, "zh-TW": zh})

@@ -1,4 +1,7 @@
-"""The page put together: its components, tab by tab, and how it is mounted."""
+"""Builds the page from its components, tab by tab, and mounts it."""
+
+# Parts of gradio's interface are untyped.
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from bimo.core.messages import Message, speaking
 from bimo.diffusion.sampler_names import SCHEDULES, SPACINGS
 from bimo.serve.page import gallery, models
 from bimo.serve.page.access import OnlyThePage, identified, router
+from bimo.serve.page.components import Components
 from bimo.serve.page.drawing import QUIET, VARIED, Drawing
 from bimo.serve.page.form import (
     MAXIMUM_COUNT,
@@ -35,7 +39,6 @@ from bimo.serve.page.fragments import (
 )
 from bimo.serve.page.labels import label, texts
 from bimo.serve.page.models import RATIOS, Offer
-from bimo.serve.page.parts import Parts
 from bimo.serve.page.session import SHOWN, Page, Visitor
 from bimo.serve.page.settings import Settings
 from bimo.serve.page.tabs import comparing_tab, dueling_tab, on_comparing, on_dueling, on_table, tabling_tab
@@ -45,7 +48,7 @@ WAITING = 64
 
 
 def mount(app: FastAPI, page: Page) -> FastAPI:
-    """The application with the page at its root; where there are keys, behind a login by one."""
+    """Mounts the page at the root of the application; with keys, behind a login."""
     identify = identified(page.keys)
     app.include_router(router(page.service, identify, page.keys))
     blocks = build(page)
@@ -97,7 +100,7 @@ def build(page: Page) -> gr.Blocks:
             with gr.Tab(label("tab_table")):
                 tabled = tabling_tab()
             with gr.Tab(label("tab_words")):
-                searched, found = (
+                word_search, word_list = (
                     gr.Textbox(label=label("words_hint"), max_length=40, elem_id="word-search"),
                     gr.HTML(elem_id="words"),
                 )
@@ -111,22 +114,29 @@ def build(page: Page) -> gr.Blocks:
         async def words(browser: gr.Request, text: Any, model: Any) -> str:
             who = Visitor.of(browser)
             try:
-                loaded = await models.loaded(page.pool, Form.words("model", model))
-                wanted = Form.words("style", text)
+                loaded_engine = await models.loaded(page.pool, Form.words("model", model))
+                query = Form.words("style", text)
             except BimoError as error:
                 raise who.toast(error) from None
             with speaking(who.language):
-                return models.words_of(loaded, wanted)
+                return models.words_of(loaded_engine, query)
 
-        asked = [searched, parts.form["model"]]
-        gr.on([searched.change, parts.form["model"].change], words, asked, found, trigger_mode="always_last", **QUIET)
+        word_inputs = [word_search, parts.form["model"]]
+        gr.on(
+            [word_search.change, parts.form["model"].change],
+            words,
+            word_inputs,
+            word_list,
+            trigger_mode="always_last",
+            **QUIET,
+        )
 
         async def opened(browser: gr.Request) -> list[Any]:
             who = Visitor.of(browser)
             language = who.language
             recipe = models.recipe_of(page.pool, page.pool.default)
             with speaking(language):
-                known = models.words_of(engine, "")
+                all_words = models.words_of(engine, "")
             return [
                 title_html(language, page, who),
                 gr.Radio(choices=style_choices(language)),
@@ -141,7 +151,7 @@ def build(page: Page) -> gr.Blocks:
                 gallery.empty(language),
                 await page.history(who),
                 "" if recipe is None else models.licence(recipe, language),
-                known,
+                all_words,
             ]
 
         blocks.load(
@@ -149,7 +159,7 @@ def build(page: Page) -> gr.Blocks:
             None,
             [
                 *(title, parts.form["style"], parts.form["writing"], compared.x, compared.y, canvas, record),
-                *(control_file, tabled.file, examples, parts.stage, parts.cards, parts.licence, found),
+                *(control_file, tabled.file, examples, parts.stage, parts.cards, parts.licence, word_list),
             ],
             **QUIET,
         )
@@ -161,7 +171,7 @@ def build(page: Page) -> gr.Blocks:
 
 def _drawing(
     page: Page, offer: Offer, hidden: dict[str, Any], many: Any, onto: Any
-) -> tuple[Parts, dict[str, Any], Any, Any, Any, Any]:
+) -> tuple[Components, dict[str, Any], Any, Any, Any, Any]:
     form = dict[str, Any]()
     with gr.Row(elem_id="studio"):
         # Two columns, each by itself; one below the other on a phone, by the style sheet.
@@ -251,7 +261,7 @@ def _drawing(
                 cards = gr.HTML(elem_id="cards")
                 older = gr.Button(label("older"), size="sm", elem_id="older")
     form |= {"image": hidden["image-data"], "mask": hidden["mask-data"], "control_image": hidden["control-data"]}
-    parts = Parts(form, ratio, licence, meter, stage, about, cards, search, many, hidden["picked"], onto, go)
+    parts = Components(form, ratio, licence, meter, stage, about, cards, search, many, hidden["picked"], onto, go)
     actions = {
         "stop": stop,
         "again": again,

@@ -1,4 +1,4 @@
-"""What the page knows of the models it draws with: their bounds, sizes, samplers, licences and words."""
+"""Facts about models for the page: bounds, sizes, samplers, licences, vocabularies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OWN = {image_inputs.IMAGE, image_inputs.MASK}
 
 @dataclass(frozen=True)
 class Offer:
-    """What a model can be asked: where its settings begin and which it has."""
+    """The settings that a model offers, with their defaults."""
 
     width: int
     height: int
@@ -48,7 +48,7 @@ class Offer:
 
     @classmethod
     def of(cls, engine: Engine) -> Offer:
-        """That of a loaded model."""
+        """The offer of a loaded model."""
         system, recipe = engine.system, engine.recipe
         last = recipe.levels[-1]
         factor = system.space(last.name).factor
@@ -84,22 +84,23 @@ class Offer:
         some.
         """
         across, down = (int(part) for part in ratio.split(":"))
-        wanted, own = across / down, self.width * self.height
+        target_ratio, own_pixels = across / down, self.width * self.height
         sides = range(self.unit, 8 * max(self.width, self.height), self.unit)
-        every = self.sizes or [
+        candidates = self.sizes or [
             (w, h)
             for w in sides
             for h in sides
-            if NEAR[0] * own <= w * h <= NEAR[1] * own and max(w, h) <= 3 * min(w, h)
+            if NEAR[0] * own_pixels <= w * h <= NEAR[1] * own_pixels and max(w, h) <= 3 * min(w, h)
         ]
         # A shape off by a tenth is worse than a picture of a quarter fewer pixels.
-        return min(every, key=lambda s: abs(math.log(s[0] / s[1] / wanted)) + 0.3 * abs(math.log(s[0] * s[1] / own)))
+        return min(
+            candidates,
+            key=lambda s: abs(math.log(s[0] / s[1] / target_ratio)) + 0.3 * abs(math.log(s[0] * s[1] / own_pixels)),
+        )
 
 
 async def loaded(pool: EnginePool, model: str) -> Engine:
-    """The engine of a model, loaded where it is not. Raises RequestError for a name there is not, and what loading
-    raises.
-    """
+    """The engine of a model; loads it if necessary. Raises RequestError for unknown names, and what loading raises."""
     key = EngineKey(pool.named(model or None))
     while (engine := pool.take(key)) is None:
         await asyncio.sleep(0.1)
@@ -108,7 +109,7 @@ async def loaded(pool: EnginePool, model: str) -> Engine:
 
 
 def licence(recipe: Recipe, language: str) -> str:
-    """A line on a model: what it is, its licence, and what its publisher wants to be known."""
+    """A line about a model: title, licence, and the publisher's terms."""
     title = escaped(recipe.title or recipe.name)
     name = recipe.licence or Message("no licence is stated").said(language)
     label = Message("Licence").said(language)
@@ -118,7 +119,7 @@ def licence(recipe: Recipe, language: str) -> str:
 
 
 def recipe_of(pool: EnginePool, model: str) -> Recipe | None:
-    """The recipe of a model that need not be loaded; None where only loading would tell."""
+    """The recipe of a model without loading it; None if it is not known."""
     engine = pool.resident(EngineKey(model))
     if engine is not None:
         return engine.recipe
@@ -126,9 +127,7 @@ def recipe_of(pool: EnginePool, model: str) -> Recipe | None:
 
 
 def meter(engine: Engine, text: str) -> str:
-    """How much of a prompt is read: tokens of the shortest encoder, and what it will not see. Said in the language that
-    is spoken.
-    """
+    """The token meter of a prompt: tokens of the fullest text encoder, and warnings."""
     if not text.strip():
         return ""
     budgets: list[Budget] = engine.system.budgets(emphasis(text).text)
@@ -148,24 +147,24 @@ def meter(engine: Engine, text: str) -> str:
 
 
 def words_of(engine: Engine, text: str) -> str:
-    """Words that a model learned and that have ``text`` in them, each a button that writes it into the prompt."""
-    known = {
+    """The words of a model's vocabulary that contain ``text``, as buttons that insert them into the prompt."""
+    vocabulary = {
         word
         for encoder in engine.system.text_encoders
         if isinstance(encoder, BertTextEncoder)
         for word in encoder.known
     }
-    if not known:
+    if not vocabulary:
         sentence = Message("this model reads any words: it learned from sentences of the web, not from a list")
         return f'<p class="nothing">{escaped(sentence)}</p>'
-    wanted = text.strip().lower()
-    found = [word for word in known if wanted in word]
-    # Words before single characters, the closest first.
-    ordered = sorted(found, key=lambda word: (word != wanted, len(word) < 2, len(word) if wanted else 0, word))
-    count = Message("{count} of {every} words", count=len(found), every=len(known))
+    query = text.strip().lower()
+    matches = [word for word in vocabulary if query in word]
+    # Words before single characters, the shortest first.
+    ordered = sorted(matches, key=lambda word: (word != query, len(word) < 2, len(word) if query else 0, word))
+    count = Message("{count} of {every} words", count=len(matches), every=len(vocabulary))
     buttons = "".join(
         f'<button type="button" class="word" data-word="{escaped(word)}">{escaped(word)}</button>'
         for word in ordered[:MOST_WORDS]
     )
-    rest = "<span>…</span>" if len(found) > MOST_WORDS else ""
+    rest = "<span>…</span>" if len(matches) > MOST_WORDS else ""
     return f'<p class="facts">{escaped(count)}</p><div class="words-found">{buttons}{rest}</div>'

@@ -1,4 +1,7 @@
-"""Who looks at the page, and what is done for them: their jobs, their history, what their tab waits for."""
+"""Visitors of the page: their jobs, their history, and what their browser tabs wait for."""
+
+# Parts of gradio's interface are untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -13,69 +16,69 @@ from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, Sayable
 from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import spoken
-from bimo.serve.jobs import LANGUAGE, Drawn, Job, Order, State
+from bimo.serve.jobs import LANGUAGE, Job, Order, State, StoredPicture
 from bimo.serve.keys import LOCAL, KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes
 from bimo.serve.page.form import (
     Form,
 )
-from bimo.serve.page.gallery import Named
+from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.models import Offer
 from bimo.serve.pool import EngineKey
 from bimo.serve.service import DrawingService
 
 CLIENT = "page"
-#: How many times as wide a picture is enlarged, and how much of it is drawn over then.
+#: The factor of upscaling, and the strength of the second pass.
 TIMES = 2
 DRAWN_OVER = 0.35
 LEAST_STEPS = 12
-#: Previews of a picture on the way.
+#: Number of previews of a picture.
 PREVIEWS = 6
-#: Jobs that the gallery shows at first, and how many more for each press.
+#: Jobs that the gallery shows at first, and how many more each time.
 SHOWN = 24
 
 
 class Page:
-    """The page of a service: what its browsers wait for, and what is done for them."""
+    """The page of a service: handles the requests of its visitors and tracks what their tabs wait for."""
 
     def __init__(self, service: DrawingService, keys: KeyStore | None = None) -> None:
         self.service = service
         self.pool = service.pool
         self.keys = keys
         self.votes = Votes(service.settings.folder / "preferences")
-        #: Jobs that a browser's tab waits for.
+        #: Jobs that a tab waits for, by session.
         self._waiting: dict[str, set[str]] = {}
 
-    def left(self, session: str) -> None:
-        """A page was closed: what it waits for is not drawn."""
+    def closed(self, session: str) -> None:
+        """To be called when a tab was closed: cancels the jobs it waits for."""
         self.stop(session)
 
     def stop(self, session: str) -> None:
-        """What a page waits for is not drawn to its end."""
+        """Cancels the jobs that a tab waits for."""
         for job in list(self._waiting.get(session, ())):
             self.service.cancel(job)
 
     async def offer(self, model: str) -> Offer:
-        """What a model can be asked; it is loaded where it is not. Raises BimoError."""
+        """The settings that a model offers; loads it if necessary. Raises BimoError."""
         return Offer.of(await models.loaded(self.pool, model))
 
     async def accept(self, form: Form, who: Visitor) -> Job:
-        """The job of a form, which a tab waits for. Raises RequestError."""
+        """Submits the job of a form. Raises RequestError."""
         engine = self.pool.resident(EngineKey(self.pool.named(form.model or None)))
         own = 0.0 if engine is None else engine.recipe.levels[-1].guidance.rescale
         return await self._accepted(
             who, lambda: (self.order(form, who.user, own, who.language), form.pictures(self.pool.controls))
         )
 
-    async def enlarge(self, job: Job, picture: Drawn, who: Visitor) -> Job:
-        """The job that draws a picture over at twice its size, which a tab waits for. Raises RequestError."""
+    async def enlarge(self, job: Job, picture: StoredPicture, who: Visitor) -> Job:
+        """Submits a job that upscales a picture with a second pass. Raises RequestError."""
 
-        def larger() -> tuple[Order, dict[str, bytes]]:
+        def upscaled_order() -> tuple[Order, dict[str, bytes]]:
             size = (TIMES * picture.width, TIMES * picture.height)
             values = {n: v for n, v in job.order.values.items() if n not in ("conditions", "inscribe")}
             values |= {"size": list(size), "count": 1, "seed": picture.seed, "strength": DRAWN_OVER}
-            # So few steps as some models take would leave none for a third of the noise.
+            # With few steps, as distilled models take, none would be left for a third of the noise.
             values["steps"] = max(LEAST_STEPS, self.service.own_steps(job.order.model), values.get("steps", 0))
             order = self.service.order(
                 values,
@@ -88,12 +91,12 @@ class Page:
             )
             return order, {"image": enlarged(picture.file.read_bytes(), size)}
 
-        return await self._accepted(who, larger)
+        return await self._accepted(who, upscaled_order)
 
-    async def _accepted(self, who: Visitor, made: Callable[[], tuple[Order, dict[str, bytes]]]) -> Job:
+    async def _accepted(self, who: Visitor, build_order: Callable[[], tuple[Order, dict[str, bytes]]]) -> Job:
         if self.keys is not None and (seconds := self.keys.wait(who.user)):
             raise RequestError("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
-        job = await asyncio.to_thread(lambda: self.service.accept(*made()))
+        job = await asyncio.to_thread(lambda: self.service.accept(*build_order()))
         self._waiting.setdefault(who.session, set()).add(job.id)
         return job
 
@@ -111,29 +114,29 @@ class Page:
         )
 
     def done(self, job: Job, who: Visitor) -> None:
-        """A tab waits for a job no more."""
-        mine = self._waiting.get(who.session, set())
-        mine.discard(job.id)
-        if not mine:
+        """Stops tracking a job of a tab."""
+        waiting = self._waiting.get(who.session, set())
+        waiting.discard(job.id)
+        if not waiting:
             self._waiting.pop(who.session, None)
 
     async def history(self, who: Visitor, text: str = "", most: int = SHOWN) -> str:
-        """The gallery of a visitor."""
-        found = await asyncio.to_thread(self.service.store.jobs, who.user, State.done, text[:200], None, most)
-        return gallery.history(found, who.language, text)
+        """The gallery of a visitor as HTML."""
+        jobs = await asyncio.to_thread(self.service.store.jobs, who.user, State.done, text[:200], None, most)
+        return gallery.history(jobs, who.language, text)
 
-    async def picked(self, text: object, who: Visitor) -> tuple[Job, Named]:
-        """The picture that a browser names, where it is the visitor's own. Raises RequestError."""
-        named = Named.read(text)
+    async def picked(self, text: object, who: Visitor) -> tuple[Job, PictureName]:
+        """The picture that a browser refers to, if it is the visitor's own. Raises RequestError."""
+        named = PictureName.read(text)
         job = None if named is None else await asyncio.to_thread(self.service.job, named.job, who.user)
-        if named is None or job is None or all(p.place != named.place for p in gallery.shown(job)):
+        if named is None or job is None or all(p.place != named.place for p in gallery.visible_pictures(job)):
             raise RequestError("that picture is gone; take another one")
         return job, named
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who looks at the page: the name of a key, the tab, the language of the browser."""
+    """A visitor of the page: the name of their key, the session of the tab, the language of the browser."""
 
     user: str
     session: str
@@ -141,7 +144,7 @@ class Visitor:
 
     @classmethod
     def of(cls, browser: gr.Request) -> Visitor:
-        """The one behind a request of gradio's."""
+        """The visitor of a gradio request."""
         language = spoken(browser.headers.get("accept-language"))
         return cls(browser.username or LOCAL.name, browser.session_hash or "", language)
 
@@ -150,7 +153,7 @@ class Visitor:
         return message.said(self.language)
 
     def toast(self, error: BaseException) -> gr.Error:
-        """An error over the page, which takes it for HTML."""
+        """An error to show over the page; gradio renders it as HTML."""
         if isinstance(error, MemoryError):
             sentence = self.says(Message("out of memory: draw a smaller picture"))
         else:

@@ -1,11 +1,14 @@
-"""What happens in the page's form and gallery: the meter, shapes, another model, the history, settings that come back
-from a file, examples.
+"""Event handlers of the page's form and gallery: token meter, aspect ratios, model changes, history, dropped files,
+examples.
 """
+
+# Parts of gradio's interface are untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -13,36 +16,40 @@ from bimo.core.errors import BimoError
 from bimo.core.messages import speaking
 from bimo.engine.engine import Engine
 from bimo.serve.page import gallery, models
+from bimo.serve.page.components import Components
 from bimo.serve.page.drawing import QUIET, Drawing, updates
 from bimo.serve.page.dropped import settings_of
 from bimo.serve.page.form import Form
 from bimo.serve.page.fragments import EXAMPLES, control_choices
 from bimo.serve.page.models import RATIOS, Offer
-from bimo.serve.page.parts import Parts
 from bimo.serve.page.session import SHOWN, Page, Visitor
 
-#: The fields that another model shows otherwise.
+#: The fields that change with the model.
 CHANGED = (
     *("width", "height", "steps", "guidance", "guidance_rescale", "negative", "sampler", "clip_skip", "control"),
 )
 
 
 class Settings:
-    """The events of the form and of the gallery; ``hidden`` are components that only scripts press."""
+    """Event handlers of the form and the gallery; ``hidden`` are components that only the page's script triggers."""
 
-    def __init__(self, page: Page, parts: Parts, actions: dict[str, Any], hidden: dict[str, Any]) -> None:
+    def __init__(self, page: Page, parts: Components, actions: dict[str, Any], hidden: dict[str, Any]) -> None:
         self.page, self.parts, self.actions, self.hidden = page, parts, actions, hidden
 
     def connect(self, drawing: Drawing) -> None:
-        """Has the components call these events."""
-        parts, hidden, last = self.parts, self.hidden, {**QUIET, "trigger_mode": "always_last"}
+        """Registers the handlers."""
+        parts, hidden, latest_only = (
+            self.parts,
+            self.hidden,
+            cast("dict[str, Any]", {**QUIET, "trigger_mode": "always_last"}),
+        )
         form, cards = parts.form, [parts.cards, parts.many]
         words = [form["text"], form["model"]]
-        gr.on([form["text"].change, form["model"].change], self.measured, words, parts.meter, **last)
+        gr.on([form["text"].change, form["model"].change], self.measured, words, parts.meter, **latest_only)
         parts.ratio.input(self.shaped, [parts.ratio, form["model"]], [form["width"], form["height"]], **QUIET)
-        shown = [*(form[name] for name in CHANGED), parts.licence, parts.ratio]
-        form["model"].input(self.chosen, form["model"], shown, **QUIET)
-        parts.search.change(self.searched, parts.search, cards, **last)
+        model_dependent = [*(form[name] for name in CHANGED), parts.licence, parts.ratio]
+        form["model"].input(self.chosen, form["model"], model_dependent, **QUIET)
+        parts.search.change(self.searched, parts.search, cards, **latest_only)
         self.actions["older"].click(self.older, [parts.search, parts.many], cards, **QUIET)
         stage = [parts.stage, parts.about, parts.picked, self.actions["row"]]
         hidden["pick"].change(self.show, hidden["pick"], stage, **QUIET)
@@ -53,17 +60,17 @@ class Settings:
         return await models.loaded(self.page.pool, Form.words("model", model))
 
     async def measured(self, browser: gr.Request, text: Any, model: Any) -> str:
-        """How much of the prompt is read."""
+        """The token meter of the prompt."""
         who = Visitor.of(browser)
         try:
             words, engine = Form.words("text", text), await self._engine(model)
         except BimoError as error:
-            return gallery.told(error.message.said(who.language), "warning")
+            return gallery.notice(error.message.said(who.language), "warning")
         with speaking(who.language):
             return models.meter(engine, words)
 
     async def shaped(self, browser: gr.Request, ratio: Any, model: Any) -> tuple[int, int]:
-        """(width, height) of a ratio."""
+        """(width, height) for an aspect ratio."""
         try:
             offer = await self.page.offer(Form.words("model", model))
         except BimoError as error:
@@ -71,7 +78,7 @@ class Settings:
         return offer.shaped(ratio if ratio in RATIOS else "1:1")
 
     async def chosen(self, browser: gr.Request, model: Any) -> list[Any]:
-        """The form as another model has it."""
+        """Updates the form for another model."""
         who = Visitor.of(browser)
         try:
             engine = await self._engine(model)
@@ -93,16 +100,16 @@ class Settings:
         ]
 
     async def searched(self, browser: gr.Request, text: Any) -> tuple[str, int]:
-        """The gallery with what has some words."""
+        """Filters the gallery by a text."""
         return await self.page.history(Visitor.of(browser), text if isinstance(text, str) else ""), SHOWN
 
     async def older(self, browser: gr.Request, text: Any, many: Any) -> tuple[str, int]:
-        """The gallery with more of what is older."""
+        """Shows more of the gallery."""
         more = min(2000, SHOWN + (int(many) if isinstance(many, (int, float)) and 0 <= many < 2000 else 0))
         return await self.page.history(Visitor.of(browser), text if isinstance(text, str) else "", more), more
 
     async def show(self, browser: gr.Request, text: Any) -> tuple[Any, ...]:
-        """A picture of the gallery on the stage."""
+        """Shows a picture of the gallery on the stage."""
         who = Visitor.of(browser)
         if not text:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
@@ -115,22 +122,22 @@ class Settings:
         return gallery.finished(job, named.place), about, str(named), gr.Row(visible=True)
 
     async def dropped(self, browser: gr.Request, text: Any, model: Any) -> list[Any]:
-        """The form as a file says."""
+        """Fills the form with the settings of a dropped file."""
         who = Visitor.of(browser)
         if not text:
             return updates({})
         try:
             engine = await self._engine(model)
             with speaking(who.language):
-                found = await asyncio.to_thread(settings_of, text, self.page.pool, engine)
+                dropped = await asyncio.to_thread(settings_of, text, self.page.pool, engine)
         except BimoError as error:
             raise who.toast(error) from None
-        for note in found.notes:
+        for note in dropped.notes:
             gr.Info(gallery.escaped(note))
-        return updates(found.values)
+        return updates(dropped.values)
 
     async def example(self, browser: gr.Request, text: Any) -> list[Any]:
-        """The form with an example's prompt and style."""
+        """Fills the form with an example's prompt and style."""
         who = Visitor.of(browser)
         number = str(text).partition(" ")[0]
         if not (number.isascii() and number.isdecimal() and int(number) < len(EXAMPLES)):

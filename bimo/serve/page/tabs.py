@@ -1,4 +1,7 @@
-"""The other tabs: a table over two settings, two models side by side with a vote, a table of prompts."""
+"""The other tabs: a grid over two settings, two models side by side with a vote, a table of prompts."""
+
+# Parts of gradio's interface are untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from bimo.core.messages import Message
 from bimo.serve.jobs import Job
 from bimo.serve.page import gallery
 from bimo.serve.page.comparison import rows, sheet
+from bimo.serve.page.components import Components
 from bimo.serve.page.drawing import DRAWING, QUIET
 from bimo.serve.page.form import (
     Form,
 )
 from bimo.serve.page.fragments import axis_choices
-from bimo.serve.page.gallery import Named
+from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.labels import label
-from bimo.serve.page.parts import Parts
 from bimo.serve.page.session import Page, Visitor
 from bimo.serve.service import QueueFullError
 
@@ -55,68 +58,68 @@ def comparing_tab() -> Comparing:
     return Comparing(x, x_values, y, y_values, go, stop, gr.HTML(elem_id="compared"))
 
 
-def _tab(page: Page, stop: Any) -> None:
+def _connect_stop(page: Page, stop: Any) -> None:
     def end(browser: gr.Request) -> None:
         page.stop(browser.session_hash or "")
 
     stop.click(end, None, None, **DRAWING)
 
 
-async def _all(page: Page, who: Visitor, forms: Sequence[Form]) -> AsyncGenerator[dict[int, Job | str]]:
-    """The jobs of some forms as they end, by their place; a sentence where one was refused. Whoever listens no more
-    ends those that are left.
+async def _draw_all(page: Page, who: Visitor, forms: Sequence[Form]) -> AsyncGenerator[dict[int, Job | str]]:
+    """Draws some forms; yields the ended jobs by index, with a sentence for those that were refused. Unfinished jobs
+    are cancelled if the consumer stops.
     """
     jobs: dict[int, Job] = {}
-    found: dict[int, Job | str] = {}
+    results: dict[int, Job | str] = {}
     try:
         for place, form in enumerate(forms):
             try:
                 jobs[place] = await page.accept(form, who)
             except QueueFullError as error:
-                found[place] = error.message.said(who.language)
+                results[place] = error.message.said(who.language)
             except BimoError as error:
-                found[place] = error.message.said(who.language)
+                results[place] = error.message.said(who.language)
         waiting = {asyncio.ensure_future(page.service.wait(job.id)): place for place, job in jobs.items()}
-        yield dict(found)
+        yield dict(results)
         while waiting:
             ended, _ = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
-                found[waiting.pop(task)] = task.result()
-            yield dict(found)
+                results[waiting.pop(task)] = task.result()
+            yield dict(results)
     finally:
         for job in jobs.values():
             page.service.cancel(job.id)
             page.done(job, who)
 
 
-def _cell(found: Job | str | None, language: str) -> str:
-    return gallery.cell(None, language, found) if isinstance(found, str) else gallery.cell(found, language)
+def _cell(result: Job | str | None, language: str) -> str:
+    return gallery.cell(None, language, result) if isinstance(result, str) else gallery.cell(result, language)
 
 
-def on_comparing(page: Page, parts: Parts, compared: Comparing) -> None:
-    """What that tab does: a job a cell, shown as they end."""
+def on_comparing(page: Page, parts: Components, compared: Comparing) -> None:
+    """Registers the handlers of that tab: one job for each cell, shown when it has ended."""
 
     async def compare(browser: gr.Request, *values: Any) -> AsyncGenerator[Any]:
         who = Visitor.of(browser)
-        *axes, rest = values[:4], values[4:]
+        *axes, form_values = values[:4], values[4:]
         words = [value if isinstance(value, str) else "" for value in axes[0]]
         try:
-            form = Form.read(rest)
-            wanted = sheet(form, (words[0], words[1]), (words[2], words[3]))
+            form = Form.read(form_values)
+            comparison = sheet(form, (words[0], words[1]), (words[2], words[3]))
         except BimoError as error:
             raise who.toast(error) from None
-        width = len(wanted.across)
-        flat = [form for row in wanted.cells for form in row]
-        async for found in _all(page, who, flat):
+        width = len(comparison.across)
+        flat = [form for row in comparison.cells for form in row]
+        async for results in _draw_all(page, who, flat):
             table = [
-                (head, [_cell(found.get(r * width + c), who.language) for c in range(width)])
-                for r, head in enumerate(wanted.down)
+                (head, [_cell(results.get(r * width + c), who.language) for c in range(width)])
+                for r, head in enumerate(comparison.down)
             ]
-            yield gallery.table(who.language, wanted.across, table)
+            yield gallery.table(who.language, comparison.across, table)
 
     inputs = [compared.x, compared.x_values, compared.y, compared.y_values, *parts.inputs]
     compared.go.click(compare, inputs, compared.table, **DRAWING)
-    _tab(page, compared.stop)
+    _connect_stop(page, compared.stop)
 
 
 @dataclass(frozen=True)
@@ -126,10 +129,10 @@ class Dueling:
     first: Any
     second: Any
     go: Any
-    shown: Any
+    pictures: Any
     votes: dict[str, Any]
     row: Any
-    said: Any
+    notice: Any
     pair: Any
 
 
@@ -141,18 +144,18 @@ def dueling_tab(page: Page) -> Dueling:
         first = gr.Dropdown(names, value=names[0], label=label("model_a"), elem_id="model-a")
         second = gr.Dropdown(names, value=names[-1], label=label("model_b"), elem_id="model-b")
     go = gr.Button(label("duel"), variant="primary", elem_id="duel")
-    shown = gr.HTML(elem_id="dueled")
+    pictures = gr.HTML(elem_id="dueled")
     with gr.Row(visible=False) as row:
         votes = {
             "a": gr.Button(label("left"), elem_id="vote-a"),
             "tie": gr.Button(label("tie"), elem_id="vote-tie"),
             "b": gr.Button(label("right"), elem_id="vote-b"),
         }
-    return Dueling(first, second, go, shown, votes, row, gr.HTML(elem_id="voted"), gr.Textbox(visible=False))
+    return Dueling(first, second, go, pictures, votes, row, gr.HTML(elem_id="voted"), gr.Textbox(visible=False))
 
 
-def on_dueling(page: Page, parts: Parts, dueled: Dueling) -> None:
-    """What that tab does: two drawings whose models are hidden until one of them is chosen."""
+def on_dueling(page: Page, parts: Components, dueled: Dueling) -> None:
+    """Registers the handlers of that tab: two drawings, whose models are revealed after the vote."""
 
     async def duel(browser: gr.Request, *values: Any) -> AsyncGenerator[tuple[Any, ...]]:
         who = Visitor.of(browser)
@@ -160,53 +163,53 @@ def on_dueling(page: Page, parts: Parts, dueled: Dueling) -> None:
             form = Form.read(values[2:])
             seed = secrets.randbelow(2**31) if form.seed < 0 else form.seed
             names = [Form.words("model", value) for value in values[:2]]
-            # One model against itself: two seeds.
+            # A model against itself needs two seeds.
             seeds = (seed, seed + (names[0] == names[1]))
             forms = [replace(form, model=name, count=1, seed=s) for name, s in zip(names, seeds, strict=True)]
-            # A form is that of one model: another's size, steps and guidance are its own.
-            forms = [await _own(page, each, form.model) for each in forms]
+            # The form has the settings of one model; the other is drawn with its own defaults.
+            forms = [await _with_own_defaults(page, each, form.model) for each in forms]
         except BimoError as error:
             raise who.toast(error) from None
-        # Which is left and which right is chance, so that a vote is for a picture and not for a place.
+        # Random sides, so that votes are not biased by position.
         if secrets.randbelow(2):
             forms.reverse()
-        async for found in _all(page, who, forms):
-            cells = [found.get(place) for place in (0, 1)]
+        async for results in _draw_all(page, who, forms):
+            cells = [results.get(place) for place in (0, 1)]
             figures = "".join(f"<figure>{_large(cell, who.language)}</figure>" for cell in cells)
-            both = [cell.id for cell in cells if isinstance(cell, Job) and gallery.shown(cell)]
-            ready = len(both) == 2
-            yield f'<div class="duel">{figures}</div>', gr.Row(visible=ready), "", " ".join(both) if ready else ""
+            job_ids = [cell.id for cell in cells if isinstance(cell, Job) and gallery.visible_pictures(cell)]
+            ready = len(job_ids) == 2
+            yield f'<div class="duel">{figures}</div>', gr.Row(visible=ready), "", " ".join(job_ids) if ready else ""
 
-    outputs = [dueled.shown, dueled.row, dueled.said, dueled.pair]
+    outputs = [dueled.pictures, dueled.row, dueled.notice, dueled.pair]
     dueled.go.click(duel, [dueled.first, dueled.second, *parts.inputs], outputs, **DRAWING)
 
     def voting(choice: str) -> Any:
         async def vote(browser: gr.Request, pair: Any) -> tuple[Any, ...]:
             who = Visitor.of(browser)
             try:
-                names = [Named.read(f"{name}/0") for name in str(pair).split(" ")]
+                names = [PictureName.read(f"{name}/0") for name in str(pair).split(" ")]
                 if len(names) != 2:
                     raise RequestError("there is no picture to vote on; draw both first")
                 (left, _), (right, _) = [await page.picked(str(name), who) for name in names]
                 path = await asyncio.to_thread(page.votes.keep, left, right, choice, who.user)
             except BimoError as error:
                 raise who.toast(error) from None
-            kept = Message(
+            message = Message(
                 "Left: {left}, right: {right}. Kept; train with: bimo data feedback {path} PAIRS",
                 left=left.order.model,
                 right=right.order.model,
                 path=path,
             )
-            return gr.Row(visible=False), gallery.told(who.says(kept)), ""
+            return gr.Row(visible=False), gallery.notice(who.says(message)), ""
 
         return vote
 
     for choice, button in dueled.votes.items():
-        button.click(voting(choice), dueled.pair, [dueled.row, dueled.said, dueled.pair], **QUIET)
+        button.click(voting(choice), dueled.pair, [dueled.row, dueled.notice, dueled.pair], **QUIET)
 
 
-async def _own(page: Page, form: Form, chosen: str) -> Form:
-    if form.model in ("", chosen):
+async def _with_own_defaults(page: Page, form: Form, form_model: str) -> Form:
+    if form.model in ("", form_model):
         return form
     offer = await page.offer(form.model)
     return replace(
@@ -226,9 +229,9 @@ async def _own(page: Page, form: Form, chosen: str) -> Form:
     )
 
 
-def _large(found: Job | str | None, language: str) -> str:
-    shown = _cell(found, language)
-    return shown.replace(".webp", ".png")
+def _large(result: Job | str | None, language: str) -> str:
+    cell_html = _cell(result, language)
+    return cell_html.replace(".webp", ".png")
 
 
 @dataclass(frozen=True)
@@ -252,8 +255,8 @@ def tabling_tab() -> Tabling:
     return Tabling(text, file, go, stop, gr.HTML(elem_id="tabled"))
 
 
-def on_table(page: Page, parts: Parts, tabled: Tabling) -> None:
-    """What that tab does: a job a row, shown as they end."""
+def on_table(page: Page, parts: Components, tabled: Tabling) -> None:
+    """Registers the handlers of that tab: one job for each row, shown when it has ended."""
 
     async def draw_all(browser: gr.Request, *values: Any) -> AsyncGenerator[Any]:
         who = Visitor.of(browser)
@@ -261,16 +264,16 @@ def on_table(page: Page, parts: Parts, tabled: Tabling) -> None:
             text = values[0] if isinstance(values[0], str) else ""
             if len(text) > 100_000:
                 raise RequestError("the table is longer than {most} characters", most=100_000)
-            # The prompt of the form is none of the table's.
+            # Rows have their own prompts; the form supplies everything else.
             forms = rows(Form.read(values[1:]), text)
         except BimoError as error:
             raise who.toast(error) from None
-        async for found in _all(page, who, forms):
+        async for results in _draw_all(page, who, forms):
             table = [
-                (form.text if len(form.text) < 80 else form.text[:79] + "…", [_cell(found.get(n), who.language)])
+                (form.text if len(form.text) < 80 else form.text[:79] + "…", [_cell(results.get(n), who.language)])
                 for n, form in enumerate(forms)
             ]
             yield gallery.table(who.language, [""], table)
 
     tabled.go.click(draw_all, [tabled.text, *parts.inputs], tabled.table, **DRAWING)
-    _tab(page, tabled.stop)
+    _connect_stop(page, tabled.stop)

@@ -1,18 +1,16 @@
-"""The components that the events of the page read and write."""
+"""The gradio components that events of the page read and write."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bimo.serve.page.form import (
-    Form,
-)
+from bimo.serve.page.form import Form
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The components of the page that events read and write: those of the form by the names of its fields."""
+class Components:
+    """The components of the page; those of the form by its fields' names."""
 
     form: dict[str, Any]
     ratio: Any
@@ -30,4 +28,4 @@ class Parts:
     @property
     def inputs(self) -> list[Any]:
         """The components in the order of the form's fields."""
-        return [self.form[each.name] for each in fields(Form)]
+        return [self.form[field.name] for field in fields(Form)]

@@ -1,4 +1,7 @@
-"""A request of AUTOMATIC1111's as a Request has it, and what is to be said of it."""
+"""Converts a request of AUTOMATIC1111's API to the fields of a Request, with warnings for what is ignored."""
+
+# Scripts of A1111 are untyped JSON.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -21,44 +24,44 @@ from bimo.serve.service import DrawingService
 from bimo.serve.uploads import decoded
 
 CLIENT = "a1111"
-#: Previews that a drawing makes for /progress.
+#: Number of previews for /progress.
 PREVIEWS = 4
-#: Samplers whose noise has a share that is drawn anew.
+#: Samplers with an eta.
 WITH_ETA = ("ddim", "ddim-parallel", "tcd")
 AUTOMATIC = ("", "automatic")
 
 
-class Wanted:
-    """A request of A1111's as a Request has it, with what is to be said of it."""
+class ConvertedRequest:
+    """A converted request: fields, pictures, ControlNets, and warnings for the response."""
 
     def __init__(self, body: Txt2Img, service: DrawingService, caller: Caller) -> None:
         self.body, self.service = body, service
         self.warnings: list[str] = []
         self.pictures: dict[str, bytes] = {}
         self.controls: list[str] = []
-        said = request_of(body.infotext) if body.infotext else {}
+        recorded = request_of(body.infotext) if body.infotext else {}
         options = options_of(service, caller) | body.override_settings
         self.model = checkpoint(service, str(options.get("sd_model_checkpoint") or ""))
-        style, text = _styles(body.styles, body.prompt or str(said.get("text", "")))
+        style, text = _styles(body.styles, body.prompt or str(recorded.get("text", "")))
         sampler = body.sampler_name or body.sampler_index
         name, schedule = self._sampler(sampler, body.scheduler)
-        negative = body.negative_prompt or said.get("negative")
+        negative = body.negative_prompt or recorded.get("negative")
         clip_skip = options.get("CLIP_stop_at_last_layers")
         self.values: dict[str, Any] = {
             "text": text,
             "negative": negative or None,
             "style": style,
-            "seed": body.seed if body.seed >= 0 else said.get("seed"),
+            "seed": body.seed if body.seed >= 0 else recorded.get("seed"),
             "count": body.batch_size,
-            "steps": body.steps or said.get("steps"),
-            "guidance": said.get("guidance") if body.cfg_scale is None else body.cfg_scale,
-            "sampler": name or (said.get("sampler") if not sampler else None),
+            "steps": body.steps or recorded.get("steps"),
+            "guidance": recorded.get("guidance") if body.cfg_scale is None else body.cfg_scale,
+            "sampler": name or (recorded.get("sampler") if not sampler else None),
             "schedule": schedule,
             "eta": self._eta(name),
             "clip_skip": clip_skip if isinstance(clip_skip, int) and clip_skip > 1 else None,
-            "size": said.get("size"),
-            "subseed": said.get("subseed"),
-            "subseed_strength": said.get("subseed_strength"),
+            "size": recorded.get("size"),
+            "subseed": recorded.get("subseed"),
+            "subseed_strength": recorded.get("subseed_strength"),
         }
         if body.subseed_strength:
             second = body.subseed if body.subseed >= 0 else secrets.randbelow(2**32)
@@ -66,8 +69,8 @@ class Wanted:
         if body.width is not None or body.height is not None:
             own = service.recipe(self.model).request.size
             self.values["size"] = (body.width or own[0], body.height or own[1])
-        self._control()
-        self._unheeded()
+        self._read_controlnet()
+        self._note_ignored()
         if body.n_iter * body.batch_size > service.settings.limits.count:
             raise RequestError(
                 "{name} is {value}; this server allows at most {most}",
@@ -77,11 +80,11 @@ class Wanted:
             )
 
     def note(self, message: Message) -> None:
-        """Says something in the answer."""
+        """Adds a warning to the response."""
         self.warnings.append(say(message))
 
     def _sampler(self, sampler: str, scheduler: str) -> tuple[str | None, str | None]:
-        """A sampler and a schedule that the model has; its own where A1111's is not for it, which is said."""
+        """The sampler and schedule; those of the model, with a warning, if A1111's does not work with it."""
         schedule = None if scheduler.casefold() in AUTOMATIC else scheduler.casefold().replace(" ", "_")
         if not sampler or sampler.casefold() in AUTOMATIC:
             return None, schedule
@@ -98,7 +101,7 @@ class Wanted:
         return sampler, schedule
 
     def _eta(self, sampler: str | None) -> float | None:
-        """The eta of samplers that have one; clients send 1 whatever the sampler, which is what ancestral ones do."""
+        """The eta of samplers that have one. Clients send 1 for any sampler; that is what ancestral samplers use."""
         eta = self.body.eta
         key = "" if sampler is None else sampler_named(sampler, SAMPLERS)[0]
         if key in WITH_ETA or not eta:
@@ -107,16 +110,16 @@ class Wanted:
             self.note(Message("{name} is not done here; it changed nothing", name="eta"))
         return None
 
-    def _control(self) -> None:
-        """Pictures of the ControlNet extension: the first to the model's "control", the next to "control-2" ...; a unit
-        that names a ControlNet of this server is drawn beside that.
+    def _read_controlnet(self) -> None:
+        """Reads the units of the ControlNet extension: the first picture is the condition "control", the next
+        "control-2" ...; a unit may name a ControlNet of this server.
         """
-        found: Any = self.body.alwayson_scripts.get("controlnet", self.body.alwayson_scripts.get("ControlNet"))
-        units = found.get("args", []) if isinstance(found, dict) else []
+        extension: Any = self.body.alwayson_scripts.get("controlnet", self.body.alwayson_scripts.get("ControlNet"))
+        units = extension.get("args", []) if isinstance(extension, dict) else []
         for name in self.body.alwayson_scripts:
             if name.casefold() != "controlnet":
                 self.note(Message("the script {name} is not here; it changed nothing", name=name))
-        place = 0
+        number = 0
         for unit in units if isinstance(units, list) else []:
             if not isinstance(unit, dict) or unit.get("enabled") is False:
                 continue
@@ -124,8 +127,8 @@ class Wanted:
             image = image.get("image") if isinstance(image, dict) else image
             if not image:
                 continue
-            place += 1
-            name = numbered("control", place)
+            number += 1
+            name = numbered("control", number)
             self._network(str(unit.get("model") or "None"))
             self.pictures[CONDITION + name] = decoded(image, "controlnet.image")
             weight = unit.get("weight", 1.0)
@@ -136,38 +139,38 @@ class Wanted:
             if module.casefold() != "none":
                 self.note(Message("no preprocessor {module} here: the picture is taken as it is", module=module))
 
-    def _network(self, said: str) -> None:
-        """The ControlNet of a unit, which may have a hash behind its name. Raises RequestError for one that is not
-        here, unless the model has its own.
+    def _network(self, unit_model: str) -> None:
+        """Adds the ControlNet of a unit; its name may be followed by a hash. Raises RequestError for an unknown one, if
+        this server has any.
         """
-        name = said.partition(" [")[0].strip()
-        known = self.service.pool.controls
-        if name in known:
+        name = unit_model.partition(" [")[0].strip()
+        networks = self.service.pool.controls
+        if name in networks:
             self.controls.append(name)
-        elif name.casefold() != "none" and known:
-            self.service.pool.control(name)  # says which there are
+        elif name.casefold() != "none" and networks:
+            self.service.pool.control(name)  # raises with the known names
 
-    def _unheeded(self) -> None:
-        """Says what is asked for and not done."""
+    def _note_ignored(self) -> None:
+        """Adds warnings for settings that are ignored."""
         body = self.body
-        asked: dict[str, bool] = {
+        requested: dict[str, bool] = {
             "restore_faces": body.restore_faces,
             "tiling": body.tiling,
             "script_name": bool(body.script_name),
         }
         if isinstance(body, Img2Img):
-            asked |= {
+            requested |= {
                 "mask_blur": bool(body.mask) and body.mask_blur != 0,
                 "inpaint_full_res": bool(body.mask) and body.inpaint_full_res,
                 "inpainting_fill": bool(body.mask) and body.inpainting_fill != 1,
                 "initial_noise_multiplier": body.initial_noise_multiplier != 1,
             }
-        for name, there in asked.items():
-            if there:
+        for name, is_set in requested.items():
+            if is_set:
                 self.note(Message("{name} is not done here; it changed nothing", name=name))
 
     def order(self, caller: Caller, place: int, seed: int | None, changes: Mapping[str, Any] | None = None) -> Order:
-        """One of the ``n_iter`` orders."""
+        """The order of one of the ``n_iter`` iterations."""
         values = {**self.values, **(changes or {})}
         if seed is not None:
             subseed, strength = values.get("subseed"), values.get("subseed_strength")
@@ -185,7 +188,9 @@ class Wanted:
 
 
 def _styles(names: Sequence[str], text: str) -> tuple[str | None, str]:
-    """The style of a request; of several the words of the others are added to the prompt. Raises RequestError."""
+    """The style and the prompt; of several styles the last is the request's, the others are appended to the prompt.
+    Raises RequestError.
+    """
     *others, last = names or [""]
     for name in others:
         text = styled(text, name)
@@ -193,11 +198,11 @@ def _styles(names: Sequence[str], text: str) -> tuple[str | None, str]:
 
 
 def checkpoint(service: DrawingService, text: str) -> str:
-    """A model by its title, which may have a hash behind it. Raises RequestError."""
+    """A model by its title, which may be followed by a hash. Raises RequestError."""
     name = text.partition(" [")[0].strip()
     return service.pool.named(name or None)
 
 
 def options_of(service: DrawingService, caller: Caller) -> dict[str, Any]:
-    known: dict[str, dict[str, Any]] = service.client_options
-    return {"sd_model_checkpoint": service.pool.default, "CLIP_stop_at_last_layers": 1} | known.get(caller.name, {})
+    by_caller: dict[str, dict[str, Any]] = service.client_options
+    return {"sd_model_checkpoint": service.pool.default, "CLIP_stop_at_last_layers": 1} | by_caller.get(caller.name, {})

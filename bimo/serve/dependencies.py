@@ -1,4 +1,4 @@
-"""What the interfaces share: who asks and in which language, jobs that are waited for, pictures as they are sent."""
+"""Shared by the interfaces: FastAPI dependencies (service, caller, language), waiting for jobs, encoding pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from bimo.core.messages import Message
 from bimo.serve.events import Event
 from bimo.serve.gate import spoken
-from bimo.serve.jobs import Drawn, Job, Order, State
+from bimo.serve.jobs import Job, Order, State, StoredPicture
 from bimo.serve.keys import LOCAL, Caller
 from bimo.serve.problems import ApiError
 from bimo.serve.service import NO_SUCH_JOB, DrawingService
@@ -31,12 +31,12 @@ GONE = Message("the client left before the picture was drawn")
 
 
 def service_of(request: Request) -> DrawingService:
-    """The server's drawing."""
+    """The drawing service of the application."""
     return cast(DrawingService, request.app.state.service)
 
 
 def caller_of(request: Request) -> Caller:
-    """Who asks, as the gate found out."""
+    """The caller, as the gate has identified them."""
     return cast(Caller, request.scope.get("state", {}).get("caller") or LOCAL)
 
 
@@ -46,53 +46,53 @@ def language_of(request: Request) -> str:
 
 
 Service = Annotated[DrawingService, Depends(service_of)]
-Asking = Annotated[Caller, Depends(caller_of)]
-Spoken = Annotated[str, Depends(language_of)]
+CurrentCaller = Annotated[Caller, Depends(caller_of)]
+ClientLanguage = Annotated[str, Depends(language_of)]
 
 
 async def accepted(request: Request, service: DrawingService, order: Order, pictures: Mapping[str, bytes]) -> Job:
-    """The job of an order, stored. Raises as ``DrawingService.accept``."""
-    again = request.headers.get("idempotency-key")
-    job = await run_in_threadpool(service.accept, order, pictures, again)
+    """Submits an order. Raises as ``DrawingService.accept``."""
+    idempotency_key = request.headers.get("idempotency-key")
+    job = await run_in_threadpool(service.accept, order, pictures, idempotency_key)
     request.state.job = job.id
     return job
 
 
 async def own_job(service: DrawingService, caller: Caller, name: str) -> Job:
     """A job that the caller may see. Raises ApiError."""
-    job = await run_in_threadpool(service.job, name, caller.sees)
+    job = await run_in_threadpool(service.job, name, caller.visible_key)
     if job is None:
         raise ApiError(404, NO_SUCH_JOB)
     return job
 
 
 async def drawn(request: Request, service: DrawingService, order: Order, pictures: Mapping[str, bytes]) -> Job:
-    """Accepts an order and waits until its pictures are there. A client that leaves meanwhile ends it. Raises ApiError
-    for a job that failed.
+    """Submits an order and waits for its pictures; cancels it if the client disconnects. Raises ApiError for a failed
+    job.
     """
     job = await accepted(request, service, order, pictures)
-    waiting = asyncio.ensure_future(service.wait(job.id))
-    leaving = asyncio.ensure_future(_left(request))
+    finished = asyncio.ensure_future(service.wait(job.id))
+    disconnected = asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done():
+        await asyncio.wait({finished, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done():
             service.cancel(job.id)
             raise ApiError(499, GONE, code="client_closed_request")
-        return whole(waiting.result())
+        return whole(finished.result())
     finally:
-        if not waiting.done():
+        if not finished.done():
             service.cancel(job.id)
-        for task in (waiting, leaving):
+        for task in (finished, disconnected):
             task.cancel()
 
 
-async def _left(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def attached(service: DrawingService, job: str) -> AsyncIterator[Event]:
-    """The events of a job that ends when nobody listens any more."""
+    """The events of a job; the job is cancelled if the consumer stops early."""
     ended = False
     try:
         async for event in service.events(job):
@@ -104,7 +104,7 @@ async def attached(service: DrawingService, job: str) -> AsyncIterator[Event]:
 
 
 def whole(job: Job) -> Job:
-    """A job with all of its pictures. Raises ApiError for one that has none to show."""
+    """The job itself if it has pictures to show. Raises ApiError if it failed or all are withheld."""
     if job.failure is not None:
         raise ApiError.of(job.failure)
     if job.state is not State.done:
@@ -115,8 +115,8 @@ def whole(job: Job) -> Job:
     return job
 
 
-def encoded(service: DrawingService, picture: Drawn, kind: Format = "png", quality: int = 90) -> bytes:
-    """The file of a picture, as it was stored or in another format, with what its law wants it to say, and signed."""
+def encoded(service: DrawingService, picture: StoredPicture, kind: Format = "png", quality: int = 90) -> bytes:
+    """The file of a picture, as stored or converted to another format, with its label and signature."""
     png = picture.file.read_bytes()
     if kind == "png":
         return png
@@ -125,8 +125,8 @@ def encoded(service: DrawingService, picture: Drawn, kind: Format = "png", quali
 
 
 def recoded(png: bytes, kind: Format, quality: int = 90) -> bytes:
-    """A PNG in another format. Its XMP, where a label is, goes along; the record of how it was drawn does not, nor do
-    credentials, which are of the file's own bytes.
+    """Converts a PNG to another format. XMP, which has the label, is kept; bimo's metadata is not, nor are content
+    credentials, which are valid only for the original bytes.
     """
     from PIL import Image
 
@@ -136,7 +136,7 @@ def recoded(png: bytes, kind: Format, quality: int = 90) -> bytes:
 
 
 def shot(image: Image.Image, kind: Format = "jpeg", quality: int = 80, xmp: bytes | None = None) -> bytes:
-    """An image as a file."""
+    """Encodes an image."""
     buffer = io.BytesIO()
     settings: dict[str, Any] = {} if kind == "png" else {"quality": quality}
     if xmp and kind != "png":
@@ -146,40 +146,40 @@ def shot(image: Image.Image, kind: Format = "jpeg", quality: int = 80, xmp: byte
 
 
 class Links:
-    """Addresses of pictures that work for a while and for nobody who did not get them."""
+    """Signed URLs of pictures that expire."""
 
     def __init__(self, secret: str, seconds: int) -> None:
         self._secret, self.seconds = secret.encode(), seconds
 
     def path(self, job: str, place: int, kind: Format = "png") -> str:
-        """The path, with until when it works and a signature (HMAC-SHA256)."""
+        """The path with its time of expiry and a signature (HMAC-SHA256)."""
         until = int(time.time()) + self.seconds
         return f"/files/{job}/{place}.{kind}?until={until}&signature={self._signature(job, place, kind, until)}"
 
     def good(self, job: str, place: int, kind: str, until: int, signature: str) -> bool:
-        """Whether a path was made here and still works."""
-        wanted = self._signature(job, place, kind, until).encode()
-        return hmac.compare_digest(wanted, signature.encode("utf-8", "replace")) and until >= time.time()
+        """Whether a path is correctly signed and has not expired."""
+        expected = self._signature(job, place, kind, until).encode()
+        return hmac.compare_digest(expected, signature.encode("utf-8", "replace")) and until >= time.time()
 
     def _signature(self, job: str, place: int, kind: str, until: int) -> str:
         return hmac.new(self._secret, f"{job}/{place}.{kind}/{until}".encode(), hashlib.sha256).hexdigest()
 
 
 def links_of(request: Request) -> Links:
-    """The server's addresses of pictures."""
+    """The URL signer of the application."""
     return cast(Links, request.app.state.links)
 
 
 def address(request: Request, path: str) -> str:
-    """A path of this server as its client may call it."""
+    """The absolute URL of a path, as seen by the client."""
     return str(request.base_url).rstrip("/") + path
 
 
-def file_of(job: Job, place: int) -> Drawn:
-    """A picture of a job. Raises ApiError where there is none, or it is not shown."""
-    found = next((picture for picture in job.pictures if picture.place == place), None)
-    if found is None or not Path(found.file).is_file():
+def file_of(job: Job, place: int) -> StoredPicture:
+    """A picture of a job. Raises ApiError if it does not exist or is withheld."""
+    picture = next((picture for picture in job.pictures if picture.place == place), None)
+    if picture is None or not Path(picture.file).is_file():
         raise ApiError(404, Message("this job has no picture {place}", place=place))
-    if found.flagged is not None:
-        raise ApiError.of(found.flagged)
-    return found
+    if picture.flagged is not None:
+        raise ApiError.of(picture.flagged)
+    return picture
