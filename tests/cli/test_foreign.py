@@ -80,7 +80,7 @@ def test_automatic1111(tmp_path: Path) -> None:
     wanted["hires"] = 2.0
     assert found.fields.items() >= wanted.items()
     assert found.model == "v1-5"
-    left = " ".join(found.left)
+    left = " ".join(found.ignored)
     assert all(said in left for said in ("ENSD", "Hires upscaler: 4x-UltraSharp", "(masterpiece)"))
 
 
@@ -105,7 +105,7 @@ def test_comfyui(tmp_path: Path) -> None:
         "negative": "blurry",
         "size": (64, 128),
     }
-    assert (found.model, found.left) == ("sd15.safetensors", ("LoraLoader",))
+    assert (found.model, found.ignored) == ("sd15.safetensors", ("LoraLoader",))
 
 
 def test_fooocus(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_fooocus(tmp_path: Path) -> None:
     assert (found.program, found.model) == ("Fooocus", "juggernautXL")
     assert found.fields["size"] == (64, 96)
     assert (found.fields["seed"], found.fields["sampler"]) == (77, "DPM++ 2M SDE")
-    assert len(found.left) == 2
+    assert len(found.ignored) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "[" * 100_000, "null", '{"prompt": ""}'])

@@ -100,13 +100,13 @@ def test_what_is_kept_is_of_these_weights_read_so(folder: Path, tmp_path: Path) 
 
 def test_where_nothing_can_be_kept_it_draws_all_the_same(folder: Path, cache: Path) -> None:
     before = sorted(cache.rglob("*.xml"))
-    made = engine(folder, "openvino", kept=False)
+    made = engine(folder, "openvino", cache_converted=False)
     assert decibels(pixels(engine(folder, "torch")), pixels(made)) >= 50
     assert sorted(cache.rglob("*.xml")) == before
 
 
 def test_weights_are_given_back(folder: Path, cache: Path) -> None:
-    made = engine(folder, "openvino", kept=False)
+    made = engine(folder, "openvino", cache_converted=False)
     expected = {name: value.clone() for name, value in read_folder(folder).state_dict().items()}
     pixels(made)
     made.processor.restore()

@@ -87,7 +87,7 @@ def test_converted_blocks_are_cached_as_well(system: System) -> None:
     from bimo.engine.processor import Processor
 
     expected = torch.frombuffer(bytearray(asked(system, step_cache="first-block:1")[0]), dtype=torch.uint8).int()
-    engine = Engine(system, processor=Processor("openvino", kept=False))
+    engine = Engine(system, processor=Processor("openvino", cache_converted=False))
     try:
         found = engine.draw({**REQUEST, "step_cache": "first-block:1"})[0].image.tobytes()
     finally:

@@ -15,7 +15,7 @@ from torch import nn
 
 import bimo
 from bimo.core.errors import BimoError, RequestError, WeightsError
-from bimo.engine.memory import Keeping, kept_bytes, weights_of
+from bimo.engine.memory import Keeping, resident_bytes, weights_of
 from bimo.hub import registry
 from bimo.models.layouts import gguf_file
 from bimo.models.layouts.gguf_file import GgufDenoiser, GgufLinear
@@ -148,7 +148,7 @@ def test_memory_counts_blocks_as_they_are(z_image: Path, tmp_path: Path) -> None
     assert whole.blocks == 0
     rounded = whole.denoisers[0] - kept.denoisers[0]
     assert kept.blocks == rounded * 34 // 32  # 32 numbers and a scale of two bytes
-    saved = kept_bytes(whole, Keeping("bf16")) - kept_bytes(kept, Keeping("bf16"))
+    saved = resident_bytes(whole, Keeping("bf16")) - resident_bytes(kept, Keeping("bf16"))
     assert saved == 2 * rounded - kept.blocks
 
 

@@ -32,7 +32,7 @@ from bimo.serve.page.comparison import Votes, rows, sheet
 from bimo.serve.page.dropped import settings_of
 from bimo.serve.page.form import Form, filled
 from bimo.serve.page.fragments import EXAMPLES
-from bimo.serve.page.gallery import Named
+from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.layout import mount
 from bimo.serve.page.models import RATIOS, Offer
 from bimo.serve.page.session import DRAWN_OVER, Page, Visitor
@@ -376,9 +376,9 @@ def test_prompts_are_shown_as_they_are(service: DrawingService) -> None:
     shown = gallery.finished(job) + gallery.history([job], "en") + gallery.about(job, job.pictures[0], "en")
     assert "<img src=x" not in shown
     assert "&lt;img src=x" in shown
-    assert Named.read(f"{job.id}/0") == Named(job.id, 0)
+    assert PictureName.read(f"{job.id}/0") == PictureName(job.id, 0)
     for odd in ("../../etc/passwd", f"{job.id}/", f"{job.id}/0/1", None, 5, f"{job.id}\n/0"):
-        assert Named.read(odd) is None
+        assert PictureName.read(odd) is None
 
 
 def served(service: DrawingService, keys: KeyStore | None = None) -> TestClient:

@@ -16,7 +16,7 @@ from bimo.core.messages import Message
 from bimo.core.picture import Picture
 from bimo.engine.engine import Engine
 from bimo.hub.options import LoadOptions
-from bimo.serve.dispatcher import Began, Dispatcher, Drew, Ended, Handed, Lost, Stepped, Tell, Workers
+from bimo.serve.dispatcher import Began, Dispatcher, Drew, Ended, Handed, Lost, OnWorkerEvent, Stepped, Workers
 from bimo.serve.executor import CANCELLED
 from bimo.serve.jobs import MOST_ATTEMPTS, Failure, State
 from bimo.serve.run import make_service
@@ -33,10 +33,10 @@ class Scripted(Workers):
         self.room = room
         self.given: list[Handed] = []
         self.cancelled: list[tuple[str, Failure]] = []
-        self.tell: Tell = lambda job, told: None
+        self.tell: OnWorkerEvent = lambda job, told: None
         self.free: Callable[[], None] = lambda: None
 
-    def start(self, tell: Tell, free: Callable[[], None]) -> None:
+    def start(self, tell: OnWorkerEvent, free: Callable[[], None]) -> None:
         self.tell, self.free = tell, free
 
     def give(self, job: Handed) -> bool:
