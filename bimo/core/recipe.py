@@ -33,6 +33,24 @@ class Branch(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProjectedGuidance(Part):
+    """Adaptive projected guidance (arXiv:2410.02416), mixed with classifier-free guidance as HunyuanImage-2.1 does: in
+    the steps after ``start`` (0 is the first) the answer is e + ``scale`` d in place of e + w (c - e).
+
+    d is the running average of c - e over all guided steps, of which an earlier one counts ``momentum`` times as much
+    as the next; it is shortened to a length of ``threshold`` (0: never), and what of it is parallel to c counts
+    ``eta`` times. ``start_written`` is the start for a prompt of which the last text encoder reads something.
+    """
+
+    scale: float = 10.0
+    momentum: float = -0.5
+    threshold: float = 10.0
+    eta: float = 0.0
+    start: int = 5
+    start_written: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
 class Guidance(Part):
     """Classifier-free guidance of one level (arXiv:2207.12598): what differs between systems is data.
 
@@ -46,7 +64,8 @@ class Guidance(Part):
     ``channels`` guides the first channels of the answer alone, the rest (a learned variance) are the given branch's; 0
     guides all. ``norm`` shortens the guided answer to the length of the given one: over all of it ("whole"), over the
     channels of each place ("place"), those of each 2x2 places ("patch"), or over each row of each channel ("row");
-    ``lengthen`` does so also where the guided one is shorter. ``branches`` are added to the sum.
+    ``lengthen`` does so also where the guided one is shorter. ``branches`` are added to the sum. ``projected`` takes
+    the place of the sum in later steps.
     """
 
     scale: float = 7.5
@@ -60,6 +79,7 @@ class Guidance(Part):
     only_with_negative: bool = False
     until: float = 1.0
     branches: tuple[Branch, ...] = ()
+    projected: ProjectedGuidance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

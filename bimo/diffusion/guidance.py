@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bimo.core.recipe import Branch, Guidance
+from bimo.core.recipe import Branch, Guidance, ProjectedGuidance
+from bimo.core.tensors import TextEncoding
 
 
 def on(guide: Guidance, scale: float, step: int, steps: int) -> bool:
@@ -30,12 +31,49 @@ def heeds_empty(guide: Guidance) -> bool:
     return guide.only_with_negative or guide.unconditional == "zeros_without_negative"
 
 
-def combine(guide: Guidance, scale: float, output: Tensor, weights: Sequence[tuple[Branch, float]] = ()) -> Tensor:
+class Projection:
+    """The projected guidance of one drawing, for a prompt of these encodings: its average over the steps."""
+
+    def __init__(self, projected: ProjectedGuidance, prompt: Sequence[TextEncoding]) -> None:
+        last = prompt[-1].mask if prompt else None
+        written = last is not None and bool(last.any())
+        self.projected = projected
+        self.start = projected.start_written if written else projected.start
+        self.average: Tensor | None = None
+
+    def guided(self, unconditional: Tensor, conditional: Tensor, step: int) -> Tensor | None:
+        """Both branches' outputs [1, ...] of a step -> the guided output; None while it only averages."""
+        difference = conditional - unconditional
+        own = self.projected
+        average = difference if self.average is None else difference + own.momentum * self.average
+        self.average = average
+        if step <= self.start:
+            return None
+        axes = tuple(range(1, average.ndim))
+        if own.threshold > 0:
+            length = torch.linalg.vector_norm(average, dim=axes, keepdim=True)
+            average = average * (own.threshold / length).clamp(max=1.0)
+        direction = conditional.double()
+        direction = direction / torch.linalg.vector_norm(direction, dim=axes, keepdim=True).clamp(min=1e-12)
+        parallel = (average.double() * direction).sum(dim=axes, keepdim=True) * direction
+        update = (average.double() - parallel).to(average) + own.eta * parallel.to(average)
+        return unconditional + own.scale * update
+
+
+def combine(
+    guide: Guidance,
+    scale: float,
+    output: Tensor,
+    weights: Sequence[tuple[Branch, float]] = (),
+    projection: Projection | None = None,
+    step: int = 0,
+) -> Tensor:
     """[2 + n, C, h, w] (unconditional, conditional, then the n branches) or [1, C, h, w] (conditional
     alone) -> [1, C, h, w].
 
     w of equation 6 in arXiv:2207.12598, as diffusers counts it: e + w (c - e); to it each branch adds k (c_i - c) for a
-    prefix, k (c - c_i) for what is dropped. Then the rescaling of arXiv:2305.08891, equations 15 and 16.
+    prefix, k (c - c_i) for what is dropped. Then the rescaling of arXiv:2305.08891, equations 15 and 16. A
+    ``projection`` is told every step, and takes the place of the sum where it has begun.
     """
     if output.shape[0] == 1:
         return output
@@ -44,7 +82,9 @@ def combine(guide: Guidance, scale: float, output: Tensor, weights: Sequence[tup
     if rest is not None:
         rows = [row[:, : guide.channels] for row in rows]
     unconditional, conditional, *others = rows
-    guided = unconditional + (scale + 1 - guide.baseline_scale) * (conditional - unconditional)
+    guided = None if projection is None else projection.guided(unconditional, conditional, step)
+    if guided is None:
+        guided = unconditional + (scale + 1 - guide.baseline_scale) * (conditional - unconditional)
     for (branch, weight), other in zip(weights, others, strict=True):
         guided = guided + weight * ((conditional - other) if branch.drop else (other - conditional))
     axes = tuple(range(1, output.ndim))

@@ -153,6 +153,7 @@ def _level(
     shortcuts = LessWork(request) if last else LessWork()
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
+    projection = guidance.Projection(guide.projected, prepared.prompt) if guide.projected else None
     count = len(times)
     for step, t in enumerate(times):
         guided = guidance.on(guide, scale, step, count)
@@ -174,7 +175,7 @@ def _level(
             output = output if guided else output[1:2]
         elif guided:
             output = shortcuts.all_branches(output)
-        output = guidance.combine(guide, scale, output, weights)
+        output = guidance.combine(guide, scale, output, weights, projection, step)
         x = sampler.step(output if sampler.reads_variance else output[:, : shape[0]], t, x, settings)
         if original is not None:
             x = original.put_back(x, sampler, times[step + 1] if step + 1 < count else None)

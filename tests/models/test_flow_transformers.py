@@ -15,6 +15,7 @@ from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.ernie_image.denoiser import ErnieImage
 from bimo.models.ernie_image.space import Flux2Latent
 from bimo.models.flow_tokens import packed, unpacked
+from bimo.models.hunyuan_image.denoiser import HunyuanImage
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.lumina.denoiser import Lumina2
 from bimo.models.ovis_image.denoiser import OvisImage
@@ -30,12 +31,16 @@ KINDS: dict[str, Any] = {
     "lumina": Lumina2(),
     "ovis_image": OvisImage(),
     "ernie_image": ErnieImage(),
+    "hunyuan_image": HunyuanImage(),
 }
+#: The channels of x, where they are not 16, and how many texts are read, where it is not one.
+CHANNELS = {"ernie_image": 128, "hunyuan_image": 64}
+STREAMS = {"hunyuan_image": 2}
 #: Parameters at full size. Of those in COUNTS the class's defaults are taken for the published model; the others are
 #: the published sizes as the recipes tell them.
 COUNTS = {"z_image": 6_154_908_736, "qwen_image": 20_430_401_088, "ovis_image": 7_370_449_728}
-#: As many tensors as the index of its published files names.
-NAMED = {"ernie_image": (8_033_490_048, 409)}
+#: As many tensors as the index of its published files names, or numbers as these hold bytes: 34.9 GB of 16 bits.
+NAMED = {"ernie_image": (8_033_490_048, 409), "hunyuan_image": (17_425_795_520, 1264)}
 ABOUT = {"longcat_image": 6.27, "cogview4": 6.37, "lumina": 2.61}
 
 
@@ -114,27 +119,30 @@ def test_packing_is_that_of_the_pipelines() -> None:
     assert torch.equal(unpacked(packed(x), 4, 6), x)
 
 
-def channels(kind: str) -> int:
-    return 128 if kind == "ernie_image" else 16
-
-
-def conditioning(lengths: tuple[int, ...]) -> Conditioning:
+def conditioning(kind: str, lengths: tuple[int, ...]) -> Conditioning:
     tokens = torch.randn(len(lengths), max(lengths), 16, generator=torch.Generator().manual_seed(2))
-    return Conditioning((TextEncoding(tokens, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]),))
+    text = TextEncoding(tokens, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])
+    return Conditioning((text,) * STREAMS.get(kind, 1))
 
 
-@pytest.mark.parametrize("kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image", "ernie_image"])
+def row(words: Conditioning, length: int) -> Conditioning:
+    """The first row, of so many tokens and without a mask."""
+    return Conditioning(tuple(TextEncoding(stream.tokens[:1, :length]) for stream in words.streams))
+
+
+@pytest.mark.parametrize(
+    "kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image", "ernie_image", "hunyuan_image"]
+)
 def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
     torch.manual_seed(0)
     denoiser = KINDS[kind].tiny().build().eval()
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    both = conditioning((3, 7))
-    x, t = torch.randn(2, channels(kind), 4, 4), torch.tensor([700.0, 300.0])
+    both = conditioning(kind, (3, 7))
+    x, t = torch.randn(2, CHANNELS.get(kind, 16), 4, 4), torch.tensor([700.0, 300.0])
     with torch.inference_mode():
         together = denoiser(x, t, both)
-        alone = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1, :3]),)))
-        whole = denoiser(x[:1], t[:1], Conditioning((TextEncoding(both.streams[0].tokens[:1]),)))
+        alone, whole = (denoiser(x[:1], t[:1], row(both, length)) for length in (3, 7))
     assert together.shape == x.shape
     assert torch.allclose(together[:1], alone, atol=1e-4)
     assert not torch.allclose(whole, alone, atol=1e-3)
@@ -144,9 +152,9 @@ def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
 def test_it_learns_a_batch_by_heart(kind: str) -> None:
     torch.manual_seed(0)
     denoiser = KINDS[kind].tiny().build()
-    law, words = Flow(), conditioning((5, 5))
+    law, words = Flow(), conditioning(kind, (5, 5))
     generator = torch.Generator().manual_seed(4)
-    x, noise = torch.randn(2, 2, channels(kind), 4, 4, generator=generator).unbind()
+    x, noise = torch.randn(2, 2, CHANNELS.get(kind, 16), 4, 4, generator=generator).unbind()
     t = torch.tensor([400.0, 800.0])
     optimiser = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     losses: list[float] = []
@@ -164,10 +172,10 @@ def test_what_it_does_not_read_is_reported(kind: str) -> None:
     denoiser = KINDS[kind].tiny().build()
     stream = TextEncoding(torch.zeros(1, 3, 16))
     with pytest.raises(RecipeError):
-        denoiser(torch.zeros(1, channels(kind), 4, 4), torch.zeros(1), Conditioning((stream, stream)))
+        denoiser(torch.zeros(1, CHANNELS.get(kind, 16), 4, 4), torch.zeros(1), Conditioning((stream,) * 3))
     with pytest.raises(RecipeError):
         denoiser(
-            torch.zeros(1, channels(kind), 4, 4),
+            torch.zeros(1, CHANNELS.get(kind, 16), 4, 4),
             torch.zeros(1),
-            Conditioning((stream,), spatial=torch.zeros(1, 1, 4, 4)),
+            Conditioning((stream,) * STREAMS.get(kind, 1), spatial=torch.zeros(1, 1, 4, 4)),
         )

@@ -29,7 +29,7 @@ from bimo.recipes.z_image import z_image as z_image_recipe
 from tests.support.drawing import draw
 from tests.support.flow_checkpoints import awake, glm_words, mistral3, opened, qwen_words, saved
 
-KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image", "ernie_image")
+KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image", "ernie_image", "hunyuan_image")
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},
     "negative": {"text": "red 苹果，写着“福 到”和'a don't'", "negative": "小桥 red"},
@@ -64,11 +64,7 @@ def by_diffusers(pipeline: Any, kind: str, request: dict[str, Any]) -> list[nump
     """The pictures of diffusers' own pipeline for a request of bimo."""
     count = request.get("count", 1)
     width, height = request.get("size", (64, 64))
-    scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": request["guidance"]}
-    if kind == "longcat_image":
-        scale["enable_prompt_rewrite"] = False
-    if kind == "lumina":
-        scale["cfg_trunc_ratio"] = 0.25
+    scale = scaled(pipeline, kind, request["guidance"])
     pictures: list[numpy.ndarray] = []
     # One call a picture: with more, some pipelines ask for a negative prompt of another type.
     for index in range(count):
@@ -83,6 +79,20 @@ def by_diffusers(pipeline: Any, kind: str, request: dict[str, Any]) -> list[nump
         )
         pictures += [numpy.asarray(image) for image in drawn.images]
     return pictures
+
+
+def scaled(pipeline: Any, kind: str, guidance: float) -> dict[str, Any]:
+    """What a pipeline is called with for a scale of guidance, or its guiders changed to it."""
+    if kind == "hunyuan_image":
+        for name in ("guider", "ocr_guider"):
+            pipeline.register_modules(**{name: getattr(pipeline, name).new(guidance_scale=guidance)})
+        return {}
+    scale: dict[str, Any] = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": guidance}
+    if kind == "longcat_image":
+        scale["enable_prompt_rewrite"] = False
+    if kind == "lumina":
+        scale["cfg_trunc_ratio"] = 0.25
+    return scale
 
 
 def compare(pictures: list[Picture], expected: list[numpy.ndarray]) -> None:
@@ -119,11 +129,7 @@ def test_the_empty_negative_prompt_is_one(places: Any, kind: str) -> None:
 def test_latents_are_those_of_diffusers_and_words_move_them(places: Any, kind: str) -> None:
     folder, pipeline = places(kind)
     system = read_folder(folder)
-    scale = {"true_cfg_scale" if kind == "qwen_image" else "guidance_scale": 4.0}
-    if kind == "longcat_image":
-        scale["enable_prompt_rewrite"] = False
-    if kind == "lumina":
-        scale["cfg_trunc_ratio"] = 0.25
+    scale = scaled(pipeline, kind, 4.0)
     request = {"text": "小桥 “a b”", "negative": "red", "seed": 4, "steps": 4, "guidance": 4.0, "size": (64, 96)}
     expected = pipeline(
         request["text"],
@@ -273,7 +279,7 @@ def test_names_of_a_whole_language_model_are_read(places: Any, tmp_path: Path) -
     assert pictures[0] == pictures[1]
 
 
-@pytest.mark.parametrize("kind", ["z_image", "cogview4", "lumina", "ernie_image"])
+@pytest.mark.parametrize("kind", ["z_image", "cogview4", "lumina", "ernie_image", "hunyuan_image"])
 def test_written_for_diffusers_it_draws_the_same(places: Any, tmp_path: Path, kind: str) -> None:
     folder, pipeline = places(kind)
     to_diffusers(read_folder(folder), tmp_path / "out")

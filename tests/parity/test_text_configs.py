@@ -59,6 +59,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lumina": {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": None, "final_logit_softcapping": 30.0},
     "ovis_image": {"use_sliding_window": False, "tie_word_embeddings": True},
     "ernie_image": {"pad_token_id": None, "tie_word_embeddings": True},
+    "hunyuan_image": {"vision_token_id": 7},
 }
 #: What would change an answer, or may: refused by its name.
 LOUD: dict[str, tuple[str, Any]] = {
@@ -77,6 +78,7 @@ LOUD: dict[str, tuple[str, Any]] = {
     "lumina": ("rotary_base", 10000),
     "ovis_image": ("attention_sinks", 4),
     "ernie_image": ("attention_bias", True),
+    "hunyuan_image": ("rotary_base", 10000),
 }
 
 

@@ -34,7 +34,7 @@ REQUEST: dict[str, Any] = {
     "text": "a red 苹果",
     "negative": "",
 }
-FLOWS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image", "ernie_image")
+FLOWS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image", "ernie_image", "hunyuan_image")
 
 
 @pytest.fixture(scope="module")

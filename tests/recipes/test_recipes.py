@@ -34,7 +34,10 @@ from tests.support.tiny_systems import TEXT, give_words, tiny_system
 SIZE = (128, 128)
 STEPS = 4
 #: Whose denoiser or objective makes tensors as long as numbers on the device say.
-READ_BACK = ("lumina-image-2", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "skypaint")
+READ_BACK = (
+    *("hunyuan-image-2.1", "lumina-image-2", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511"),
+    "skypaint",
+)
 #: Whose sampler asks the device for numbers at each step of a drawing.
 READS_STEPS = ("hunyuan-dit-1.2-control",)
 #: Of which a whole run is made on a device without contents: one of each kind of denoiser, cascade and adapter.

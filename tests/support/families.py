@@ -66,4 +66,5 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "lumina": ("Lumina2Pipeline", _flow("lumina")),
     "ovis_image": ("OvisImagePipeline", _flow("ovis_image")),
     "ernie_image": ("ErnieImagePipeline", _flow("ernie_image")),
+    "hunyuan_image": ("HunyuanImagePipeline", _flow("hunyuan_image")),
 }

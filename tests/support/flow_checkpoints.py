@@ -286,6 +286,60 @@ def ernie_image(folder: Path, **times: Any) -> Any:
     )
 
 
+def byt5(width: int = 16) -> Any:
+    config = transformers.T5Config(
+        vocab_size=392, d_model=width, d_kv=8, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
+    return transformers.T5EncoderModel(config)
+
+
+def hunyuan_image(folder: Path, **times: Any) -> Any:
+    """Its guiders begin to project after the first step, and after the second where something is to be written."""
+    words = transformers.ByT5Tokenizer()
+    words.add_tokens(["<color-0>", "<zh-font-0>"], special_tokens=True)
+    guiders = [
+        diffusers.AdaptiveProjectedMixGuidance(
+            guidance_scale=3.5,
+            adaptive_projected_guidance_scale=6.0,
+            adaptive_projected_guidance_rescale=4.0,
+            eta=0.3,
+            adaptive_projected_guidance_start_step=start,
+        )
+        for start in (0, 1)
+    ]
+    return diffusers.HunyuanImagePipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_encoder=qwen2_5_vl(),
+        tokenizer_2=words,
+        text_encoder_2=awake(byt5()),
+        vae=diffusers.AutoencoderKLHunyuanImage(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=64,
+            block_out_channels=(32, 32, 32, 32, 32, 128),
+            layers_per_block=1,
+            spatial_compression_ratio=32,
+            sample_size=64,
+            scaling_factor=0.75289,
+        ),
+        transformer=awake(
+            diffusers.HunyuanImageTransformer2DModel(
+                num_attention_heads=2,
+                attention_head_dim=8,
+                num_layers=1,
+                num_single_layers=1,
+                num_refiner_layers=1,
+                text_embed_dim=16,
+                text_embed_2_dim=16,
+                rope_axes_dim=(4, 4),
+            )
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 5.0, **times}),
+        guider=guiders[0],
+        ocr_guider=guiders[1],
+    )
+
+
 def awake(model: Any) -> Any:
     """The model with every parameter random: some begin at zero, or were never filled, and would prove nothing."""
     generator = torch.Generator().manual_seed(11)
@@ -306,6 +360,7 @@ MADE = {
     "lumina": lumina,
     "ovis_image": ovis_image,
     "ernie_image": ernie_image,
+    "hunyuan_image": hunyuan_image,
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -52,6 +53,8 @@ def give_words(tower: Any, folder: Path) -> bool:
         clip_words(folder)
     elif isinstance(tower, ChatGlmTextEncoder):
         glm_words(folder)
+    elif isinstance(tower, T5TextEncoder) and tower.part.words == "bytes":
+        ByT5Tokenizer().save_pretrained(str(folder))
     elif isinstance(tower, T5TextEncoder):
         t5_words(folder)
     elif isinstance(tower, LanguageModelEncoder):

@@ -84,7 +84,7 @@ def reading(folder: Folder) -> Reading:
             version=version,
             wanted=wanted,
         )
-    words = (bert(folder.config("text_encoder"), denoiser), t5(folder.config("text_encoder_2"), denoiser))
+    words = (bert(folder.config("text_encoder"), denoiser), t5(folder.config("text_encoder_2"), denoiser.lengths[1]))
     recipe = _recipe(denoiser, words, latent(folder.config("vae")), schedule)
     fillings = (
         Filling("text_encoder", "text.0.model", bert_name),
@@ -163,8 +163,8 @@ def bert(config: Config, denoiser: Hunyuan) -> Bert:
     return Bert(**fields, length=denoiser.lengths[0], masked=True, pooler=False)
 
 
-def t5(config: Config, denoiser: Hunyuan) -> T5:
-    """The text encoder that a T5EncoderModel's config describes. Raises RecipeError."""
+def t5(config: Config, length: int) -> T5:
+    """The text encoder that a T5EncoderModel's config describes, of so many tokens. Raises RecipeError."""
     from transformers import T5Config
 
     own = {
@@ -181,7 +181,7 @@ def t5(config: Config, denoiser: Hunyuan) -> T5:
         "dropout": "dropout_rate",
     }
     read = config.of(T5Config().to_dict(), own.values(), NO_EFFECT_TEXT | NO_EFFECT_T5)
-    return T5(**{name: read[field] for name, field in own.items()}, length=denoiser.lengths[1])
+    return T5(**{name: read[field] for name, field in own.items()}, length=length)
 
 
 def bert_name(name: str) -> str | None:
@@ -286,7 +286,7 @@ def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
     first, second, decoder = (_config(root / name) for name in ("clip_text_encoder", "mt5", "sdxl-vae-fp16-fix"))
     end = ENDS["1.1" if denoiser.meta else "1.2"][0]
     schedule = Ddpm(beta_end=end, prediction="v_prediction", config={**SCHEDULER, "beta_end": end})
-    recipe = _recipe(denoiser, (bert(first, denoiser), t5(second, denoiser)), latent(decoder), schedule)
+    recipe = _recipe(denoiser, (bert(first, denoiser), t5(second, denoiser.lengths[1])), latent(decoder), schedule)
     level = replace(recipe.levels[0], steps=25 if kind == "distill" else STEPS)
     return replace(recipe, levels=(level,))
 

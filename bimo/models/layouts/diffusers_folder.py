@@ -49,7 +49,7 @@ class Filling:
 @dataclass(frozen=True)
 class Reading:
     """What a folder is: its recipe, where its weights go, and the folder of each text encoder's tokenizer, in order.
-    Of ``configs`` nothing else is read.
+    Of the ``configs`` that are there nothing else is read.
     """
 
     recipe: Recipe

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from bimo.core.recipe import Guidance
 
 #: A component that an index names and that is not there.
 ABSENT: list[str | None] = [None, None]
@@ -20,8 +22,9 @@ class Form:
     """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, what is fixed.
 
     ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
-    ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several. ``wanting``
-    says in Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
+    ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several. ``guiders``
+    makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting`` says in
+    Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
     """
 
     pipeline: str
@@ -34,3 +37,4 @@ class Form:
     single: bool = False
     references: int = 0
     wanting: tuple[str, str] | None = None
+    guiders: Callable[[Guidance], Mapping[str, Any]] | None = None

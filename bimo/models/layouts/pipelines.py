@@ -20,6 +20,7 @@ FAMILIES = {
     "Lumina2Pipeline": "bimo.models.lumina.layout",
     "OvisImagePipeline": "bimo.models.ovis_image.layout",
     "ErnieImagePipeline": "bimo.models.ernie_image.layout",
+    "HunyuanImagePipeline": "bimo.models.hunyuan_image.layout",
 }
 #: What a name says between the family and "Pipeline" where the parts, and their weights, are the family's all the same:
 #: what is put beside them, or another way to go through the steps.

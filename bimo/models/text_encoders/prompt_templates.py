@@ -17,6 +17,8 @@ QWEN_IMAGE_EDIT = (
     "that meets the user's requirements while maintaining consistency with the original input where appropriate."
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
+#: Qwen-Image's without what begins the answer; the first 34 tokens are dropped.
+HUNYUAN_IMAGE = QWEN_IMAGE.removesuffix("\n<|im_start|>assistant\n")
 LONGCAT_IMAGE = (
     "<|im_start|>system\nAs an image captioning expert, generate a descriptive text prompt based on an image content, "
     "suitable for input to a text-to-image model.<|im_end|>\n"

@@ -1,20 +1,33 @@
-"""The encoder of T5 (arXiv:1910.10683) and mT5 (arXiv:2010.11934) as a text encoder: HunyuanDiT's second."""
+"""The encoder of T5 (arXiv:1910.10683), mT5 (arXiv:2010.11934) and ByT5 (arXiv:2105.13626) as a text encoder."""
+
+# transformers and tokenizers leave parts of their interface untyped; what crosses it here is named where it is used.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
+from bimo.core.files import write_whole
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
-from bimo.models.text_encoders.tokenization import TOKENIZER_FILE
+from bimo.models.text_encoders.tokenization import SETTINGS_FILE, TOKENIZER_FILE
+from bimo.prompts.token_budget import Budget
 
 PIECES_FILE = "spiece.model"
+#: ByT5's first tokens; a byte's own is its number and as many more.
+MARKS = ("<pad>", "</s>", "<unk>")
+#: What is to be written, as HunyuanImage-2.1's pipeline finds it: first all in the first marks, then in the next.
+QUOTES = (r"'(.*?)'", r'"(.*?)"', r"‘(.*?)’", r"“(.*?)”")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +35,9 @@ class T5(Part):
     """An encoder of T5, ``head`` wide a head; the defaults are mT5-XL's in HunyuanDiT.
 
     Padding up to ``length`` is hidden from the text encoder; its tokens are answered all the same, with a mask.
-    ``feed_forward`` "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5.
+    ``feed_forward`` "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5. ``words`` are SentencePiece's
+    pieces, or the bytes of ByT5. With ``quoted`` it reads of a prompt only what is to be written in the picture, and
+    of one without quotation marks nothing: zeros, all masked.
     """
 
     width: int = 2048
@@ -37,6 +52,8 @@ class T5(Part):
     distance: int = 128
     eps: float = 1e-6
     dropout: float = 0.1
+    words: Literal["pieces", "bytes"] = "pieces"
+    quoted: bool = False
 
     def build(self) -> T5TextEncoder:
         """The module, without its words until ``load_tokenizer``."""
@@ -64,6 +81,10 @@ class T5TextEncoder(PublishedTextEncoder):
         from transformers import T5Config, T5EncoderModel
 
         self.part = part
+        if part.words == "bytes":
+            self.tokenizer_class, self.tokenizer_files = "ByT5Tokenizer", (TOKENIZER_FILE, SETTINGS_FILE)
+        if part.quoted:
+            self.begins, self.teachable = None, False
         self.model: nn.Module = T5EncoderModel(
             T5Config(
                 vocab_size=part.vocab,
@@ -84,9 +105,51 @@ class T5TextEncoder(PublishedTextEncoder):
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
+    def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
+        """Texts -> their encodings; of what is ``quoted`` zeros where nothing is."""
+        encoding = super().encode(texts, skip)
+        if not self.part.quoted:
+            return encoding
+        written = torch.tensor([[bool(self.spelt(text))] for text in texts], device=encoding.tokens.device)
+        mask = None if encoding.mask is None else encoding.mask.to(written.device) & written
+        return TextEncoding(encoding.tokens * written[:, :, None], mask)
+
+    def spelt(self, text: str) -> str:
+        """A text as the tokenizer is given it: with ``quoted`` what is to be written, "" for nothing."""
+        if not self.part.quoted:
+            return text
+        written = [one for marks in QUOTES for one in re.findall(marks, text)]
+        return "".join(f'Text "{one}". ' for one in written)
+
+    def budget(self, text: str) -> Budget:
+        """Tokens used of the length and what is lost past it, of what it reads."""
+        if not self.part.quoted:
+            return super().budget(text)
+        return tokenization.budget(self.tokens(text), self.spelt(text), self.part.length)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json and its settings; for bytes with the further tokens that ByT5's class asks them for."""
+        super().save_tokenizer(folder)
+        if self.part.words != "bytes":
+            return
+        path = folder / SETTINGS_FILE
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings |= dict(zip(("pad_token", "eos_token", "unk_token"), MARKS, strict=True))
+        added = sorted(self.tokenizer.get_added_tokens_decoder().items())
+        settings["additional_special_tokens"] = [token.content for number, token in added if number >= len(MARKS)]
+        settings["added_tokens_decoder"] = {
+            str(number): {
+                "content": token.content,
+                **{name: getattr(token, name) for name in ("lstrip", "rstrip", "normalized", "single_word", "special")},
+            }
+            for number, token in added
+        }
+        settings["extra_ids"] = 0
+        write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
+
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
-        """tokenizer.json or spiece.model."""
-        return pieces(folder)
+        """tokenizer.json or spiece.model; of ByT5 what its settings add to the bytes."""
+        return utf8(folder) if self.part.words == "bytes" else pieces(folder)
 
 
 def pieces(folder: Path) -> tuple[Any, str]:
@@ -100,3 +163,34 @@ def pieces(folder: Path) -> tuple[Any, str]:
     settings: dict[str, Any] = {"_spm_precompiled_charsmap": charsmap or None, "extra_ids": 0}
     read: Any = T5Tokenizer(vocab=listed, **settings)
     return Tokenizer.from_str(read.backend_tokenizer.to_str()), "<pad>"
+
+
+def utf8(folder: Path) -> tuple[Any, str]:
+    """ByT5's tokenizer: a token for each byte of UTF-8, and those that the settings of a folder add; <pad>.
+
+    Raises ValueError for added tokens that do not count on from the bytes.
+    """
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+    from transformers import ByT5Tokenizer
+
+    if (folder / TOKENIZER_FILE).is_file():
+        return Tokenizer.from_file(str(folder / TOKENIZER_FILE)), MARKS[0]
+    read: Any = ByT5Tokenizer.from_pretrained(str(folder), local_files_only=True)
+    letters = _letters_of_bytes()
+    vocab = {mark: number for number, mark in enumerate(MARKS)}
+    vocab |= {letter: len(MARKS) + byte for byte, letter in enumerate(letters)}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    added = sorted(read.added_tokens_decoder.items())
+    made.add_special_tokens([AddedToken(str(t), lstrip=t.lstrip, rstrip=t.rstrip, normalized=False) for _, t in added])
+    if strangers := [str(token) for number, token in added if made.token_to_id(str(token)) != number]:
+        raise ValueError(f"added tokens with a number of their own: {strangers[:4]}")
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[(MARKS[1], 1)])
+    return made, MARKS[0]
+
+
+def _letters_of_bytes() -> list[str]:
+    """The letter that byte-level tokenizers have for each byte, as GPT-2's: printable ones stand for themselves."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
