@@ -93,6 +93,11 @@ def test_known_classes_under_a_new_name(folder: Path) -> None:
     assert "ZImageSomethingPipeline, which is not supported" in found.sentence.en
 
 
+def test_a_folder_that_only_refines_is_told_so(folder: Path) -> None:
+    index(folder, _class_name="HunyuanImageRefinerPipeline")
+    assert "refines the pictures of another model" in check(folder).sentence.en
+
+
 def test_another_class_in_a_known_pipeline(folder: Path) -> None:
     index(folder, text_encoder=["transformers", "T5EncoderModel"], vae=[None, None])
     found = check(folder)

@@ -42,6 +42,7 @@ OTHERWISE = (
     (r"Onnx", ("的权重是 ONNX 程序", "has its weights as programs of ONNX")),
     (r"InstructPix2Pix|Edit", ("按指令修改一张给定的图", "edits a given picture as it is told to")),
     (r"Upscale|Upscaling", ("放大一张给定的图", "enlarges a given picture")),
+    (r"Refiner", ("修整另一个模型画好的图", "refines the pictures of another model")),
     (r"Depth2Img", ("要一张深度图", "draws by a map of depths")),
     (r"ImageVariation|[Uu]n[Cc][Ll][Ii][Pp]", ("照一张图的向量画，不读文字", "draws from a picture's embedding")),
     (r"GLIGEN", ("按给定的方框安排东西", "puts things into given boxes")),
