@@ -102,6 +102,7 @@ PART_NAMES = {
     "Prior": "bimo.models.cascade.prior:Prior",
     "ProjectedGuidance": "bimo.core.recipe:ProjectedGuidance",
     "Published": "bimo.core.recipe:Published",
+    "QwenControlNet": "bimo.models.adapters.transformer_controlnets:QwenControlNet",
     "QwenImage": "bimo.models.qwen_image.denoiser:QwenImage",
     "QwenVision": "bimo.models.text_encoders.qwen_vision:QwenVision",
     "QwenLatent": "bimo.models.qwen_image.space:QwenLatent",
@@ -139,5 +140,6 @@ PART_NAMES = {
     "WeightedRewards": "bimo.training.objectives.rewards:WeightedRewards",
     "XglmText": "bimo.models.text_encoders.xglm:XglmText",
     "XlmText": "bimo.models.text_encoders.xlm:XlmText",
+    "ZImageControlNet": "bimo.models.adapters.transformer_controlnets:ZImageControlNet",
     "ZImage": "bimo.models.z_image.denoiser:ZImage",
 }

@@ -146,7 +146,7 @@ def test_files_that_are_no_controlnet_of_this_model_are_refused(folder: Path, ne
     wide |= {f"body.{i}.block1.weight": torch.ones(32, 32, 3, 3) for i in range(1, 4)}
     cases: list[tuple[str, dict[str, torch.Tensor], type[BimoError], tuple[str, ...]]] = [
         ("other", {**own, key: torch.ones(8, 1024)}, WeightsError, ("another model", "cross_attention_dim 1024≠16")),
-        ("z-image", {"control_layers.0.before_proj.weight": torch.ones(2)}, RecipeError, ("ControlNet of Z-Image",)),
+        ("z-image", {"control_all_x_embedder.2-1.weight": torch.ones(2)}, RecipeError, ("ControlNet of Z-Image",)),
         (
             "qwen-image",
             {name: torch.ones(2) for name in ("txt_norm.weight", "controlnet_x_embedder.weight")},

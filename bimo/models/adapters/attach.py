@@ -23,22 +23,46 @@ from bimo.diffusion.conditioner import Conditioner
 from bimo.diffusion.system import System
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.control_files import check_widths, read_control
-from bimo.models.adapters.controlnet import Controlled, ControlNet, HunyuanControlNet, T2iAdapter, begun
+from bimo.models.adapters.controlnet import (
+    Controlled,
+    ControlNet,
+    ControlPart,
+    HunyuanControlNet,
+    T2iAdapter,
+    begun,
+)
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
 from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
 from bimo.models.adapters.lora_merging import adapt, adapters, touched, unadapt
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.adapters.lora_tensors import finite
+from bimo.models.adapters.transformer_controlnets import (
+    MASK_CHANNELS,
+    QwenControlNet,
+    ZImageControlNet,
+    controlnet_for,
+)
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, Config, defaults_of, plain, read_json
 from bimo.models.layouts.diffusers_folder import files_of
+from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.spaces import ClipImage
 from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.z_image.denoiser import ZImage
 
 __all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "touched", "unadapt"]
 
 #: Fields of a ControlNet's config that its network does not use.
-UNUSED = {"addition_embed_type_num_heads", "activation_fn", "num_attention_heads"}
+UNUSED = {
+    *("addition_embed_type_num_heads", "activation_fn", "num_attention_heads"),
+    # Of Qwen-Image's, which are written with its transformer's.
+    *("pooled_projection_dim", "guidance_embeds", "patch_size"),
+}
+#: The classes of diffusers that are read, each beside its own denoiser.
+KNOWN = (
+    *("ControlNetModel", "HunyuanDiT2DControlNetModel", "QwenImageControlNetModel", "ZImageControlNetModel"),
+    "T2IAdapter",
+)
 
 
 def control(system: System, folder: Path | str, name: str = "control", level: str = "") -> System:
@@ -54,14 +78,14 @@ def control(system: System, folder: Path | str, name: str = "control", level: st
     state: dict[str, Tensor] = {}
     if path.is_file():
         read = read_control(checkpoint_io.read(path), within, path)
-        files, part, coded, state = [path], read.part, read.coded, dict(read.state)
+        files, part, state = [path], read.part, dict(read.state)
     else:
         files = files_of(path)
-        part, coded = _adapter(_config(path), within)
+        part = _adapter(_config(path), within)
         for file in files:
             state |= checkpoint_io.read(file)
     finite(files[0], state)
-    made = _beside(system, part, coded, name, level, state, files[0])
+    made = _beside(system, part, name, level, state, files[0])
     made.weights_hash = _hash(system, files)
     return made
 
@@ -71,13 +95,13 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
     one is trained from.
     """
     within = _innermost(system, level)
-    if not isinstance(within, (Unet, Hunyuan)):
+    part: Any = controlnet_for(within)
+    if part is None:
         kind = type(within).__name__
         raise RecipeError("there is no ControlNet for a {kind}", kind=kind)
-    part = ControlNet(unet=within) if isinstance(within, Unet) else HunyuanControlNet(hunyuan=within)
     module = part.build()
     begun(system.get_submodule(root_of(system, level)), module.model)
-    return _beside(system, part, isinstance(within, Hunyuan), name, level, module.model.state_dict(), Path(name))
+    return _beside(system, part, name, level, module.model.state_dict(), Path(name))
 
 
 def image_prompt(
@@ -196,11 +220,10 @@ def _within(outer: Part, part: Part) -> Part:
 
 
 def _beside(
-    system: System, part: Part, coded: bool, name: str, level: str, state: Mapping[str, Tensor], source: Path
+    system: System, part: ControlPart, name: str, level: str, state: Mapping[str, Tensor], source: Path
 ) -> System:
     old = system.recipe.level(level or system.recipe.levels[-1].name)
-    guided = isinstance(part, ControlNet) and part.pooled
-    conditioner = Control(name=name, level=_home(old), coded=coded, guided=guided)
+    conditioner = part.conditioner(name, _home(old))
     denoiser = Controlled(denoiser=old.denoiser, adapter=part, name=name)
     named = {f"adapter.model.{key}": value for key, value in state.items()}
     return _rebuilt(system, old, denoiser, conditioner, f"{old.name}.denoiser.", named, source)
@@ -237,8 +260,8 @@ def _rebuilt(
     return made.train(system.training)
 
 
-def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
-    """The part that a config describes for a denoiser, and whether it wants its picture coded as x."""
+def _adapter(config: Config, within: Part) -> ControlPart:
+    """The part that a config describes for a denoiser."""
     import diffusers
 
     kind = str(config.fields.get("_class_name"))
@@ -248,19 +271,36 @@ def _adapter(config: Config, within: Part) -> tuple[Part, bool]:
         own = {"picture": "conditioning_channels", "embedding": "conditioning_embedding_out_channels"}
         own |= {"order": "controlnet_conditioning_channel_order", "pooled": "global_pool_conditions"}
         read = _read(config, diffusers.ControlNetModel, expected, own)
-        return ControlNet(unet=within, **read), False
+        return ControlNet(unet=within, **read)
     if kind == "HunyuanDiT2DControlNetModel" and isinstance(within, Hunyuan):
         expected = {**within.settings(), "transformer_num_layers": within.layers}
         _read(config, diffusers.HunyuanDiT2DControlNetModel, expected, {"": "conditioning_channels"})
-        return HunyuanControlNet(hunyuan=within), True
+        return HunyuanControlNet(hunyuan=within)
+    if kind == "QwenImageControlNetModel" and isinstance(within, QwenImage):
+        own = {"layers": "num_layers", "extra": "extra_condition_channels"}
+        read = _read(config, diffusers.QwenImageControlNetModel, within.settings(), own)
+        if read["extra"] not in (0, MASK_CHANNELS):
+            raise RecipeError(
+                "{path} looks at {found} channels besides those of x; a ControlNet of Qwen-Image has 0, or 4 of a mask",
+                path=config.path,
+                found=read["extra"],
+            )
+        return QwenControlNet(qwen=within, layers=read["layers"], masked=bool(read["extra"]))
+    if kind == "ZImageControlNetModel" and isinstance(within, ZImage):
+        own = {"places": "control_layers_places", "channels": "control_in_dim"}
+        own |= {"refiner": "add_control_noise_refiner", "refiner_places": "control_refiner_layers_places"}
+        read = _read(config, diffusers.ZImageControlNetModel, within.control_settings(), own)
+        given: dict[str, Any] = {**read, "refiner": read["refiner"] or "", "channels": read["channels"] or 16}
+        given["refiner_places"] = read["refiner_places"] or ()
+        return ZImageControlNet(z_image=within, **given)
     if kind == "T2IAdapter" and isinstance(within, Unet):
         own = {"picture": "in_channels", "blocks": "num_res_blocks", "factor": "downscale_factor"}
         read = _read(config, diffusers.T2IAdapter, {}, own | {"kind": "adapter_type", "widths": "channels"})
         fields: dict[str, Any] = {**read, "widths": tuple(read["widths"])}
         part = T2iAdapter(**fields)
         check_widths(part, within, config.path)
-        return part, False
-    known = "ControlNetModel / HunyuanDiT2DControlNetModel / T2IAdapter"
+        return part
+    known = " / ".join(KNOWN)
     name = type(within).__name__
     raise RecipeError(
         "{path} is a {kind}, which cannot stand beside a {name}; supported are {known}, each beside its own",

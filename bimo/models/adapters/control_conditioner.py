@@ -13,10 +13,14 @@ from bimo.core.errors import RequestError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.image_inputs import IMAGE, MASK
 from bimo.diffusion.system import System
 from bimo.models.composer.conditioners import outlines
+from bimo.models.stable_diffusion.conditioners import random_masks
 
 STRONGEST = 10.0
+#: The share of pictures that are painted as a whole in training.
+WHOLE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,11 @@ class Control(Conditioner):
     of ``level``. Its weight is the request's ``conditions[name]``, else ``weight``; without a picture it is 0. Two more
     numbers, [0.8, 0.0, 0.5], are the first and last share of the steps that it counts in.
 
-    With ``guided`` only what follows the words sees it: guidance is for the picture as well.
+    With ``guided`` only what follows the words sees it: guidance is for the picture as well. With ``worded`` the
+    adapter reads the prompt in every branch of guidance, as diffusers has Qwen-Image's. ``painting`` is for adapters
+    that paint in the request's mask: "alone" they look at the mask and the picture without what is to be painted, which
+    is the request's image where none is given by name; "beside" the control picture they look at the mask and the
+    image, where there are some.
 
     In training the control picture is made of the picture itself by ``source``, which needs no other network: its
     "edges" or its softer "outlines", by Sobel's filters; or it is the "map" of this name that comes with the data.
@@ -37,7 +45,14 @@ class Control(Conditioner):
     weight: float = 1.0
     source: Literal["edges", "outlines", "map"] = "edges"
     guided: bool = False
+    worded: bool = False
+    painting: Literal["", "alone", "beside"] = ""
     always: ClassVar = True
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The images of the request that it reads."""
+        return (self.name, MASK) if self.painting else (self.name,)
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -56,6 +71,9 @@ class Control(Conditioner):
         with torch.no_grad():
             # Of a batch that holds x alone the pixels are what the space makes of it.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
+            if self.painting == "alone":
+                mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], WHOLE, batch.generator))
+                return self._of(system, pixels, 1.0, nn.functional.interpolate(mask, size=pixels.shape[2:]))
             picture = edges(pixels) if self.source == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
         return self._of(system, picture * 2 - 1, 1.0)
 
@@ -63,10 +81,20 @@ class Control(Conditioner):
         """Pictures [1, 3, H, W] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
         weight = weight_of(drawing.request, self.name, self.weight)
         width, height = drawing.request.size or (0, 0)
-        picture = drawing.pictures.get(self.name)
+        image, mask = drawing.pictures.get(IMAGE), drawing.pictures.get(MASK)
+        picture = drawing.pictures.get(self.name, image if self.painting == "alone" else None)
+        if self.painting == "alone" and mask is None:
+            mask = torch.ones(1, 1, height, width)
         if picture is None:
-            return self._of(system, -torch.ones(1, 3, height, width), 0.0)
-        return self._of(system, picture, weight)
+            found = self._of(system, -torch.ones(1, 3, height, width), 0.0, mask, image)
+        else:
+            found = self._of(system, picture, weight, mask, image)
+        if not self.worded:
+            return found
+        (said, *_) = drawing.encodings
+        # One row: what is padding in it is left out.
+        tokens = said.tokens if said.mask is None else said.tokens[:, said.mask[0]]
+        return replace(found, pictures={**found.pictures, words_name(self.name): tokens})
 
     def unconditional(self, value: Conditioning) -> Conditioning:
         """The same, as guidance is for the words; ``guided``, nothing."""
@@ -75,12 +103,33 @@ class Control(Conditioner):
         name = weight_name(self.name)
         return replace(value, scalars={**value.scalars, name: torch.zeros_like(value.scalars[name])})
 
-    def _of(self, system: System, picture: Tensor, weight: float) -> Conditioning:
+    def _of(
+        self, system: System, picture: Tensor, weight: float, mask: Tensor | None = None, image: Tensor | None = None
+    ) -> Conditioning:
+        space: Any = system.space(self.level)
         with torch.no_grad():
-            space: Any = system.space(self.level)
-            control = space.encode(picture) if self.coded else picture / 2 + 0.5
+            if self.painting == "alone" and mask is not None:
+                coded = space.encode(torch.where(mask > 0.5, -1.0, picture))
+                control = torch.cat([coded, kept(mask, coded)], dim=1)
+            elif self.painting == "beside":
+                coded = space.encode(picture)
+                shown = torch.zeros_like(coded) if mask is None or image is None else space.encode(image * (mask < 0.5))
+                of_mask = torch.zeros_like(coded[:, :1]) if mask is None or image is None else kept(mask, coded)
+                control = torch.cat([coded, of_mask, shown], dim=1)
+            else:
+                control = space.encode(picture) if self.coded else picture / 2 + 0.5
         weights = torch.full((len(control), 1), weight)
         return Conditioning(scalars={weight_name(self.name): weights}, pictures={self.name: control})
+
+
+def kept(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask [B, 1, H, W] as one of x [B, C, h, w]: [B, 1, h, w] of 1 (what is kept) and 0."""
+    return 1 - nn.functional.interpolate(mask, size=like.shape[2:]).to(like)
+
+
+def words_name(name: str) -> str:
+    """Under which name among the pictures are the tokens of the prompt that an adapter reads in every branch."""
+    return f"{name}.words"
 
 
 def weight_name(name: str) -> str:

@@ -9,17 +9,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
-from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter
+from bimo.models.adapters.controlnet import ControlNet, ControlPart, HunyuanControlNet, T2iAdapter
+from bimo.models.adapters.transformer_controlnets import QwenControlNet, ZImageControlNet
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.hunyuan_dit.layout import diffusers_state
+from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.unet import Unet
+from bimo.models.z_image.denoiser import ZImage
 
+Z_EMBEDDER = "control_all_x_embedder.2-1.weight"
 #: What may stand before the names of a ControlNet: in the file of a whole model, and in trainers'.
 BEFORE = ("control_model.", "controlnet.", "module.", "model.")
 #: Files that look like one and are not: a part of a name -> what it is.
@@ -29,9 +34,6 @@ OTHERS = {
     "control_add_embedding.": "ControlNet-Union",
     "transformer_layes.": "the T2I-Adapter of styles",
     "motion_modules.": "SparseCtrl",
-    "control_all_x_embedder.": "a ControlNet of Z-Image",
-    "control_layers.": "a ControlNet of Z-Image",
-    "txt_norm.": "a ControlNet of Qwen-Image",
     "caption_projection.": "a ControlNet of SANA",
     "controlnet_x_embedder.": "a ControlNet of FLUX",
     "pos_embed_input.": "a ControlNet of Stable Diffusion 3",
@@ -40,11 +42,10 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Read:
-    """An adapter's part, its tensors under diffusers' names, and whether it wants its picture coded as x."""
+    """An adapter's part, and its tensors under diffusers' names."""
 
-    part: Part
+    part: ControlPart
     state: Mapping[str, Tensor]
-    coded: bool = False
 
 
 def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
@@ -54,6 +55,8 @@ def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
     before = next((b for b in BEFORE if any(n.startswith(b) and _telling(n.removeprefix(b)) for n in state)), "")
     # The file of a whole model has its own weights beside those of its ControlNet.
     names = {n.removeprefix(before): v for n, v in state.items() if n.startswith(before)}
+    if (of := _of_transformer(names, within, file)) is not None:
+        return of
     for part, kind in OTHERS.items():
         if any(part in name for name in names):
             raise RecipeError("{file} is {kind}, which is not read", file=file, kind=kind)
@@ -64,7 +67,7 @@ def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
         )
     if isinstance(within, Hunyuan) and any(n.startswith(("before_proj.", "controlnet_blocks.")) for n in names):
         own = names if "input_block.weight" in names else diffusers_state(names)
-        return Read(HunyuanControlNet(hunyuan=within), own, coded=True)
+        return Read(HunyuanControlNet(hunyuan=within), own)
     if any(n.startswith(("input_hint_block.", "controlnet_cond_embedding.")) for n in names):
         return _controlnet(names, _unet(within, "ControlNet", file), file)
     if any(re.match(r"(adapter\.)?body\.\d+\.", n) for n in names):
@@ -78,7 +81,63 @@ def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
 
 
 def _telling(name: str) -> bool:
-    return name.startswith(("input_hint_block.", "controlnet_cond_embedding.", "before_proj.", "controlnet_blocks."))
+    begins = (
+        "input_hint_block.",
+        "controlnet_cond_embedding.",
+        "before_proj.",
+        "controlnet_blocks.",
+        "control_layers.",
+    )
+    return name.startswith(begins)
+
+
+def _of_transformer(names: Mapping[str, Tensor], within: Part, file: Path) -> Read | None:
+    """A ControlNet of Qwen-Image or Z-Image, None for what is neither."""
+    qwen, z_image = "controlnet_x_embedder.weight" in names and "txt_norm.weight" in names, Z_EMBEDDER in names
+    if not qwen and not z_image:
+        return None
+    if not isinstance(within, QwenImage if qwen else ZImage):
+        raise RecipeError(
+            "{file} is a ControlNet of {kind}, which cannot stand beside a {name}",
+            file=file,
+            kind="Qwen-Image" if qwen else "Z-Image",
+            name=type(within).__name__,
+        )
+    if isinstance(within, QwenImage):
+        first = names["controlnet_x_embedder.weight"]
+        _same_width(file, "controlnet_x_embedder", first.shape[0], within.heads * within.head)
+        _same_width(file, "txt_norm", names["txt_norm.weight"].shape[0], within.text)
+        layers = _count(names, r"transformer_blocks\.(\d+)\.")
+        return Read(QwenControlNet(qwen=within, layers=layers, masked=first.shape[1] > 4 * within.channels), names)
+    first = names[Z_EMBEDDER]
+    _same_width(file, "control_all_x_embedder", first.shape[0], within.width)
+    count = _count(names, r"control_layers\.(\d+)\.")
+    # Their places are in no file: as its authors have them, evenly over the transformer's layers.
+    places = tuple(range(0, within.layers, max(1, within.layers // count)))[:count]
+    before = names.get("control_noise_refiner.0.before_proj.weight")
+    more: dict[str, Any] = {}
+    if first.shape[1] > 4 * within.channels:
+        # Version 2.0 was published with refiners that say nothing yet, in whose place its layers are used.
+        own = before is not None and bool(before.any())
+        more = {"refiner": "control_noise_refiner" if own else "control_layers"}
+        more |= {"refiner_places": tuple(range(within.refiners))}
+    part = ZImageControlNet(z_image=within, places=places, channels=first.shape[1] // 4, **more)
+    unused = ("control_noise_refiner.",) if part.refiner == "control_layers" else ()
+    return Read(part, {name: value for name, value in names.items() if not name.startswith(unused)})
+
+
+def _count(names: Mapping[str, Tensor], pattern: str) -> int:
+    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=0)
+
+
+def _same_width(file: Path, name: str, found: int, wanted: int) -> None:
+    """Raises WeightsError where a ControlNet was trained for a transformer of another width."""
+    if found != wanted:
+        raise WeightsError(
+            "{file} is a ControlNet that was trained for another model: {listed}",
+            file=file,
+            listed=f"{name} {found}≠{wanted}",
+        )
 
 
 def _few(names: Mapping[str, Tensor]) -> str:

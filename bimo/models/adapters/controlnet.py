@@ -14,11 +14,20 @@ from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.core.tensors import Conditioning
+from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.denoiser import DenoiserWrapper
-from bimo.models.adapters.control_conditioner import weight_name
+from bimo.models.adapters.control_conditioner import Control, weight_name, words_name
 from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.stable_diffusion.unet import Unet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlPart(Part):
+    """An adapter that looks at a picture: what its picture is to be, besides its own settings."""
+
+    def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
+        """The condition ``name`` that gives it the picture, in the space of a level."""
+        return Control(name=name, level=level, source=source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +87,10 @@ def looked(
         )
     weight = conditioning.scalars[weight_name(name)].to(x)
     own = added or {}
+    words = conditioning.pictures.get(words_name(name))
+    said = conditioning if words is None else replace(conditioning, streams=(TextEncoding(words.to(x)),))
     if weight.any():
-        own = summed(own, adapter(inputs(x, t, conditioning), picture.to(x), weight[:, :, None, None]))
+        own = summed(own, adapter(inputs(x, t, said), picture.to(x), weight[:, :, None, None]))
     return own
 
 
@@ -88,12 +99,15 @@ def summed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     total = {**one, **other}
     for name in one.keys() & other.keys():
         a, b = one[name], other[name]
-        total[name] = a + b if isinstance(a, Tensor) else [x + y for x, y in zip(a, b, strict=True)]
+        if isinstance(a, Mapping):
+            total[name] = summed(cast("Mapping[str, Any]", a), b)
+        else:
+            total[name] = a + b if isinstance(a, Tensor) else [x + y for x, y in zip(a, b, strict=True)]
     return total
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlNet(Part):
+class ControlNet(ControlPart):
     """A copy of the first half of ``unet`` that looks at a picture through layers of widths ``embedding``. A ``pooled``
     one says the same of every place (the shuffling one), and nothing to what is drawn without words.
     """
@@ -103,6 +117,10 @@ class ControlNet(Part):
     embedding: tuple[int, ...] = (16, 32, 96, 256)
     order: Literal["rgb", "bgr"] = "rgb"
     pooled: bool = False
+
+    def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
+        """A pooled one's is guided for."""
+        return Control(name=name, level=level, source=source, guided=self.pooled)
 
     def build(self) -> ControlNetAdapter:
         """The module."""
@@ -148,10 +166,14 @@ class ControlNetAdapter(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HunyuanControlNet(Part):
+class HunyuanControlNet(ControlPart):
     """A copy of the first half of HunyuanDiT that looks at a picture coded as x is, added to the long skips."""
 
     hunyuan: Hunyuan
+
+    def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
+        """Coded as x is."""
+        return Control(name=name, level=level, source=source, coded=True)
 
     def build(self) -> HunyuanAdapter:
         """The module."""
@@ -176,7 +198,7 @@ class HunyuanAdapter(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class T2iAdapter(Part):
+class T2iAdapter(ControlPart):
     """A small network that looks at the picture alone; it enlarges what the UNet's blocks on the way down answer.
 
     ``picture`` is 1 for an adapter of grey pictures. Of ``kind`` "full_adapter_xl" are Stable Diffusion XL's.

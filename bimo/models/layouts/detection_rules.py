@@ -68,6 +68,8 @@ RULES = (
         )
         for glob, name in (
             ("*input_hint_block.0.weight", "input_hint_block"),
+            ("*controlnet_x_embedder.weight", "controlnet_x_embedder"),
+            ("*control_all_x_embedder.*", "control_all_x_embedder"),
             ("*controlnet_cond_embedding.*", "controlnet_cond_embedding"),
         )
     ),

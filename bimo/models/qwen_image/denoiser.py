@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
@@ -31,6 +32,17 @@ class QwenImage(Part):
     axes: tuple[int, ...] = (16, 56, 56)
     zero_cond_t: bool = False
 
+    def settings(self) -> dict[str, Any]:
+        """What diffusers' transformer and ControlNets of it are called with alike."""
+        return {
+            "in_channels": 4 * self.channels,
+            "out_channels": self.channels,
+            "attention_head_dim": self.head,
+            "num_attention_heads": self.heads,
+            "joint_attention_dim": self.text,
+            "axes_dims_rope": self.axes,
+        }
+
     def build(self) -> QwenImageDenoiser:
         """The module."""
         return QwenImageDenoiser(self)
@@ -49,28 +61,38 @@ class QwenImageDenoiser(PublishedDenoiser):
 
         self.part = part
         self.model: Any = QwenImageTransformer2DModel(
-            in_channels=4 * part.channels,
-            out_channels=part.channels,
-            num_layers=part.layers,
-            attention_head_dim=part.head,
-            num_attention_heads=part.heads,
-            joint_attention_dim=part.text,
-            axes_dims_rope=part.axes,  # type: ignore[arg-type]
-            zero_cond_t=part.zero_cond_t,
+            **part.settings(), num_layers=part.layers, zero_cond_t=part.zero_cond_t
         )
 
-    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x. Reference pictures' tokens stand behind those of x, each at its places of a frame of its own."""
+    def forward(
+        self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """noise - x. Reference pictures' tokens stand behind those of x, each at its places of a frame of its own;
+        ``added`` is what a ControlNet gives the tokens of x.
+        """
+        given = self.inputs(x, t, conditioning)
+        own = given["hidden_states"].shape[1]
+        pictures = [picture.to(x) for picture in references_of(conditioning)]
+        if pictures:
+            given["hidden_states"] = torch.cat([given["hidden_states"], *map(packed, pictures)], dim=1)
+            given["img_shapes"] = [[*given["img_shapes"][0], *map(_places, pictures)]] * len(x)
+        more = given["hidden_states"].shape[1] - own
+        each = {name: [nn.functional.pad(v, (0, 0, 0, more)) for v in values] for name, values in (added or {}).items()}
+        answer = self.model(**given, **each, return_dict=False)[0]
+        return unpacked(answer[:, :own], *x.shape[-2:])
+
+    def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What diffusers' transformer, or a ControlNet of it, is called with, without reference pictures."""
         text = text_of(conditioning, "QwenImage")
-        height, width = x.shape[-2:]
-        pictures = [x, *(picture.to(x) for picture in references_of(conditioning))]
-        tokens = [packed(picture) for picture in pictures]
-        answer = self.model(
-            hidden_states=torch.cat(tokens, dim=1),
-            timestep=t / LAST,
-            encoder_hidden_states=text.tokens,
-            encoder_hidden_states_mask=text.mask,
-            img_shapes=[[(1, each.shape[-2] // 2, each.shape[-1] // 2) for each in pictures]] * len(x),
-            return_dict=False,
-        )[0]
-        return unpacked(answer[:, : tokens[0].shape[1]], height, width)
+        return {
+            "hidden_states": packed(x),
+            "timestep": t / LAST,
+            "encoder_hidden_states": text.tokens,
+            "encoder_hidden_states_mask": text.mask,
+            "img_shapes": [[_places(x)]] * len(x),
+        }
+
+
+def _places(x: Tensor) -> tuple[int, int, int]:
+    """Frames, rows and columns of the tokens of x [R, C, h, w]."""
+    return 1, x.shape[-2] // 2, x.shape[-1] // 2

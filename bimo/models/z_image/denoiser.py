@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -34,6 +35,17 @@ class ZImage(Part):
     scale: float = 1000.0
     axes: tuple[int, ...] = (32, 48, 48)
     lengths: tuple[int, ...] = (1536, 512, 512)
+
+    def control_settings(self) -> dict[str, Any]:
+        """What diffusers' ControlNets of it have as the transformer has it."""
+        return {
+            "dim": self.width,
+            "n_refiner_layers": self.refiners,
+            "n_heads": self.heads,
+            "n_kv_heads": self.key_heads,
+            "norm_eps": self.eps,
+            "qk_norm": self.normed,
+        }
 
     def build(self) -> ZImageDenoiser:
         """The module."""
@@ -69,10 +81,20 @@ class ZImageDenoiser(PublishedDenoiser):
             axes_lens=list(part.lengths),
         )
 
-    def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x: the model's own answer is x - noise, and its clock runs from noise at 0 to x at 1."""
+    def forward(
+        self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """noise - x: the model's own answer is x - noise, and its clock runs from noise at 0 to x at 1. ``added`` is
+        what a ControlNet gives its layers.
+        """
+        answers = self.model(**self._given(x, t, conditioning), **(added or {}), return_dict=False)[0]
+        return -torch.stack(list(answers)).squeeze(2)
+
+    def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What a ControlNet of diffusers' transformer is called with, and the transformer, whose layers it shares."""
+        return {"network": self.model, **self._given(x, t, conditioning)}
+
+    def _given(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         text = text_of(conditioning, "ZImage")
         texts = [row if text.mask is None else row[text.mask[i]] for i, row in enumerate(text.tokens)]
-        images = list(x.unsqueeze(2).unbind(0))
-        answers = self.model(images, (LAST - t) / LAST, texts, return_dict=False)[0]
-        return -torch.stack(list(answers)).squeeze(2)
+        return {"x": list(x.unsqueeze(2).unbind(0)), "t": (LAST - t) / LAST, "cap_feats": texts}

@@ -16,10 +16,9 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
-from bimo.models.adapters.control_conditioner import Control
-from bimo.models.adapters.controlnet import ControlNet, HunyuanControlNet, T2iAdapter, begun, looked
+from bimo.models.adapters.controlnet import T2iAdapter, begun, looked
 from bimo.models.adapters.lora_names import root_of
-from bimo.models.hunyuan_dit.denoiser import Hunyuan
+from bimo.models.adapters.transformer_controlnets import controlnet_for
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.training.adapters.adapter import Adapter
 
@@ -55,9 +54,8 @@ class ControlAdapters(Adapter):
         made = cast(Any, self._part(system)).build()
         if self.network == "controlnet":
             begun(cast(nn.Module, denoiser.model), made.model)
-        coded = isinstance(made.part, HunyuanControlNet)
         home = level.space if isinstance(level.space, str) else level.name
-        conditioner = Control(name=self.name, level=home, coded=coded, source=self.source)
+        conditioner = made.part.conditioner(self.name, home, self.source)
         built = system.level(level.name)
         built.conditioners = (*built.conditioners, conditioner)
         denoiser.add_module("beside", made)
@@ -95,12 +93,13 @@ class ControlAdapters(Adapter):
 
     def _part(self, system: System) -> Part:
         within: Any = self._place(system)[0].denoiser
-        while not isinstance(within, (Unet, Hunyuan)) and hasattr(within, "denoiser"):
+        while controlnet_for(within) is None and hasattr(within, "denoiser"):
             within = within.denoiser
-        if isinstance(within, Unet):
-            return ControlNet(unet=within) if self.network == "controlnet" else T2iAdapter(widths=within.block_channels)
-        if isinstance(within, Hunyuan) and self.network == "controlnet":
-            return HunyuanControlNet(hunyuan=within)
+        if isinstance(within, Unet) and self.network == "t2i":
+            return T2iAdapter(widths=within.block_channels)
+        made = controlnet_for(within) if self.network == "controlnet" else None
+        if made is not None:
+            return made
         kind = type(within).__name__
         raise RecipeError("there is no {network} for a {kind}", network=self.network, kind=kind)
 
