@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Listed
 from bimo.core.request import Request
 from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.schedules.flow import Flow
+from bimo.diffusion.schedules.schedule import Schedule
 from bimo.diffusion.system import System
 
 
@@ -42,6 +44,10 @@ KINDS: dict[str, Distilled] = {
     # TCDScheduler, guidance_scale=0, eta=0.3.
     "tcd": Distilled(4, {"sampler": "tcd", "eta": 0.3}, "h1t/TCD-SDXL-LoRA, arXiv:2402.19159"),
 }
+#: The shift of the timesteps that flows were distilled for, in place of their own, by kind and denoiser. That of
+#: Qwen-Image-Lightning is from its authors' scheduler config as diffusers' manual has it: base_shift = max_shift =
+#: log 3, without shift_terminal, whatever the size.
+SHIFTS = {("lightning", "QwenImageTransformer2DModel"): 3.0}
 #: Marks "no guidance"; replaced by the guidance scale that means so for the system, its ``baseline_scale``.
 UNGUIDED = 1.0
 #: For Hyper-SD's files that keep guidance ("8steps-CFG") the publisher recommends 5 to 8.
@@ -97,3 +103,16 @@ class Fast:
             settings = {name: settings[name] for name in ("steps", "guidance")}
         unset = {name: value for name, value in settings.items() if getattr(request, name) is None}
         return request.model_copy(update=unset)
+
+    def set_shift(self, system: System) -> None:
+        """Gives the last level of a flow-matching system the shift that this adapter was distilled for, where its
+        publisher names another than the system's own.
+        """
+        *earlier, last = system.recipe.levels
+        built = system.level(last.name)
+        shift = SHIFTS.get((self.kind, type(built.denoiser.network).__name__))
+        if shift is None or not isinstance(last.schedule, Flow):
+            return
+        level = replace(last, schedule=replace(last.schedule, shift=shift, dynamic="", terminal=0.0))
+        system.recipe = replace(system.recipe, levels=(*earlier, level))
+        built.recipe, built.schedule = level, cast(Schedule, level.schedule)

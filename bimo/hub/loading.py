@@ -137,6 +137,8 @@ def load_with(
         compile_blocks(loaded.system, target, graphs=graphs)
         loaded.compiled = True
     loaded.fast = distilled
+    if distilled is not None:
+        distilled.set_shift(loaded.system)
     if tiny_decoder is not None:
         loaded.system.tiny_space = tiny_space(Path(tiny_decoder), loaded.system)
     return loaded
