@@ -51,10 +51,9 @@ class Projection:
             return None
         axes = tuple(range(1, average.ndim))
         if own.threshold > 0:
-            length = torch.linalg.vector_norm(average, dim=axes, keepdim=True)
-            average = average * (own.threshold / length).clamp(max=1.0)
+            average = average * (own.threshold / _length("whole", average)).clamp(max=1.0)
         direction = conditional.double()
-        direction = direction / torch.linalg.vector_norm(direction, dim=axes, keepdim=True).clamp(min=1e-12)
+        direction = direction / _length("whole", direction).clamp(min=1e-12)
         parallel = (average.double() * direction).sum(dim=axes, keepdim=True) * direction
         update = (average.double() - parallel).to(average) + own.eta * parallel.to(average)
         return unconditional + own.scale * update

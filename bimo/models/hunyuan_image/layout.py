@@ -44,14 +44,10 @@ def guiders(guidance: Guidance) -> dict[str, Any]:
     projected = guidance.projected
     if projected is None:
         return {}
-    own = {theirs: getattr(projected, name) for name, theirs in PROJECTION.items()}
-    starts = (projected.start, projected.start_written)
-    return {
-        name: AdaptiveProjectedMixGuidance(
-            guidance_scale=guidance.scale, guidance_rescale=guidance.rescale, **own, **{START: start}
-        )
-        for name, start in zip(GUIDERS, starts, strict=True)
-    }
+    own: dict[str, Any] = {theirs: getattr(projected, name) for name, theirs in PROJECTION.items()}
+    own |= {"guidance_scale": guidance.scale, "guidance_rescale": guidance.rescale}
+    starts = {GUIDERS[0]: projected.start, GUIDERS[1]: projected.start_written}
+    return {name: AdaptiveProjectedMixGuidance(**(own | {START: start})) for name, start in starts.items()}
 
 
 FORMS = (Form("HunyuanImagePipeline", "HunyuanImageTransformer2DModel", CLASSES, guiders=guiders),)

@@ -73,7 +73,8 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
             seeing: Any = system.text_encoders[0]
             write_words(built / "processor", seeing)
             index["processor"] = write_processor(built / "processor", seeing.part.vision)
-        for name, guider in (form.guiders(level.recipe.guidance) if form.guiders else {}).items():
+        guiders: Mapping[str, Any] = form.guiders(level.recipe.guidance) if form.guiders else {}
+        for name, guider in guiders.items():
             guider.save_pretrained(str(built / name))
             index[name] = ["diffusers", type(guider).__name__]
         sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
