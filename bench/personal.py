@@ -170,7 +170,7 @@ def drawings(out: Path) -> dict[str, object]:
     took, busy = time.monotonic() - begun, time.process_time() - busy
     before = drawn(registry.load("xiaomo"), (TAUGHT,), SEEDS)
     others_before = drawn(registry.load("xiaomo"), OTHERS, 1)
-    system = Adapters.named([out / "run"]).put(registry.load("xiaomo"))
+    system = Adapters.from_files([out / "run"]).put(registry.load("xiaomo"))
     after, others_after = drawn(system, (TAUGHT,), SEEDS), drawn(system, OTHERS, 1)
     rows = [dish(TAUGHT, 0)[:10], held[0][:10], before[:10], after[:10], others_before, others_after]
     names = [f"{TAUGHT} {what}" for what in ("学的", "没学的", "学前", "学后")]

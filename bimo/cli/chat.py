@@ -101,7 +101,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help=say("same seed, same picture"))] = None,
     load_options: LoadOptions = DEFAULT,
 ) -> None:
-    """Reads a line a turn until the input ends, and draws after each."""
+    """Reads one line per turn until the end of the input, and draws after each."""
     from bimo.engine.adapters import Adapters
     from bimo.hub.loading import load_with, steady
     from bimo.inscription import drawing

@@ -142,7 +142,7 @@ def _version(wanted: bool) -> None:
 
 
 def _keys(wanted: bool) -> typer.Typer:
-    """The group of keys: whole where it is wanted, else empty but for what a group must have."""
+    """The group `bimo keys`: with its commands if it is selected, else only with what a typer group needs."""
     if not wanted:
         group = typer.Typer()
         group.command("add")(_unwanted)
@@ -153,7 +153,7 @@ def _keys(wanted: bool) -> typer.Typer:
 
 
 def command_line(wanted: str | None = None) -> typer.Typer:
-    """The whole command line, or with one command ``wanted`` that one whole and the others by name and help."""
+    """The command line; with ``wanted`` only that command is imported, the others have their name and help."""
     app = typer.Typer(
         name="bimo",
         help=say("bimo: from a sentence to a picture."),
@@ -170,7 +170,7 @@ def command_line(wanted: str | None = None) -> typer.Typer:
             bool, typer.Option("--version", is_eager=True, callback=_version, help=say("the version"))
         ] = False,
     ) -> None:
-        """What goes before a command."""
+        """Options before a command."""
 
     data = typer.Typer(help=DATA_HELP)
     for name, command in DATA.items():

@@ -38,7 +38,7 @@ def fingerprint(image: Any) -> str:
     return str(_PICTURE.dump_python(image))
 
 
-def named(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
+def name_values(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
     """Parses ['name=value', ...] into {name: value}. Raises RequestError for any other form and for repeated names."""
     values: dict[str, str] = {}
     for text in texts:
@@ -57,7 +57,7 @@ def named(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
 def guidance_weights(texts: Sequence[str]) -> dict[str, float]:
     """Parses ['name=4.0', ...] into {name: 4.0}. Raises RequestError."""
     weights: dict[str, float] = {}
-    for name, value in named("--guidance-weight", texts, "style=4.0").items():
+    for name, value in name_values("--guidance-weight", texts, "style=4.0").items():
         try:
             weights[name] = float(value)
         except ValueError:
@@ -113,7 +113,7 @@ def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], 
     fields: dict[str, Any] = {"image": pictures.pop("image")} if files else {}
     if mask is not None:
         fields["mask"] = image_in(mask)
-    named_files = named("--condition", conditions, "sketch=草图.png")
+    named_files = name_values("--condition", conditions, "sketch=草图.png")
     condition_images = {name: image_in(Path(file)) for name, file in named_files.items()} | pictures
     condition_images |= {network.name: image_in(network.image) for network in networks.every}
     if condition_images:
@@ -167,7 +167,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
-    """The images, or their hashes, in a request: "image", "mask", "region_map" and "condition_images.<name>"."""
+    """The images of a request, or their hashes, by name: "image", "mask", "condition_images.<name>" ..."""
     images = {name: request[name] for name in ("image", "mask", "region_map") if request.get(name) is not None}
     conditions = dict(request.get("condition_images") or {})
     return images | {f"condition_images.{name}": value for name, value in conditions.items()}

@@ -104,7 +104,7 @@ class Networks:
             option: [network.path for network in self.every if network.option == option]
             for option in ("--control", "--ip-adapter")
         }
-        return Adapters.named(loras, embeddings, paths["--control"], paths["--ip-adapter"], self.image_encoder)
+        return Adapters.from_files(loras, embeddings, paths["--control"], paths["--ip-adapter"], self.image_encoder)
 
 
 def option_of(name: str) -> str:

@@ -332,7 +332,7 @@ def bench(
     ] = None,
     data: Annotated[Path | None, typer.Option(help=say("the folder of the test data, with a judge"))] = None,
 ) -> None:
-    """Runs the measurements of bench/, which are not part of the package."""
+    """Runs the benchmarks in bench/, which are not part of the package."""
     if not BENCH.is_file():
         raise RequestError("bimo bench needs a checkout with bench/xiaomo.py; get the source and run make bench")
     if data is not None and quality is None:
@@ -347,7 +347,7 @@ def bench(
 
 
 def _measurements(name: str) -> Any:
-    """A file of bench/ as a module."""
+    """Imports a file of bench/."""
     spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH.with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None

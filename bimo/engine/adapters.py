@@ -35,7 +35,7 @@ class Adapters:
     image_encoder: Path | None = None
 
     @classmethod
-    def named(
+    def from_files(
         cls,
         loras: Sequence[str | Path] = (),
         embeddings: Sequence[str | Path] = (),

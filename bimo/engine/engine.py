@@ -39,7 +39,7 @@ from bimo.engine.processor import Processor
 from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
 from bimo.prompts.a1111 import lora_tags
 
-#: Called before each step with (picture, of how many, step, of how many steps); may raise to cancel.
+#: Called before each step with (picture index, number of pictures, step, number of steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
 AnyRequest = Request | Mapping[str, Any] | str | Prepared
 #: Steps of the drawing that int8 is calibrated on.
@@ -125,7 +125,7 @@ class Engine:
         """Attaches LoRAs ("FILE" or "FILE:0.8") and the other adapters that ``bimo.load`` takes. Attaching a LoRA again
         sets its weight. Raises WeightsError for adapters of another family, RequestError for missing files.
         """
-        adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
+        adapters = Adapters.from_files(loras, embeddings, controls, ip_adapters, image_encoder)
         self._check_movable()
         self.processor.restore()
         self.processor.cache_converted = False
@@ -268,7 +268,7 @@ class Engine:
         self._check_movable()
         if self.processor.converts:
             raise RequestError("OpenVINO has converted this model's blocks, LoRAs change none; take --engine torch")
-        adapters = Adapters.named(loras, controls=controls)
+        adapters = Adapters.from_files(loras, controls=controls)
         touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
         system = adapters.put(_sharing(self.system, touched))
         settings: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}

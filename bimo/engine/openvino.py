@@ -115,8 +115,8 @@ class _Traced(nn.Module):
             else leaf
             for leaf in self.leaves
         ]
-        args, named = pytree.tree_unflatten(leaves, self.spec)
-        answer, spec = pytree.tree_flatten(self.wrapped_forward(*args, **named))
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        answer, spec = pytree.tree_flatten(self.wrapped_forward(*args, **kwargs))
         self.output_spec = pytree.treespec_dumps(spec)
         return tuple(answer)
 
@@ -194,8 +194,8 @@ class ConvertedBlock:
         for key, parameter in self.block.named_parameters():
             parameter.data = self._weights[key] if dtype is None else self._weights[key].to(dtype)
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        leaves, spec = pytree.tree_flatten((args, named))
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, spec = pytree.tree_flatten((args, kwargs))
         tensors = [_bordered(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
         kind = next((leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
         with self._lock:

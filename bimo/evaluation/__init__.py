@@ -1,1 +1,1 @@
-"""Evaluating: suites of prompts, drawing them, metrics, judges, protocol records, intervals, reports."""
+"""Evaluation: prompt suites, drawing them, metrics, judges, protocol records, intervals, reports."""

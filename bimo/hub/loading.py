@@ -72,7 +72,7 @@ def load(
     folder of diffusers' AutoencoderTiny, for requests that ask for it. ``denoiser`` is a GGUF file that replaces the
     model's denoiser. Raises WeightsError, RecipeError, RequestError.
     """
-    adapters = Adapters.named(loras, embeddings, controls, ip_adapters, image_encoder)
+    adapters = Adapters.from_files(loras, embeddings, controls, ip_adapters, image_encoder)
     return load_with(
         name,
         adapters,
@@ -130,9 +130,9 @@ def load_with(
             raise RequestError(
                 "--engine {engine} goes without --memory and --compile; leave one of them out", engine=engine
             )
-        loaded = _by_processor(read_system, adapters, target, dtype, keeping, engine)
+        loaded = _with_processor(read_system, adapters, target, dtype, keeping, engine)
     else:
-        loaded = _made(read_system, adapters, target, dtype, keeping, budget, size)
+        loaded = _with_torch(read_system, adapters, target, dtype, keeping, budget, size)
     if compiled:
         compile_blocks(loaded.system, target, graphs=graphs)
         loaded.compiled = True
@@ -144,7 +144,7 @@ def load_with(
     return loaded
 
 
-def _made(
+def _with_torch(
     read_system: Callable[..., System],
     adapters: Adapters,
     target: torch.device,
@@ -163,14 +163,16 @@ def _made(
     keeping_for_recipe = narrowed(system.recipe, keeping, dtype_for(system.recipe, target, dtype))
     notices: list[str] = []
     if budget is not None:
-        keeping_for_recipe, sentence = _fitting(system, keeping_for_recipe, target, budget, size, fixed=dtype != "auto")
+        keeping_for_recipe, sentence = _fit_memory(
+            system, keeping_for_recipe, target, budget, size, fixed=dtype != "auto"
+        )
         notices.append(sentence)
     engine = Engine(system, device=target, dtype=DTYPES[keeping_for_recipe.dtype], keeping=keeping_for_recipe)
-    engine.notices = (*_where(engine), *notices, *dtype_warnings(system.recipe, keeping_for_recipe.dtype))
+    engine.notices = (*_device_notice(engine), *notices, *dtype_warnings(system.recipe, keeping_for_recipe.dtype))
     return engine
 
 
-def _fitting(
+def _fit_memory(
     system: System, requested: Keeping, target: torch.device, budget: int, size: tuple[int, int] | None, *, fixed: bool
 ) -> tuple[Keeping, str]:
     """The cheapest combination for a system that fits into ``budget`` bytes, and a sentence about it. Raises
@@ -215,7 +217,7 @@ def _fitting(
     )
 
 
-def _where(engine: Engine) -> tuple[str, ...]:
+def _device_notice(engine: Engine) -> tuple[str, ...]:
     """A notice of the card and dtype that it draws with; none for a CPU."""
     card = next((card for card in cards() if card.device == engine.device), None)
     if card is None:
@@ -233,7 +235,7 @@ def _where(engine: Engine) -> tuple[str, ...]:
     )
 
 
-def _by_processor(
+def _with_processor(
     read_system: Callable[..., System],
     adapters: Adapters,
     target: torch.device,

@@ -1,1 +1,1 @@
-"""What the user wrote: normal form, weighting, quoted text, token budget, styles."""
+"""Processing of prompts: normalisation, weighting, quoted text, token budget, styles."""

@@ -65,7 +65,7 @@ def create_app(
         version=__version__,
         description="From a sentence in Chinese or English to a picture.",
         lifespan=lifespan,
-        docs_url=None,  # its page fetches scripts from another host
+        docs_url=None,  # FastAPI's page loads scripts from a CDN
         redoc_url=None,
         default_response_class=Json,
     )

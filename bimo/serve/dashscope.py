@@ -92,13 +92,13 @@ async def synthesis(body: Synthesis, request: Request, service: Service, caller:
 async def task(
     name: str, request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage
 ) -> dict[str, Any]:
-    """Its state, and the addresses of its pictures, which expire."""
+    """The state of a task, and expiring URLs of its pictures."""
     return _task_json(await own_job(service, caller, name), request, language)
 
 
 @router.post("/tasks/{name}/cancel", summary="Cancel a task")
 async def cancel(name: str, service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Ends a task before its next step."""
+    """Cancels a task before its next step."""
     job = await own_job(service, caller, name)
     if job.state in ENDED:
         raise ApiError(400, Message("this task has ended"), code="UnsupportedOperation")

@@ -66,7 +66,7 @@ async def own_job(service: DrawingService, caller: Caller, name: str) -> Job:
     return job
 
 
-async def drawn(request: Request, service: DrawingService, order: Order, pictures: Mapping[str, bytes]) -> Job:
+async def draw_and_wait(request: Request, service: DrawingService, order: Order, pictures: Mapping[str, bytes]) -> Job:
     """Submits an order and waits for its pictures; cancels it if the client disconnects. Raises ApiError for a failed
     job.
     """

@@ -141,23 +141,23 @@ class Dispatcher(Executor):
 
     @property
     def busy(self) -> dict[str, float]:
-        """Of all workers together."""
+        """See `Executor.busy`, summed over all workers."""
         return self.workers.busy()
 
     def start(self) -> None:
-        """Begins to draw."""
+        """Starts drawing."""
         self.workers.start(self._on_worker_event, self._wake)
         self._thread.start()
 
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
-        """Takes a job on; ``done`` are the places of pictures that it has already."""
+        """Queues a job; ``done`` are the indices of pictures that it has already."""
         with self._changed:
             self._fairness.arrived(order.key, (task.order.key for task in self._tasks.values()))
             self._tasks[order.id] = _Task(order, set(done))
         self._wake()
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> None:
-        """Ends a job before its next step; nothing happens where it has ended."""
+        """Cancels a job before its next step; does nothing if it has ended."""
         with self._changed:
             task = self._tasks.get(job)
             if task is None:
@@ -171,12 +171,12 @@ class Dispatcher(Executor):
             self.listener.ended(job, failure)
 
     def progress(self) -> dict[str, tuple[int, int]]:
-        """Of each job that is here: (steps left, steps in all)."""
+        """(steps left, steps in total) of each job."""
         with self._changed:
             return {name: (task.steps_left(), task.steps_in_all()) for name, task in self._tasks.items()}
 
     def seconds_ahead(self) -> float:
-        """About how long all that is here would take one worker."""
+        """Estimated seconds of all jobs with a single worker."""
         with self._changed:
             return sum(self._seconds(task) for task in self._tasks.values())
 
@@ -251,7 +251,7 @@ class Dispatcher(Executor):
             if task.cancelled is not None:
                 self._end(job, task.cancelled)
             return False
-        if task.cancelled is not None:  # while it was on its way
+        if task.cancelled is not None:  # cancelled while it was being sent
             self.workers.cancel(job, task.cancelled)
         return True
 

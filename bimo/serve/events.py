@@ -57,7 +57,7 @@ class Events:
                 if not listeners:
                     del self._listeners[job]
 
-    async def of(self, job: str) -> AsyncIterator[Event]:
+    async def subscribe(self, job: str) -> AsyncIterator[Event]:
         """The events of a job from now on; the last is "ended". Empty if it has ended."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
@@ -67,8 +67,8 @@ class Events:
                 yield event
                 is_open = event.kind != "ended"
 
-    def here(self, job: str) -> Iterator[Event]:
-        """As ``of``, in a thread."""
+    def iterate(self, job: str) -> Iterator[Event]:
+        """As ``subscribe``, in a thread."""
         events: queue.Queue[Event] = queue.Queue()
         with self._listening(job, events.put) as is_open:
             while is_open:

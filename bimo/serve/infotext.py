@@ -108,7 +108,7 @@ def _unquoted(value: str) -> str:
 
 
 def request_of(text: str) -> dict[str, Any]:
-    """The fields of a Request that an infotext says; what is no number where one is due is left out."""
+    """The fields of a Request for an infotext; invalid numbers are left out."""
     facts = parsed(text)
     values: dict[str, Any] = {"text": facts["Prompt"], "negative": facts["Negative prompt"] or None}
     numbers: tuple[tuple[str, str, type], ...] = (

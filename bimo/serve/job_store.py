@@ -212,7 +212,7 @@ class JobStore:
         return [self._job(row) for row in self._rows(sql, *values, most)]
 
     def counts(self) -> dict[State, int]:
-        """How many jobs there are in each state."""
+        """The number of jobs in each state."""
         return {State(row[0]): row[1] for row in self._rows("select state, count(*) from jobs group by state")}
 
     def recover(self) -> list[Job]:

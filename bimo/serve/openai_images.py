@@ -1,5 +1,5 @@
-"""OpenAI's Images API: generations, edits, variations, models; streamed with previews. As its reference and the clients
-say it (platform.openai.com/docs/api-reference/images); what is ours besides is named in docs/en/serving.md.
+"""OpenAI's Images API: generations, edits, variations, models, with streamed previews, after its reference
+(platform.openai.com/docs/api-reference/images); extensions are documented in docs/en/serving.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bimo.serve.dependencies import (
     accepted,
     address,
     attached,
-    drawn,
+    draw_and_wait,
     encoded,
     links_of,
     shot,
@@ -42,9 +42,9 @@ from bimo.serve.uploads import bounded, painted_where_transparent
 
 router = APIRouter(prefix="/v1", tags=["OpenAI Images"])
 
-#: As many steps as the model has by itself, times this.
+#: Factors of the model's default number of steps.
 QUALITIES = {"low": 0.5, "medium": 1.0, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
-#: What varies a picture keeps so much of it.
+#: The default strength of variations.
 VARIATION_STRENGTH = 0.6
 _SIZE = re.compile(r"(\d{1,5})[xX](\d{1,5})")
 
@@ -52,7 +52,7 @@ Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "m
 
 
 class ImagesRequest(pydantic.BaseModel):
-    """What OpenAI's clients send, and our own fields, which go into ``extra_body``: from ``negative_prompt`` on."""
+    """OpenAI's fields, and bimo's own from ``negative_prompt`` on, which clients send in ``extra_body``."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
@@ -85,7 +85,7 @@ class ImagesRequest(pydantic.BaseModel):
 async def generations(
     body: ImagesRequest, request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage
 ) -> Response:
-    """Pictures of a prompt, in base64 or as addresses that expire; with ``stream`` as server-sent events."""
+    """Pictures of a prompt, in base64 or as expiring URLs; with ``stream`` as server-sent events."""
     return await _answer(body, {}, request, service, caller, language, "image_generation")
 
 
@@ -142,7 +142,7 @@ async def edits(request: Request, service: Service, caller: CurrentCaller, langu
     },
 )
 async def variations(request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage) -> Response:
-    """A picture like ``image``: drawn after it, by the prompt in its own record or by ``prompt``."""
+    """Image-to-image from ``image``, with ``prompt`` or the one in the picture's metadata."""
     body, files = await _form(request)
     image = _only_one(files, "image")
     prompt = body.prompt or await run_in_threadpool(recorded_text, image)
@@ -176,7 +176,7 @@ def _model(name: str) -> dict[str, Any]:
 
 def _no_model(service: DrawingService, name: str) -> ApiError:
     try:
-        service.pool.named(name)
+        service.pool.model_name(name)
     except RequestError as error:
         return ApiError(404, error.message, code="model_not_found", param="model")
     raise AssertionError(name)
@@ -195,7 +195,7 @@ async def _answer(
     if body.stream:
         job = await accepted(request, service, order, pictures)
         return EventStream(_streamed(body, job, service, language, kind))
-    job = await drawn(request, service, order, pictures)
+    job = await draw_and_wait(request, service, order, pictures)
     return Json(await run_in_threadpool(_answered, body, job, request, service))
 
 
@@ -247,12 +247,12 @@ def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingS
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None or text in ("", "auto"):
         return None
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         raise ApiError(
             400, Message("size is {text!r}; expected WIDTHxHEIGHT, as 1024x1024, or auto", text=text), param="size"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _answered(body: ImagesRequest, job: Job, request: Request, service: DrawingService) -> dict[str, Any]:
@@ -262,10 +262,10 @@ def _answered(body: ImagesRequest, job: Job, request: Request, service: DrawingS
         if picture.flagged is not None:
             continue
         if body.response_format == "url":
-            found = {"url": address(request, links_of(request).path(job.id, picture.place, kind))}
+            content_fields = {"url": address(request, links_of(request).path(job.id, picture.place, kind))}
         else:
-            found = {"b64_json": _file(service, body, job, picture.place)}
-        data.append({**found, "seed": picture.seed})
+            content_fields = {"b64_json": _file(service, body, job, picture.place)}
+        data.append({**content_fields, "seed": picture.seed})
     return {"created": int(job.order.created), "data": data, **_facts(body, job, service)}
 
 
@@ -296,7 +296,7 @@ def _file(service: DrawingService, body: ImagesRequest, job: Job, place: int) ->
 async def _streamed(
     body: ImagesRequest, job: Job, service: DrawingService, language: str, kind: str
 ) -> AsyncGenerator[bytes]:
-    """Previews as they come, then each picture. What goes wrong after the first byte is an event as well."""
+    """Streams previews, then the pictures. Errors after the first byte are events, too."""
     shown = 0
     common = {
         "created_at": int(time.time()),
@@ -309,9 +309,9 @@ async def _streamed(
             if happened.kind == "step" and happened.preview is not None and shown < (body.partial_images or 0):
                 content = await run_in_threadpool(shot, happened.preview, body.output_format or "png", 80)
                 size = f"{happened.preview.width}x{happened.preview.height}"
-                told = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": shown, "size": size}
+                payload = {"b64_json": base64.b64encode(content).decode(), "partial_image_index": shown, "size": size}
                 name = f"{kind}.partial_image"
-                yield event(name, {"type": name} | common | told)
+                yield event(name, {"type": name} | common | payload)
                 shown += 1
         ended = await run_in_threadpool(service.job, job.id)
         assert ended is not None
@@ -319,15 +319,15 @@ async def _streamed(
             if picture.flagged is None:
                 content = await run_in_threadpool(_file, service, body, ended, picture.place)
                 name = f"{kind}.completed"
-                told = {"b64_json": content, "seed": picture.seed, "created_at": common["created_at"]}
-                yield event(name, {"type": name} | await run_in_threadpool(_facts, body, ended, service) | told)
+                payload = {"b64_json": content, "seed": picture.seed, "created_at": common["created_at"]}
+                yield event(name, {"type": name} | await run_in_threadpool(_facts, body, ended, service) | payload)
     except ApiError as error:
         problem = form("/v1/", error.status, error.code, error.message.said(language))
         yield event("error", {"type": "error"} | problem)
 
 
 async def _form(request: Request) -> tuple[ImagesRequest, dict[str, list[bytes]]]:
-    """The fields of a form, and its files. Raises ApiError."""
+    """Reads the fields and files of a form. Raises ApiError."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ApiError(415, Message("expected a form with files: Content-Type: multipart/form-data"))
     fields: dict[str, Any] = {}
@@ -357,15 +357,15 @@ async def _form(request: Request) -> tuple[ImagesRequest, dict[str, list[bytes]]
 
 
 def _only_one(files: Mapping[str, list[bytes]], name: str) -> bytes:
-    found = files.get(name, [])
-    if len(found) != 1:
-        message = Message("{count} pictures came as {name}; expected one", count=len(found), name=name)
+    pictures = files.get(name, [])
+    if len(pictures) != 1:
+        message = Message("{count} pictures came as {name}; expected one", count=len(pictures), name=name)
         raise ApiError(400, message, param=name)
-    return bounded(found[0], name)
+    return bounded(pictures[0], name)
 
 
 def _edited(image: bytes, masks: list[bytes]) -> dict[str, bytes]:
-    """The picture and its mask as a Request has them. Raises RequestError."""
+    """The image and mask of a Request. Raises RequestError."""
     if len(masks) > 1:
         raise ApiError(400, Message("{count} pictures came as {name}; expected one", count=len(masks), name="mask"))
     mask = painted_where_transparent(bounded(masks[0], "mask"), image) if masks else None

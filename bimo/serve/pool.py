@@ -81,7 +81,7 @@ class EnginePool:
         #: Called when loading an engine has succeeded or failed.
         self.on_loaded: Callable[[], None] = lambda: None
 
-    def named(self, name: str | None) -> str:
+    def model_name(self, name: str | None) -> str:
         """Validates the name of a model; the default for None. Raises RequestError with the known names."""
         if not name:
             return self.default
@@ -224,7 +224,7 @@ def pool_of(settings: ServeSettings) -> EnginePool:
     embeddings = list(weight_files(settings.embeddings).values())
 
     def load_model(name: str) -> Engine:
-        return steady(load_with(name, Adapters.named(embeddings=embeddings), **settings.load_options.arguments()))
+        return steady(load_with(name, Adapters.from_files(embeddings=embeddings), **settings.load_options.arguments()))
 
     models, loras = model_names(settings.models), weight_files(settings.loras)
     budget = bytes_of(settings.load_options.memory) if settings.load_options.memory else None

@@ -126,37 +126,35 @@ class Scheduler(Executor):
         return dict(self._busy)
 
     def start(self) -> None:
-        """Begins to draw."""
+        """Starts drawing."""
         self._thread.start()
 
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
-        """Takes a job on; ``done`` are the places of pictures that it has already."""
+        """Queues a job; ``done`` are the indices of pictures that it has already."""
         with self._changed:
             self._inbox.append(_Task(order, EngineKey(order.model, order.loras, order.controls), done=done))
             self._changed.notify_all()
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> None:
-        """Ends a job before its next step; nothing happens where it has ended."""
+        """Cancels a job before its next step; does nothing if it has ended."""
         with self._changed:
             self._ended_early[job] = failure
             self._changed.notify_all()
 
     def progress(self) -> dict[str, tuple[int, int]]:
-        """Of each job that is here: (steps left, steps in all)."""
+        """(steps left, steps in total) of each job."""
         with self._changed:
             tasks = [*self._inbox, *self._tasks.values()]
         return {t.order.id: (t.steps_left(), (t.steps or 1) * t.order.count) for t in tasks}
 
     def seconds_ahead(self) -> float:
-        """About how long all that is here will take."""
+        """Estimated seconds of all jobs."""
         with self._changed:
             tasks = [*self._inbox, *self._tasks.values()]
         return sum(self._seconds_left(task) for task in tasks)
 
     def stop(self, drain: bool = False, seconds: float = 30.0) -> None:
-        """Ends the thread: at once between two steps, or with ``drain`` when what is begun is drawn, within
-        ``seconds``. What is left stays with whoever stores jobs.
-        """
+        """See `Executor.stop`."""
         with self._changed:
             self._draining = True
             self._stopping = not drain

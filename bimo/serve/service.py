@@ -171,7 +171,7 @@ class DrawingService:
         now = time.time()
         return Order(
             id=uuid.uuid4().hex,
-            model=self.pool.named(model),
+            model=self.pool.model_name(model),
             values=values,
             key=key,
             client=client,
@@ -247,7 +247,7 @@ class DrawingService:
 
     def recipe(self, model: str | None = None) -> Recipe:
         """The recipe of a model, read from its files if it is not loaded. Raises RequestError."""
-        name = self.pool.named(model)
+        name = self.pool.model_name(model)
         engine = self.pool.resident(EngineKey(name))
         return registry.recipe(self.pool.models[name]) if engine is None else engine.recipe
 
@@ -291,7 +291,7 @@ class DrawingService:
 
     def events(self, job: str) -> AsyncIterator[Event]:
         """The events of a job from now on; the last is "ended". Empty if it has ended."""
-        return self._events.of(job)
+        return self._events.subscribe(job)
 
     async def wait(self, job: str) -> Job:
         """Waits for a job to end."""
@@ -302,7 +302,7 @@ class DrawingService:
     def wait_here(self, job: str, on_event: Callable[[Event], object] | None = None) -> Job:
         """As ``wait``, in a thread. If ``on_event`` raises, the job is cancelled and the exception passed on."""
         try:
-            for event in self._events.here(job):
+            for event in self._events.iterate(job):
                 if on_event is not None:
                     on_event(event)
         except BaseException:

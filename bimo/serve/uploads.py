@@ -50,7 +50,7 @@ def bounded(content: bytes, name: str | Message) -> bytes:
         raise RequestError(
             "{name} is not a picture; one of {formats} is expected", name=name, formats=formats
         ) from None
-    except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+    except Exception as error:  # for damaged files Pillow's decoders raise exceptions of many types
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise RequestError("{name} is not a picture that can be read ({error})", name=name, error=first) from None
     if not 0 < width * height <= MOST_PIXELS:
@@ -81,7 +81,7 @@ def painted_where_transparent(mask: bytes, image: bytes, only: bool = False) -> 
             )
         try:
             alpha = opened.convert("RGBA").getchannel("A")
-        except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
+        except Exception as error:  # for damaged files Pillow's decoders raise exceptions of many types
             raise RequestError("{name} is not a picture that can be read ({error})", name="mask", error=error) from None
         if alpha.getextrema() == (255, 255):
             return None if only else mask

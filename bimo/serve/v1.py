@@ -147,7 +147,7 @@ def job_json(job: Job, service: DrawingService, language: str) -> dict[str, Any]
 async def submit(
     body: JobRequest, request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage
 ) -> dict[str, Any]:
-    """Accepts a job and answers at once. The same ``Idempotency-Key`` answers the job that there is."""
+    """Submits a job and returns at once. The same ``Idempotency-Key`` returns the existing job."""
     values = {name: value for name, value in body if name not in _APART and value is not None}
     if body.regions is not None:
         values["regions"] = [region.model_dump(exclude_defaults=True) for region in body.regions]
@@ -196,7 +196,7 @@ async def history(
     before: Annotated[float | None, Query(allow_inf_nan=False)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> dict[str, Any]:
-    """The caller's own jobs that have their pictures."""
+    """The caller's own finished jobs."""
     jobs = await run_in_threadpool(service.store.jobs, caller.visible_key, State.done, q, before, limit)
     return {"object": "list", "data": [job_json(job, service, language) for job in jobs]}
 

@@ -242,7 +242,7 @@ def test_diffusers_draws_what_was_learnt(
     request = {"text": "a red cat", "seed": 3, "steps": 3, "size": (64, 64), "guidance": 3.0}
     system = registry.load(model)
     plain = draw(system, request)
-    loaded = draw(Adapters.named(["run"]).put(system), request)
+    loaded = draw(Adapters.from_files(["run"]).put(system), request)
     (theirs,) = by_diffusers(pipeline, request)
     own, before = (numpy.asarray(pictures[0].image).astype(int) for pictures in (loaded, plain))
     assert numpy.abs(own - theirs).max() <= 1

@@ -57,7 +57,7 @@ def demand_all_there(engine: Engine) -> None:
 
 
 def test_adapters_that_were_there_before(place: Path) -> None:
-    adapters = Adapters.named([place / "ink.safetensors"], **every(place))
+    adapters = Adapters.from_files([place / "ink.safetensors"], **every(place))
     with counted(), OneDevice():
         demand_all_there(
             Engine(adapters.put(read_folder(place / "sd")), device=ELSEWHERE, dtype=torch.float16),

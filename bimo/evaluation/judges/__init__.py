@@ -1,1 +1,1 @@
-"""Who says what a picture shows: a CLIP, a vision model behind an endpoint, people."""
+"""Judges of what a picture shows: a CLIP, a vision-language model behind an endpoint."""

@@ -1,1 +1,1 @@
-"""Numbers of sets of pictures: distributions, CLIP, text in pictures, variety. By torchmetrics where it has them."""
+"""Metrics of sets of pictures: distributions, CLIP, rendered text, diversity; by torchmetrics where it has them."""

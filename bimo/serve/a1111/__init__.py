@@ -1,5 +1,5 @@
-"""AUTOMATIC1111's API, /sdapi/v1: what its clients and plug-ins send is drawn; what cannot be honoured is said in the
-answer's ``info``, under ``warnings``. One's own jobs alone are shown and interrupted.
+"""AUTOMATIC1111's API, /sdapi/v1, for its clients and plug-ins. Ignored settings are listed in the response's ``info``
+under ``warnings``. Callers only see and interrupt their own jobs.
 """
 
 from bimo.serve.a1111 import controlnet, drawing, extras, lists, progress

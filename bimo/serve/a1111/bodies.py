@@ -10,7 +10,7 @@ from bimo.serve.enlarging import MOST_ENLARGED
 
 
 class Body(pydantic.BaseModel):
-    """Null stands for a field's default, as in A1111."""
+    """Base class: null means a field's default, as in A1111."""
 
     model_config = pydantic.ConfigDict(extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
@@ -24,7 +24,7 @@ class Body(pydantic.BaseModel):
 
 
 class Txt2Img(Body):
-    """What txt2img is sent; further fields are taken and left alone."""
+    """The body of txt2img; unknown fields are ignored."""
 
     prompt: str = ""
     negative_prompt: str = ""
@@ -62,7 +62,7 @@ class Txt2Img(Body):
 
 
 class Img2Img(Txt2Img):
-    """What img2img is sent."""
+    """The body of img2img."""
 
     init_images: list[str] = []
     mask: str = ""
@@ -82,7 +82,7 @@ class OnePicture(Body):
 
 
 class Extras(Body):
-    """How pictures are enlarged."""
+    """The settings of upscaling."""
 
     image: str = ""
     resize_mode: int = 0
@@ -101,13 +101,13 @@ class NamedPicture(Body):
 
 
 class ExtrasBatch(Extras):
-    """Several pictures to be enlarged alike."""
+    """Several pictures to upscale with the same settings."""
 
     imageList: list[NamedPicture] = pydantic.Field([], max_length=16)
 
 
 class Task(Body):
-    """Which task is asked for, by the id that was forced."""
+    """A task by its ``force_task_id``."""
 
     id_task: str = pydantic.Field("", max_length=100)
     live_preview: bool = True

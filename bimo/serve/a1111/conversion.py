@@ -200,7 +200,7 @@ def _styles(names: Sequence[str], text: str) -> tuple[str | None, str]:
 def checkpoint(service: DrawingService, text: str) -> str:
     """A model by its title, which may be followed by a hash. Raises RequestError."""
     name = text.partition(" [")[0].strip()
-    return service.pool.named(name or None)
+    return service.pool.model_name(name or None)
 
 
 def options_of(service: DrawingService, caller: Caller) -> dict[str, Any]:

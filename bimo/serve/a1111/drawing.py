@@ -16,7 +16,7 @@ from bimo import __version__
 from bimo.core.messages import Message
 from bimo.serve.a1111.bodies import Img2Img, Txt2Img
 from bimo.serve.a1111.conversion import ConvertedRequest
-from bimo.serve.dependencies import CurrentCaller, Service, drawn, encoded, own_job, whole
+from bimo.serve.dependencies import CurrentCaller, Service, draw_and_wait, encoded, own_job, whole
 from bimo.serve.enlarging import UPSCALERS, enlarged
 from bimo.serve.infotext import infotext, parsed
 from bimo.serve.jobs import Job, State
@@ -35,7 +35,7 @@ STRETCH, CUT, PAD = 0, 1, 2
 
 @router.post("/txt2img", summary="Draw a prompt")
 async def txt2img(body: Txt2Img, request: Request, service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Pictures in base64, and what they are in ``info``."""
+    """Pictures in base64, with their settings in ``info``."""
     converted = await run_in_threadpool(ConvertedRequest, body, service, caller)
     jobs = await _all(converted, {}, request, service, caller)
     if body.enable_hr:
@@ -45,7 +45,7 @@ async def txt2img(body: Txt2Img, request: Request, service: Service, caller: Cur
 
 @router.post("/img2img", summary="Draw after a picture")
 async def img2img(body: Img2Img, request: Request, service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """As txt2img, after the first of ``init_images`` by ``denoising_strength``, within ``mask``."""
+    """As txt2img, from the first of ``init_images`` with ``denoising_strength``, within ``mask``."""
     if not body.init_images:
         raise ApiError(404, Message("init_images is empty; expected a picture in base64"), param="init_images")
     converted = await run_in_threadpool(ConvertedRequest, body, service, caller)
@@ -74,7 +74,7 @@ async def _all(
         for order in orders[1:]:
             await run_in_threadpool(service.accept, order, pictures)
         try:
-            jobs.append(await drawn(request, service, orders[0], pictures))
+            jobs.append(await draw_and_wait(request, service, orders[0], pictures))
         except ApiError as error:
             if error.code != "cancelled":
                 raise
@@ -113,7 +113,7 @@ async def _hires_pass(
             }
             content = await run_in_threadpool(enlarged, encoded(service, picture), size)
             order = converted.order(caller, 0, None, changes)
-            jobs.append(await drawn(request, service, order, {**converted.pictures, "image": content}))
+            jobs.append(await draw_and_wait(request, service, order, {**converted.pictures, "image": content}))
     return jobs
 
 

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 
 @router.post("/png-info", summary="What a PNG says of itself")
 async def png_info(body: OnePicture) -> dict[str, Any]:
-    """The infotext of a picture, and the pairs in it."""
+    """The infotext of a picture, and its parsed settings."""
     text, items = await run_in_threadpool(lambda: read_from(decoded(body.image, "image")))
     return {
         "info": text,
@@ -33,7 +33,7 @@ async def png_info(body: OnePicture) -> dict[str, Any]:
 
 @router.post("/extra-single-image", summary="Enlarge a picture")
 async def extra_single(body: Extras) -> dict[str, Any]:
-    """By Lanczos, or to the nearest pixel."""
+    """Upscales with Lanczos or nearest-neighbour resampling."""
     content = decoded(body.image, "image")
     image = await run_in_threadpool(_extra, body, content)
     return {"html_info": "", "image": base64.b64encode(image).decode()}
@@ -41,7 +41,7 @@ async def extra_single(body: Extras) -> dict[str, Any]:
 
 @router.post("/extra-batch-images", summary="Enlarge pictures")
 async def extra_batch(body: ExtrasBatch) -> dict[str, Any]:
-    """As extra-single-image."""
+    """As extra-single-image, for several pictures."""
     images = [
         base64.b64encode(await run_in_threadpool(_extra, body, decoded(each.data, "imageList"))).decode()
         for each in body.imageList
@@ -51,7 +51,7 @@ async def extra_batch(body: ExtrasBatch) -> dict[str, Any]:
 
 @router.post("/interrogate", summary="Not here")
 async def interrogate(body: OnePicture) -> dict[str, Any]:
-    """No model here says what is on a picture."""
+    """Not supported: no model here describes pictures."""
     raise ApiError(404, Message("no model here describes pictures"), code="Model not found")
 
 

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 
 @router.get("/options", summary="One's own settings")
 async def options(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """The model and what else is drawn with where a request says nothing; each key has its own."""
+    """The caller's defaults, such as the model."""
     return options_of(service, caller) | {
         "samples_format": "png",
         "sd_vae": "Automatic",
@@ -34,7 +34,7 @@ async def options(service: Service, caller: CurrentCaller) -> dict[str, Any]:
 
 @router.post("/options", summary="Set one's own settings")
 async def set_options(body: dict[str, Any], service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Takes the model and CLIP skip; others are A1111's own and do nothing here."""
+    """Sets the model and CLIP skip; other options are ignored."""
     accepted: dict[str, Any] = {}
     if "sd_model_checkpoint" in body:
         accepted["sd_model_checkpoint"] = checkpoint(service, str(body["sd_model_checkpoint"] or ""))
@@ -49,7 +49,7 @@ async def set_options(body: dict[str, Any], service: Service, caller: CurrentCal
 
 @router.get("/samplers", summary="Samplers")
 async def samplers() -> list[dict[str, Any]]:
-    """By A1111's names."""
+    """Samplers with a name in A1111."""
     every = {**SAMPLERS, **EDM_SAMPLERS, **FLOW_SAMPLERS}
     return [
         {"name": sampler.a1111[0], "aliases": [key, *sampler.a1111[1:]], "options": {}}
@@ -60,7 +60,7 @@ async def samplers() -> list[dict[str, Any]]:
 
 @router.get("/schedulers", summary="Schedules of noise")
 async def schedulers() -> list[dict[str, Any]]:
-    """How noise falls."""
+    """Noise schedules."""
     names = ["automatic", *SCHEDULES]
     empty: dict[str, Any] = {"aliases": None, "default_rho": -1, "need_inner_model": False}
     return [{"name": name, "label": name.replace("_", " ").capitalize(), **empty} for name in names]
@@ -68,27 +68,27 @@ async def schedulers() -> list[dict[str, Any]]:
 
 @router.get("/sd-models", summary="Models")
 async def sd_models(service: Service) -> list[dict[str, Any]]:
-    """What may be drawn with; where it lies is the server's own."""
+    """The models of this server, without their paths."""
     empty = {"hash": None, "sha256": None, "config": None}
     return [{"title": name, "model_name": name, "filename": name, **empty} for name in service.pool.models]
 
 
 @router.get("/loras", summary="LoRAs")
 async def loras(service: Service) -> list[dict[str, Any]]:
-    """What <lora:name:weight> may name."""
+    """The names for <lora:name:weight>."""
     return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in sorted(service.pool.loras)]
 
 
 @router.get("/embeddings", summary="Learnt words")
 async def embeddings(service: Service) -> dict[str, Any]:
-    """What the models were taught."""
+    """The embeddings of all models."""
     fields = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": 0, "vectors": 0}
     return {"loaded": dict.fromkeys(service.embeddings, fields), "skipped": {}}
 
 
 @router.get("/prompt-styles", summary="Styles")
 async def prompt_styles() -> list[dict[str, Any]]:
-    """What ``styles`` may name."""
+    """The names for ``styles``."""
     return [
         {"name": name, "prompt": f"{{prompt}}, {style.en}", "negative_prompt": ""} for name, style in STYLES.items()
     ]
@@ -96,14 +96,14 @@ async def prompt_styles() -> list[dict[str, Any]]:
 
 @router.get("/upscalers", summary="Upscalers")
 async def upscalers() -> list[dict[str, Any]]:
-    """What enlarges pictures."""
+    """The upscalers of this server."""
     return [{"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for name in UPSCALERS]
 
 
 @router.get("/cmd-flags", summary="None")
 @router.get("/script-info", summary="None")
 async def nothing() -> dict[str, Any]:
-    """A1111's own, which are not here."""
+    """Not supported."""
     return {}
 
 
@@ -113,13 +113,13 @@ async def nothing() -> dict[str, Any]:
 @router.get("/face-restorers", summary="None")
 @router.get("/realesrgan-models", summary="None")
 async def none() -> list[dict[str, Any]]:
-    """A1111's own, which are not here."""
+    """Not supported."""
     return []
 
 
 @router.get("/scripts", summary="Scripts")
 async def scripts() -> dict[str, list[str]]:
-    """What ``alwayson_scripts`` may name."""
+    """The names for ``alwayson_scripts``."""
     return {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
 
 
@@ -128,13 +128,13 @@ async def scripts() -> dict[str, list[str]]:
 @router.post("/refresh-vae", summary="Nothing to do")
 @router.post("/reload-checkpoint", summary="Nothing to do")
 async def refresh() -> dict[str, Any]:
-    """What there is was said when the server began."""
+    """Does nothing: the lists are fixed when the server starts."""
     return {}
 
 
 @router.post("/unload-checkpoint", summary="Let go of models that nobody uses")
 async def unload(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """For an admin."""
+    """Evicts unused models; needs the scope admin."""
     if not caller.may(Scope.admin):
         raise ApiError(403, Message("this key does not open that: it lacks the scope {scope}", scope=Scope.admin))
     service.pool.release()
@@ -143,7 +143,7 @@ async def unload(service: Service, caller: CurrentCaller) -> dict[str, Any]:
 
 @router.get("/memory", summary="Memory")
 async def memory_of(service: Service) -> dict[str, Any]:
-    """Bytes of this machine, and of the weights that are loaded."""
+    """Memory of this machine, and of the loaded weights, in bytes."""
     free = memory.available() or 0
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

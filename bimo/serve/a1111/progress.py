@@ -27,7 +27,7 @@ def _own(service: DrawingService, caller: Caller) -> list[Order]:
 
 @router.get("/progress", summary="How one's own drawing goes")
 async def progress(service: Service, caller: CurrentCaller, skip_current_image: bool = False) -> dict[str, Any]:
-    """Of all jobs of the caller that are drawn or wait; all zeros where there is none."""
+    """The progress of all unfinished jobs of the caller; zeros if there are none."""
     return await run_in_threadpool(_progress, service, _own(service, caller), skip_current_image)
 
 
@@ -60,7 +60,7 @@ def _progress(service: DrawingService, orders: Sequence[Order], without_image: b
 
 @router.post("/interrupt", summary="End one's own drawings")
 async def interrupt(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Ends them before their next step; what is drawn of them is answered."""
+    """Cancels the caller's jobs before their next step; finished pictures are returned."""
     for order in _own(service, caller):
         service.cancel(order.id)
     return {}
@@ -68,7 +68,7 @@ async def interrupt(service: Service, caller: CurrentCaller) -> dict[str, Any]:
 
 @router.post("/skip", summary="End the drawing that is under way")
 async def skip(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Ends the oldest of one's own drawings; those after it go on."""
+    """Cancels the caller's oldest job."""
     for order in _own(service, caller)[:1]:
         service.cancel(order.id)
     return {}
@@ -76,7 +76,7 @@ async def skip(service: Service, caller: CurrentCaller) -> dict[str, Any]:
 
 @internal.post("/progress", summary="How a task goes, by its id")
 async def task_progress(body: Task, service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Of one's own jobs with that ``force_task_id``."""
+    """The progress of the caller's jobs with that ``force_task_id``."""
     orders = [order for order in _own(service, caller) if order.note.get("task") == body.id_task and body.id_task]
     report = await run_in_threadpool(_progress, service, orders, not body.live_preview)
     image = report["current_image"]
@@ -94,6 +94,6 @@ async def task_progress(body: Task, service: Service, caller: CurrentCaller) -> 
 
 @internal.get("/pending-tasks", summary="Ids of tasks that wait")
 async def pending(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Of one's own jobs."""
+    """The task ids of the caller's unfinished jobs."""
     tasks = list(dict.fromkeys(str(o.note["task"]) for o in _own(service, caller) if o.note.get("task")))
     return {"size": len(tasks), "tasks": tasks}

@@ -64,7 +64,7 @@ def identified(keys: KeyStore | None) -> Identify:
 
 
 def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -> APIRouter:
-    """The page's own addresses: pictures of whoever asks, and with ``keys`` the login."""
+    """The page's own routes: the visitor's pictures, and with ``keys`` the login."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/page/pictures/{job}/{name}")

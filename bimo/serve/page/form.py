@@ -29,7 +29,7 @@ MAXIMUM_NAMES = 16
 
 @dataclass(frozen=True)
 class Words:
-    """A field of text, of at most ``most`` characters."""
+    """A text field of at most ``most`` characters."""
 
     most: int = 200
 
@@ -46,7 +46,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Amount:
-    """A field of a number from ``low`` to ``high``; None is ``missing``."""
+    """A number field from ``low`` to ``high``; None means ``missing``."""
 
     low: float
     high: float
@@ -54,7 +54,7 @@ class Amount:
     missing: float | None = None
 
     def read(self, value: Any, name: Both) -> float | int:
-        """The number, an int where it is whole. Raises RequestError."""
+        """The number, an int for whole fields. Raises RequestError."""
         number: Any = self.missing if value is None else value
         counts = isinstance(number, (int, float)) and not isinstance(number, bool)
         if not counts or not (math.isfinite(number) and self.low <= number <= self.high):

@@ -63,7 +63,7 @@ def page_theme() -> gr.themes.Base:
 
 
 def thumbnail_css() -> str:
-    """Rules that put a small picture before each style."""
+    """CSS rules for the thumbnails of styles."""
     rules: list[str] = []
     for place, name in enumerate(STYLES, 2):
         file = HERE / "styles" / f"{name}.webp"
@@ -77,7 +77,7 @@ def thumbnail_css() -> str:
 
 
 def canvas_html(language: str) -> str:
-    """Where an image is opened, sketched on and masked."""
+    """The canvas on which an image is opened, sketched on and masked."""
     labels = {
         name: escaped(message.said(language))
         for name, message in {
@@ -128,7 +128,7 @@ def record_picker(language: str) -> str:
 
 
 def examples_html(language: str) -> str:
-    """Prompts that are drawn by one click."""
+    """Example prompts as buttons."""
     words = "".join(
         f'<button type="button" class="chip" data-example="{place}">{escaped(zh if language == "zh" else en)} · '
         f"{escaped(_style_name(style, language))}</button>"

@@ -163,7 +163,7 @@ def build(page: Page) -> gr.Blocks:
             ],
             **QUIET,
         )
-        # A browser keeps a heartbeat, by which the gate knows that its page is there, only where this is asked for.
+        # gradio's client only opens a heartbeat connection, by which the gate notices closed pages, if this is used.
         blocks.unload(lambda: None)
     blocks.queue(max_size=WAITING, default_concurrency_limit=None)
     return blocks
@@ -174,10 +174,10 @@ def _drawing(
 ) -> tuple[Components, dict[str, Any], Any, Any, Any, Any]:
     form = dict[str, Any]()
     with gr.Row(elem_id="studio"):
-        # Two columns, each by itself; one below the other on a phone, by the style sheet.
+        # Two independent columns; below each other on a phone, by the style sheet.
         with gr.Column(elem_id="left", min_width=0, scale=5):
             with gr.Column(elem_id="ask", min_width=0):
-                # Of one line: Enter draws, and Shift+Enter begins another.
+                # One line, so that Enter submits; Shift+Enter adds a line.
                 form["text"] = gr.Textbox(
                     label=label("prompt"),
                     placeholder=label("example"),
@@ -276,7 +276,7 @@ def _drawing(
 
 
 def _sampling(offer: Offer) -> dict[str, Any]:
-    """The fields of the sampler: those that the system has no use for are there, and not shown."""
+    """The sampler's fields; those without a use for the model are hidden."""
     own, has = ("–", ""), bool(offer.samplers)
     form: dict[str, Any] = {}
     with gr.Row():

@@ -19,11 +19,11 @@ from bimo.serve.page.form import MAXIMUM_SIDE
 from bimo.serve.page.gallery import escaped
 from bimo.serve.pool import EngineKey, EnginePool
 
-#: Shapes that a picture may have, width to height.
+#: Aspect ratios on the page, width to height.
 RATIOS = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
-#: How far from a model's own number of pixels a shape may go to be met.
+#: The range of pixel counts for other aspect ratios, relative to the model's native one.
 NEAR = (0.5, 1.3)
-#: Words that a search shows.
+#: The most words shown by a search.
 MOST_WORDS = 120
 #: Pictures of a request that have fields of their own.
 _OWN = {image_inputs.IMAGE, image_inputs.MASK}
@@ -76,7 +76,7 @@ class Offer:
 
     @property
     def ratio(self) -> str | None:
-        """The ratio of sides whose size is what the model draws by itself, None where there is none."""
+        """The aspect ratio of the model's native size, None if it is not one of RATIOS."""
         return next((ratio for ratio in RATIOS if self.shaped(ratio) == (self.width, self.height)), None)
 
     def shaped(self, ratio: str) -> tuple[int, int]:
@@ -92,7 +92,7 @@ class Offer:
             for h in sides
             if NEAR[0] * own_pixels <= w * h <= NEAR[1] * own_pixels and max(w, h) <= 3 * min(w, h)
         ]
-        # A shape off by a tenth is worse than a picture of a quarter fewer pixels.
+        # A deviation of the ratio by 10 % is worse than 25 % fewer pixels.
         return min(
             candidates,
             key=lambda s: abs(math.log(s[0] / s[1] / target_ratio)) + 0.3 * abs(math.log(s[0] * s[1] / own_pixels)),
@@ -101,7 +101,7 @@ class Offer:
 
 async def loaded(pool: EnginePool, model: str) -> Engine:
     """The engine of a model; loads it if necessary. Raises RequestError for unknown names, and what loading raises."""
-    key = EngineKey(pool.named(model or None))
+    key = EngineKey(pool.model_name(model or None))
     while (engine := pool.take(key)) is None:
         await asyncio.sleep(0.1)
     pool.give_back(key)

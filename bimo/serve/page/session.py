@@ -65,7 +65,7 @@ class Page:
 
     async def accept(self, form: Form, who: Visitor) -> Job:
         """Submits the job of a form. Raises RequestError."""
-        engine = self.pool.resident(EngineKey(self.pool.named(form.model or None)))
+        engine = self.pool.resident(EngineKey(self.pool.model_name(form.model or None)))
         own = 0.0 if engine is None else engine.recipe.levels[-1].guidance.rescale
         return await self._accepted(
             who, lambda: (self.order(form, who.user, own, who.language), form.pictures(self.pool.controls))

@@ -63,7 +63,7 @@ def _left(run: Path, adapter: Adapter, number: int) -> Path:
 def attached(base: System, run: Path, kind: str) -> System:
     """A system with what a run left, given as people give it: by the run's folder."""
     loras, embeddings, controls = ([run] if kind == one else [] for one in ("lora", "tokens", "control"))
-    return Adapters.named(loras, embeddings, controls).put(base)
+    return Adapters.from_files(loras, embeddings, controls).put(base)
 
 
 def compare(loaded: System, run: Path) -> None:
