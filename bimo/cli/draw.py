@@ -19,7 +19,7 @@ from bimo.cli.terminal import print_json
 from bimo.core.credentials import credentials_of
 from bimo.core.errors import RequestError
 from bimo.core.label import label_of
-from bimo.core.messages import say
+from bimo.core.messages import Listed, say
 from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture
 from bimo.core.request import checked
@@ -261,6 +261,15 @@ def draw(
         prepared = engine.prepare(full)
         # With a LoRA the vocabulary does not say what the model was trained on.
         if prepared.nothing_known and again is None and not image and not (anyway or engine.adapters):
+            from bimo.hub.knows import models_that_know
+
+            if others := list(models_that_know(full.text, engine.recipe.name)):
+                raise RequestError(
+                    "{sentence}; {others} learned words of it: -m {first}; or draw it all the same with --anyway",
+                    sentence=prepared.nothing_known,
+                    others=Listed(others),
+                    first=others[0],
+                )
             raise RequestError(
                 "{sentence}; say it in other words, or draw it all the same with --anyway",
                 sentence=prepared.nothing_known,

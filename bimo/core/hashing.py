@@ -111,11 +111,13 @@ def late_table(root: Path, files: Iterable[Path]) -> Callable[[], str]:
     """The SHA-256 over the names below ``root`` and the hashes of files, worked out when it is called."""
     every = {file.relative_to(root).as_posix(): LateDigest(file) for file in files}
 
-    def total() -> str:
-        lines = sorted(f"{name} {late()}\n" for name, late in every.items())
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return lambda: digest_of_table({name: late() for name, late in every.items()})
 
-    return total
+
+def digest_of_table(hashes: Mapping[str, str]) -> str:
+    """The SHA-256 over names and their hashes, in whatever order."""
+    lines = sorted(f"{name} {one}\n" for name, one in hashes.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def digest_tensors(state: Mapping[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
-from bimo.core.hashing import LateDigest, digest, verifying
+from bimo.core.hashing import LateDigest, digest, digest_of_table, verifying
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput, Shortcuts, TextEncoding
@@ -190,7 +190,8 @@ class System(nn.Module):
     @classmethod
     def read(cls, folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
         """A system that ``save`` wrote, ready to draw, its numbers as ``dtype`` or with None as they lie in the file.
-        Raises WeightsError and RecipeError.
+        The weights may lie in several files that hashes.json lists, parts of a system as `bimo export --only` writes
+        them. Raises WeightsError and RecipeError.
         """
         recipe = checkpoint_io.read_recipe(folder / RECIPE_FILE)
         if not isinstance(recipe, Recipe):
@@ -199,15 +200,18 @@ class System(nn.Module):
         with verifying(folder, hashes):
             with module_weights.unfilled():
                 system = cls(recipe)
-            file = folder / WEIGHTS_FILE
-            system.weights_hash = hashes.get(WEIGHTS_FILE, "") or LateDigest(file)
-            system.files = (file,)
-            state = checkpoint_io.read(file, dtype)
+            parts = {name: one for name, one in hashes.items() if name.endswith(".safetensors")}
+            files = tuple(folder / name for name in parts or (WEIGHTS_FILE,))
+            system.weights_hash = next(iter(parts.values())) if len(parts) == 1 else digest_of_table(parts)
+            if not parts:
+                system.weights_hash = LateDigest(files[0])
+            system.files = files
+            state = {name: value for file in files for name, value in checkpoint_io.read(file, dtype).items()}
             # Copied where it must be, so that it draws the same bits as before it was saved.
             system.aligned = True
             if dtype is not None:
                 state = {name: module_weights.aligned(value) for name, value in state.items()}
-            module_weights.assign(system, state, dtype, file)
+            module_weights.assign(system, state, dtype, files[0])
             for index, encoder in enumerate(system.text_encoders):
                 encoder.load_tokenizer(folder / f"words.{index}")
         return system.eval()

@@ -27,7 +27,7 @@ def whereabouts(recipe: Recipe) -> str:
     """Where a recipe's weights are: 'bundled', 'here' (on this machine), 'to fetch' or 'none'."""
     folder = registry.local_folder(recipe)
     if folder is not None:
-        return "bundled" if folder.is_relative_to(registry.BUNDLES) else "here"
+        return "bundled" if folder in registry.BUNDLES.values() else "here"
     return "to fetch" if recipe.weights.repo or recipe.weights.modelscope else "none"
 
 

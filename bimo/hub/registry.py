@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 DEFAULT_MODEL = "xiaomo"
-#: A bundled model lies in the subpackage of its own name.
-BUNDLES = Path(__file__).resolve().parent.parent
-BUNDLED = "weights"
+_XIAOMO = Path(__file__).resolve().parent.parent / "xiaomo"
+#: The folders of the models that come with the package.
+BUNDLES = {"xiaomo": _XIAOMO / "weights", "xiaomo-2": _XIAOMO / "second"}
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 INDEX_FILE = "model_index.json"
@@ -101,8 +101,7 @@ def recipe(name: str | Path) -> Recipe:
 
 def local_folder(recipe: Recipe) -> Path | None:
     """The local folder of a recipe's weights, in the package or the hub's cache; None if they are not here."""
-    bundle = BUNDLES / recipe.weights.bundle / BUNDLED
-    if recipe.weights.bundle and (bundle / RECIPE_FILE).is_file():
+    if (bundle := bundled(recipe.weights.bundle)) is not None:
         return bundle
     if recipe.weights.vision:
         both = [cached(repo, TEXT_ENCODER_FILES) for repo in (recipe.weights.repo, recipe.weights.vision)]
@@ -114,8 +113,8 @@ def local_folder(recipe: Recipe) -> Path | None:
 
 def bundled(name: str) -> Path | None:
     """The folder of a bundled model, None if there is none of that name; imports no recipe."""
-    folder = BUNDLES / name / BUNDLED
-    return folder if re.fullmatch(r"[\w-]+", name) and (folder / RECIPE_FILE).is_file() else None
+    folder = BUNDLES.get(name)
+    return folder if folder is not None and (folder / RECIPE_FILE).is_file() else None
 
 
 def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None, blocks: bool = False) -> System:
@@ -159,7 +158,7 @@ def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None
         return _read(fetch(text), stored) if known is None else _published(_read(fetch(text), stored), known)
     target = recipe(text)
     folder = local_folder(target)
-    if folder is not None and folder.is_relative_to(BUNDLES):
+    if folder is not None and folder in BUNDLES.values():
         return _read(folder, stored)
     if target.weights.vision:
         folders = [fetch(repo, indices=TEXT_ENCODER_FILES) for repo in (target.weights.repo, target.weights.vision)]

@@ -115,7 +115,7 @@ def test_what_is_here_is_listed(here: Callable[..., Any], tmp_path: Path) -> Non
     (snapshot / "model_index.json").write_text("{}")
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0")
-    assert [row["name"] for row in json.loads(here("list", "--here", "--json")[1])] == ["kolors", "xiaomo"]
+    assert [row["name"] for row in json.loads(here("list", "--here", "--json")[1])] == ["kolors", "xiaomo", "xiaomo-2"]
 
 
 @pytest.mark.parametrize(

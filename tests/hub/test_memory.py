@@ -89,7 +89,7 @@ def test_what_is_offered_fits(taiyi: Recipe) -> None:
 
 
 def test_files_of_a_small_model_are_not_weighed(tmp_path: Path) -> None:
-    assert memory.surely_small(registry.BUNDLES / "xiaomo" / "weights")
+    assert memory.surely_small(registry.BUNDLES["xiaomo"])
     with (tmp_path / "weights.safetensors").open("wb") as file:
         file.truncate(GIGA)
     assert not memory.surely_small(tmp_path)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bimo import load
 from bimo.core import checkpoint_io
 from bimo.core.errors import RequestError
 from bimo.core.request import Request
@@ -244,3 +245,17 @@ def test_the_trained_autoencoder_gives_pictures_back() -> None:
         with torch.inference_mode():
             error = (made.decode(made.encode(pixels)).clamp(-1, 1) - pixels).square().mean() / 4
         assert -10 * float(error.log10()) > 18
+
+
+def test_the_bundled_weights_draw_what_is_asked() -> None:
+    engine = load("xiaomo-2")
+    assert engine.system.budgets("举头望明月，低头思故乡")[0].unknown == ()
+    one, two = (engine.draw("小桥流水人家，水彩", seed=seed, steps=4)[0].image for seed in (1, 2))
+    assert one.size == (256, 256)
+    assert np.abs(np.asarray(one, dtype=int) - np.asarray(two, dtype=int)).mean() > 5
+    for word, channel in (("红苹果", 0), ("蓝色的苹果", 2)):
+        pixels = np.asarray(engine.draw(word, seed=1, steps=4)[0].image, dtype=int).reshape(-1, 3)
+        thing = pixels[pixels.min(1) < 200]
+        assert 0.1 < len(thing) / len(pixels) < 0.8
+        others = [thing[:, other].mean() for other in range(3) if other != channel]
+        assert thing[:, channel].mean() > max(others) + 40

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from torch import Tensor, nn
 
@@ -129,7 +129,7 @@ class ZImageAdapter(nn.Module):
         given = dict(inputs)
         network = given.pop("network")
         # Not as submodules: they are the transformer's, and saved with it.
-        shared: dict[str, Any] = vars(self.model)
+        shared = vars(cast(object, self.model))
         shared.update({name: getattr(network, name) for name in SHARED})
         context = list(picture.unsqueeze(2).unbind(0))
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Both, say
@@ -47,7 +47,7 @@ def guiders(guidance: Guidance) -> dict[str, Any]:
     own: dict[str, Any] = {theirs: getattr(projected, name) for name, theirs in PROJECTION.items()}
     own |= {"guidance_scale": guidance.scale, "guidance_rescale": guidance.rescale}
     starts = {GUIDERS[0]: projected.start, GUIDERS[1]: projected.start_written}
-    return {name: AdaptiveProjectedMixGuidance(**(own | {START: start})) for name, start in starts.items()}
+    return {name: AdaptiveProjectedMixGuidance(**cast(Any, own | {START: start})) for name, start in starts.items()}
 
 
 FORMS = (Form("HunyuanImagePipeline", "HunyuanImageTransformer2DModel", CLASSES, guiders=guiders),)
