@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bimo.cli import draw_help, inputs, redrawing, series, words
-from bimo.cli.draw_requests import DrawPlan, Rewriting, default_model, of_picture, of_prompts
+from bimo.cli.draw_requests import Rewriting, of_picture, of_prompts, plan_of
 from bimo.cli.draw_run import Output, compared, filled, load_engine, note, summary
 from bimo.cli.engine_options import takes_engine
 from bimo.cli.inputs import InscribeMethod, Writing
@@ -201,7 +201,7 @@ def draw(
                 raise RequestError("--resume needs a folder to look in; name it with -o")
             output.mkdir(parents=True, exist_ok=True)
         made = of_prompts(prompt, prompts, axes, settings, images, count, wildcards, resume)
-        plan = DrawPlan(made, default_model(model))
+        plan = plan_of(made, model, adapted=any((lora, embedding, control, ip_adapter)))
     requests = plan.requests
     if best_of is not None and len(requests) > 1:
         raise RequestError("--best chooses among the pictures of one prompt; leave it out, or the list or wildcards")

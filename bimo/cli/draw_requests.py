@@ -11,6 +11,7 @@ from typing import Any
 
 from bimo.cli import inputs, series, words
 from bimo.core.errors import RequestError
+from bimo.core.messages import say
 from bimo.core.picture import read_metadata
 from bimo.core.request import Request, checked
 from bimo.hub import registry
@@ -66,6 +67,26 @@ class DrawPlan:
 def default_model(model: str | None) -> str:
     """The model to draw with: that of the option, of BIMO_MODEL, or the bundled one."""
     return model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
+
+
+def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPlan:
+    """Draws requests with the model of the option or of BIMO_MODEL; if none is named and nothing is ``adapted``, with the
+    bundled one that learned what all of them ask for.
+    """
+    named = model or os.environ.get("BIMO_MODEL")
+    if named or adapted:
+        return DrawPlan(requests, default_model(model))
+    from bimo.xiaomo.editions import edition_for
+
+    editions = {edition_for(request.text) for request in requests}
+    if len(editions) > 1 or editions == {registry.DEFAULT_MODEL}:
+        return DrawPlan(requests, registry.DEFAULT_MODEL)
+    note = say(
+        "drawn by {model}, which learned scenes, verses and dishes (an early version; -m {other} is the other)",
+        model=min(editions),
+        other=registry.DEFAULT_MODEL,
+    )
+    return DrawPlan(requests, min(editions), notes=[note])
 
 
 def of_picture(file: Path, images: Mapping[str, Any], model: str | None) -> DrawPlan:

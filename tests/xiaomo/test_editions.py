@@ -1,0 +1,60 @@
+"""Which bundled model draws a prompt when none is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bimo.cli import main
+from bimo.core.picture import read_metadata
+from bimo.hub.knows import models_that_know
+from bimo.xiaomo.editions import SECOND, edition_for
+
+
+@pytest.mark.parametrize(
+    ("prompt", "second"),
+    [
+        ("小桥流水人家，水彩", True),
+        ("小橋流水人家", True),
+        ("举头望明月，低头思故乡。", True),
+        ("孤舟蓑笠翁", True),
+        ("宫保鸡丁", True),
+        ("Mapo tofu", True),
+        ("长城，油画", True),
+        ("红苹果", False),
+        ("一只猫", False),
+        ("月亮", False),
+        ("草地上的奶牛", False),
+        ("a panda, watercolour", False),
+        ("红灯笼上写着「福」", False),
+        ("", False),
+    ],
+)
+def test_a_scene_a_dish_or_a_verse_is_for_the_second(prompt: str, second: bool) -> None:
+    assert (edition_for(prompt) == SECOND) is second
+
+
+def test_a_dish_is_drawn_by_the_one_that_learned_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = tmp_path / "dish.png"
+    assert main.run(["draw", "宫保鸡丁", "--steps", "1", "-o", str(drawn)]) == 0
+    assert read_metadata(drawn)["recipe"] == SECOND
+    assert "xiaomo-2" in capsys.readouterr().err
+    # Named, a model draws what it can, or says who could.
+    assert main.run(["draw", "宫保鸡丁", "-m", "xiaomo", "--steps", "1", "-o", str(tmp_path / "none.png")]) != 0
+    assert "-m xiaomo-2" in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_several_prompts_are_drawn_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_text("红苹果\n宫保鸡丁的碗，红苹果\n", "utf-8")
+    words = ["draw", "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "-o", str(tmp_path / "out"), "--json"]
+    assert main.run(words) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "xiaomo"
+
+
+def test_who_knows_a_word_is_found_without_weights() -> None:
+    assert list(models_that_know("宫保鸡丁", "xiaomo")) == ["xiaomo-2"]
+    assert list(models_that_know("赛博朋克", "xiaomo")) == []
+    assert list(models_that_know("红苹果", "xiaomo-2")) == ["xiaomo"]
