@@ -261,7 +261,7 @@ def draw(
         prepared = engine.prepare(full)
         # With a LoRA the vocabulary does not say what the model was trained on.
         if prepared.nothing_known and again is None and not image and not (anyway or engine.adapters):
-            from bimo.hub.knows import models_that_know
+            from bimo.hub.editions import models_that_know
 
             if others := list(models_that_know(full.text, engine.recipe.name)):
                 raise RequestError(

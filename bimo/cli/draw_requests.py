@@ -70,13 +70,13 @@ def default_model(model: str | None) -> str:
 
 
 def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPlan:
-    """Draws requests with the model of the option or of BIMO_MODEL; if none is named and nothing is ``adapted``, with the
-    bundled one that learned what all of them ask for.
+    """Draws requests with the model of the option or of BIMO_MODEL. If none is named and nothing is ``adapted``, the
+    bundled model that learned what all of them ask for draws.
     """
     named = model or os.environ.get("BIMO_MODEL")
     if named or adapted:
         return DrawPlan(requests, default_model(model))
-    from bimo.xiaomo.editions import edition_for
+    from bimo.hub.editions import edition_for
 
     editions = {edition_for(request.text) for request in requests}
     if len(editions) > 1 or editions == {registry.DEFAULT_MODEL}:

@@ -9,8 +9,7 @@ import pytest
 
 from bimo.cli import main
 from bimo.core.picture import read_metadata
-from bimo.hub.knows import models_that_know
-from bimo.xiaomo.editions import SECOND, edition_for
+from bimo.hub.editions import SECOND, edition_for, models_that_know
 
 
 @pytest.mark.parametrize(
