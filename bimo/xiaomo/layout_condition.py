@@ -93,7 +93,7 @@ class LayoutBoxes(Conditioner):
             np.maximum.at(made, maps, covered)
         if boxes:
             made[-1] = 1.0
-        return torch.from_numpy(made)
+        return torch.tensor(made)  # on the device that is drawn or learnt on
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bimo.cli import finetune_run, main
 from bimo.core import checkpoint_io
+from bimo.core.errors import RecipeError
 from bimo.engine.adapters import Adapters
 from bimo.hub import registry
 from bimo.training.finetune.recipe_file import NAME
@@ -175,7 +176,14 @@ def test_killed_twice_it_ends_in_the_same_bytes(here: Run, photos: Path, tiny_fo
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_that_edits_wants_pairs(here: Run, photos: Path, tmp_path: Path) -> None:
+    FAMILIES["qwen_image_edit"][1](tmp_path / "model")
+    status, _, err = here(*words(tmp_path / "model", "run"))
+    assert status == RecipeError.exit_status
+    assert "maps/image/KEY.png" in err
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"qwen_image_edit"}))
 def test_every_family_learns_and_is_loaded_back(
     family: str, here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,10 @@ NOT_DRAWN: dict[str, Any] = {
     "weights": Published(),
 }
 
+#: What goes by the values of a tensor, of which a device without contents has none: the order of words by their mask,
+#: the grid of a picture that a text encoder looks at.
+BY_VALUES = ("hunyuan-image-2.1", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511")
+
 
 def drawn() -> list[str]:
     """The recipes that draw, one of those that draw by the same parts."""
@@ -67,6 +71,8 @@ def test_float16_gives_numbers(engine: Engine) -> None:
 
 
 def test_drawing_is_all_on_its_device(engine: Engine) -> None:
+    if engine.recipe.name.removesuffix("-tiny") in BY_VALUES:
+        pytest.skip("its work depends on values, and this device has none")
     with counted(), OneDevice():
         there = Engine(engine.system, device=ELSEWHERE, dtype=torch.float16)
         assert {p.device for p in there.system.parameters()} == {ELSEWHERE}

@@ -134,8 +134,10 @@ def test_a_weight_is_on_the_error_of_x_whatever_is_answered(schedule: Any, asked
 
 def test_huber_is_square_near_and_straight_far() -> None:
     near, far, c = torch.full((1, 1), 1e-3), torch.full((1, 1), 100.0), torch.tensor([0.1])
-    assert squared_or_huber(near, "huber", c).item() == pytest.approx(1e-6, rel=1e-3)
-    assert squared_or_huber(near, "smooth_l1", c).item() == pytest.approx(1e-5, rel=1e-3)
+    assert squared_or_huber(near, "huber", c).item() == pytest.approx(
+        1e-6, rel=5e-3
+    )  # a difference of float32 numbers 0.1
+    assert squared_or_huber(near, "smooth_l1", c).item() == pytest.approx(1e-5, rel=5e-3)
     assert squared_or_huber(far, "huber", c).item() == pytest.approx(2 * 0.1 * (100 - 0.1), rel=1e-4)
     assert squared_or_huber(far, "smooth_l1", c).item() == pytest.approx(2 * (100 - 0.1), rel=1e-4)
 

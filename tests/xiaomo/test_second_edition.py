@@ -249,7 +249,7 @@ def test_the_trained_autoencoder_gives_pictures_back() -> None:
 
 def test_the_bundled_weights_draw_what_is_asked() -> None:
     engine = load("xiaomo-2")
-    assert engine.system.budgets("举头望明月，低头思故乡")[0].unknown == ()
+    assert engine.system.budgets("举头望明月，水墨画")[0].unknown == ()
     one, two = (engine.draw("小桥流水人家，水彩", seed=seed, steps=4)[0].image for seed in (1, 2))
     assert one.size == (256, 256)
     assert np.abs(np.asarray(one, dtype=int) - np.asarray(two, dtype=int)).mean() > 5

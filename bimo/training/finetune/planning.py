@@ -104,6 +104,14 @@ def _learnable(wish: Wish, recipe: Recipe) -> None:
         raise RecipeError("{name} does not draw: there is no denoiser to tune", name=recipe.name)
     if wish.way == "embedding" and not recipe.text_encoders:
         raise RecipeError("{name} reads no words, so it can be taught none", name=recipe.name)
+    maps = dict.fromkeys(name for level in recipe.levels for each in level.conditioners for name in each.maps)
+    if maps:
+        raise RecipeError(
+            "{name} learns from pairs: beside each picture that which is edited, and photos are one of the two; make "
+            "shards (bimo data folder), put maps/{map}/KEY.png beside them, then bimo train {name} --tune lora --data",
+            name=recipe.name,
+            map=next(iter(maps)),
+        )
 
 
 class _Rules:
