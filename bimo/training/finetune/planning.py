@@ -18,6 +18,7 @@ from bimo.core.messages import Message
 from bimo.core.part import Part, meant
 from bimo.core.recipe import Level, Recipe, Stage
 from bimo.data.loader import Size, buckets, fitted_size
+from bimo.diffusion.conditioner import Conditioner
 from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.training.adapters.adapter import Adapter
 from bimo.training.adapters.control_stage import ControlAdapters
@@ -104,13 +105,14 @@ def _learnable(wish: Wish, recipe: Recipe) -> None:
         raise RecipeError("{name} does not draw: there is no denoiser to tune", name=recipe.name)
     if wish.way == "embedding" and not recipe.text_encoders:
         raise RecipeError("{name} reads no words, so it can be taught none", name=recipe.name)
-    maps = dict.fromkeys(name for level in recipe.levels for each in level.conditioners for name in each.maps)
+    conditioners = [cast(Conditioner, each) for level in recipe.levels for each in level.conditioners]
+    maps: list[str] = [name for each in conditioners for name in each.maps]
     if maps:
         raise RecipeError(
             "{name} learns from pairs: beside each picture that which is edited, and photos are one of the two; make "
             "shards (bimo data folder), put maps/{map}/KEY.png beside them, then bimo train {name} --tune lora --data",
             name=recipe.name,
-            map=next(iter(maps)),
+            map=maps[0],
         )
 
 
