@@ -16,6 +16,7 @@ from bimo.core.checkpoint_io import read
 from bimo.core.errors import BimoError
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.training.tokenizers import build_tokenizer
 from bimo.xiaomo.carry_over import carried_over
 from bimo.xiaomo.second_edition import xiaomo_2
 
@@ -28,10 +29,7 @@ def main(words: list[str]) -> None:
     second = System(xiaomo_2).eval()
     autoencoder = read(AUTOENCODER)
     second.load_state_dict(autoencoder, strict=False)
-    # As training makes it of the same data, in the same order.
-    known = [word for folder in (scenes, things) for word in (folder / "words.txt").read_text("utf-8").splitlines()]
-    captions = (caption for each in Pictures(scenes, things).captions for caption in each)
-    second.text_encoders[0].build_tokenizer(captions, known)
+    build_tokenizer(second.text_encoders[0], Pictures(scenes, things))  # in the order of --data
     carried = carried_over(load("xiaomo").system.eval(), second, Pictures(things))
     save_file({name: value.contiguous() for name, value in (autoencoder | carried).items()}, out)
 

@@ -19,7 +19,7 @@ from bimo.core.messages import Message, say
 from bimo.core.recipe import Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.text_encoder import TextEncoder
-from bimo.training.train_loader import BatchSampler
+from bimo.training.batch_sampler import BatchSampler
 
 #: How many captions tell of all.
 SAMPLE = 2000

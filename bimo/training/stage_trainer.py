@@ -23,6 +23,7 @@ from bimo.core.tensors import Share
 from bimo.diffusion.system import System
 from bimo.engine.devices import default_device
 from bimo.training.averaging import average_of
+from bimo.training.batch_sampler import BatchSampler
 from bimo.training.distributed.processes import Processes, gather
 from bimo.training.distributed.zero import DeepSpeedZero
 from bimo.training.finite import broken, not_finite, picked, some
@@ -31,7 +32,6 @@ from bimo.training.objectives.objective import BatchSource, Objective
 from bimo.training.optimizer_classes import BY_PARAMETER, OWN, plain
 from bimo.training.optimizers import ChainedOptimizer, autocast, optimiser, ordered, scaler
 from bimo.training.train_inputs import TrainInputs
-from bimo.training.train_loader import BatchSampler
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

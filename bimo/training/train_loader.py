@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from bimo.data.loader import Fitted, Pictures, Size, picked
 from bimo.data.rows import Column
 from bimo.diffusion.image_inputs import to_image
 from bimo.engine.devices import default_device, to_device
+from bimo.training.batch_sampler import BatchSampler
 from bimo.training.caption_edits import edited
 from bimo.training.conditioning_dropout import ConditioningDropout
 from bimo.training.distributed.processes import ALONE, Processes
@@ -40,48 +40,6 @@ from bimo.training.unvaried import unvaried
 ENCODE_BATCH = 64
 #: What a batch of encoding holds at most, so that large pictures go through one by one.
 ENCODE_PIXELS = ENCODE_BATCH * 128 * 128
-
-
-class BatchSampler:
-    """The rows of every batch of a stage: epochs in shuffled order, a group never split, a batch never of two sizes.
-
-    With one size what is left of an epoch after its last full batch is left out; with several a batch that a size
-    cannot fill takes rows of that size twice, so that no picture is never seen.
-    """
-
-    def __init__(self, groups: Sequence[tuple[int, ...]], sizes: Sequence[Size], batch: int, seed: int) -> None:
-        self.groups, self.seed = groups, seed
-        self.count = max(1, batch // len(groups[0]))
-        by_size: dict[Size, array[int]] = {}
-        for number, group in enumerate(groups):
-            by_size.setdefault(sizes[group[0]], array("q")).append(number)
-        self.sizes = sorted(by_size)
-        #: The numbers of the groups of each size.
-        self.by_size = [np.asarray(by_size[size], np.int64) for size in self.sizes]
-        whole = len(self.by_size) == 1
-        self.per_epoch = max(1, len(groups) // self.count if whole else sum(map(self._batches, self.by_size)))
-        self._epoch_cached: tuple[int, npt.NDArray[np.int64]] = (-1, self.by_size[0])
-
-    def groups_of(self, number: int) -> list[tuple[int, ...]]:
-        """The groups of a batch by its number, counted through all epochs."""
-        epoch, at = divmod(number, self.per_epoch)
-        if self._epoch_cached[0] != epoch:
-            self._epoch_cached = (epoch, self._epoch(epoch))
-        return [self.groups[place] for place in self._epoch_cached[1][at].tolist()]
-
-    def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
-        """[batches, groups a batch]: the numbers of the groups of every batch of an epoch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        orders = [same[torch.randperm(len(same), generator=generator).numpy()] for same in self.by_size]
-        if len(orders) == 1:
-            return orders[0][: self.per_epoch * self.count].reshape(self.per_epoch, -1)
-        # np.resize takes rows of a size again where they do not fill its last batch.
-        full = [np.resize(order, (self._batches(order), self.count)) for order in orders]
-        batches = np.concatenate(full)
-        return batches[torch.randperm(len(batches), generator=generator).numpy()]
-
-    def _batches(self, groups: npt.NDArray[np.int64]) -> int:
-        return -(-len(groups) // self.count)
 
 
 @dataclass(frozen=True)

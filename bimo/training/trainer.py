@@ -44,6 +44,7 @@ from bimo.training.run_state import STATE_FILE, history_of, read_state, tensors_
 from bimo.training.snapshots import averaged, draw_samples, remove_old, write_snapshot
 from bimo.training.stage_trainer import StageTrainer, named, whole
 from bimo.training.starting_weights import copy_matching, demand_finite
+from bimo.training.tokenizers import build_tokenizer
 from bimo.training.train_inputs import TrainInputs, vocabulary
 
 CHECKPOINT_SECONDS = 180.0
@@ -352,10 +353,7 @@ class Trainer:
         for index, encoder in enumerate(self.system.text_encoders):
             folder = self.out / f"words.{index}"
             if not folder.is_dir():
-                captions = (c for captions in self.pictures.captions for c in captions)
-                encoder.build_tokenizer(
-                    captions, [w for folder in self.pictures.folders for w in _listed_words(folder)]
-                )
+                build_tokenizer(encoder, self.pictures)
                 encoder.save_tokenizer(folder)
             encoder.load_tokenizer(folder)
 
@@ -389,8 +387,3 @@ def _mixed(*numbers: int) -> int:
     """One seed from several numbers."""
     text = ",".join(map(str, numbers)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-
-
-def _listed_words(folder: Path) -> list[str]:
-    path = folder / "words.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -20,7 +20,7 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.data.loader import Fitted, Pictures, buckets, cut, fitted_size
 from bimo.data.shards import shard_name, write_index, write_shard
-from bimo.training.train_loader import BatchSampler
+from bimo.training.batch_sampler import BatchSampler
 
 SIZES = ((96, 64), (64, 96), (200, 100), (64, 64), (130, 130), (100, 210), (90, 60))
 

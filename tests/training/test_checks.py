@@ -15,8 +15,8 @@ from bimo.data.loader import Pictures
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
 from bimo.training import checks
+from bimo.training.batch_sampler import BatchSampler
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.tiny_checkpoints import clip_words

@@ -24,13 +24,13 @@ from bimo.core.part import dumps
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.training.adapters.lora_stage import Lora
+from bimo.training.batch_sampler import BatchSampler
 from bimo.training.checks import check_groups
 from bimo.training.distributed.processes import Processes, fully_shard
 from bimo.training.distributed.zero import zero_settings
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import ColourfulReward
-from bimo.training.train_loader import BatchSampler
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT

@@ -14,7 +14,8 @@ from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.models.composer.conditioners import Sketch
 from bimo.models.spaces import Latent
-from bimo.training.train_loader import BatchSampler, TrainLoader
+from bimo.training.batch_sampler import BatchSampler
+from bimo.training.train_loader import TrainLoader
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 

@@ -19,8 +19,8 @@ from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 
 if TYPE_CHECKING:
     from bimo.data.loader import Pictures
+    from bimo.training.batch_sampler import BatchSampler
     from bimo.training.distributed.processes import Processes
-    from bimo.training.train_loader import BatchSampler
 
 
 class BatchSource(Protocol):

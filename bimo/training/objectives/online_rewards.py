@@ -24,13 +24,14 @@ from bimo.data.loader import Pictures
 from bimo.data.shards import Sample, finished, shard_name, write_index, write_shard
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
+from bimo.training.batch_sampler import BatchSampler
 from bimo.training.distributed.processes import ALONE, Processes
 from bimo.training.logging import counted
 from bimo.training.objectives.objective import Objective
 from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
-from bimo.training.train_loader import BatchSampler, TrainLoader
+from bimo.training.train_loader import TrainLoader
 
 ROUND_FILE = "round.json"
 #: Two standard errors either way: about 95 of 100.
