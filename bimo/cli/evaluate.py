@@ -125,6 +125,9 @@ def _run(entrants: list[Entrant], plan: Plan, out: Path, against: Path | None) -
     if plan.suite.unusable:
         reasons = say("rows that are no prompts: {reasons}", reasons=plan.suite.unusable_reasons())
         typer.echo(reasons, err=True)
+    if plan.suite.unverified:
+        typer.echo(say("the format of {suite} follows its paper: no published file was at hand to check that it is "
+                       "read right", suite=plan.suite.name), err=True)  # fmt: skip
     results = evaluate_suite(entrants, plan, out)
     page = suite_report.write_report(results, plan, out)
     for result in results:

@@ -1,4 +1,5 @@
-"""Measures of one model's pictures of a suite, per picture, and their means with intervals.
+"""Measures of one model's pictures of a suite, per picture, and their means with intervals; those of text are in
+``suite_text``.
 
 A picture's value is None if a measure does not apply to it. Pictures of the same prompt are not independent, so the
 bootstrap resamples prompts, not pictures.
@@ -6,30 +7,22 @@ bootstrap resamples prompts, not pictures.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from bimo.curation.steps import ModelStep, Pair, Scorer, Tools
-from bimo.evaluation.intervals import RESAMPLES, Interval, bootstrap, share, wilson
+from bimo.evaluation.intervals import Interval, bootstrap, share, wilson
 from bimo.evaluation.judges.judge import Answer
 from bimo.evaluation.metrics import similarity
-from bimo.evaluation.metrics.glyphs import Glyphs, glyphs, oneig
 from bimo.evaluation.progress import OnProgress
-from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suite_drawings import Drawing, open_picture
 from bimo.evaluation.suites.suite import Check, Prompt
 
-#: Pictures with a smaller side are not given to OCR.
-LEGIBLE = 64
-CONTROL_SIDE = 512
 BATCH = 16
 
 
@@ -98,112 +91,6 @@ def _number(pictures: Sequence[MeasuredPicture], measure: str, group: str, langu
         interval = share([value == 1 for value in means]) if single else bootstrap(means)
         return Number(measure, group, language, "share", interval)
     return Number(measure, group, language, "mean", bootstrap(means))
-
-
-class Reader:
-    """OCR of pictures, cached by their hash, and of the same texts in clean print as a control."""
-
-    def __init__(self, folder: Path) -> None:
-        # Imported here, so that a missing extra is reported before the first picture.
-        from bimo.curation.filters import ocr
-
-        self._ocr = ocr
-        self.identity = _reader_version()
-        self.cache = ResultCache(folder / "readings.jsonl")
-
-    def read(self, image: Image.Image, sha256: str) -> tuple[str, ...]:
-        """The lines of text in a picture."""
-        key = f"{self.identity} {sha256}"
-        if key not in self.cache.values:
-            self.cache.store(key, list(self._ocr.read(image, single=True).texts) if min(image.size) >= LEGIBLE else [])
-        return tuple(self.cache.values[key])
-
-    def control(self, written: Sequence[str]) -> Glyphs:
-        """The scores of the text printed black on white: the error of OCR itself."""
-        image = printed(written)
-        return glyphs(written, self.read(image, hashlib.sha256(image.tobytes()).hexdigest()))
-
-
-def _reader_version() -> str:
-    from importlib.metadata import version
-
-    return f"rapidocr {version('rapidocr')}"
-
-
-def printed(written: Sequence[str]) -> Image.Image:
-    """Renders text segments black on white, one below the other, with long ones wrapped."""
-    lines = [part[at : at + 14] for part in written for at in range(0, len(part), 14)]
-    size = max(16, min(64, CONTROL_SIDE // (max(map(len, lines)) + 1), CONTROL_SIDE // (2 * len(lines))))
-    image = Image.new("RGB", (CONTROL_SIDE, CONTROL_SIDE), "white")
-    draw, font = ImageDraw.Draw(image), _font(size)
-    for number, line in enumerate(lines):
-        draw.text((size // 2, (2 * number + 1) * CONTROL_SIDE // (2 * len(lines)) - size // 2), line, "black", font)
-    return image
-
-
-@cache
-def _font(size: int) -> Any:
-    from bimo.data.sheets import chinese_font
-
-    return chinese_font(size)
-
-
-def measure_text(pictures: Sequence[MeasuredPicture], reader: Reader, on_progress: OnProgress, title: str) -> None:
-    """Sets the measures of text in pictures, and those of the clean-print control."""
-    with_text = [picture for picture in pictures if picture.prompt.written]
-    for number, picture in enumerate(with_text, 1):
-        picture.read = reader.read(picture.image(), picture.drawing.sha256)
-        scores, control = glyphs(picture.prompt.written, picture.read), reader.control(picture.prompt.written)
-        picture.values |= {
-            "text characters": scores.characters,
-            "text similarity": scores.similarity,
-            "text sentences": scores.sentences,
-            "text f1": scores.f1,
-            "text whole": scores.exact,
-            "text similarity, clean print": control.similarity,
-            "text characters, clean print": control.characters,
-        }
-        on_progress(title, number, len(with_text))
-
-
-def oneig_number(pictures: Sequence[MeasuredPicture], language: str) -> Number | None:
-    """OneIG's text score with a bootstrap interval over prompts; None without text."""
-    with_text = [picture for picture in pictures if picture.prompt.written and picture.prompt.language == language]
-    if not with_text:
-        return None
-    scores = [glyphs(picture.prompt.written, picture.read) for picture in with_text]
-    by_prompt: dict[str, list[Glyphs]] = {}
-    for picture, score in zip(with_text, scores, strict=True):
-        by_prompt.setdefault(picture.prompt.key, []).append(score)
-    families = list(by_prompt.values())
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(families), (RESAMPLES // 4, len(families)))
-    resampled = [oneig([score for place in row.tolist() for score in families[int(place)]]) for row in picks]
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    interval = Interval(oneig(scores), float(low), float(high), len(families))
-    return Number("text OneIG", "", language, "mean", interval)
-
-
-def measure_strokes(pictures: Sequence[MeasuredPicture], on_progress: OnProgress, title: str) -> None:
-    """Sets ``text strokes``: the fraction of requested characters whose strokes are all right, by `bimo.inscription`.
-    Handwriting that resembles no installed font counts as wrong, so it is a lower bound.
-    """
-    from bimo.inscription import drawn
-    from bimo.inscription.fonts import find_faces
-    from bimo.inscription.layout import characters_of
-
-    faces = find_faces()
-    with_text = [picture for picture in pictures if picture.prompt.written]
-    for number, picture in enumerate(with_text, 1):
-        image = picture.image()
-        texts = [characters_of(part) for part in picture.prompt.written]
-        correct = 0
-        if min(image.size) >= LEGIBLE and picture.read:
-            pixels = np.asarray(image)
-            for cells in (drawn.found(pixels, text) for text in texts):
-                correct += sum(drawn.judged(pixels.astype(np.float32), cell, faces).right for cell in cells or ())
-        picture.values["text strokes"] = correct / max(1, sum(map(len, texts)))
-        on_progress(title, number, len(with_text))
 
 
 Vectors = NDArray[np.float32]

@@ -18,6 +18,7 @@ from bimo.evaluation.intervals import verdict
 from bimo.evaluation.report import finite, shown
 from bimo.evaluation.suite_measures import MeasuredPicture, Number, by_length
 from bimo.evaluation.suite_run import ModelResult, Plan
+from bimo.evaluation.suite_text import LESS, PRINT
 
 #: Longest side of a picture on the page, and the number of pictures in a group's sheet.
 THUMB, SHEET, EXTREMES = 128, 12, 8
@@ -41,8 +42,7 @@ MEASURES: Mapping[str, str] = {
     "text characters": "字读对的比例（不论次序）", "text similarity": "文字相似度（1−NED）",
     "text sentences": "整句读对",
     "text f1": "字的 F1", "text whole": "整张一字不差", "text OneIG": "OneIG 文字分",
-    "text strokes": "笔画全对的字（下界）", "text similarity, clean print": "读字器读印刷字：相似度",
-    "text characters, clean print": "读字器读印刷字：字", "FID": "FID", "KID": "KID", "FID infinity": "FID∞",
+    "text strokes": "笔画全对的字（下界）", "FID": "FID", "KID": "KID", "FID infinity": "FID∞",
     "Inception score": "Inception Score", "precision": "精确率", "recall": "召回率", "near copy": "近似训练图",
 }  # fmt: skip
 PARTS: Mapping[str, str] = {
@@ -52,6 +52,9 @@ PARTS: Mapping[str, str] = {
     "all checks": "要点全对", "checks": "要点答对", "endpoint": "视觉模型", "pixels": "像素",
     " r": " 检索第一（CLIP-R）",
 }  # fmt: skip
+AGAINST_PRINT: Mapping[str, str] = {PRINT: "：读字器读印刷字", LESS: "：误差减去读字器自己的"}
+#: Beginnings and endings of measures of which less is better.
+LESS_IS_BETTER = ("FID", "KID", "near copy"), (LESS, ", beyond its line")
 #: The first of these that was measured ranks pictures.
 PRIMARY = ("checks (endpoint)", "checks (clip-zh)", "text similarity", "clip-zh similarity", "clip-en similarity")
 
@@ -96,6 +99,9 @@ def _heading(zh: str, en: str, level: int) -> str:
 def measure_name(measure: str) -> Both:
     """A measure in both languages."""
     zh = MEASURES.get(measure, measure)
+    for ending, chinese in AGAINST_PRINT.items():
+        if measure.endswith(ending):
+            return Both(MEASURES[measure.removesuffix(ending)] + chinese, measure)
     if zh == measure:
         for part, chinese in PARTS.items():
             zh = zh.replace(part, chinese)
@@ -142,7 +148,7 @@ def _rows(results: Sequence[ModelResult], group: str) -> dict[tuple[str, str], d
 
 
 def _table(results: Sequence[ModelResult], group: str) -> str:
-    """The numbers of a group, one column for each model; coloured if a model differs from the first."""
+    """The numbers of a group, one column for each model; coloured if a model is better or worse than the first."""
     rows = _rows(results, group)
     if not rows:
         return ""
@@ -165,7 +171,10 @@ def _cell(results: Sequence[ModelResult], cells: Mapping[str, Number], name: str
         return "<td>–</td>"
     kind, other = "", cells.get(results[0].name)
     if name != results[0].name and other is not None:
-        kind = {"above": "above", "below": "below"}.get(verdict(number.interval, other.interval), "")
+        better = number.interval, other.interval
+        if number.measure.startswith(LESS_IS_BETTER[0]) or number.measure.endswith(LESS_IS_BETTER[1]):
+            better = other.interval, number.interval
+        kind = {"above": "above", "below": "below"}.get(verdict(*better), "")
     return f'<td class="n {kind}">{_safe(shown(asdict(number.interval), number.unit))}</td>'
 
 

@@ -22,7 +22,7 @@ from bimo.core.hashing import digest
 from bimo.core.messages import Both, Message, say
 from bimo.curation.captioning.endpoint import Endpoint
 from bimo.curation.steps import ModelStep, Scorer, Tools
-from bimo.evaluation import protocol
+from bimo.evaluation import protocol, suite_text
 from bimo.evaluation import suite_measures as measures
 from bimo.evaluation.judges.clip import ClipJudge
 from bimo.evaluation.judges.endpoint import EndpointJudge
@@ -33,7 +33,7 @@ from bimo.evaluation.metrics.resize import Resize, prepared, shorter_side
 from bimo.evaluation.progress import OnProgress, ProgressLines
 from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suite_drawings import PICTURES, Drawings, Load, draw_suite, given_pictures, open_picture
-from bimo.evaluation.suite_measures import MeasuredPicture, Number, Reader
+from bimo.evaluation.suite_measures import MeasuredPicture, Number
 from bimo.evaluation.suites.suite import Prompt, Suite
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -118,7 +118,9 @@ class _Evaluation:
 
     def __init__(self, entrant: Entrant, plan: Plan, folder: Path, on_progress: OnProgress) -> None:
         self.entrant, self.plan, self.folder, self.on_progress = entrant, plan, folder, on_progress
-        self.reader = Reader(folder) if plan.read_text and any(p.written for p in plan.suite.prompts) else None
+        self.reader = (
+            suite_text.Reader(folder) if plan.read_text and any(p.written for p in plan.suite.prompts) else None
+        )
         self.cost: dict[str, float] = {}
         self.counted: Counter[str] = Counter()
         self.notes: list[Message] = []
@@ -186,20 +188,12 @@ class _Evaluation:
     def _text(self, pictures: Sequence[MeasuredPicture]) -> None:
         assert self.reader is not None
         self.scored["reader"] = self.reader.identity
-        measures.measure_text(pictures, self.reader, self.on_progress, say("reading text"))
+        controls = suite_text.measure_text(pictures, self.reader, self.on_progress, say("reading text"))
         if self.plan.strokes:
-            measures.measure_strokes(pictures, self.on_progress, say("judging strokes"))
-        self.extra += [n for language in ("zh", "en") if (n := measures.oneig_number(pictures, language)) is not None]
-        self.notes.append(
-            Both(
-                "OneIG 的文字分在字少时很宽：一个字没写出来也有 0.98。"
-                "读字的是 PP-OCR；“clean print” 是同样的字用字库印在白底上它自己读出的结果，即它自己的误差。"
-                "读字器会“改正”写错的笔画，所以读对不等于写对",
-                "OneIG's text score is generous to short texts: one character that is not there still gives 0.98. "
-                "PP-OCR reads; “clean print” is what it reads of the same text printed on white: its own error. A "
-                "reader mends wrong strokes, so what is read right need not be written right",
-            )
-        )
+            suite_text.measure_strokes(pictures, self.on_progress, say("judging strokes"))
+        for language in ("zh", "en"):
+            self.extra += suite_text.oneig_numbers(pictures, controls, language)
+        self.notes.append(suite_text.NOTE)
 
     def _clip(self, pictures: Sequence[MeasuredPicture], language: str, scorer: Scorer) -> measures.Vectors:
         start = time.perf_counter()

@@ -215,6 +215,14 @@ def test_oneig_by_hand() -> None:
         glyphs.glyphs([" "], ["字"])
 
 
+def test_oneig_counts_words_where_no_chinese_is_wanted_and_no_marks() -> None:
+    shop = glyphs.glyphs(["茶馆，欢迎！", "24小时"], ["茶馆欢迎", "24", "小时"])
+    assert (shop.edits, shop.matched, shop.wanted, shop.exact) == (0, 8, 8, False)
+    sign = glyphs.glyphs(["Fresh tea,", "every day."], ["Fresh", "tea every bay"])
+    assert (sign.edits, sign.matched, sign.wanted) == (1, 3, 4)
+    assert glyphs.oneig([sign], "en") == pytest.approx(1 - 1 * 1 * 0.25 / 100)
+
+
 def test_clip_r_asks_for_the_own_text_among_a_hundred() -> None:
     eye = np.eye(6, dtype=np.float32)
     assert similarity.clip_r(eye, eye, list("abcdef")) == [True] * 6

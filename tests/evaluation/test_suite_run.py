@@ -107,7 +107,7 @@ def test_a_prompt_that_is_refused_is_counted_and_the_others_drawn(suite: Suite, 
 
 def paint(folder: Path, suite: Suite) -> None:
     """Pictures of a suite by hand: inscriptions printed, others of a colour."""
-    from bimo.evaluation.suite_measures import printed
+    from bimo.evaluation.suite_text import printed
 
     folder.mkdir()
     for place, prompt in enumerate(suite.prompts):
@@ -131,6 +131,7 @@ def test_given_pictures_are_read_and_damaged_ones_counted(suite: Suite, tmp_path
     assert numbers(report, "text similarity") == pytest.approx(1)
     assert numbers(report, "text OneIG") == pytest.approx(1)
     assert numbers(report, "text similarity, clean print") == pytest.approx(1)
+    assert numbers(report, "text similarity, error less the reader's") == pytest.approx(0)
     # Spellings have pictures of different colours here, which are flat: nothing agrees.
     assert report[0].record["measured"]["asked"] == {"steps": None, "guidance": None, "sampler": None, "size": None}
     readings = (tmp_path / "out" / "api" / "readings.jsonl").read_text("utf-8")

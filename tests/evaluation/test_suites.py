@@ -120,7 +120,7 @@ ROWS: dict[str, tuple[str, str]] = {
         "",
     ),
     "longtext-zh": (json.dumps({"category": "sign", "prompt": "招牌“面馆”", "text": ["面馆"]}), ""),
-    "oneig-zh": ("category,id,prompt_cn\nText_Rendering,000,招牌上写着“面馆”\n", ""),
+    "oneig-zh": ("category,id,prompt_cn,class\nText_Rendering,000,招牌上写着“面馆”,\n", ""),
     "wegenbench": (
         json.dumps({"id": "CN_796", "prompt": "木牌“万圣节快乐”", "text": ["万圣节快乐"], "type": "节日"}),
         "",
@@ -160,6 +160,26 @@ def test_published_rows_keep_what_is_asked_of_them(tmp_path: Path) -> None:
     counted = read("geneval2").prompts[0].checks[0]
     assert (counted.question_in("zh"), counted.expected("zh")) == ("How many toys are in the image?", "two")
     assert [(p.language, p.pair) for p in read("qwen-image-bench").prompts] == [("zh", "3"), ("en", "3")]
+
+
+def test_oneig_s_list_of_texts_is_read_as_well(tmp_path: Path) -> None:
+    rows = ",id,prompt_cn,text_content\n0,049,标题是樱花之恋,['樱花之恋']\n1,050,空白,[\n"
+    (tmp_path / "text_content_zh.csv").write_text(rows, encoding="utf-8")
+    suite = open_suite(f"oneig-zh:{tmp_path / 'text_content_zh.csv'}")
+    assert [(p.key, p.group, p.written) for p in suite.prompts] == [
+        ("Text_Rendering-049", "Text_Rendering", ("樱花之恋",))
+    ]
+    assert suite.unusable == {"row of another format": 1}
+
+
+def test_wegenbench_s_ids_are_names_and_its_english_wants_chinese(tmp_path: Path) -> None:
+    rows = [
+        {"id": "cn_ip_000.png", "prompt": "小和尚拜佛", "style": "", "type": "IP"},
+        {"id": "EN_9", "prompt": "A wooden sign with “面馆” on it", "text": ["面馆"], "type": "x"},
+    ]
+    (tmp_path / "rows").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    suite = open_suite(f"wegenbench:{tmp_path / 'rows'}")
+    assert [(p.key, p.language) for p in suite.prompts] == [("cn_ip_000", "zh"), ("EN_9", "en")]
 
 
 def test_bad_rows_and_duplicates_are_counted(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Text rendering scores: OCR results against the requested text, by the published formulas.
 
-OneIG (arXiv:2506.07977): 1 - min(M, ED) (1 - CR) (1 - WAC) / M over all pictures. WeGenBench: segments matched by least
-edit distance. LongText-Bench (X-Omni): recall of characters regardless of order; here with the normalised edit
-distance, which respects their order.
+OneIG (arXiv:2506.07977): 1 - min(M, ED) (1 - CR) (1 - WAC) / M over all pictures, without marks. WeGenBench: segments
+matched by least edit distance. LongText-Bench (X-Omni): recall of characters regardless of order; here with the
+normalised edit distance, which respects their order.
 """
 
 # scipy has no types.
@@ -25,6 +25,9 @@ MOST_EDITS = {"zh": 50, "en": 100}
 #: Up to this many lines all orders are tried; with more, only the reading order and that of the best matches.
 ALL_ORDERS = 5
 _BLANKS = re.compile(r"\s+")
+#: What OneIG counts: Chinese, Latin (with French accents) and digits.
+_COUNTED_BY_ONEIG = re.compile(r"[^\u4e00-\u9fa5a-zA-Z0-9\sàâäéèêëîïôöùûüçÀÂÄÉÈÊËÎÏÔÖÙÛÜÇ]")
+_HAN = re.compile("[\u4e00-\u9fff]")
 
 
 def plain(text: str) -> str:
@@ -41,22 +44,19 @@ def ned(first: str, second: str) -> float:
 @dataclass(frozen=True)
 class Glyphs:
     """Scores of one picture: ``characters``, recall regardless of order; ``similarity``, 1 - NED with the best order of
-    lines; ``sentences``, the fraction read exactly; ``f1`` of characters regardless of order; and OneIG's counts:
-    ``edits``, and ``matched`` of ``wanted`` characters.
+    lines; ``sentences``, the fraction read exactly; ``f1`` of characters regardless of order; ``exact``, whether
+    exactly the requested text was read; and OneIG's counts: ``edits``, and ``matched`` of ``wanted`` characters (of
+    words, if no Chinese is requested), both without marks.
     """
 
     characters: float
     similarity: float
     sentences: float
     f1: float
+    exact: bool
     edits: int
     matched: int
     wanted: int
-
-    @property
-    def exact(self) -> bool:
-        """Whether exactly the requested text was read."""
-        return self.edits == 0
 
 
 def glyphs(wanted: Sequence[str], read: Sequence[str]) -> Glyphs:
@@ -71,10 +71,21 @@ def glyphs(wanted: Sequence[str], read: Sequence[str]) -> Glyphs:
         similarity=_similarity("".join(segments), lines),
         sentences=_sentences([part.lower() for part in segments], [line.lower() for line in lines]),
         f1=2 * matched / (wanted_counts.total() + read_counts.total()),
-        edits=edit_distance("".join(segments), "".join(lines)),
-        matched=matched,
-        wanted=wanted_counts.total(),
+        exact="".join(segments) == "".join(lines),
+        **_oneig_counts(wanted, read),
     )
+
+
+def _oneig_counts(wanted: Sequence[str], read: Sequence[str]) -> dict[str, int]:
+    first, second = (_counted_by_oneig(parts) for parts in (wanted, read))
+    units, found = (list(first), list(second)) if _HAN.search(first) else (first.split(), second.split())
+    matched = (Counter(units) & Counter(found)).total()
+    return {"edits": edit_distance(first, second), "matched": matched, "wanted": len(units)}
+
+
+def _counted_by_oneig(parts: Sequence[str]) -> str:
+    text = _COUNTED_BY_ONEIG.sub("", " ".join(parts))
+    return _BLANKS.sub("" if _HAN.search(text) else " ", text).strip()
 
 
 def oneig(results: Sequence[Glyphs], language: str = "zh") -> float:
@@ -83,8 +94,9 @@ def oneig(results: Sequence[Glyphs], language: str = "zh") -> float:
     """
     edit_limit = MOST_EDITS[language]
     edits = sum(one.edits for one in results) / len(results)
-    correct = sum(one.exact for one in results) / len(results)
-    matched = sum(one.matched for one in results) / sum(one.wanted for one in results)
+    correct = sum(one.edits == 0 for one in results) / len(results)
+    # Texts of marks alone have nothing that is counted.
+    matched = sum(one.matched for one in results) / max(1, sum(one.wanted for one in results))
     return 1 - min(edit_limit, edits) * (1 - correct) * (1 - matched) / edit_limit
 
 

@@ -1,7 +1,7 @@
 """Readers of published prompt suites from the user's files. Nothing is downloaded; unusable rows are counted.
 
-The formats are those of the published files; ``unverified`` ones follow papers and other readers, without a published
-file to check against.
+The formats are those of the published files, of which no row is lost; ``unverified`` ones follow papers and other
+readers, without a published file to check against.
 """
 
 # Parsed JSON has no types.
@@ -9,6 +9,7 @@ file to check against.
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -26,8 +27,11 @@ from bimo.evaluation.suites.suite import Check, Prompt, Suite, own, without_dupl
 
 MAXIMUM_BYTES = 1 << 28
 OWN = "chinese"
+#: OneIG's category of prompts with text.
+ONEIG_TEXT = "Text_Rendering"
 Row = Mapping[str, Any]
-
+_HAN = re.compile("[\u3400-\u9fff]")
+_QUOTED = re.compile('[“「『"]([^”」』"]+)[”」』"]')
 
 NO_TEXT, NO_WRITTEN = Message("no text"), Message("no text that is to be written")
 NO_JSON, OTHER = Message("line is no JSON"), Message("row of another format")
@@ -94,7 +98,7 @@ def read_suite(name: str, path: Path, form: Format) -> Suite:
             prompts += form.prompts(row, number)
         except Unusable as error:
             unusable[error.reason.text] += 1
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        except (KeyError, TypeError, ValueError, SyntaxError, AttributeError, IndexError):
             unusable[OTHER.text] += 1
     unique = without_duplicates(prompts, unusable)
     return Suite(name, unique, form.licence, unusable, form.unverified)
@@ -144,7 +148,9 @@ def _words(value: Any) -> str:
 
 
 def _language(text: str) -> str:
-    return "zh" if re.search("[\u3400-\u9fff]", text) else "en"
+    """By what is not quoted: an English prompt may want Chinese in the picture."""
+    around = _QUOTED.sub("", text)
+    return "zh" if _HAN.search(around if re.search(r"\w", around) else text) else "en"
 
 
 def _captions(group: str) -> Callable[[Any, int], Iterator[Prompt]]:
@@ -184,22 +190,24 @@ def _longtext(row: Row, number: int) -> Iterator[Prompt]:
 
 
 def _oneig(row: Row, number: int) -> Iterator[Prompt]:
-    text = row.get("prompt_cn") or row.get("prompt_zh") or row.get("prompt_en")
-    yield Prompt(f"{row['category']}-{row['id']}", row["category"], _language(_words(text)), _words(text),
-                 written=_quoted(row["category"], _words(text)))  # fmt: skip
-
-
-def _quoted(category: str, text: str) -> tuple[str, ...]:
-    """The quoted strings of prompts in the text subset; OneIG's own list of texts is a separate file."""
-    return tuple(re.findall('[“「『"]([^”」』"]+)[”」』"]', text)) if "text" in category.lower() else ()
+    """Rows of OneIG-Bench-ZH.csv, where the texts are what is quoted (7 of 200 are not), or of text_content_zh.csv,
+    which has the texts.
+    """
+    text = _words(row.get("prompt_cn") or row.get("prompt_en"))
+    category, written = row.get("category") or ONEIG_TEXT, row.get("text_content")
+    if written is not None:
+        texts = tuple(str(part) for part in ast.literal_eval(written))
+    else:
+        texts = tuple(_QUOTED.findall(text)) if category == ONEIG_TEXT else ()
+    yield Prompt(f"{category}-{row['id']}", category, _language(text), text, written=texts)
 
 
 def _wegenbench(row: Row, number: int) -> Iterator[Prompt]:
     written = row.get("text") or []
     written = [written] if isinstance(written, str) else written
     group = str(row.get("type") or row.get("scene") or row.get("category") or "all")
-    text = _words(row["prompt"])
-    yield Prompt(str(row["id"]), group, _language(text), text, written=tuple(str(part) for part in written))
+    text, key = _words(row["prompt"]), str(row["id"]).removesuffix(".png")  # ids of its general part are files
+    yield Prompt(key, group, _language(text), text, written=tuple(str(part) for part in written))
 
 
 def _parti(row: Row, number: int) -> Iterator[Prompt]:
