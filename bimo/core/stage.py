@@ -27,7 +27,8 @@ class Stage(Part):
 
     ``optimiser`` "adafactor" (arXiv:1804.04235) keeps a row and a column for each matrix in place of two matrices, and
     has no use for ``betas`` and ``eps``. "muon" (arXiv:2502.16982) makes the step of a matrix orthogonal, as large as
-    AdamW's at the same rate, which everything else that learns is given. Any other name is one of the library
+    AdamW's at the same rate, which everything else that learns is given; with ``optimiser_args``
+    ``{"convolutions": True}`` kernels [out, in, h, w] are matrices [out, in h w]. Any other name is one of the library
     pytorch-optimizer ("lion", "prodigy", "dadaptadam", "schedulefreeadamw", "came" ...), of bitsandbytes ("adamw8bit",
     on CUDA), or "package.module:Class" of an installed package: those have settings of their own,
     ``optimiser_args`` by the names of the class. ``fused_backward`` takes a parameter's step as soon as its gradient is

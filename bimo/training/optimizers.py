@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, TrainingError
 from bimo.core.part import nearest
@@ -58,11 +58,13 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
 def _optimiser(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str, float]) -> torch.optim.Optimizer:
     """AdamW (arXiv:1711.05101), Adafactor, Muon with AdamW for what it is not made for, or a library's."""
     try:
-        matrices = [n for n, p in parameters.items() if stage.optimiser == "muon" and _is_matrix(n, p)]
+        options: dict[str, Any] = dict(stage.optimiser_args)
+        kernels = stage.optimiser == "muon" and options.pop("convolutions", False)
+        matrices = [n for n, p in parameters.items() if stage.optimiser == "muon" and _is_matrix(n, p, kernels)]
         if matrices:
             inner = _groups(stage, {name: parameters[name] for name in matrices}, shares)
-            told: Any = {"adjust_lr_fn": "match_rms_adamw", **stage.optimiser_args}
-            muon = torch.optim.Muon(cast(Any, inner), lr=stage.lr, **told)
+            options = {"adjust_lr_fn": "match_rms_adamw", **options}
+            muon = (ConvolutionalMuon if kernels else torch.optim.Muon)(cast(Any, inner), lr=stage.lr, **options)
             rest = _groups(stage, {name: p for name, p in parameters.items() if name not in matrices}, shares)
             return ChainedOptimizer(muon, *([_adamw(stage, rest, {})] if rest else []))
         groups = _groups(stage, parameters, shares)
@@ -103,11 +105,37 @@ def _adamw(stage: Stage, groups: list[dict[str, Any]], given: Mapping[str, Any])
     return torch.optim.AdamW(groups, **told)
 
 
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a linear map: no table of words or places, whose rows have nothing to do with each other,
-    and no vector.
+def _is_matrix(name: str, parameter: nn.Parameter, kernels: bool) -> bool:
+    """Whether a parameter is a linear map, or with ``kernels`` a convolution's kernel: no vector, and no table of words
+    or places, whose rows have nothing to do with each other.
     """
-    return parameter.ndim == 2 and name.endswith(".weight") and "embedding" not in name
+    linear = parameter.ndim == 2 or (kernels and parameter.ndim == 4)
+    return linear and name.endswith(".weight") and "embedding" not in name
+
+
+class ConvolutionalMuon(torch.optim.Muon):
+    """Muon that takes the kernels of convolutions, too: [out, in, h, w] is the matrix [out, in h w], as in the
+    reference implementation (arXiv:2502.16982; github.com/KellerJordan/Muon). torch's refuses all but matrices.
+    """
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        # torch checks the dimensions where it takes its defaults; these are taken from an optimiser of one matrix.
+        defaults = torch.optim.Muon([nn.Parameter(torch.zeros(1, 1))], **options).defaults
+        torch.optim.Optimizer.__init__(self, params, defaults)
+
+    def _init_group(
+        self,
+        group: Any,
+        params_with_grad: list[Tensor],
+        grads: list[Tensor],
+        muon_momentum_bufs: list[Tensor],
+    ) -> bool:
+        """Collects a group's tensors, as matrices; parameters and momenta as views, since a step writes into them."""
+        is_complex = cast(Any, super())._init_group(group, params_with_grad, grads, muon_momentum_bufs)
+        grads[:] = [gradient.flatten(1) for gradient in grads]
+        for tensors in (params_with_grad, muon_momentum_bufs):
+            tensors[:] = [tensor.view(len(tensor), -1) for tensor in tensors]
+        return is_complex
 
 
 class ChainedOptimizer(torch.optim.Optimizer):

@@ -21,7 +21,7 @@ from bimo.data.loader import Pictures
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.training.lr_schedules import rate
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.optimizers import optimiser
+from bimo.training.optimizers import ChainedOptimizer, optimiser
 from bimo.training.run_state import read_state
 from bimo.training.snapshots import averaged
 from bimo.training.trainer import StageTrainer, Trainer, train
@@ -154,11 +154,43 @@ def test_the_step_of_a_matrix_is_orthogonal_and_of_the_size_of_adamws() -> None:
                 torch.testing.assert_close(p.detach() - before[name], steps[name])
 
 
+def test_a_kernel_is_the_matrix_of_its_rows() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    stage = replace(xiaomo.stages[0], optimiser="muon", lr=0.01, optimiser_args={"convolutions": True, "momentum": 0.9})
+    flat = {name: nn.Parameter(p.detach().clone().flatten(1)) for name, p in module.named_parameters() if p.ndim == 4}
+    expected = torch.optim.Muon(
+        [{"params": [p], "weight_decay": stage.weight_decay} for p in flat.values()],
+        lr=0.01, momentum=0.9, adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    made = optimiser(stage, dict(module.named_parameters()))
+    for _ in range(3):  # the momentum is kept
+        for name, parameter in module.named_parameters():
+            parameter.grad = torch.randn_like(parameter)
+            if name in flat:
+                flat[name].grad = parameter.grad.flatten(1)
+        made.step()
+        expected.step()
+    for name, parameter in flat.items():
+        torch.testing.assert_close(module.get_parameter(name).flatten(1), parameter, rtol=0, atol=0)
+    plain = optimiser(replace(stage, optimiser_args={}), dict(module.named_parameters()))
+    assert not isinstance(plain, ChainedOptimizer)  # without a matrix there is AdamW alone
+    with pytest.raises(RecipeError, match="kernels"):
+        optimiser(
+            replace(stage, optimiser_args={"kernels": True}),
+            dict(module.named_parameters()) | {"2.weight": nn.Parameter(torch.ones(2, 2))},
+        )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["adafactor", "muon"])
-def test_another_optimiser_goes_on_exactly(name: Any, tiny_shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("adafactor", {}), ("muon", {}), ("muon", {"convolutions": True})], ids=str
+)
+def test_another_optimiser_goes_on_exactly(
+    name: Any, options: dict[str, Any], tiny_shards: Path, tmp_path: Path
+) -> None:
     tiny = xiaomo.tiny()
-    stage = replace(tiny.stages[2], steps=4, batch=4, optimiser=name)
+    stage = replace(tiny.stages[2], steps=4, batch=4, optimiser=name, optimiser_args=options)
     wanted = replace(tiny, stages=(stage,), prompts=())
     whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
     for _ in range(5):
