@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,11 +52,11 @@ def draw(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,  # a Path forgets the slash of a folder that is to be made
         typer.Option(
             "-o",
             "--output",
-            help=say("which PNG or folder; else named by the prompt"),
+            help=say("which PNG, or which folder (out/ makes it); else named by the prompt"),
         ),
     ] = None,
     count: Annotated[int, typer.Option("-n", "--count", help=say("how many pictures"))] = 1,
@@ -182,6 +183,7 @@ def draw(
     if outpaint is not None:
         settings["outpaint"] = redrawing.border_of(outpaint, images.get("image"))
     adapters = networks.adapters(lora or (), embedding or ())
+    folder = None if output is None else Path(output)
     best_of = None if best is None else inputs.BestOfN(best, count)
     axes = [
         series.Axis.of(f"--{name}", text, prompt or "") for name, text in zip("xyz", (x, y, z), strict=True) if text
@@ -197,14 +199,16 @@ def draw(
         plan = of_picture(again, images, model)
     else:
         if resume:
-            if output is None or output.suffix:
+            if folder is None or (folder.suffix and not str(output).endswith(("/", os.sep))):
                 raise RequestError("--resume needs a folder to look in; name it with -o")
-            output.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         made = of_prompts(prompt, prompts, axes, settings, images, count, wildcards, resume)
         plan = plan_of(made, model, adapted=any((lora, embedding, control, ip_adapter)))
     requests = plan.requests
     if best_of is not None and len(requests) > 1:
         raise RequestError("--best chooses among the pictures of one prompt; leave it out, or the list or wildcards")
+    if best_of is not None:
+        best_of.check()
     for request in requests:
         if request.style:
             from bimo.prompts.styles import style_named
@@ -243,11 +247,11 @@ def draw(
         from bimo.cli.explain import show
         from bimo.diffusion.explanation import explained
 
-        show(explained(engine.system, engine.completed(requests[0])), output)
+        show(explained(engine.system, engine.completed(requests[0])), folder)
         return
     from bimo.diffusion.request_validation import heeds_empty
 
-    existing = series.Drawn(output) if resume and output is not None else None
+    existing = series.Drawn(folder) if resume and folder is not None else None
     saving = Output(as_json, best_of, wanted_label, credentials, parameters)
     pictures: list[Picture] = []
     files: list[Path] = []

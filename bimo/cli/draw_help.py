@@ -21,7 +21,7 @@ PRODUCER_HELP = say("whose name the label says")
 STRENGTH_HELP = say("how much of the image is to change, above 0 and at most 1")
 CONDITION_HELP = say("an image that conditions the picture: name=FILE; more than once")
 GUIDANCE_WEIGHT_HELP = say("the weight of a branch of guidance: name=number; more than once")
-LORA_HELP = say("a LoRA, with a weight FILE:0.8; more than once")
+LORA_HELP = say("a LoRA, with a weight FILE:0.8 and a share of the steps FILE:0.8@0.2-0.6; more than once")
 EMBEDDING_HELP = say("a word that was learnt (textual inversion): FILE, or FILE=<word>; more than once")
 CONTROL_HELP = say(
     "draw along a picture: PICTURE=NETWORK, a ControlNet or T2I-Adapter in a folder or a file, with "

@@ -105,7 +105,7 @@ class Output:
             if self.parameters:
                 from bimo.serve.infotext import CHUNK, infotext
 
-                chunks = {CHUNK: infotext(picture.metadata(), picture.recipe, engine.adapters, picture.image.size)}
+                chunks = {CHUNK: infotext(picture.metadata(), picture.recipe, engine.lora_weights, picture.image.size)}
             files.append(path.write(picture.png(chunks, label=self.label, credentials=self.credentials)))
             if not self.quiet:
                 print(files[-1], flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -102,8 +103,8 @@ def evaluate(
         extra = {"--group": groups, "--pictures": pictures, "--clip-zh": clip_zh, "--clip-en": clip_en, "--real": real,
                  "--endpoint": endpoint, "--known": known, "--nsfw": nsfw, "--aesthetic": aesthetic,
                  "--classifier": classifier, "--protocol": protocol, "--against": against,
-                 "--guidance": guidance, "--sampler": sampler, "--size": size}  # fmt: skip
-        _own_questions(models or [], data, out, limit, steps, load_options, extra)
+                 "--sampler": sampler, "--size": size}  # fmt: skip
+        _own_questions(models or [], data, out, limit, {"steps": steps, "guidance": guidance}, load_options, extra)
         return
     if data is not None:
         raise RequestError("--data is for the suite xiaomo, not for {suite}; leave one of them out", suite=suite)
@@ -147,7 +148,7 @@ def _own_questions(
     data: Path | None,
     out: Path,
     limit: int | None,
-    steps: int | None,
+    settings: Mapping[str, Any],
     load_options: LoadOptions,
     extra: dict[str, Any],
 ) -> None:
@@ -157,13 +158,14 @@ def _own_questions(
     extra_options = [name for name, value in extra.items() if value]
     if extra_options or len(models) != 1 or "," in load_options.device:
         raise RequestError(
-            "the suite xiaomo takes one model, one --device, --data, --limit and --steps; leave out {given}",
+            "the suite xiaomo takes one model, one --device, --data, --limit, --steps and --guidance; leave out "
+            "{given}",
             given=Listed(extra_options or ["..."]),
         )
     loaded = loaded_on(models[0], load_options)
     for sentence in loaded.notices:
         typer.echo(sentence, err=True)
-    run(loaded, data, out, limit=limit, steps=steps)
+    run(loaded, data, out, limit=limit, **settings)
     print(out)
 
 

@@ -28,7 +28,7 @@ def facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
     if explanation.protected:
         yield say("protected, to be written as it stands"), " ".join(f"“{text}”" for text in explanation.protected)
     for tag in explanation.loras:
-        yield "LoRA", f"{tag.name} {tag.weight:g}"
+        yield "LoRA", f"{tag.name} {tag.weight}"
 
 
 def printed(explanation: Explanation) -> None:

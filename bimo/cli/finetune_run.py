@@ -125,7 +125,7 @@ class FinetuneRun:
                 for file, content in before.items():
                     write_whole(file, content)
             raise
-        self._finish(recipe)
+        self._finish(recipe, data)
 
     def _files(self) -> tuple[Path, Path]:
         """The recipe file, and the file with the options that it was planned from."""
@@ -241,11 +241,12 @@ class FinetuneRun:
         name = Path(self.wish.model).name
         return source(self.wish.model, recipe.stages, recipe.prompts, f"{name}: {kind}.", shlex.join(words))
 
-    def _finish(self, recipe: Recipe) -> None:
+    def _finish(self, recipe: Recipe, data: Prepared) -> None:
         """Writes the trained weights as one file, loads it and compares; draws a sheet of before and after."""
         if not (self.out / "weights.safetensors").is_file():
             return  # stopped before the end
-        file = collected(self.out, recipe)
+        captions = (text for own in Pictures(*data.folders).captions for text in own)
+        file = collected(self.out, recipe, captions)
         kinds = {each.kind for stage in recipe.stages if (each := adapter_of(stage)) is not None}
         prompts, wish = recipe.prompts, self.wish
         base = registry.load(wish.model)

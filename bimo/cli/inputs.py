@@ -94,6 +94,19 @@ class BestOfN:
                 folder=self.folder,
             )
 
+    def check(self) -> None:
+        """Raises RequestError where the folder has no CLIP: before minutes are spent on drawing."""
+        from bimo.hub import registry
+
+        recipe = registry.recipe(self.folder)
+        if recipe.vision is None:
+            raise RequestError(
+                "--best: {folder} is {recipe}, which scores no pictures; expected a folder of Chinese-CLIP, Taiyi-CLIP "
+                "or the like",
+                folder=self.folder,
+                recipe=recipe.name,
+            )
+
     def of(self, pictures: Sequence[Picture]) -> Picture:
         """The picture that matches its prompt best."""
         from bimo.hub import registry

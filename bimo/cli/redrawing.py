@@ -34,6 +34,9 @@ class Place(StrEnum):
     """Where text is inscribed."""
 
     thing = "thing"
+    lantern = "lantern"
+    signboard = "signboard"
+    seal = "seal"
 
 
 class Edges(StrEnum):
@@ -78,7 +81,10 @@ HiresStrength = Annotated[float | None, typer.Option(help=say("how much that cha
 HiresSteps = Annotated[int | None, typer.Option(help=say("steps of drawing over; else --steps"))]
 HiresUpscaler = Annotated[Upscaler | None, typer.Option(help=say("how it is enlarged; else lanczos"))]
 InscribeAt = Annotated[
-    Place | None, typer.Option(help=say("write on the thing that the picture shows, a lantern for instance"))
+    Place | None,
+    typer.Option(
+        help=say("write on the thing that the picture shows, or on a lantern, signboard or seal of a scene's layout")
+    ),
 ]
 TileSize = Annotated[
     int | None, typer.Option(help=say("show the denoiser windows of so many pixels: large pictures of small models"))

@@ -39,6 +39,10 @@ def serve(
     controlnets: Annotated[
         Path | None, typer.Option(help=say("a folder of ControlNets and T2I-Adapters that requests may name"))
     ] = None,
+    reports: Annotated[
+        list[Path] | None,
+        typer.Option(help=say("a folder of bimo eval, whose pictures people are asked to vote on; may be repeated")),
+    ] = None,
     host_name: Annotated[
         list[str] | None,
         typer.Option("--name", help=say("a further name of this machine, as behind a proxy; may be repeated")),
@@ -77,6 +81,7 @@ def serve(
         loras=loras,
         embeddings=embeddings,
         controlnets=controlnets,
+        reports=tuple(reports or ()),
         load_options=load_options,
         batch=batch,
         workers=workers,

@@ -25,14 +25,18 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | {
 
 
 class OutputPath:
-    """Where pictures go: a file or folder that was named, else a name made of the prompt.
+    """Where pictures go: a file or folder that was named, else a name made of the prompt. A text that ends with a slash
+    is a folder, which is made when the first picture is written.
 
     Only a file that was named is ever replaced.
     """
 
-    def __init__(self, output: Path | None, text: str) -> None:
+    def __init__(self, output: Path | str | None, text: str) -> None:
+        slashes = ("/", os.sep, os.altsep or "/")
+        folder = isinstance(output, str) and output.endswith(slashes)
+        output = None if output is None else Path(output)
         # os.path answers False where a name is too long to be looked for; pathlib raises.
-        folder = output is not None and os.path.isdir(output)
+        folder = output is not None and (folder or os.path.isdir(output))
         self.named = output is not None and not folder
         #: /dev/null, a pipe and the like, which are written to and never replaced.
         self.stream = output is not None and os.path.exists(output) and not (folder or os.path.isfile(output))

@@ -104,7 +104,8 @@ class Request(pydantic.BaseModel):
     ``inscribe`` are texts that must stand in the picture letter by letter; None those in
     quotation marks, () none. ``writing`` is horizontal, vertical, couplet or seal, ``font`` a family's name,
     ``inscribe_box`` (left, top, width, height) as shares of the picture, ``inscribe_at`` "thing" on what the picture
-    shows, ``inscribe_method`` the first way tried: drawn, conditioned or composed.
+    shows, or "lantern", "signboard" or "seal" on that element of a layout which the model has by name,
+    ``inscribe_method`` the first way tried: drawn, conditioned or composed.
 
     ``clip_skip`` counts the last layers of CLIP that are left out as AUTOMATIC1111 does: 1 is none of them, diffusers'
     ``clip_skip`` plus one. ``guidance_rescale`` is phi of arXiv:2305.08891 section 3.4.
@@ -176,7 +177,7 @@ class Request(pydantic.BaseModel):
     writing: Literal["horizontal", "vertical", "couplet", "seal"] | None = None
     font: str | None = None
     inscribe_box: tuple[float, float, float, float] | None = None
-    inscribe_at: Literal["thing"] | None = None
+    inscribe_at: Literal["thing", "lantern", "signboard", "seal"] | None = None
     inscribe_method: Literal["drawn", "conditioned", "composed"] | None = None
     long_prompt: Literal["cut", "chunks"] | None = None
     original_text: str | None = None

@@ -15,7 +15,22 @@ from bimo.diffusion.system import System
 
 
 def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
-    """The denoiser's outputs for inputs of one level and one size, in one call."""
+    """The denoiser's outputs for inputs of one level and one size, in one call; where weights change from step to step,
+    in a call for each phase of them.
+    """
+    if system.stepwise is None:
+        return _in_one_call(system, inputs)
+    by_phase: dict[tuple[bool, ...], list[int]] = {}
+    for place, one in enumerate(inputs):
+        by_phase.setdefault(system.stepwise.phase(one.step, one.steps), []).append(place)
+    outputs: dict[int, torch.Tensor] = {}
+    for phase, places in by_phase.items():
+        system.stepwise.enter(system, phase)
+        outputs |= zip(places, _in_one_call(system, [inputs[place] for place in places]), strict=True)
+    return [outputs[place] for place in range(len(inputs))]
+
+
+def _in_one_call(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
     rows = [one.x.shape[0] for one in inputs]
     if len(inputs) == 1:
         return [system.denoise(inputs[0])]

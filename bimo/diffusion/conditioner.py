@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -104,6 +104,10 @@ class Conditioner(Part, ABC):
     def of_seed(self, seed: int) -> Tensor | None:
         """What it takes from a picture's seed where the request leaves it open, [1, N]; None for nothing."""
         return None
+
+    def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
+        """Where it tells a picture's elements to stand: name -> boxes (left, top, right, bottom), as shares of it."""
+        return {}
 
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
         """The scalars of its conditioning that are 0 at a step of so many: of what counts in a part of the steps."""

@@ -132,14 +132,17 @@ def _shortcuts(system: System, request: Request) -> None:
         raise RequestError("no tiny decoder was given; name its folder with --tiny-decoder, for instance taesd")
 
 
+def can_be_seamless(system: System) -> bool:
+    """Whether opposite edges of what a system draws can be made neighbours (``Request.seamless``)."""
+    able = system.space(system.recipe.levels[-1].name).shift_equivariant
+    return able and all(system.level(level.name).denoiser.shift_equivariant for level in system.recipe.levels)
+
+
 def _seamless(system: System, request: Request) -> None:
     """Raises RequestError where opposite edges cannot be made neighbours."""
     if request.seamless is None:
         return
-    last = system.recipe.levels[-1].name
-    able = system.space(last).shift_equivariant
-    able = able and all(system.level(level.name).denoiser.shift_equivariant for level in system.recipe.levels)
-    if not able:
+    if not can_be_seamless(system):
         raise RequestError(
             "seamless is for systems of one UNet, whose convolutions go on at the other edge, and the denoiser of "
             "{name} is another; leave it out",

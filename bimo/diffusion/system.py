@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,18 @@ class BuiltLevel(nn.Module):
         return [with_dropout(each, each.from_batch(system, batch), batch) for each in self.conditioners]
 
 
+class StepwiseWeights(Protocol):
+    """Weights of denoisers that are not the same in every step, as of LoRAs that count in a range of them."""
+
+    def phase(self, step: int, steps: int) -> tuple[bool, ...]:
+        """What is the same where the weights of two steps are."""
+        ...
+
+    def enter(self, system: System, phase: tuple[bool, ...]) -> None:
+        """Has the weights be those of a phase."""
+        ...
+
+
 class System(nn.Module):
     """A recipe built: text encoders under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
 
@@ -78,6 +90,10 @@ class System(nn.Module):
         self.tiny_space: Decoder | None = None
         #: The LoRAs that are merged into its weights, of `bimo.models.adapters.lora_merging`.
         self.merged_loras: object | None = None
+        #: The captions, in their normal form, that what is merged into its weights was trained on besides.
+        self.captions_learned: tuple[str, ...] = ()
+        #: Weights that change from step to step, where there are some.
+        self.stepwise: StepwiseWeights | None = None
         #: What is attached to it, of `bimo.engine.adapters`.
         self.attached: object | None = None
         self.text = nn.ModuleList(cast(Any, encoder).build() for encoder in recipe.text_encoders)
@@ -141,7 +157,7 @@ class System(nn.Module):
 
     def budgets(self, text: str) -> list[Budget]:
         """What of a text each text encoder reads."""
-        return [encoder.budget(text) for encoder in self.text_encoders]
+        return [encoder.budget(text).knowing(self.captions_learned) for encoder in self.text_encoders]
 
     def conditions_of_seed(self, seed: int) -> dict[str, list[float]]:
         """What the conditioners take from a seed, by name: requested so, it is known what was drawn."""

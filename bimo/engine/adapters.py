@@ -1,6 +1,7 @@
 """Adapters attached to a system: LoRAs, textual inversions, ControlNets, T2I-Adapters and IP-Adapters.
 
-They are given as on the command line: "FILE" or "FILE:0.8" for a LoRA, "FILE" or "FILE=<word>" for an embedding.
+They are given as on the command line: "FILE", "FILE:0.8" or "FILE:0.8@0.2-0.6" for a LoRA, "FILE" or "FILE=<word>"
+for an embedding.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.files import demand_regular
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both, Listed, Message
 from bimo.core.part import meant
 from bimo.prompts.a1111 import LoraTag
@@ -28,7 +30,7 @@ class Adapters:
     image encoder if it does not lie next to them.
     """
 
-    loras: tuple[tuple[Path, float], ...] = ()
+    loras: tuple[tuple[Path, LoraWeight], ...] = ()
     embeddings: tuple[tuple[Path, str], ...] = ()
     controls: tuple[tuple[Path, str], ...] = ()
     ip_adapters: tuple[tuple[Path, str], ...] = ()
@@ -151,7 +153,7 @@ def detached(system: System, name: str = "") -> System:
 LORA_SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
 
 
-def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path, float], ...]:
+def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path, LoraWeight], ...]:
     """The files and weights of a prompt's ``<lora:name:weight>`` tags. Names are looked up in the folder and are never
     paths. Raises RequestError if there is no folder, or no such file in it.
     """
@@ -165,7 +167,7 @@ def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path,
         )
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in LORA_SUFFIXES and file.is_file())
     file_of = {file.stem: file for file in reversed(files)}
-    weights: dict[Path, float] = {}
+    weights: dict[Path, LoraWeight] = {}
     for tag in tags:
         if tag.name not in file_of:
             suggestion = meant(tag.name, file_of) if file_of else Message("; it holds none")
@@ -176,7 +178,7 @@ def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path,
     return tuple(weights.items())
 
 
-def demand_attached(tags: Sequence[LoraTag], attached: Sequence[tuple[str, float]]) -> None:
+def demand_attached(tags: Sequence[LoraTag], attached: Sequence[tuple[str, LoraWeight]]) -> None:
     """Raises RequestError if a prompt's ``<lora:...>`` tag is not attached, or attached with another weight."""
     weight_of = dict(attached)
     for tag in tags:
@@ -184,12 +186,14 @@ def demand_attached(tags: Sequence[LoraTag], attached: Sequence[tuple[str, float
             raise RequestError(
                 "the prompt asks for the LoRA {name}, which is not attached; attach its file first", name=tag.name
             )
-        if abs(weight_of[tag.name] - tag.weight) > 1e-6:
+        now = weight_of[tag.name]
+        apart = max(abs(now.value - tag.weight.value), abs(now.first - tag.weight.first))
+        if max(apart, abs(now.last - tag.weight.last)) > 1e-6:
             raise RequestError(
-                "the prompt asks for the LoRA {name} at {weight:g}, and it is attached at {now:g}",
+                "the prompt asks for the LoRA {name} at {weight}, and it is attached at {now}",
                 name=tag.name,
                 weight=tag.weight,
-                now=weight_of[tag.name],
+                now=now,
             )
 
 
@@ -204,18 +208,22 @@ def weighted(text: str) -> tuple[Path, float | None]:
     return (Path(match[1]), float(match[2])) if match and not Path(text).exists() else (Path(text), None)
 
 
-def lora(text: str) -> tuple[Path, float]:
-    """Splits 'FILE' or 'FILE:0.8' into the path and the weight, 1.0 by default. Raises RequestError if the file does
-    not exist.
+def lora(text: str) -> tuple[Path, LoraWeight]:
+    """Splits 'FILE', 'FILE:0.8' or 'FILE:0.8@0.2-0.6' into the path and the weight, 1.0 in all steps by default. Raises
+    RequestError if the file does not exist.
     """
-    path, weight = weighted(text)
+    file, _, written = text.rpartition(":")
+    weight = LoraWeight.read(written) if file and not Path(text).exists() else None
+    path = Path(text if weight is None else file)
     if not path.exists():
         raise RequestError(
-            "--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8", path=path
+            "--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8, or "
+            "ink.safetensors:0.8@0.2-0.6 with the share of the steps that it counts in",
+            path=path,
         )
     if not path.is_dir():
         demand_regular(path)
-    return path, 1.0 if weight is None else weight
+    return path, weight or LoraWeight()
 
 
 def embedding(text: str) -> tuple[Path, str]:

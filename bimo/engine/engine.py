@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
 from bimo.core.request import OF_THE_WHOLE, Request, checked
@@ -114,6 +115,13 @@ class Engine:
 
         return attach.adapters(self.system)
 
+    @property
+    def lora_weights(self) -> list[tuple[str, LoraWeight]]:
+        """Name of each attached LoRA, and its weight with the steps that it counts in."""
+        from bimo.models.adapters import attach
+
+        return attach.lora_weights(self.system)
+
     def attach(
         self,
         *loras: str | Path,
@@ -122,8 +130,9 @@ class Engine:
         ip_adapters: Sequence[str | Path] = (),
         image_encoder: str | Path | None = None,
     ) -> None:
-        """Attaches LoRAs ("FILE" or "FILE:0.8") and the other adapters that ``bimo.load`` takes. Attaching a LoRA again
-        sets its weight. Raises WeightsError for adapters of another family, RequestError for missing files.
+        """Attaches LoRAs ("FILE", "FILE:0.8", "FILE:0.8@0.2-0.6") and the other adapters that ``bimo.load`` takes.
+        Attaching a LoRA again sets its weight. Raises WeightsError for adapters of another family, RequestError for
+        missing files.
         """
         adapters = Adapters.from_files(loras, embeddings, controls, ip_adapters, image_encoder)
         self._check_movable()
@@ -142,6 +151,16 @@ class Engine:
             raise RequestError(
                 "with a denoiser of GGUF adapters are named when the model is loaded: its matrices lie in blocks, and "
                 "nothing can be added to those"
+            )
+
+    def _check_stepwise(self) -> None:
+        if self.system.stepwise is None:
+            return
+        quantised = self.keeping.quantise != "none" or quantisation.in_blocks(self.system)
+        if quantised or self.keeping.offload != "none" or self.processor.name != "torch":
+            raise RequestError(
+                "LoRAs that count in a range of steps change weights between the steps, which have to be in memory as "
+                "they are: leave out the range, or take --engine torch and neither --quantise nor --offload"
             )
 
     def detach(self, name: str = "") -> None:
@@ -172,8 +191,9 @@ class Engine:
         if self.fast is not None:
             request = self.fast.filled(self.system, request)
         check(self.system, request)
+        self._check_stepwise()
         if tags := lora_tags(request.text)[1]:
-            demand_attached(tags, self.adapters)
+            demand_attached(tags, self.lora_weights)
         block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
         if request.seamless is not None and (self.keeping.tiles or self.compiled):
             raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")
@@ -270,6 +290,7 @@ class Engine:
             raise RequestError("OpenVINO has converted this model's blocks, LoRAs change none; take --engine torch")
         adapters = Adapters.from_files(loras, controls=controls)
         touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
+        touched |= attach.stepwise(self.system)
         system = adapters.put(_sharing(self.system, touched))
         settings: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}
         return Engine(

@@ -68,7 +68,8 @@ def read_votes(path: Path) -> tuple[list[Vote], Counter[str]]:
         if first == second:
             unusable[ITSELF.text] += 1
             continue
-        ballot = row.get("judge"), row.get("a", number), row.get("b", number)
+        # The same two pictures with their sides exchanged are the same question.
+        ballot = row.get("judge"), frozenset((str(row.get("a", number)), str(row.get("b", number))))
         if ballot in votes:
             unusable[AGAIN.text] += 1
         votes[ballot] = Vote(first, second, score)

@@ -34,6 +34,8 @@ from bimo.evaluation.suites.suite import Prompt
 #: Builds the engine for a device: a module-level function or a partial of one, so that it can be pickled.
 Load = Callable[..., Engine]
 PICTURES, TABLE = "pictures", "drawings.jsonl"
+#: In the folder of a model whose pictures were drawn elsewhere: the folder where they lie.
+GIVEN = "pictures.txt"
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def facts_of(cache: DrawingCache, request: Request) -> dict[str, Any]:
         "recipe": system.recipe.name,
         "recipe sha256": hashlib.sha256(dumps(system.recipe).encode()).hexdigest(),
         "weights": cache.weights,
-        "adapters": [f"{name}:{weight:g}" for name, weight in engine.adapters],
+        "adapters": [f"{name}:{weight}" for name, weight in engine.lora_weights],
         "steps": filled.steps,
         "guidance": filled.guidance,
         "sampler": filled.sampler,

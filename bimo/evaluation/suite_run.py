@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import DataError
-from bimo.core.files import alone
+from bimo.core.files import alone, write_whole
 from bimo.core.hashing import digest
 from bimo.core.messages import Both, Message, say
 from bimo.curation.captioning.endpoint import Endpoint
@@ -32,7 +32,7 @@ from bimo.evaluation.metrics.inception import Inception, load_inception
 from bimo.evaluation.metrics.resize import Resize, prepared, shorter_side
 from bimo.evaluation.progress import OnProgress, ProgressLines
 from bimo.evaluation.result_cache import ResultCache
-from bimo.evaluation.suite_drawings import PICTURES, Drawings, Load, draw_suite, given_pictures, open_picture
+from bimo.evaluation.suite_drawings import GIVEN, PICTURES, Drawings, Load, draw_suite, given_pictures, open_picture
 from bimo.evaluation.suite_measures import MeasuredPicture, Number
 from bimo.evaluation.suites.suite import Prompt, Suite
 
@@ -156,6 +156,7 @@ class _Evaluation:
         prompts = self.plan.suite.prompts
         if self.entrant.pictures is not None:
             drawings, root = given_pictures(self.entrant.pictures, prompts), self.entrant.pictures
+            write_whole(self.folder / GIVEN, str(root.resolve()).encode())
         else:
             assert self.entrant.load is not None
             settings = {name: value for name, value in self.plan.settings.items() if value is not None}

@@ -13,6 +13,8 @@ from bimo.inscription.strokes import distances
 
 #: Dark ink of a picture's light ground, light ink of a dark one, and vermilion of a seal; RGB in 0..255.
 DARK, LIGHT, VERMILION = (28.0, 24.0, 22.0), (246.0, 238.0, 220.0), (178.0, 34.0, 30.0)
+#: A signboard's lacquer and its frame.
+LACQUER, GILT = (46.0, 30.0, 24.0), (196.0, 154.0, 70.0)
 #: A ground darker than this (0..255) is written on with light ink.
 MIDDLE = 118.0
 #: How much of the ink covers the ground; the rest lets its grain through.
@@ -26,6 +28,8 @@ WASHED, COVERED = 0.12, 0.5
 
 #: The rim of a seal around its characters, as a share of a character's side.
 RIM = 0.16
+#: How far a signboard goes beyond its characters, and how wide its frame is, as shares of a character's side.
+BOARD, FRAME = 0.22, 0.08
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,22 @@ def sealed(picture: np.ndarray, box: tuple[int, int, int, int], side: int) -> np
     uneven = ndimage.gaussian_filter(chance.standard_normal((height, width)), max(1.0, side / 24)) * side / 24
     cover = np.clip(0.5 - (outside + np.clip(uneven, -2, 2)), 0, 1)[..., None] * COVER
     return picture * (1 - cover) + np.asarray(VERMILION, np.float32) * cover
+
+
+def boarded(picture: np.ndarray, box: tuple[int, int, int, int], side: int) -> np.ndarray:
+    """[H, W, 3] with a dark board in a gilt frame hung around ``box`` (left, top, right, bottom), in the picture's own
+    light: what is written on it is written in light ink.
+    """
+    left, top, right, bottom = box
+    height, width = picture.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    outside = np.maximum.reduce([left - x, x - right, top - y, y - bottom]).astype(np.float32)
+    board = np.clip(0.5 - (outside - BOARD * side), 0, 1)[..., None] * COVER
+    frame = board * np.clip(outside - (BOARD - FRAME) * side + 0.5, 0, 1)[..., None]
+    light = ndimage.gaussian_filter(picture.mean(-1, keepdims=True), (side / 2, side / 2, 0)) / 255
+    shade = 0.7 + 0.3 * light
+    hung = picture * (1 - board) + np.asarray(LACQUER, np.float32) * shade * board
+    return hung * (1 - frame) + np.asarray(GILT, np.float32) * shade * frame
 
 
 def ink_for(picture: np.ndarray, mask: np.ndarray) -> Ink:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import say
+from bimo.core.messages import Listed, say
 from bimo.core.picture import Picture
 from bimo.core.request import Request
 from bimo.engine.engine import Engine
@@ -33,6 +33,7 @@ from bimo.inscription.layout import (
     fit,
     needed_side,
 )
+from bimo.inscription.places import box_at
 from bimo.inscription.setting import glyph, mask_of
 from bimo.inscription.strokes import Strokes, compare
 from bimo.inscription.things import box_on_thing
@@ -47,6 +48,8 @@ LEGIBLE = 256
 MOST_GROUPS = 24
 #: The largest side a picture is enlarged to for its text.
 LARGEST = 2048
+#: ``inscribe_at`` of what stands out from the picture's rim, whatever it is, and of a board that is hung there.
+THING, SIGNBOARD = "thing", "signboard"
 #: Called with (characters done, of how many).
 Told = Callable[[int, int], None]
 
@@ -55,8 +58,8 @@ Told = Callable[[int, int], None]
 class Inscription:
     """What is to be written, and how: ``box`` (left, top, width, height) as shares of the picture, calm room if None.
 
-    ``font`` is a family's name; ``method`` the first that is tried. ``on_thing`` has it stand on the thing that the
-    picture shows.
+    ``font`` is a family's name; ``method`` the first that is tried. ``at`` has it stand on the "thing" that the picture
+    shows, or on an element of its layout: "lantern", "signboard" or "seal".
     """
 
     text: str
@@ -64,7 +67,7 @@ class Inscription:
     font: str | None = None
     box: tuple[float, float, float, float] | None = None
     method: Method = Method.DRAWN
-    on_thing: bool = False
+    at: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", check_text(self.text))
@@ -88,7 +91,7 @@ def inscribe(
     warnings = list(picture.warnings)
     certificates: list[Certificate] = []
     taken: list[Cell] = []
-    inscriptions = [_at_its_place(image, one) for one in inscriptions]
+    inscriptions = [_at_its_place(engine, picture, image, one) for one in inscriptions]
     enlarged = _enlarged(image, inscriptions)
     if enlarged.size != image.size:
         before, after = (f"{one.width}x{one.height}" for one in (image, enlarged))
@@ -99,6 +102,8 @@ def inscribe(
         taken += written.cells
         certificates.append(certificate)
         warnings += _sentences(certificate)
+        if inscription.at == SIGNBOARD:
+            warnings.append(say("the board below “{text}” is laid into the picture", text=inscription.text))
     return replace(
         picture,
         image=enlarged,
@@ -107,11 +112,15 @@ def inscribe(
     )
 
 
-def _at_its_place(image: Image.Image, inscription: Inscription) -> Inscription:
+def _at_its_place(engine: Engine, picture: Picture, image: Image.Image, inscription: Inscription) -> Inscription:
     """The inscription with its box, where that is for the picture to say. Raises RequestError."""
-    if not inscription.on_thing:
+    text, writing, at = inscription.text, inscription.writing, inscription.at
+    if not at:
         return inscription
-    return replace(inscription, box=box_on_thing(image, inscription.text, inscription.writing), on_thing=False)
+    if at == THING:
+        return replace(inscription, box=box_on_thing(image, text, writing))
+    box = box_at(engine.system, picture.request, picture.index, image, text, writing, at)
+    return replace(inscription, box=box)
 
 
 def _enlarged(image: Image.Image, inscriptions: Sequence[Inscription]) -> Image.Image:
@@ -174,6 +183,8 @@ class _Writer:
         self.clean = dict(
             zip(self.cells, self._read([self._glyph(cell) * -255 + 255 for cell in self.cells]), strict=True)
         )
+        if inscription.at == SIGNBOARD and own is None:
+            self.pixels = compose.boarded(self.pixels, bounds(self.cells), self.cells[0].side)
         if inscription.writing is Writing.SEAL:
             self.pixels = compose.sealed(self.pixels, bounds(self.cells), self.cells[0].side)
         if own is not None:
@@ -348,9 +359,14 @@ def requested(request: Request) -> tuple[Inscription, ...]:
     writing = Writing(request.writing) if request.writing else Writing.HORIZONTAL
     method = Method(request.inscribe_method) if request.inscribe_method else Method.DRAWN
     texts = quoted(request.text) if request.inscribe is None else request.inscribe
-    on_thing = request.inscribe_at == "thing"
-    if on_thing and (len(texts) > 1 or request.inscribe_box is not None or writing in (Writing.COUPLET, Writing.SEAL)):
+    at = request.inscribe_at or ""
+    if at == "seal" and request.writing is None:
+        writing = Writing.SEAL
+    unfit = set(Writing) - {Writing.SEAL} if at == "seal" else {Writing.COUPLET, Writing.SEAL}
+    if at and (len(texts) > 1 or request.inscribe_box is not None or writing in unfit):
         raise RequestError(
-            "inscribe_at thing writes one text on what the picture shows; leave out others, a box, couplet and seal"
+            "inscribe_at {at} writes one text there; leave out others, a box and --writing {unfit}",
+            at=at,
+            unfit=Listed(sorted(unfit)),
         )
-    return tuple(Inscription(text, writing, request.font, request.inscribe_box, method, on_thing) for text in texts)
+    return tuple(Inscription(text, writing, request.font, request.inscribe_box, method, at) for text in texts)

@@ -1,7 +1,8 @@
 """AUTOMATIC1111's prompt syntax besides weighting, in half and full width.
 
 ``[a:b:0.5]`` switches from a to b after half of the steps, ``[a|b]`` alternates every step, ``a AND b :0.8`` composes
-the guidance of both, BREAK starts a new chunk, ``<lora:x:0.8>`` asks for a LoRA. Quoted text is left alone.
+the guidance of both, BREAK starts a new chunk, ``<lora:x:0.8>`` asks for a LoRA, and ``<lora:x:0.8@0.2-0.6>``, which
+AUTOMATIC1111 has not, for one in a range of steps. Quoted text is left alone.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bimo.core.lora_weight import LoraWeight
 from bimo.prompts.quoted_text import quoted_spans
 
 _OPEN, _CLOSE, _COLON, _BAR = "[［", "]］", ":：", "|｜"
@@ -19,6 +21,7 @@ _AND = re.compile(r"(?<![A-Za-z0-9_])AND(?![A-Za-z0-9_])")
 _AND_WEIGHT = re.compile(r"(?P<text>.*?)(?:\s*[:：]\s*(?P<weight>[-+]?(?:\d+[.．]?\d*|[.．]\d+)))?\s*", re.DOTALL)
 BREAK = re.compile(r"\s*(?<![A-Za-z0-9_])BREAK(?![A-Za-z0-9_])\s*")
 _LORA = re.compile(r"[<＜]lora[:：](?P<name>[^<>＜＞:：]+)(?:[:：](?P<weight>[^<>＜＞]*))?[>＞]", re.IGNORECASE)
+_NARROW = str.maketrans("：．＠－", ":.@-")
 #: Brackets that are nested deeper are text.
 DEEPEST = 32
 
@@ -205,26 +208,30 @@ def composed(prompt: str) -> list[tuple[str, float]]:
     return prompts or [(prompt, 1.0)]
 
 
+WHOLE = LoraWeight()
+
+
 @dataclass(frozen=True)
 class LoraTag:
     """A LoRA that a prompt asks for, by its file name without suffix."""
 
     name: str
-    weight: float = 1.0
+    weight: LoraWeight = WHOLE
 
 
 def lora_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
     """Removes the ``<lora:name:weight>`` tags from a prompt and returns them in order. A tag whose weight is not a
-    number stays text; of several weights the first counts for both networks, as in AUTOMATIC1111.
+    number, or whose steps are none, stays text; of several weights the first counts for both networks, as in
+    AUTOMATIC1111.
     """
     tags: list[LoraTag] = []
     text: list[str] = []
     at = 0
     for match in _outside(_LORA, prompt):
-        weight = (match["weight"] or "1").replace("：", ":").split(":")[0].replace("．", ".")
-        if _NUMBER.fullmatch(weight) is None:
+        weight = LoraWeight.read((match["weight"] or "1").translate(_NARROW).split(":")[0])
+        if weight is None:
             continue
-        tags.append(LoraTag(match["name"].strip(), float(weight)))
+        tags.append(LoraTag(match["name"].strip(), weight))
         text.append(prompt[at : match.start()])
         at = match.end()
     if not tags:

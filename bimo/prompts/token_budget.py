@@ -29,6 +29,15 @@ class Budget:
         written = "".join(texts)
         return replace(self, unknown=tuple(word for word in self.unknown if word not in written))
 
+    def knowing(self, captions: Sequence[str]) -> Budget:
+        """The same where the model was trained on these captions, in their normal form, besides: as by a LoRA."""
+        unknown = tuple(word for word in self.unknown if not any(word in caption for caption in captions))
+        if unknown == self.unknown:
+            return self
+        learned = len(self.unknown) - len(unknown)
+        near = self.near if unknown else ()
+        return replace(self, unknown=unknown, near=near, mostly=self.mostly and len(unknown) > learned, wholly=False)
+
     def warnings(self) -> tuple[str, ...]:
         """A sentence for everything that the text encoder does not see, in the user's language."""
         sentences: list[str] = []

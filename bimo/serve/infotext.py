@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from bimo.core.credentials import Credentials
 from bimo.core.label import Label
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.picture import METADATA_KEY, Picture
 from bimo.diffusion import hires
 from bimo.diffusion.sampler_names import SAMPLERS
@@ -25,9 +26,15 @@ HIRES_UPSCALERS = ("latent", "lanczos", "nearest")
 NEGATIVE = "Negative prompt:"
 
 
-def with_loras(text: str, loras: Sequence[tuple[str, float]]) -> str:
+def with_loras(text: str, loras: Sequence[tuple[str, float | LoraWeight]]) -> str:
     """A prompt with A1111's tags for its LoRAs."""
-    return text + "".join(f"<lora:{name}:{weight:g}>" for name, weight in loras)
+    return text + "".join(f"<lora:{name}:{shown}>" for name, shown in _weights(loras))
+
+
+def _weights(loras: Sequence[tuple[str, float | LoraWeight]]) -> Iterator[tuple[str, str]]:
+    """Weights as written; steps are of bimo's own, A1111 has none."""
+    for name, weight in loras:
+        yield name, str(weight) if isinstance(weight, LoraWeight) else f"{weight:g}"
 
 
 def sampler_shown(name: str | None) -> str:
@@ -36,7 +43,9 @@ def sampler_shown(name: str | None) -> str:
     return known.a1111[0] if known is not None and known.a1111 else name or ""
 
 
-def infotext(record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, float]], size: tuple[int, int]) -> str:
+def infotext(
+    record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, float | LoraWeight]], size: tuple[int, int]
+) -> str:
     """The infotext of a picture's record (`Picture.metadata`)."""
     request = cast("dict[str, Any]", record["request"])
     width, height = request.get("size") or size

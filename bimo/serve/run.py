@@ -80,6 +80,8 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
                 print(note, flush=True)
         service = make_service(settings)
         page = Page(service, keys)
+        if page.judging is not None and (missing := page.judging.pairs.missing):
+            print(say("{count} pictures that the reports name are not there", count=missing), flush=True)
         own_names = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
 
         def gate(inner: object) -> Gate:

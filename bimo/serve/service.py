@@ -148,7 +148,15 @@ class DrawingService:
         weights = dict(loras)
         if isinstance(values.get("text"), str):
             values["text"], tags = lora_tags(values["text"])
-            weights |= {tag.name: tag.weight for tag in tags}
+            if ranged := next((tag for tag in tags if not tag.weight.whole), None):
+                raise RequestError(
+                    "the prompt asks for the LoRA {name} in a range of steps, which a server does not draw; leave out "
+                    "@{first:g}-{last:g}, or draw it with bimo draw",
+                    name=ranged.name,
+                    first=ranged.weight.first,
+                    last=ranged.weight.last,
+                )
+            weights |= {tag.name: tag.weight.value for tag in tags}
         for field_name, most in (("count", limits.count), ("steps", limits.steps)):
             if isinstance(values.get(field_name), int) and values[field_name] > most:
                 raise RequestError(

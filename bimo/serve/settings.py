@@ -44,7 +44,8 @@ class Retention:
 class ServeSettings:
     """The settings of a server. ``models`` are names as for ``bimo draw -m``; the first is the default, and requests
     can name no others. ``batch`` is the most pictures in one call of a denoiser. ``load_options`` apply to every model;
-    their ``memory`` also limits the weights of all loaded models together. More than one of ``workers`` draw in
+    their ``memory`` also limits the weights of all loaded models together. People vote
+    on the pictures of ``reports``, folders of `bimo eval`. More than one of ``workers`` draw in
     processes, a single one in a thread of the server.
     """
 
@@ -53,6 +54,7 @@ class ServeSettings:
     loras: Path | None = None
     embeddings: Path | None = None
     controlnets: Path | None = None
+    reports: tuple[Path, ...] = ()
     load_options: LoadOptions = DEFAULT
     batch: int = 16
     workers: int = 1

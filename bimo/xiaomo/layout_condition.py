@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import RequestError
+from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Batch, Conditioning
+from bimo.diffusion.conditioner import APART as APART_FROM_NOISE
 from bimo.diffusion.conditioner import Conditioner, Drawing
 from bimo.diffusion.system import System
-from bimo.xiaomo.scenes.planning import planned_boxes
+from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
 #: The label of the data: element -> [[left, top, right, bottom], ...], of the side.
 LABEL = "elements"
@@ -80,6 +82,13 @@ class LayoutBoxes(Conditioner):
         else:
             boxes = self._requested(requested)
         return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
+
+    def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
+        """The boxes of a picture, and the corner of a painter's seal where they are those of a scene."""
+        if self.name in request.conditions:
+            return self._requested(request.conditions[self.name])
+        seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
+        return planned_places(request.text, f"drawn-{seed ^ APART_FROM_NOISE}")
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from bimo.cli import inputs, main
 from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.picture import read_metadata
 from bimo.engine.adapters import lora
 from bimo.recipes.qwen_image_edit import qwen_image_edit_2509
@@ -216,10 +218,11 @@ def test_a_lora_with_its_weight(tmp_path: Path) -> None:
     odd = tmp_path / "a:1.5"
     for path in (file, odd):
         path.write_bytes(b"")
-    assert lora(str(file)) == (file, 1.0)
-    assert lora(f"{file}:0.8") == (file, 0.8)
-    assert lora(f"{file}:-1") == (file, -1.0)
-    assert lora(str(odd)) == (odd, 1.0)
+    assert lora(str(file)) == (file, LoraWeight(1.0))
+    assert lora(f"{file}:0.8") == (file, LoraWeight(0.8))
+    assert lora(f"{file}:.5@0.2-1") == (file, LoraWeight(0.5, 0.2, 1.0))
+    assert lora(f"{file}:-1") == (file, LoraWeight(-1.0))
+    assert lora(str(odd)) == (odd, LoraWeight(1.0))
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +378,8 @@ def test_the_best_of_several_is_kept(draw: Draw, monkeypatch: pytest.MonkeyPatch
     from bimo.hub import registry
     from bimo.models.clip import scoring
 
-    real = registry.load
+    real, real_recipe = registry.load, registry.recipe
+    eye = SimpleNamespace(name="eye", vision=None)
 
     def third(system: object, texts: Any, images: Any) -> Any:
         """Likes the third picture best."""
@@ -384,7 +388,10 @@ def test_the_best_of_several_is_kept(draw: Draw, monkeypatch: pytest.MonkeyPatch
         return torch.tensor([[0.1, 0.2, 0.9][: len(images)]])
 
     monkeypatch.setattr(registry, "load", lambda name, **more: "the eye" if str(name) == "." else real(name, **more))
+    monkeypatch.setattr(registry, "recipe", lambda name: eye if str(name) == "." else real_recipe(name))
     monkeypatch.setattr(scoring, "similarity", third)
+    assert "eye, which scores no pictures" in draw(*PLAIN, "best.png", "-n", "3", "--best", ".")[1]
+    eye.vision = "an encoder"
     status, said = draw(*PLAIN, "best.png", "-n", "3", "--best", ".", "--json")
     assert status == 0
     assert json.loads(said)["seeds"] == [3]

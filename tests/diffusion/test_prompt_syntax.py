@@ -126,6 +126,7 @@ def test_an_explanation_names_weights_and_protected_text(system: System) -> None
 
 
 def test_an_adapter_that_is_not_attached_is_said(system: System, tmp_path: Path) -> None:
+    from bimo.core.lora_weight import LoraWeight
     from bimo.engine.adapters import of_prompt
     from bimo.prompts.a1111 import LoraTag
 
@@ -133,7 +134,9 @@ def test_an_adapter_that_is_not_attached_is_said(system: System, tmp_path: Path)
         drawn(system, "red <lora:ink:0.8>")
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "ink.safetensors").write_bytes(b"")
-    assert of_prompt([LoraTag("ink", 0.8)], tmp_path) == ((tmp_path / "below" / "ink.safetensors", 0.8),)
+    assert of_prompt([LoraTag("ink", LoraWeight(0.8))], tmp_path) == (
+        (tmp_path / "below" / "ink.safetensors", LoraWeight(0.8)),
+    )
     for name in ("../ink", "inc", str(tmp_path / "below" / "ink")):
         with pytest.raises(RequestError, match="no LoRA"):
             of_prompt([LoraTag(name)], tmp_path)

@@ -81,4 +81,4 @@ def test_one_text_without_a_box_stands_there(fields: dict[str, object]) -> None:
     with pytest.raises(RequestError, match="writes one text"):
         requested(checked({"text": "灯笼", "inscribe_at": "thing", **fields}))
     (one,) = requested(checked({"text": "灯笼", "inscribe_at": "thing", "inscribe": ("福",)}))
-    assert one.on_thing
+    assert one.at == "thing"

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from bimo.core.lora_weight import LoraWeight
 from bimo.prompts.a1111 import LoraTag, composed, is_edited, lora_tags, schedule
 
 
@@ -94,12 +95,15 @@ def test_and_joins_prompts(prompt: str, expected: list[tuple[str, float]]) -> No
 @pytest.mark.parametrize(
     ("prompt", "text", "tags"),
     [
-        ("红苹果<lora:ink:0.8>", "红苹果", (LoraTag("ink", 0.8),)),
-        ("＜lora：水墨：０．５＞红苹果", "红苹果", (LoraTag("水墨", 0.5),)),
+        ("红苹果<lora:ink:0.8>", "红苹果", (LoraTag("ink", LoraWeight(0.8)),)),
+        ("＜lora：水墨：０．５＞红苹果", "红苹果", (LoraTag("水墨", LoraWeight(0.5)),)),
         ("a <lora:x> b", "a  b", (LoraTag("x"),)),
         ("“<lora:x:1>”", "“<lora:x:1>”", ()),
-        ("a<lora:x:0.5>b<lora:y>", "ab", (LoraTag("x", 0.5), LoraTag("y"))),
-        ("<lora:x:-1:0.5>a", "a", (LoraTag("x", -1.0),)),
+        ("a<lora:x:0.5>b<lora:y>", "ab", (LoraTag("x", LoraWeight(0.5)), LoraTag("y"))),
+        ("<lora:x:-1:0.5>a", "a", (LoraTag("x", LoraWeight(-1.0)),)),
+        ("a<lora:x:0.8@0.2-0.6>", "a", (LoraTag("x", LoraWeight(0.8, 0.2, 0.6)),)),
+        ("a<lora:x:0.8＠０.2－0.6>", "a", (LoraTag("x", LoraWeight(0.8, 0.2, 0.6)),)),
+        ("a<lora:x:0.8@0.6-0.2>", "a<lora:x:0.8@0.6-0.2>", ()),
         ("<lora:x:strong> a", "<lora:x:strong> a", ()),
         ("<lora:x:nan> a", "<lora:x:nan> a", ()),
         ("<lora:x:inf> a", "<lora:x:inf> a", ()),

@@ -14,8 +14,11 @@ import requests
 from PIL import Image
 from starlette.testclient import TestClient
 
+from bimo.serve.a1111.bodies import Txt2Img
+from bimo.serve.a1111.conversion import ConvertedRequest
 from bimo.serve.app import create_app
 from bimo.serve.infotext import infotext, parsed, request_of
+from bimo.serve.keys import LOCAL
 from tests.serve.conftest import listening
 from tests.serve.test_scheduler import lora_file
 from tests.support.waiting import until
@@ -158,6 +161,18 @@ def test_a_sampler_of_other_models_is_said_to_be_left_alone(client: TestClient) 
     info = json.loads(client.post("/sdapi/v1/txt2img", json=body).json()["info"])
     assert any("Euler a" in warning for warning in info["warnings"])
     assert any("tiling" in warning for warning in info["warnings"])
+
+
+def test_tiling_is_drawn_seamless_where_a_model_can(make_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make_service()
+    body = Txt2Img(prompt="红苹果", tiling=True)
+    assert "seamless" not in ConvertedRequest(body, service, LOCAL).values
+    monkeypatch.setattr("bimo.serve.a1111.conversion.can_be_seamless", lambda system: True)
+    converted = ConvertedRequest(body, service, LOCAL)
+    assert (converted.values["seamless"], converted.warnings) == ("both", [])
+    again = Txt2Img(prompt="红苹果", infotext="红苹果\nSteps: 3, Seed: 1, Tiling: True")
+    assert ConvertedRequest(again, service, LOCAL).values["seamless"] == "both"
+    assert "seamless" not in ConvertedRequest(Txt2Img(prompt="红苹果"), service, LOCAL).values
 
 
 def test_a_seed_is_varied_and_counts_on(client: TestClient) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from bimo.core.picture import read_metadata
 from tests.support.checkout import ROOT
+from tests.support.suite_report import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -36,7 +37,7 @@ def watched(self, address):
     return connect(self, address)
 socket.socket.connect = watched
 from bimo.cli.main import main
-main(["serve", "--port", "0", "-m", sys.argv[1], "--data", sys.argv[2]])
+main(["serve", "--port", "0", "-m", sys.argv[1], "--data", sys.argv[2], "--reports", sys.argv[3]])
 """
 
 pytestmark = [pytest.mark.browser, pytest.mark.network]
@@ -47,8 +48,9 @@ def address(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The page of the toy system. When it ends it has spoken to no other host, and says that it was interrupted."""
     environment = os.environ | {"LANG": "zh_CN.UTF-8", "LC_ALL": "zh_CN.UTF-8", "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = str(ROOT)
+    reports = report(tmp_path_factory.mktemp("reports") / "own", {"kolors": "red", "taiyi": "blue"})
     running = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(tiny_folder), str(tmp_path_factory.mktemp("served"))],
+        [sys.executable, "-c", SERVER, str(tiny_folder), str(tmp_path_factory.mktemp("served")), str(reports)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -366,6 +368,21 @@ def test_a_table_over_two_settings_and_a_vote(tab: Tab) -> None:
     tab.until(lambda d: len(d.find_elements("css selector", "#dueled img")) == 2)
     tab.find("#vote-a").click()
     assert "choices.jsonl" in tab.until(lambda d: d.find_element("css selector", "#voted").text or None)
+
+
+def test_blind_votes_on_pictures_that_were_drawn_before(tab: Tab) -> None:
+    tab.driver.find_elements("css selector", "button[role=tab]")[-1].click()
+    tab.find("#judge").click()
+    for done in (0, 1):
+        tab.until(lambda d: len(d.find_elements("css selector", "#judged img")) == 2)
+        assert tab.find("#judged .words").text in ("红苹果", "绿苹果")
+        notice = f"2 对中的 {done} 对"
+        tab.until(lambda d, n=notice: n in d.find_element("css selector", "#judge-notice").text)
+        tab.find("#judge-a").click()
+    tab.until(lambda d: "2 对中的 2 对" in d.find_element("css selector", "#judge-notice").text)
+    assert not tab.driver.find_elements("css selector", "#judged img")
+    tab.find("#ratings").click()
+    tab.until(lambda d: len(d.find_elements("css selector", "#rated tbody tr")) == 2)
 
 
 def test_a_batch_from_a_table_and_words(tab: Tab) -> None:

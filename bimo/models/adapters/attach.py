@@ -33,7 +33,7 @@ from bimo.models.adapters.controlnet import (
 )
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
 from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
-from bimo.models.adapters.lora_merging import adapt, adapters, touched, unadapt
+from bimo.models.adapters.lora_merging import adapt, adapters, lora_weights, stepwise, touched, unadapt
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.adapters.lora_tensors import finite
 from bimo.models.adapters.transformer_controlnets import (
@@ -50,7 +50,17 @@ from bimo.models.spaces import ClipImage
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.z_image.denoiser import ZImage
 
-__all__ = ["adapt", "adapters", "begin_control", "control", "image_prompt", "touched", "unadapt"]
+__all__ = [
+    "adapt",
+    "adapters",
+    "begin_control",
+    "control",
+    "image_prompt",
+    "lora_weights",
+    "stepwise",
+    "touched",
+    "unadapt",
+]
 
 #: Fields of a ControlNet's config that its network does not use.
 UNUSED = {

@@ -17,6 +17,7 @@ from bimo.core.errors import WeightsError
 from bimo.core.hashing import digest
 from bimo.diffusion.system import System
 from bimo.models.adapters import lora_kinds
+from bimo.models.adapters.lora_captions import captions_of
 from bimo.models.adapters.lora_kinds import Change
 from bimo.models.adapters.lora_names import LayerNames, Piece, layer_names
 from bimo.models.adapters.lora_refusals import few, not_of_this_model, unread
@@ -59,6 +60,8 @@ class Lora:
     name: str
     digest: str
     deltas: tuple[Delta, ...]
+    #: What it was trained on, where the file says so.
+    captions: tuple[str, ...] = ()
 
 
 def read_lora(system: System, path: Path, level: str = "") -> Lora:
@@ -78,7 +81,8 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
         idle = idle and silent
     if idle:
         raise WeightsError("{path} changes nothing: it is all zeros", path=path)
-    return Lora(path.stem, digest(found[0].file) if len(found) == 1 else _digest(found), tuple(deltas))
+    captions = tuple(dict.fromkeys(caption for source in found for caption in captions_of(source.file)))
+    return Lora(path.stem, digest(found[0].file) if len(found) == 1 else _digest(found), tuple(deltas), captions)
 
 
 def _digest(found: Sequence[Source]) -> str:

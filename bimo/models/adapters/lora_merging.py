@@ -1,8 +1,8 @@
-"""LoRAs merged into a system's weights, and taken out again bit for bit."""
+"""LoRAs merged into a system's weights, and taken out again bit for bit; those of a range of steps while it draws."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import WeightsError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both, Listed, Message
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import Delta, Lora, read_lora
+from bimo.prompts.normalise import normal
+
+#: What the names of text encoders' parameters begin with.
+TEXT = "text."
 
 
 @dataclass
@@ -24,12 +29,26 @@ class Merged:
     """
 
     base: Callable[[], str] = str
-    active: list[tuple[Lora, float]] = field(default_factory=list[tuple[Lora, float]])
+    active: list[tuple[Lora, LoraWeight]] = field(default_factory=list[tuple[Lora, LoraWeight]])
     originals: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    #: Which of them count in the denoisers as they are now.
+    counting: tuple[bool, ...] = ()
+
+    def phase(self, step: int, steps: int) -> tuple[bool, ...]:
+        """Which of them count in a step of so many."""
+        return tuple(weight.counts(step, steps) for _, weight in self.active)
+
+    def enter(self, system: System, phase: tuple[bool, ...]) -> None:
+        """Has the denoisers' weights be those of a phase. Text encoders keep all LoRAs: a prompt is read once."""
+        if phase != self.counting:
+            paths = [path for path in self.originals if not path.startswith(TEXT)]
+            merge(system, self, [one for one, counts in zip(self.active, phase, strict=True) if counts], paths)
+            self.counting = phase
 
 
-def adapt(system: System, path: Path | str, weight: float = 1.0, level: str = "") -> Lora:
-    """Merges a LoRA file into a system at a weight; more than one may be in it. ``unadapt`` takes it out again.
+def adapt(system: System, path: Path | str, weight: LoraWeight | float = 1.0, level: str = "") -> Lora:
+    """Merges a LoRA file into a system at a weight; more than one may be in it. ``unadapt`` takes it out again. With a
+    range of steps it is in the denoisers while those are drawn, and out of them in the others.
 
     The weight is the share of the way from the system's own weights to those the file makes of them: of a DoRA too.
     Merging the same file again sets its weight. Raises WeightsError as ``read_lora``.
@@ -37,7 +56,7 @@ def adapt(system: System, path: Path | str, weight: float = 1.0, level: str = ""
     lora = read_lora(system, Path(path), level)
     merged = _merged(system)
     others = [(known, w) for known, w in merged.active if known.digest != lora.digest]
-    _refresh(system, merged, [*others, (lora, weight)])
+    _refresh(system, merged, [*others, (lora, weight if isinstance(weight, LoraWeight) else LoraWeight(weight))])
     return lora
 
 
@@ -56,9 +75,19 @@ def unadapt(system: System, name: str = "") -> None:
     _refresh(system, merged, [(lora, w) for lora, w in merged.active if name and lora.name != name])
 
 
+def stepwise(system: System) -> set[str]:
+    """The parameters that change while a system draws: those of LoRAs that count in a range of steps."""
+    return {path for lora, w in _merged(system).active if not w.whole for each in lora.deltas for path in each.paths}
+
+
+def lora_weights(system: System) -> list[tuple[str, LoraWeight]]:
+    """Name of each LoRA in a system, and its weight with the steps that it counts in."""
+    return [(lora.name, weight) for lora, weight in _merged(system).active]
+
+
 def adapters(system: System) -> list[tuple[str, float]]:
     """Name and weight of each LoRA in a system."""
-    return [(lora.name, weight) for lora, weight in _merged(system).active]
+    return [(name, weight.value) for name, weight in lora_weights(system)]
 
 
 def _merged(system: System) -> Merged:
@@ -67,32 +96,41 @@ def _merged(system: System) -> Merged:
     return cast(Merged, system.merged_loras)
 
 
-def _refresh(system: System, merged: Merged, active: list[tuple[Lora, float]]) -> None:
+def _refresh(system: System, merged: Merged, active: list[tuple[Lora, LoraWeight]]) -> None:
     import hashlib
 
-    with torch.no_grad():
-        every = [(delta, weight) for lora, weight in active if weight for delta in lora.deltas]
-        touching: dict[str, list[tuple[Delta, float]]] = {}
-        for path in {path for lora, _ in active for delta in lora.deltas for path in delta.paths}:
-            if path not in merged.originals:
-                merged.originals[path] = system.get_parameter(path).detach().clone()
-        for delta, weight in every:
-            for path in delta.paths:
-                touching.setdefault(path, []).append((delta, weight))
-        for path, original in merged.originals.items():
-            total = original
-            if path in touching:
-                total = original.float()
-                for delta, weight in touching[path]:
-                    total = total + weight * delta.value(path, merged.originals)
-            system.get_parameter(path).copy_(total)
+    for path in {path for lora, _ in active for delta in lora.deltas for path in delta.paths}:
+        if path not in merged.originals:
+            merged.originals[path] = system.get_parameter(path).detach().clone()
+    merge(system, merged, active, list(merged.originals))
     merged.active = active
+    merged.counting = (True,) * len(active)
+    system.stepwise = merged if any(not weight.whole for _, weight in active) else None
+    system.captions_learned = tuple(normal(text) for lora, w in active if w.value for text in lora.captions)
     if not active:
         merged.originals.clear()
-    base, told = merged.base, [f"{lora.digest} {weight:g}" for lora, weight in active]
+    base, told = merged.base, [f"{lora.digest} {weight}" for lora, weight in active]
 
     def drawn_with() -> str:
         return hashlib.sha256("\n".join([base(), *told]).encode()).hexdigest()
 
     # A picture's record tells the weights it was drawn with.
     system.weights_hash = drawn_with if active else base
+
+
+def merge(system: System, merged: Merged, active: Sequence[tuple[Lora, LoraWeight]], paths: Sequence[str]) -> None:
+    """Has the parameters ``paths`` be their originals with these LoRAs."""
+    touching: dict[str, list[tuple[Delta, float]]] = {}
+    for lora, weight in active:
+        for delta in lora.deltas if weight.value else ():
+            for path in delta.paths:
+                touching.setdefault(path, []).append((delta, weight.value))
+    with torch.no_grad():
+        for path in paths:
+            original = merged.originals[path]
+            total = original
+            if path in touching:
+                total = original.float()
+                for delta, weight in touching[path]:
+                    total = total + weight * delta.value(path, merged.originals)
+            system.get_parameter(path).copy_(total)

@@ -12,6 +12,7 @@ from typing import Any
 from bimo.core.errors import RequestError
 from bimo.core.messages import Message, say
 from bimo.core.request import seeds_of
+from bimo.diffusion.request_validation import can_be_seamless
 from bimo.diffusion.sampler_names import SAMPLERS, sampler_named
 from bimo.engine.adapters import numbered
 from bimo.prompts.styles import styled
@@ -19,6 +20,7 @@ from bimo.serve.a1111.bodies import Img2Img, Txt2Img
 from bimo.serve.infotext import request_of
 from bimo.serve.jobs import CONDITION, Order
 from bimo.serve.keys import Caller
+from bimo.serve.pool import EngineKey
 from bimo.serve.problems import ApiError
 from bimo.serve.service import DrawingService
 from bimo.serve.uploads import decoded
@@ -69,6 +71,7 @@ class ConvertedRequest:
         if body.width is not None or body.height is not None:
             own = service.recipe(self.model).request.size
             self.values["size"] = (body.width or own[0], body.height or own[1])
+        self._read_tiling(bool(body.tiling or recorded.get("seamless")))
         self._read_controlnet()
         self._note_ignored()
         if body.n_iter * body.batch_size > service.settings.limits.count:
@@ -109,6 +112,16 @@ class ConvertedRequest:
         if eta != 1:
             self.note(Message("{name} is not done here; it changed nothing", name="eta"))
         return None
+
+    def _read_tiling(self, wanted: bool) -> None:
+        """Tiling is "seamless" here. A model that is not loaded yet is asked when it draws."""
+        if not wanted:
+            return
+        engine = self.service.pool.resident(EngineKey(self.model))
+        if engine is not None and not can_be_seamless(engine.system):
+            self.note(Message("tiling is for models of one UNet; {model} is drawn without", model=self.model))
+            return
+        self.values["seamless"] = "both"
 
     def _read_controlnet(self) -> None:
         """Reads the units of the ControlNet extension: the first picture is the condition "control", the next
@@ -155,7 +168,6 @@ class ConvertedRequest:
         body = self.body
         requested: dict[str, bool] = {
             "restore_faces": body.restore_faces,
-            "tiling": body.tiling,
             "script_name": bool(body.script_name),
         }
         if isinstance(body, Img2Img):

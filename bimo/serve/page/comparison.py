@@ -8,7 +8,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -179,24 +179,25 @@ class Votes:
         """
         if choice not in ("a", "b", "tie"):
             raise RequestError("a vote is a, b or tie, and not {choice!r}", choice=choice[:20])
-        names: list[str] = []
         for job in (left, right):
             if not job.pictures:
                 raise RequestError("there is no picture to vote on; draw both first")
-            name = f"{job.id}.png"
-            if not (self.folder / name).is_file():
-                write_whole(self.folder / name, job.pictures[0].file.read_bytes())
-            names.append(name)
-        line: Mapping[str, Any] = {
+        pictures = [(f"{job.id}.png", job.pictures[0].file) for job in (left, right)]
+        fields = {
             "request": left.order.values.get("text", ""),
-            "a": names[0],
-            "b": names[1],
             "choice": choice,
-            "judge": judge,
             "model_a": left.order.model,
             "model_b": right.order.model,
-            "time": round(time.time(), 3),
         }
+        return self.write(pictures, judge, fields)
+
+    def write(self, pictures: Sequence[tuple[str, Path]], judge: str, fields: Mapping[str, Any]) -> Path:
+        """Writes a vote with its two pictures, each (name beside the table, file to copy)."""
+        for name, file in pictures:
+            if not (self.folder / name).is_file():
+                write_whole(self.folder / name, file.read_bytes())
+        (first, _), (second, _) = pictures
+        line = {"a": first, "b": second, "judge": judge, "time": round(time.time(), 3), **fields}
         path = self.folder / VOTES
         with self._lock, path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

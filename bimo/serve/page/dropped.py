@@ -12,7 +12,7 @@ from bimo.core.picture import METADATA_KEY, metadata_of
 from bimo.core.request import checked
 from bimo.diffusion.sampler_names import schedule_named
 from bimo.engine.engine import Engine
-from bimo.prompts.a1111 import lora_tags
+from bimo.prompts.a1111 import LoraTag, lora_tags
 from bimo.serve.foreign import fitting, foreign_of
 from bimo.serve.infotext import parsed, read_from
 from bimo.serve.page.form import filled
@@ -47,7 +47,7 @@ def settings_of(text: Any, pool: EnginePool, engine: Engine) -> DroppedSettings:
         raise RequestError("the file carries no settings of bimo, AUTOMATIC1111, ComfyUI or Fooocus")
     accepted, ignored = fitting(engine, foreign_request.fields)
     accepted["text"], tags = lora_tags(str(accepted["text"]))
-    loras, unknown = _known_loras(pool, [(tag.name, tag.weight) for tag in tags])
+    loras, unknown = _known_loras(pool, tags)
     _use_form_names(engine, accepted)
     return DroppedSettings(filled(accepted, None, loras), (*foreign_request.notes(), *ignored, *unknown))
 
@@ -59,19 +59,23 @@ def _from_own_record(content: bytes, infotext: str, pool: EnginePool) -> Dropped
     request_fields = {name: value for name, value in record["request"].items() if name not in _NOT_IN_A_FILE}
     # LoRAs are not part of a request; they are only in the infotext.
     tags = lora_tags(parsed(infotext)["Prompt"])[1] if infotext else ()
-    loras, unknown = _known_loras(pool, [(tag.name, tag.weight) for tag in tags])
+    loras, unknown = _known_loras(pool, tags)
     note = str(Message("The settings of the picture are in the form."))
     return DroppedSettings(
         filled(checked(request_fields).model_dump(exclude_defaults=True), model, loras), (note, *unknown)
     )
 
 
-def _known_loras(
-    pool: EnginePool, loras: Sequence[tuple[str, float]]
-) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
-    """The LoRAs that this server has, and notes about the others."""
-    unknown = tuple(say("no LoRA {name} on this server", name=name) for name, _ in loras if name not in pool.loras)
-    return [each for each in loras if each[0] in pool.loras], unknown
+def _known_loras(pool: EnginePool, tags: Sequence[LoraTag]) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
+    """The LoRAs that this server has, and notes about the others and about ranges of steps, which it does not draw."""
+    known = [tag for tag in tags if tag.name in pool.loras]
+    notes = [say("no LoRA {name} on this server", name=tag.name) for tag in tags if tag not in known]
+    notes += [
+        say("the LoRA {name} counts in all steps here, there at {weight}", name=tag.name, weight=tag.weight)
+        for tag in known
+        if not tag.weight.whole
+    ]
+    return [(tag.name, tag.weight.value) for tag in known], tuple(notes)
 
 
 def _use_form_names(engine: Engine, fields: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ LABELS: dict[str, Message] = {
     "tab_draw": Message("Draw"),
     "tab_compare": Message("Compare"),
     "tab_vote": Message("Side by side"),
+    "tab_judge": Message("Vote"),
     "tab_table": Message("From a table"),
     "tab_words": Message("What it knows"),
     "prompt": Message("Prompt"),
@@ -70,6 +71,11 @@ LABELS: dict[str, Message] = {
     "tie": Message("Alike"),
     "right": Message("Right is better"),
     "duel": Message("Draw both"),
+    "judge_hint": Message(
+        "Two models' pictures of one prompt, drawn before; which is whose is not said. Each pair is asked once."
+    ),
+    "judge": Message("Show a pair"),
+    "ratings": Message("Ratings so far"),
     "table": Message("A prompt a line, or a table with a head: text, style, seed, steps ..."),
     "table_draw": Message("Draw them all"),
     "words_hint": Message("Search words that the model learned"),

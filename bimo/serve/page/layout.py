@@ -37,6 +37,7 @@ from bimo.serve.page.fragments import (
     title_html,
     writing_choices,
 )
+from bimo.serve.page.judging_tab import judging_tab, on_judging
 from bimo.serve.page.labels import label, texts
 from bimo.serve.page.models import RATIOS, Offer
 from bimo.serve.page.session import SHOWN, Page, Visitor
@@ -104,11 +105,14 @@ def build(page: Page) -> gr.Blocks:
                     gr.Textbox(label=label("words_hint"), max_length=40, elem_id="word-search"),
                     gr.HTML(elem_id="words"),
                 )
+            with gr.Tab(label("tab_judge"), visible=page.judging is not None):
+                judged = judging_tab()
         drawing = Drawing(page, parts, actions)
         drawing.connect()
         Settings(page, parts, actions, hidden).connect(drawing)
         on_comparing(page, parts, compared)
         on_dueling(page, parts, dueled)
+        on_judging(page, judged)
         on_table(page, parts, tabled)
 
         async def words(browser: gr.Request, text: Any, model: Any) -> str:

@@ -24,6 +24,7 @@ from bimo.serve.page.form import (
     Form,
 )
 from bimo.serve.page.gallery import PictureName
+from bimo.serve.page.judging import Judging
 from bimo.serve.page.models import Offer
 from bimo.serve.pool import EngineKey
 from bimo.serve.service import DrawingService
@@ -47,12 +48,16 @@ class Page:
         self.pool = service.pool
         self.keys = keys
         self.votes = Votes(service.settings.folder / "preferences")
+        reports = service.settings.reports
+        self.judging = Judging(reports, service.settings.folder / "judgements") if reports else None
         #: Jobs that a tab waits for, by session.
         self._waiting: dict[str, set[str]] = {}
 
     def closed(self, session: str) -> None:
         """To be called when a tab was closed: cancels the jobs it waits for."""
         self.stop(session)
+        if self.judging is not None:
+            self.judging.closed(session)
 
     def stop(self, session: str) -> None:
         """Cancels the jobs that a tab waits for."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from bimo.data.sheets import sheet
 from bimo.diffusion.system import WEIGHTS_FILE, System
 from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
+from bimo.models.adapters.lora_captions import about_captions
 from bimo.training.adapters.adapter import Adapter, adapter_of
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ CLOSE = 1e-4
 SHOWN = 3
 
 
-def collected(run: Path, recipe: Recipe) -> Path | None:
+def collected(run: Path, recipe: Recipe, captions: Iterable[str] = ()) -> Path | None:
     """Puts what the stages of a run left together in its folder; answers the file, or the folder of a ControlNet, None
-    where no adapter was learnt.
+    where no adapter was learnt. The file says which ``captions`` it was trained on.
     """
     found = [(number, each) for number, stage in enumerate(recipe.stages, 1) if (each := adapter_of(stage))]
     if not found:
@@ -52,7 +53,7 @@ def collected(run: Path, recipe: Recipe) -> Path | None:
     state: dict[str, Tensor] = {}
     for number, each in found:
         state |= checkpoint_io.read(_left(run, each, number))
-    checkpoint_io.write(run / name, state)
+    checkpoint_io.write(run / name, state, about=about_captions(captions))
     return run / name
 
 

@@ -57,6 +57,7 @@ def evaluate(
     *,
     limit: int | None = None,
     steps: int | None = None,
+    guidance: float | None = None,
     batch: int = 16,
     seed: int = 1,
     judge: Judge | None = None,
@@ -65,8 +66,8 @@ def evaluate(
     page and sheets beside it.
 
     ``limit`` shrinks the number of questions of each group and language, for a quick look; ``batch`` pictures are
-    drawn together; ``steps`` are the system's own where None. A folder of scenes is asked about scenes, verses and
-    dishes, one of artwork about things. Pictures are kept in ``out/pictures`` and the judge in
+    drawn together; ``steps`` and ``guidance`` are the system's own where None. A folder of scenes is asked about
+    scenes, verses and dishes, one of artwork about things. Pictures are kept in ``out/pictures`` and the judge in
     ``data``, so that the same call goes on where it was stopped. Raises DataError for a folder without data.
     """
     if data is None:
@@ -75,10 +76,12 @@ def evaluate(
     engine.system.eval()
     if _holds_scenes(data):
         with ProgressLines() as bar:
-            return SceneEvaluation(engine, data, out, limit, steps, batch, seed, bar.update).report().as_dict()
+            scenes = SceneEvaluation(engine, data, out, limit, steps, batch, seed, bar.update, guidance=guidance)
+            return scenes.report().as_dict()
     artwork = read_artwork(data)
     with ProgressLines() as bar:
-        return _Evaluation(engine, artwork, out, limit, steps, batch, seed, judge, bar.update).report().as_dict()
+        things = _Evaluation(engine, artwork, out, limit, steps, batch, seed, judge, bar.update, guidance)
+        return things.report().as_dict()
 
 
 def _holds_scenes(data: Path) -> bool:
@@ -103,7 +106,9 @@ class _Evaluation:
         seed: int,
         judge: Judge | None,
         on_progress: OnProgress,
+        guidance: float | None = None,
     ) -> None:
+        self.guidance = guidance
         self.system, self.artwork, self.out, self.limit = engine.system, artwork, out, limit
         self.steps, self.batch, self.seed, self.on_progress = steps, batch, seed, on_progress
         self.judge = judge or judge_for(artwork, on_progress)
@@ -155,7 +160,7 @@ class _Evaluation:
         return questions(self.artwork, seen, held_out_pairs(self.artwork), single, self.limit, self.seed)
 
     def _request(self, question: Question) -> Request:
-        return Request(text=question.text, seed=question.seed, steps=self.steps)
+        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance)
 
     def _drawn(self, asked: Sequence[Question], images: Sequence[Image.Image]) -> Drawn:
         return Drawn(list(asked), list(images), self.judge.see(stacked(images)))
@@ -199,7 +204,8 @@ class _Evaluation:
         return [word for budget in self.system.budgets(text) for word in budget.unknown]
 
     def _protocol(self, asked: Sequence[Question]) -> dict[str, Any]:
-        request = fill_request(self.system, Request(text=SHEET[0], seed=self.seed, steps=self.steps))
+        settings = {"steps": self.steps, "guidance": self.guidance}
+        request = fill_request(self.system, {"text": SHEET[0], "seed": self.seed, **settings})
         rows = everyday()
         known = {
             "zh": sum(zh.lower() in self.words for _, zh, _ in rows),

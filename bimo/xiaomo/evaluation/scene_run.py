@@ -168,7 +168,9 @@ class SceneEvaluation:
         seed: int,
         on_progress: OnProgress,
         judge: SceneJudge | None = None,
+        guidance: float | None = None,
     ) -> None:
+        self.guidance = guidance
         self.system, self.data, self.out = engine.system, data, out
         self.limit, self.steps, self.batch, self.seed, self.on_progress = limit, steps, batch, seed, on_progress
         self.judge = judge or scene_judge_for(data, on_progress)
@@ -196,7 +198,7 @@ class SceneEvaluation:
         return report
 
     def _request(self, question: SceneQuestion) -> Request:
-        return Request(text=question.text, seed=question.seed, steps=self.steps)
+        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance)
 
     def _seen(self, asked: list[SceneQuestion], images: list[Image.Image]) -> SceneAnswers:
         return SceneAnswers(asked, images, self.judge.see(stacked(images)))
@@ -215,7 +217,7 @@ class SceneEvaluation:
         return found
 
     def _protocol(self, asked: Sequence[SceneQuestion]) -> dict[str, Any]:
-        request = fill_request(self.system, Request(text=asked[0].text, seed=self.seed, steps=self.steps))
+        request = fill_request(self.system, self._request(replace(asked[0], seed=self.seed)))
         counts: dict[str, int] = {}
         for q in asked:
             counts[f"{q.group} {q.language}"] = counts.get(f"{q.group} {q.language}", 0) + 1

@@ -14,8 +14,8 @@ from bimo.xiaomo.captions.lexicon import elements_of, mood_of, subjects
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
 from bimo.xiaomo.dishes.table import dishes
-from bimo.xiaomo.scenes.description import SEASONS, Mood
-from bimo.xiaomo.scenes.subjects import SUBJECTS
+from bimo.xiaomo.scenes.description import SEASONS, Mood, Scene
+from bimo.xiaomo.scenes.subjects import SUBJECTS, stamp
 from bimo.xiaomo.scenes.subjects.verse import verse_scene
 
 Boxes = Mapping[str, list[tuple[float, float, float, float]]]
@@ -30,6 +30,21 @@ def planned_boxes(text: str, key: str) -> Boxes:
     The longest name of a dish, of a subject, or an idiom in the text says which; else what its words name, if that is
     more than one element. Milliseconds, and the same for the same text and key.
     """
+    planned = _planned(text, key)
+    return planned.elements if isinstance(planned, Scene) else planned
+
+
+def planned_places(text: str, key: str) -> Boxes:
+    """As ``planned_boxes``, with the corner that a painter's seal is stamped in."""
+    planned = _planned(text, key)
+    if not isinstance(planned, Scene):
+        return planned
+    stamp(planned)
+    return planned.elements
+
+
+def _planned(text: str, key: str) -> Scene | Boxes:
+    """The scene that a text asks for, or the boxes of what is none."""
     plain = normal(text)
     found = max((name for name in _named() if name in plain), key=len, default="")
     chance = Chance(f"{key}/mood")
@@ -46,12 +61,12 @@ def planned_boxes(text: str, key: str) -> Boxes:
         if kind == "dish":
             return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0].elements
         subject = SUBJECTS[name]
-        return subject.scene(key, mood_of(text, subject.draw_mood(chance))).elements
+        return subject.scene(key, mood_of(text, subject.draw_mood(chance)))
     elements = elements_of(text)
     if len(elements) < FEWEST:
         return {}
     otherwise = Mood(chance.pick(SEASONS), chance.pick(("dawn", "day", "day", "dusk")), "clear")
-    return verse_scene(key, elements, mood_of(text, otherwise)).elements
+    return verse_scene(key, elements, mood_of(text, otherwise))
 
 
 @lru_cache(maxsize=1)
