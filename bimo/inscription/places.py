@@ -37,6 +37,8 @@ WRITTEN_ON: Mapping[str, Shares] = {
 }
 #: A box is looked at with so much of its side around it: a thing differs from what surrounds it.
 AROUND = 0.15
+#: The least that a thing has room for, as a share of what the layout has.
+SPECK = 0.7
 
 
 def box_at(
@@ -51,21 +53,28 @@ def box_at(
         there = [name for name, elements in PLACES.items() if any(one in declared for one in elements)]
         raise _no_place(place, there, list(declared), system.recipe.name)
     best = max(boxes, key=lambda box: _fitness(box, place))
-    if place == "lantern":
-        around = _cropped(best)
-        width, height = image.size
-        pixels = (
-            *(round(around[0] * width), round(around[1] * height)),
-            *(round(around[2] * width), round(around[3] * height)),
-        )
-        try:
-            left, top, across, down = box_on_thing(image.crop(pixels), text, writing)
-        except RequestError:
-            pass  # blurred into its surroundings: by the layout alone
-        else:
-            wide, high = around[2] - around[0], around[3] - around[1]
-            return around[0] + left * wide, around[1] + top * high, across * wide, down * high
-    return _part(best, WRITTEN_ON[place])
+    by_layout = _part(best, WRITTEN_ON[place])
+    if place != "lantern":
+        return by_layout
+    shown = _shown(image, _cropped(best), text, writing)
+    # What is much smaller is a speck beside a lantern that is blurred into its surroundings.
+    large = shown is not None and min(shown[2:]) >= SPECK * min(by_layout[2:])
+    return shown if shown is not None and large else by_layout
+
+
+def _shown(image: Image.Image, around: Shares, text: str, writing: Writing) -> Shares | None:
+    """The box within the thing that a part of the picture shows, None where nothing stands out there."""
+    width, height = image.size
+    pixels = (
+        *(round(around[0] * width), round(around[1] * height)),
+        *(round(around[2] * width), round(around[3] * height)),
+    )
+    try:
+        left, top, across, down = box_on_thing(image.crop(pixels), text, writing)
+    except RequestError:
+        return None
+    wide, high = around[2] - around[0], around[3] - around[1]
+    return around[0] + left * wide, around[1] + top * high, across * wide, down * high
 
 
 def _declared(system: System, request: Request, index: int) -> dict[str, list[Shares]]:

@@ -46,6 +46,12 @@ def test_the_picture_says_where_on_the_lantern_there_is_room() -> None:
     assert width * 400 > 30
 
 
+def test_a_speck_is_no_lantern() -> None:
+    image = Image.new("RGB", (400, 400), (240, 240, 230))
+    ImageDraw.Draw(image).rectangle((100, 100, 160, 160), fill=(60, 60, 60))
+    assert at(told(lantern=[(0.2, 0.2, 0.8, 0.8)]), "lantern", image) == pytest.approx((0.32, 0.32, 0.36, 0.24))
+
+
 def test_one_lantern_is_taken_before_a_row_and_the_layout_where_nothing_stands_out() -> None:
     found = at(told(lantern=[(0.0, 0.2, 1.0, 0.5), (0.4, 0.5, 0.5, 0.6)], gate=[(0, 0, 1, 1)]), "lantern")
     assert found == pytest.approx((0.42, 0.52, 0.06, 0.04))
