@@ -1,7 +1,8 @@
-"""Serving measured: many clients with mixed requests, by three ways of serving in one run, and a soak with kills.
+"""Serving measured: many clients with mixed requests, by three ways of serving in one run.
 
     python bench/serving.py --clients 16 --requests 32     # medians, p99, pictures a second, overhead
-    python bench/serving.py --soak 300                     # cancels, dropped connections, kills, for so many seconds
+
+A soak with cancels, dropped connections and kills is `bench/soak.py`.
 
 The ways: ours (`bimo.serve.scheduler`); one request at a time in order of arrival; batching of equal requests alone
 (same size, steps, guidance and sampler), as request-level batching is. Each is given the same arrivals.
@@ -11,14 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import queue
 import random
-import re
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -186,101 +182,6 @@ def overhead(engine: Any, draw: Callable[[dict[str, Any]], object], turns: int =
     return {"engine": round(theirs, 3), "service": round(mine, 3), "more": round(mine / theirs - 1, 3)}
 
 
-SERVER = """
-import sys, asyncio, socket, uvicorn
-from pathlib import Path
-from bimo.serve.run import make_service
-from bimo.serve.app import create_app
-from bimo.serve.settings import ServeSettings
-app = create_app(make_service(ServeSettings((sys.argv[1],), Path(sys.argv[2]))))
-listening = socket.create_server(("127.0.0.1", 0))
-print("PORT", listening.getsockname()[1], flush=True)
-server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
-asyncio.run(server.serve([listening]))
-"""
-
-
-def soak(model: str, seconds: float, clients: int, most: int, kills: int) -> dict[str, Any]:
-    """Clients that submit, cancel and drop connections, while the server is killed now and then; then every accepted
-    job is asked for.
-    """
-    import httpx
-
-    accepted: list[str] = []
-    memory: list[int] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(kills + 1):
-            running = subprocess.Popen([sys.executable, "-c", SERVER, model, folder], stdout=subprocess.PIPE, text=True)
-            assert running.stdout is not None
-            found = re.search(r"PORT (\d+)", running.stdout.readline())
-            assert found is not None
-            address, end = f"http://127.0.0.1:{found[1]}", time.monotonic() + seconds / (kills + 1)
-            before = resident(running.pid)
-
-            def client(number: int, address: str = address, end: float = end) -> None:
-                rng = random.Random(number)
-                with httpx.Client(base_url=address, timeout=60) as http:
-                    while time.monotonic() < end and len(accepted) < most:
-                        try:
-                            body = {"text": "红苹果", "steps": rng.randint(1, 6), "size": [64, 64]}
-                            answer = http.post("/v1/jobs", json=body)
-                            if answer.status_code == 429:
-                                time.sleep(0.2)
-                                continue
-                            name = answer.json()["id"]
-                            accepted.append(name)
-                            chance = rng.random()
-                            if chance < 0.1:
-                                http.post(f"/v1/jobs/{name}/cancel")
-                            elif chance < 0.2:
-                                path = f"/v1/jobs/{name}/events?leaving_cancels=true"
-                                with http.stream("GET", path) as stream:
-                                    next(stream.iter_bytes(1))
-                        except httpx.HTTPError:
-                            return
-
-            threads = [threading.Thread(target=client, args=(turn * clients + n,)) for n in range(clients)]
-            for thread in threads:
-                thread.start()
-            last = turn == kills
-            while time.monotonic() < end and len(accepted) < most:
-                time.sleep(0.5)
-            memory.append(resident(running.pid) - before)
-            if not last:
-                running.send_signal(signal.SIGKILL)
-            for thread in threads:
-                thread.join()
-            if not last:
-                running.communicate()
-                continue
-            with httpx.Client(base_url=address, timeout=60) as http:
-                while re.search(r"^bimo_jobs_open 0", http.get("/metrics").text, re.MULTILINE) is None:
-                    time.sleep(0.5)
-                states: dict[str, int] = {}
-                broken = 0
-                for name in accepted:
-                    job = http.get(f"/v1/jobs/{name}").json()
-                    states[job.get("state", "lost")] = states.get(job.get("state", "lost"), 0) + 1
-                    if job.get("state") == "done":
-                        content = http.get(job["pictures"][0]["url"]).content
-                        broken += len(job["pictures"]) != 1 or not content.endswith(b"IEND\xaeB`\x82")
-            running.send_signal(signal.SIGTERM)
-            running.communicate()
-    return {
-        "accepted": len(accepted),
-        "twice": len(accepted) - len(set(accepted)),
-        "states": states,
-        "broken": broken,
-        "kills": kills,
-        "more resident, MB": [round(one / 1e6, 1) for one in memory],
-    }
-
-
-def resident(process: int) -> int:
-    """Bytes of memory that a process has."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 def main() -> None:
     """Measures and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -289,14 +190,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long requests come")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--soak", type=float, default=0.0, help="seconds of the soak instead")
-    parser.add_argument("--most", type=int, default=10_000, help="requests of the soak, at most")
-    parser.add_argument("--kills", type=int, default=3)
     asked = parser.parse_args()
-    if asked.soak:
-        found = soak(asked.model, asked.soak, asked.clients, asked.most, asked.kills)
-    else:
-        found = compared(asked.model, asked.clients, asked.requests, asked.seconds, asked.seed)
+    found = compared(asked.model, asked.clients, asked.requests, asked.seconds, asked.seed)
     print(json.dumps(found, ensure_ascii=False, indent=1))
 
 

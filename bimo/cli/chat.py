@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bimo.cli import inputs, words
+from bimo.cli.draw_requests import plan_of
 from bimo.cli.draw_run import filled, note
 from bimo.cli.engine_options import takes_engine
 from bimo.cli.models import names
@@ -25,6 +26,9 @@ from bimo.core.request import checked
 from bimo.hub import registry
 from bimo.hub.options import DEFAULT, LoadOptions
 from bimo.prompts.edits import edited
+
+if TYPE_CHECKING:
+    from bimo.engine.engine import Engine
 
 EXAMPLES = say(
     "Examples:\n\n  bimo chat\n\n  bimo chat --history chat.json -o pictures\n\nthen, a line a turn: an apple, "
@@ -102,17 +106,16 @@ def chat(
     load_options: LoadOptions = DEFAULT,
 ) -> None:
     """Reads one line per turn until the end of the input, and draws after each."""
-    from bimo.engine.adapters import Adapters
-    from bimo.hub.loading import load_with, steady
     from bimo.inscription import drawing
 
     talk = Conversation.read(history)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     ask = None if language_model is None else words.language_model(language_model, language_model_name)
-    name = model or os.environ.get("BIMO_MODEL") or registry.DEFAULT_MODEL
-    engine = steady(load_with(name, Adapters(), **load_options.arguments()))
-    note(engine.notices)
+    engines = _Engines(load_options)
+    if named := model or os.environ.get("BIMO_MODEL"):
+        engines.engine(named)  # what is wrong with it is said before the first turn
+    before = plan_of([checked(talk.fields)], model, adapted=False).model if talk.turns else ""
     first: dict[str, Any] = {"size": None if size is None else inputs.size_of(size), "steps": steps, "seed": seed}
     first = {name: value for name, value in first.items() if value is not None}
     for sentence in _sentences(bool(talk.turns)):
@@ -125,6 +128,12 @@ def chat(
                 continue
             fields, summary = _changed(sentence, talk.fields, ask)
             request = checked({"seed": secrets.randbelow(2**32)} | first | fields if not talk.turns else fields)
+            plan = plan_of([request], model, adapted=False)
+            switched = before not in ("", plan.model)
+            if switched and size is None and request.size == registry.recipe(before).request.size:
+                request = request.model_copy(update={"size": None})  # it was the other model's own
+            engine = engines.engine(plan.model)
+            note(plan.notes if plan.model != before else ())
             full = filled(engine, request)
             prepared = engine.prepare(full)
             print(summary, flush=True)
@@ -135,8 +144,27 @@ def chat(
                 files.append(target.write(picture.png()))
                 print(files[-1], flush=True)
             talk.add(sentence, full.model_dump(mode="json", exclude_defaults=True), files)
+            before = plan.model
         except RequestError as error:  # only this turn failed
             typer.secho(str(error), fg="yellow", err=True)
+
+
+class _Engines:
+    """The engines that have drawn, by the name of their model: another turn may ask for what another one learned."""
+
+    def __init__(self, load_options: LoadOptions) -> None:
+        self.load_options = load_options
+        self._loaded: dict[str, Engine] = {}
+
+    def engine(self, name: str) -> Engine:
+        """The engine of a model, loaded if it is not yet; what is to be said of it is printed then."""
+        if name not in self._loaded:
+            from bimo.engine.adapters import Adapters
+            from bimo.hub.loading import load_with, steady
+
+            self._loaded[name] = steady(load_with(name, Adapters(), **self.load_options.arguments()))
+            note(self._loaded[name].notices)
+        return self._loaded[name]
 
 
 def _sentences(going_on: bool) -> Iterator[str]:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Generator, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -108,18 +110,20 @@ class FinetuneRun:
             data = self._data()
             recipe = self._recipe(data, tuple(settings))
         try:
-            train(
-                recipe,
-                data.folders,
-                self.out,
-                seed=seed,
-                threads=threads,
-                start=(registry.load(name) for name in (self.wish.model,)),
-                device=str(self.device),
-                from_here=from_here,
-                accept_new_data=accept_new_data,
-                repeats=data.repeats,
-            )
+            with _terminated() as stopping:
+                train(
+                    recipe,
+                    data.folders,
+                    self.out,
+                    seed=seed,
+                    threads=threads,
+                    start=(registry.load(name) for name in (self.wish.model,)),
+                    device=str(self.device),
+                    from_here=from_here,
+                    accept_new_data=accept_new_data,
+                    repeats=data.repeats,
+                    stopping=stopping,
+                )
         except BimoError:
             if before and registry.recipe(self.out) != recipe:  # restore the files of the run that goes on
                 for file, content in before.items():
@@ -244,7 +248,8 @@ class FinetuneRun:
     def _finish(self, recipe: Recipe, data: Prepared) -> None:
         """Writes the trained weights as one file, loads it and compares; draws a sheet of before and after."""
         if not (self.out / "weights.safetensors").is_file():
-            return  # stopped before the end
+            typer.echo(say("stopped; what was learnt is kept, and the same command goes on"), err=True)
+            raise typer.Exit(128 + signal.SIGTERM)
         captions = (text for own in Pictures(*data.folders).captions for text in own)
         file = collected(self.out, recipe, captions)
         kinds = {each.kind for stage in recipe.stages if (each := adapter_of(stage)) is not None}
@@ -276,6 +281,26 @@ class FinetuneRun:
 
     def _placeholders(self, picture: str) -> dict[str, str]:
         return {"model": self.wish.model, "picture": picture, "out": str(self.out)}
+
+
+@contextmanager
+def _terminated() -> Generator[Callable[[], bool]]:
+    """Whether this process has been asked to end (SIGTERM), which does not end it meanwhile: the run saves its state
+    after the step. Only the main thread can listen.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

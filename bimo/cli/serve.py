@@ -15,7 +15,7 @@ from bimo.core.errors import RequestError
 from bimo.core.label import label_of
 from bimo.core.messages import say
 from bimo.hub.options import DEFAULT, LoadOptions
-from bimo.hub.registry import DEFAULT_MODEL
+from bimo.hub.registry import DEFAULT_MODEL, bundled
 from bimo.serve.keys import KeyStore, Scope
 from bimo.serve.settings import Limits, Retention, ServeSettings, default_folder
 
@@ -52,6 +52,12 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, max=64, help=say("how many processes draw: one for a card, or for a group of cores"))
     ] = 1,
+    finetuning: Annotated[
+        bool | None,
+        typer.Option(
+            "--finetune/--no-finetune", help=say("whether the page may fine-tune; else on loopback without --name")
+        ),
+    ] = None,
     waiting: Annotated[int, typer.Option(min=1, help=say("the most jobs that wait"))] = 256,
     keep_days: Annotated[float, typer.Option(min=0, help=say("how many days pictures are kept"))] = 30.0,
     keep_gigabytes: Annotated[float, typer.Option(min=0, help=say("the most gigabytes of pictures to keep"))] = 10.0,
@@ -70,13 +76,19 @@ def serve(
     ] = False,
 ) -> None:
     """Loads the first model, then serves until Ctrl-C."""
+    from bimo.hub.editions import SECOND
     from bimo.serve.run import is_loopback
     from bimo.serve.run import serve as run
 
     if load_options.denoiser is not None and len(model or ()) > 1:
         raise RequestError("--denoiser goes with one model, and several are named; name that one with -m alone")
+    named = tuple(model or ([os.environ["BIMO_MODEL"]] if os.environ.get("BIMO_MODEL") else []))
+    # Learnt words and another denoiser are for one model, so both editions only draw without them.
+    editions = not named and bundled(SECOND) is not None and not (embeddings or load_options.denoiser)
     settings = ServeSettings(
-        models=tuple(model or [os.environ.get("BIMO_MODEL") or DEFAULT_MODEL]),
+        models=named or ((DEFAULT_MODEL, SECOND) if editions else (DEFAULT_MODEL,)),
+        editions=editions,
+        finetuning=is_loopback(host) and not host_name if finetuning is None else finetuning,
         folder=folder or default_folder(),
         loras=loras,
         embeddings=embeddings,

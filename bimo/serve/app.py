@@ -23,6 +23,7 @@ from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, speaking
 from bimo.serve import a1111, dashscope, openai_images, v1
 from bimo.serve.dependencies import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
+from bimo.serve.finetuning.finetuner import Finetuner
 from bimo.serve.gate import Gate
 from bimo.serve.keys import Caller, KeyStore
 from bimo.serve.metrics import CONTENT_TYPE, Metrics
@@ -43,9 +44,10 @@ def create_app(
     keys: KeyStore | None = None,
     own: tuple[str, ...] = (),
     gate: Callable[[Any], Any] | None = None,
+    finetuner: Finetuner | None = None,
 ) -> FastAPI:
-    """The application of a service, which starts and stops with it. ``own`` are the names of this machine; ``gate``
-    builds the outermost middleware, by default a `Gate` with ``keys`` and ``own``.
+    """The application of a service, which starts and stops with it, as a ``finetuner`` does. ``own`` are the names of
+    this machine; ``gate`` builds the outermost middleware, by default a `Gate` with ``keys`` and ``own``.
     """
 
     audit = _audit(service.settings.folder)
@@ -53,9 +55,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await run_in_threadpool(service.start)
+        if finetuner is not None:
+            await run_in_threadpool(finetuner.start)
         try:
             yield
         finally:
+            if finetuner is not None:
+                await run_in_threadpool(finetuner.stop)
             await run_in_threadpool(service.stop)
             for handler in audit.handlers:
                 handler.close()

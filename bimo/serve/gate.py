@@ -31,7 +31,7 @@ INTERFACES = (
 )
 #: Paths that accept pictures.
 WITH_PICTURES = re.compile(
-    r"/gradio_api/queue/join|/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
+    r"/gradio_api/queue/join|/page/finetunings$|/v1/images/(edits|variations)|/v1/jobs|/sdapi/v1/(txt2img|img2img|png-info|extra-.*|interrogate)"
 )
 _PORTS = {"http": 80, "https": 443}
 

@@ -9,13 +9,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bimo.core.messages import Message, Sayable
+from bimo.core.messages import Message, Sayable, language
 from bimo.core.request import Request, checked
 
 #: Prefix of the names of an order's pictures that are ``condition_images``.
 CONDITION = "condition."
 #: The key of an order's note for the language of its warnings, "zh" or "en".
 LANGUAGE = "language"
+#: The key of an order's note for the model that was chosen by its prompt, where none was named.
+CHOSEN = "chosen"
 
 
 class State(StrEnum):
@@ -69,6 +71,17 @@ class Order:
     def count(self) -> int:
         """The number of pictures."""
         return int(self.values.get("count") or 1)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that go with its pictures: which model was chosen."""
+        if CHOSEN not in self.note:
+            return ()
+        message = Message(
+            "drawn by {model}, which learned scenes, verses and dishes (an early version); name a model for another",
+            model=self.note[CHOSEN],
+        )
+        return (message.said(str(self.note.get(LANGUAGE) or language())),)
 
     def request(self, pictures: Mapping[str, bytes]) -> Request:
         """The Request, completed with its pictures (encoded bytes by name). Raises RequestError."""

@@ -18,7 +18,9 @@ from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
 from bimo.engine.memory import bytes_of
 from bimo.hub import memory
+from bimo.hub.editions import edition_for
 from bimo.hub.loading import load_with, steady
+from bimo.serve.finetuning.record import State, records
 from bimo.serve.settings import ServeSettings
 
 #: Size of an engine's cache of prompt encodings.
@@ -45,6 +47,15 @@ class EngineKey:
         return not (self.loras or self.controls)
 
 
+@dataclass(frozen=True)
+class TunedLora:
+    """A LoRA that was fine-tuned on this server: its file, the key whose it is, the model that it is for."""
+
+    file: Path
+    key: str
+    model: str
+
+
 @dataclass
 class _Slot:
     loading: Future[Engine]
@@ -57,7 +68,8 @@ class _Slot:
 class EnginePool:
     """Loads engines in a background thread, keeps them while they are used, and evicts the least recently used.
 
-    ``load`` loads a value of ``models``; ``loras`` and ``controls`` are files by the names that requests use.
+    ``load`` loads a value of ``models``; ``loras`` and ``controls`` are files by the names that requests use. With
+    ``editions`` a request without a model gets the bundled model that learned what it asks for.
     """
 
     def __init__(
@@ -67,6 +79,8 @@ class EnginePool:
         loras: Mapping[str, Path] | None = None,
         budget: int | None = None,
         controls: Mapping[str, Path] | None = None,
+        tuned: Callable[[], Mapping[str, TunedLora]] = dict,
+        editions: bool = False,
     ) -> None:
         self.models = dict(models)
         self.loras = dict(loras or {})
@@ -74,6 +88,9 @@ class EnginePool:
         self.default = next(iter(self.models))
         free = memory.available()
         self.budget = budget if budget is not None else None if free is None else int(free * SHARE)
+        #: The LoRAs that were fine-tuned on this server, by name; they are added and deleted while it runs.
+        self.tuned = tuned
+        self.editions = editions
         self._load = load
         self._lock = threading.RLock()
         self._slots: OrderedDict[EngineKey, _Slot] = OrderedDict()
@@ -89,13 +106,32 @@ class EnginePool:
             return name
         raise RequestError("there is no model {name!r} here; there is {names}", name=name, names=Listed(self.models))
 
-    def lora(self, name: str) -> str:
-        """Validates the name of a LoRA. Raises RequestError with the known names."""
-        if name in self.loras:
+    def model_for(self, name: str | None, text: str, adapted: bool = False) -> str:
+        """As ``model_name``; for None with ``editions`` the bundled model that learned what a prompt asks for, unless
+        the request is ``adapted``: its LoRAs and ControlNets are for the default.
+        """
+        return self.model_name(name) if name or adapted or not self.editions else edition_for(text)
+
+    def loras_of(self, key: str) -> list[str]:
+        """The names of the LoRAs that a key may use: those of the server, and those it fine-tuned, the newest first."""
+        return [*(name for name, lora in self.tuned().items() if lora.key == key), *self.loras]
+
+    def lora(self, name: str, key: str) -> str:
+        """Validates the name of a LoRA for a key. Raises RequestError with the names that it may use."""
+        names = self.loras_of(key)
+        if name in names:
             return name
-        if not self.loras:
+        if not names:
             raise RequestError("there is no LoRA {name!r}: this server has none (bimo serve --loras DIR)", name=name)
-        raise RequestError("there is no LoRA {name!r} here; there is {names}", name=name, names=Listed(self.loras))
+        raise RequestError("there is no LoRA {name!r} here; there is {names}", name=name, names=Listed(names))
+
+    def _lora_file(self, name: str) -> Path:
+        if name in self.loras:
+            return self.loras[name]
+        tuned = self.tuned().get(name)
+        if tuned is None:
+            raise RequestError("the LoRA {name!r} has been deleted", name=name)
+        return tuned.file
 
     def control(self, name: str) -> str:
         """Validates the name of a ControlNet. Raises RequestError with the known names."""
@@ -178,7 +214,7 @@ class EnginePool:
             engine = self._load(self.models[key.model])
         else:
             base = self._base(EngineKey(key.model))
-            loras = [f"{self.loras[name]}:{weight:f}" for name, weight in key.loras]
+            loras = [f"{self._lora_file(name)}:{weight:f}" for name, weight in key.loras]
             engine = base.with_adapters(loras, [self.controls[name] for name in key.controls])
         engine.encoding_cache = EncodingCache(ENCODINGS)
         with self._lock:
@@ -226,9 +262,19 @@ def pool_of(settings: ServeSettings) -> EnginePool:
     def load_model(name: str) -> Engine:
         return steady(load_with(name, Adapters.from_files(embeddings=embeddings), **settings.load_options.arguments()))
 
-    models, loras = model_names(settings.models), weight_files(settings.loras)
-    budget = bytes_of(settings.load_options.memory) if settings.load_options.memory else None
-    return EnginePool(load_model, models, loras, budget, control_files(settings.controlnets))
+    def tuned() -> dict[str, TunedLora]:
+        done = (record for record in records(settings.folder) if record.state is State.done)
+        return {record.name: TunedLora(record.lora, record.key, record.model) for record in done}
+
+    return EnginePool(
+        load_model,
+        model_names(settings.models),
+        weight_files(settings.loras),
+        bytes_of(settings.load_options.memory) if settings.load_options.memory else None,
+        control_files(settings.controlnets),
+        tuned,
+        settings.editions,
+    )
 
 
 def model_names(models: tuple[str, ...]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from bimo.core.files import alone
 from bimo.core.messages import say
 from bimo.hub.options import LoadOptions
 from bimo.serve.app import create_app, unknown_paths
+from bimo.serve.finetuning.finetuner import Finetuner
 from bimo.serve.gate import Gate
 from bimo.serve.job_store import JobStore
 from bimo.serve.keys import KeyStore, Scope
@@ -79,7 +80,8 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
                 )
                 print(note, flush=True)
         service = make_service(settings)
-        page = Page(service, keys)
+        finetuner = Finetuner(settings, service.pool, service.check_prompt) if settings.finetuning else None
+        page = Page(service, keys, finetuner)
         if page.judging is not None and (missing := page.judging.pairs.missing):
             print(say("{count} pictures that the reports name are not there", count=missing), flush=True)
         own_names = (socket.gethostname().lower(), host.lower(), *(name.lower() for name in names))
@@ -87,7 +89,7 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
         def gate(inner: object) -> Gate:
             return Gate(inner, own_names, keys=keys, limits=settings.limits, on_page_closed=page.closed)
 
-        app = create_app(service, gate=gate)
+        app = create_app(service, gate=gate, finetuner=finetuner)
         unknown_paths(app)
         mount(app, page)
         bound_port = listening_socket.getsockname()[1]

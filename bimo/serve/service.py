@@ -32,7 +32,7 @@ from bimo.serve.events import Event, Events
 from bimo.serve.executor import CANCELLED, Executor, Listener, Source, failure_of
 from bimo.serve.infotext import png_with_infotext
 from bimo.serve.job_store import JobStore
-from bimo.serve.jobs import ENDED, Failure, Job, Order, State
+from bimo.serve.jobs import CHOSEN, ENDED, Failure, Job, Order, State
 from bimo.serve.pool import EngineKey, EnginePool, weight_files
 from bimo.serve.scheduler import Scheduler
 from bimo.serve.settings import ServeSettings
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 #: Seconds between deletions of old jobs.
 CLEANUP_SECONDS = 300
+#: The error for an unknown job.
+NO_SUCH_JOB = Message("there is no such job; it may have been forgotten, or be somebody else's")
 
 
 class QueueFullError(RequestError):
@@ -175,21 +177,23 @@ class DrawingService:
                 count=adapter_count,
                 most=limits.loras,
             )
+        chosen = self.pool.model_for(model, str(values.get("text", "")), bool(weights or controls))
+        choice = {CHOSEN: chosen} if chosen != self.pool.model_name(model) else {}
         timeout = min((s for s in (seconds, limits.seconds) if s is not None), default=None)
         now = time.time()
         return Order(
             id=uuid.uuid4().hex,
-            model=self.pool.model_name(model),
+            model=chosen,
             values=values,
             key=key,
             client=client,
-            loras=tuple((self.pool.lora(lora), float(weight)) for lora, weight in weights.items()),
+            loras=tuple((self.pool.lora(lora, key), float(weight)) for lora, weight in weights.items()),
             controls=tuple(self.pool.control(name) for name in controls),
             priority=max(-1, min(1, priority)),
             previews=max(0, min(limits.previews, previews)),
             deadline=None if timeout is None else now + timeout,
             created=now,
-            note=note or {},
+            note={**(note or {}), **choice},
         )
 
     def accept(self, order: Order, pictures: Mapping[str, bytes], idempotency: str | None = None) -> Job:
@@ -370,7 +374,7 @@ class DrawingService:
             png = png_with_infotext(picture, job_state, self.settings.label, self.settings.credentials)
             request = picture.request.model_dump(exclude_defaults=True)
             record = picture.metadata() | {"request": request | {"seed": picture.seed, "count": 1}}
-            warnings = picture.warnings
+            warnings = (*order.notes, *picture.warnings)
             self.store.add_picture(
                 *(job, picture.index, png, picture.image.size, picture.seed, picture.seconds, warnings, record, flagged)
             )
@@ -394,7 +398,3 @@ class DrawingService:
         self._previews.pop(job, None)
         self.outcomes[order.client, state.value] += 1
         self._events.tell(job, Event("ended"))
-
-
-#: The error for an unknown job.
-NO_SUCH_JOB = Message("there is no such job; it may have been forgotten, or be somebody else's")

@@ -14,7 +14,8 @@ from bimo.hub.options import DEFAULT, LoadOptions
 @dataclass(frozen=True)
 class Limits:
     """Limits of a request. ``form_bytes`` and ``picture_bytes`` limit the size of bodies without and with pictures,
-    checked while reading; ``bodies_bytes`` limits all bodies that are being read at the same time.
+    checked while reading; ``bodies_bytes`` limits all bodies that are being read at the same time. ``photos`` and
+    ``finetune_steps`` are of one fine-tuning, ``finetunings`` the most that are kept of a key.
     """
 
     side: int = 2048
@@ -30,6 +31,9 @@ class Limits:
     picture_bytes: int = 1 << 25
     bodies_bytes: int = 1 << 28
     seconds: float | None = None
+    photos: int = 60
+    finetune_steps: int = 3000
+    finetunings: int = 20
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,10 @@ class Retention:
 class ServeSettings:
     """The settings of a server. ``models`` are names as for ``bimo draw -m``; the first is the default, and requests
     can name no others. ``batch`` is the most pictures in one call of a denoiser. ``load_options`` apply to every model;
-    their ``memory`` also limits the weights of all loaded models together. People vote
-    on the pictures of ``reports``, folders of `bimo eval`. More than one of ``workers`` draw in
-    processes, a single one in a thread of the server.
+    their ``memory`` also limits the weights of all loaded models together. People vote on the pictures of ``reports``,
+    folders of `bimo eval`. More than one of ``workers`` draw in processes, a single one in a thread of the server. With
+    ``editions`` the bundled model that learned what a prompt asks for draws where a request names none; with
+    ``finetuning`` the page may fine-tune.
     """
 
     models: tuple[str, ...]
@@ -58,6 +63,8 @@ class ServeSettings:
     load_options: LoadOptions = DEFAULT
     batch: int = 16
     workers: int = 1
+    editions: bool = False
+    finetuning: bool = False
     url_seconds: int = 3600
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)

@@ -139,6 +139,7 @@ def job_json(job: Job, service: DrawingService, language: str) -> dict[str, Any]
         "attempts": job.attempts,
         "step": None if step is None else {"place": step.place, "done": step.done, "steps": step.steps},
         "pictures": pictures,
+        "notes": list(order.notes),
         "error": failure,
     }
 
@@ -276,7 +277,7 @@ async def picture(name: str, place: int, service: Service, caller: CurrentCaller
 
 
 @router.get("/recipes", summary="Which systems there are")
-async def recipes(service: Service) -> dict[str, Any]:
+async def recipes(service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Every recipe of bimo, and the models that this server draws with."""
     rows = await run_in_threadpool(lambda: [model_info.brief(recipe) for recipe in registry.listed().values()])
     loaded = {key.model for key in service.pool.loaded()}
@@ -287,7 +288,7 @@ async def recipes(service: Service) -> dict[str, Any]:
     return {
         "object": "list",
         "models": models,
-        "loras": sorted(service.pool.loras),
+        "loras": sorted(await run_in_threadpool(service.pool.loras_of, caller.name)),
         "controlnets": list(service.pool.controls),
         "data": rows,
     }

@@ -34,6 +34,8 @@ SMOOTHING = 0.98
 PANEL = (420, 250)
 MARGIN = (56, 30, 14, 30)
 CURVE_SMOOTHING = 0.97
+#: How long steps wait to be written, so that whoever watches the file sees them.
+FLUSH_SECONDS = 2.0
 #: How long nothing is said where no bar can be seen.
 LINE_SECONDS = 30.0
 RED, BLUE = (190, 40, 40), (40, 90, 190)
@@ -190,7 +192,7 @@ class Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Bar(*columns)
         self.task = self.bar.add_task(stage.name, total=stage.steps, completed=step)
-        self.start = self.last = time.monotonic()
+        self.start = self.last = self.flushed = time.monotonic()
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -207,6 +209,9 @@ class Progress:
         now = time.monotonic()
         self.journal.add(self.stage, step, loss, lr, now - self.last, valid)
         self.last = now
+        if now - self.flushed > FLUSH_SECONDS:
+            self.journal.flush()
+            self.flushed = now
         self.mean = loss if math.isnan(self.mean) else SMOOTHING * self.mean + (1 - SMOOTHING) * loss
         speed = (step - self.first) * rows_a_step(self.stage) / max(1e-9, now - self.start)
         text = f"{self.stage.name}  loss {self.mean:.4f}  {speed:.1f}/s"

@@ -9,7 +9,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -67,13 +67,15 @@ def train(
     from_here: bool = False,
     accept_new_data: bool = False,
     repeats: Sequence[int] = (),
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Trains every stage of a recipe on the shards in ``data``, one folder or several; returns ``out``, then a folder
     that draws. Data without pictures train text stages only.
 
     The same call resumes a stopped run. The random numbers of a step depend only on (seed, stage, step), and its rows
     on the step's number, so losses and weights are those of an uninterrupted run with the same number of threads.
-    After ``stop_after`` seconds the run saves its state and stops. Tensors with the same name and shape are taken from
+    After ``stop_after`` seconds, or once ``stopping`` answers true after a step, the run saves its state and stops.
+    Tensors with the same name and shape are taken from
     the systems of ``start``, as are the tokenizers of equal text encoders, or from files of tensors, such as an
     autoencoder's; of several, the last wins. ``teacher`` is the model for distillation, ``judges`` are the reward
     models. Raises TrainingError if another process works in the folder, if it has a run of another recipe, seed or
@@ -94,7 +96,7 @@ def train(
             alone(out, TrainingError) if processes.is_main_process else nullcontext(),
             _leaving_nothing(out, fresh, processes),
         ):
-            options = teacher, judges, processes, from_here, accept_new_data
+            options = teacher, judges, processes, from_here, accept_new_data, stopping
             run = Trainer(recipe, pictures, out, seed, stop_after, *options)
             for other in start:
                 run.begin_as(other)
@@ -129,11 +131,13 @@ class Trainer:
         processes: Processes = ALONE,
         from_here: bool = False,
         accept_new_data: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.processes = processes
         check_recipe(recipe)
         self.recipe, self.pictures, self.out, self.seed = sized(recipe, pictures), pictures, out, seed
         self.deadline = math.inf if stop_after is None else time.monotonic() + stop_after
+        self.stopping = stopping
         with processes.main_process_first():
             if processes.is_main_process:
                 out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +203,7 @@ class Trainer:
                 progress.on_step(self.place.step, loss, lr, self._validated(stage, trainer))
                 now, step = time.monotonic(), self.place.step
                 look = not stage.sample_every and now - last_sheet > SHEET_SECONDS
-                due = (now > self.deadline, now - last_saved > CHECKPOINT_SECONDS, look)
+                due = (now > self.deadline or self.stopping(), now - last_saved > CHECKPOINT_SECONDS, look)
                 # All processes follow the main process's clock.
                 over, save, look = self.processes.total(*(float(it and self.processes.is_main_process) for it in due))
                 look = look or (stage.sample_every and step % stage.sample_every == 0 and step < stage.steps)

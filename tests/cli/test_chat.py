@@ -47,6 +47,19 @@ def test_turns_are_kept_and_go_on(
     assert json.loads(capsys.readouterr().out)["identical"]
 
 
+@pytest.mark.slow
+def test_each_turn_is_drawn_by_the_model_that_learned_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("BIMO_MODEL", raising=False)
+    turns = talk(monkeypatch, tmp_path, ["红苹果", "把红苹果换成宫保鸡丁", "撤销"])
+    assert capsys.readouterr().err.count("xiaomo-2") == 1
+    turns = talk(monkeypatch, tmp_path, ["把红苹果换成宫保鸡丁"])
+    records = [read_metadata(turn["files"][0]) for turn in turns]  # type: ignore[index]
+    assert [record["recipe"] for record in records] == ["xiaomo", "xiaomo-2"]
+    assert [record["request"]["size"] for record in records] == [[128, 128], [256, 256]]
+
+
 def test_what_no_rule_reads_a_language_model_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standin: Standin
 ) -> None:

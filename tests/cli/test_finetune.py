@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,7 @@ from bimo.core.errors import RecipeError
 from bimo.engine.adapters import Adapters
 from bimo.hub import registry
 from bimo.training.finetune.recipe_file import NAME
+from bimo.training.trainer import Trainer
 from tests.support.checkout import ROOT
 from tests.support.drawing import draw
 from tests.support.families import FAMILIES
@@ -174,6 +176,30 @@ def test_killed_twice_it_ends_in_the_same_bytes(here: Run, photos: Path, tiny_fo
         assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
     rows = [[json.loads(line) for line in Path(out, "log.jsonl").read_text().splitlines()] for out in ("run", "whole")]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+
+
+def test_told_to_end_it_saves_first(
+    here: Run, photos: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert here(*words(tiny_folder, "whole", "--steps", "4"))[0] == 0
+    plain: Any = Trainer._step  # pyright: ignore[reportPrivateUsage]
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        if self.place.stage == 1 and self.place.step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    status, _, err = here(*words(tiny_folder, "run", "--steps", "4"))
+    assert status == 128 + signal.SIGTERM
+    assert "the same command goes on" in err
+    assert not Path("run", ADAPTER).exists()
+    steps: list[int] = []
+    monkeypatch.setattr(Trainer, "_step", lambda self, *a: (steps.append(self.place.step), plain(self, *a))[1])
+    assert here(*words(tiny_folder, "run", "--steps", "4"))[0] == 0
+    assert steps == [2, 3]
+    for name in (ADAPTER, "weights.safetensors"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
 
 
 def test_a_model_that_edits_wants_pairs(here: Run, photos: Path, tmp_path: Path) -> None:

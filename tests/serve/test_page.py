@@ -213,7 +213,7 @@ def test_settings_come_back_from_pictures_of_other_programs(
         "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry"}},
     }
     with speaking("en"):
-        found = settings_of(dropped(saved(parameters=a1111)), service.pool, photo_engine)
+        found = settings_of(dropped(saved(parameters=a1111)), service.pool, photo_engine, "local")
         assert (
             found.values.items()
             >= {
@@ -232,7 +232,7 @@ def test_settings_come_back_from_pictures_of_other_programs(
         assert "v1-5" in found.notes[0]
         assert any("ENSD" in note for note in found.notes)
         assert any("oil" in note for note in found.notes)
-        comfy = settings_of(dropped(saved(prompt=json.dumps(graph))), service.pool, photo_engine)
+        comfy = settings_of(dropped(saved(prompt=json.dumps(graph))), service.pool, photo_engine, "local")
         assert comfy.values["text"] == "一只猫"
         assert comfy.values["sampler"] == "Euler a"
         assert "width" not in comfy.values
@@ -243,7 +243,7 @@ def test_settings_come_back_from_pictures_of_other_programs(
             ("too large 17", "up to 12 MB"),
         ):
             with pytest.raises(RequestError, match=says):
-                settings_of(wrong, service.pool, photo_engine)
+                settings_of(wrong, service.pool, photo_engine, "local")
     # What comes back is a form that the page takes.
     Form.read(sent(**(found.values | {"loras": []})))
 
@@ -255,7 +255,7 @@ def test_settings_come_back_with_their_loras(
     service.start()
     job = drawn(service, replace(FORM, text="红苹果 <lora:ink:0.8>"))
     assert job.order.loras == (("ink", 0.8),)
-    found = settings_of(dropped(job.pictures[0].file.read_bytes()), service.pool, tiny_engine)
+    found = settings_of(dropped(job.pictures[0].file.read_bytes()), service.pool, tiny_engine, "local")
     assert (found.values["text"], found.values["loras"]) == ("红苹果", ["ink:0.8"])
 
 

@@ -95,12 +95,12 @@ class Tab:
     def __init__(self, driver: Any, address: str, folder: Path) -> None:
         self.driver, self.address, self.folder = driver, address, folder
 
-    def until(self, found: Callable[[Any], Any]) -> Any:
+    def until(self, found: Callable[[Any], Any], seconds: float = SECONDS) -> Any:
         """What ``found`` answers, once it is something; a part of the page may be replaced meanwhile."""
         from selenium.common.exceptions import WebDriverException
         from selenium.webdriver.support.ui import WebDriverWait
 
-        return WebDriverWait(self.driver, SECONDS, 0.1, (WebDriverException,)).until(found)
+        return WebDriverWait(self.driver, seconds, 0.1, (WebDriverException,)).until(found)
 
     def find(self, selector: str) -> Any:
         """The first element of a selector, waited for."""
@@ -397,6 +397,45 @@ def test_a_batch_from_a_table_and_words(tab: Tab) -> None:
     tab.find("#words .word[data-word=苹果]").click()
     tabs[0].click()
     tab.until(lambda d: d.find_element("css selector", "#prompt textarea").get_attribute("value") == "苹果")
+
+
+def test_photos_are_fine_tuned_and_drawn_with(tab: Tab, tmp_path: Path) -> None:
+    from PIL import Image
+    from selenium.webdriver.common.keys import Keys
+
+    def finetuning() -> None:
+        tabs = "return [...document.querySelectorAll('button[role=tab]')].find((each) => each.innerText === '微调')"
+        tab.until(lambda d: d.execute_script(tabs)).click()
+        tab.find("#finetune-form")
+
+    files = [tmp_path / f"IMG_{number}.png" for number in range(2)]
+    for number, file in enumerate(files):
+        Image.new("RGB", (64, 48), (90 * number, 90, 60)).save(file)
+    (tmp_path / "notes.txt").write_text("no photo")
+    finetuning()
+    tab.find("#finetune-form input[name=name]").send_keys("果子")
+    tab.find("#finetune-form .go").click()
+    assert "请先选照片" in tab.until(lambda d: d.find_element("css selector", "#finetune-form [role=alert]").text)
+    tab.find("#finetuning [data-photos]").send_keys("\n".join(map(str, [*files, tmp_path / "notes.txt"])))
+    tab.until(lambda d: len(d.find_elements("css selector", "#finetuning .photos img")) == 2)
+    assert "notes.txt" in tab.until(lambda d: d.find_element("css selector", "#finetune-form [role=alert]").text)
+    tab.find("#finetuning .photos input").send_keys("红苹果")
+    tab.find("#finetune-form input[name=word]").send_keys("苹果")
+    tab.find("#finetune-form input[name=steps]").send_keys(Keys.CONTROL, "a")
+    tab.find("#finetune-form input[name=steps]").send_keys("2")
+    tab.find("#finetune-form .go").click()
+    tab.find(".run[data-state=running]")
+    tab.open()  # it goes on, and is found again
+    finetuning()
+    tab.until(lambda d: d.find_elements("css selector", ".run[data-state=done]"), 600)
+    tab.until(lambda d: d.execute_script("return document.querySelector('.run img')?.naturalWidth > 0"))
+    before = tab.cards()
+    tab.find(".run [data-action=draw]").click()
+    prompt = tab.find("#prompt textarea")
+    tab.until(lambda _: prompt.get_attribute("value") == "苹果")
+    tab.find("#draw").click()
+    tab.drawn(before)
+    assert tab.jobs()[0]["loras"][0]["name"].startswith("果子-")
 
 
 def test_a_tab_that_goes_frees_the_drawing(tab: Tab) -> None:

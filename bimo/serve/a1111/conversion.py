@@ -15,6 +15,7 @@ from bimo.core.request import seeds_of
 from bimo.diffusion.request_validation import can_be_seamless
 from bimo.diffusion.sampler_names import SAMPLERS, sampler_named
 from bimo.engine.adapters import numbered
+from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import styled
 from bimo.serve.a1111.bodies import Img2Img, Txt2Img
 from bimo.serve.infotext import request_of
@@ -41,15 +42,18 @@ class ConvertedRequest:
         self.warnings: list[str] = []
         self.pictures: dict[str, bytes] = {}
         self.controls: list[str] = []
+        self.values: dict[str, Any] = {}
         recorded = request_of(body.infotext) if body.infotext else {}
-        options = options_of(service, caller) | body.override_settings
-        self.model = checkpoint(service, str(options.get("sd_model_checkpoint") or ""))
+        options = service.client_options.get(caller.name, {}) | body.override_settings
+        self.asked = model_title(options.get("sd_model_checkpoint"))
         style, text = _styles(body.styles, body.prompt or str(recorded.get("text", "")))
+        self._read_controlnet()
+        self.model = service.pool.model_for(self.asked, text, bool(lora_tags(text)[1] or self.controls))
         sampler = body.sampler_name or body.sampler_index
         name, schedule = self._sampler(sampler, body.scheduler)
         negative = body.negative_prompt or recorded.get("negative")
         clip_skip = options.get("CLIP_stop_at_last_layers")
-        self.values: dict[str, Any] = {
+        self.values |= {
             "text": text,
             "negative": negative or None,
             "style": style,
@@ -72,7 +76,6 @@ class ConvertedRequest:
             own = service.recipe(self.model).request.size
             self.values["size"] = (body.width or own[0], body.height or own[1])
         self._read_tiling(bool(body.tiling or recorded.get("seamless")))
-        self._read_controlnet()
         self._note_ignored()
         if body.n_iter * body.batch_size > service.settings.limits.count:
             raise RequestError(
@@ -192,7 +195,7 @@ class ConvertedRequest:
             values,
             key=caller.name,
             client=CLIENT,
-            model=self.model,
+            model=self.asked,
             controls=self.controls,
             previews=PREVIEWS,
             note={"task": self.body.force_task_id, "iteration": place},
@@ -210,9 +213,13 @@ def _styles(names: Sequence[str], text: str) -> tuple[str | None, str]:
 
 
 def checkpoint(service: DrawingService, text: str) -> str:
-    """A model by its title, which may be followed by a hash. Raises RequestError."""
-    name = text.partition(" [")[0].strip()
-    return service.pool.model_name(name or None)
+    """A model by its title, the default for "". Raises RequestError."""
+    return service.pool.model_name(model_title(text))
+
+
+def model_title(title: object) -> str | None:
+    """The name in a model's title, which may be followed by a hash; None for none."""
+    return str(title or "").partition(" [")[0].strip() or None
 
 
 def options_of(service: DrawingService, caller: Caller) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import Message
@@ -74,9 +75,10 @@ async def sd_models(service: Service) -> list[dict[str, Any]]:
 
 
 @router.get("/loras", summary="LoRAs")
-async def loras(service: Service) -> list[dict[str, Any]]:
+async def loras(service: Service, caller: CurrentCaller) -> list[dict[str, Any]]:
     """The names for <lora:name:weight>."""
-    return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in sorted(service.pool.loras)]
+    names = sorted(await run_in_threadpool(service.pool.loras_of, caller.name))
+    return [{"name": name, "alias": name, "path": name, "metadata": {}} for name in names]
 
 
 @router.get("/embeddings", summary="Learnt words")

@@ -32,7 +32,7 @@ class DroppedSettings:
     notes: tuple[str, ...] = ()
 
 
-def settings_of(text: Any, pool: EnginePool, engine: Engine) -> DroppedSettings:
+def settings_of(text: Any, pool: EnginePool, engine: Engine, user: str) -> DroppedSettings:
     """The settings of a picture in base64; those of another program are adapted to ``engine``. Raises RequestError for
     a file without settings.
     """
@@ -41,34 +41,34 @@ def settings_of(text: Any, pool: EnginePool, engine: Engine) -> DroppedSettings:
     content = decoded(text.partition(" ")[0], FILE)
     infotext, items = read_from(content)
     if METADATA_KEY in items:
-        return _from_own_record(content, infotext, pool)
+        return _from_own_record(content, infotext, pool, user)
     foreign_request = foreign_of(content, FILE)
     if foreign_request is None:
         raise RequestError("the file carries no settings of bimo, AUTOMATIC1111, ComfyUI or Fooocus")
     accepted, ignored = fitting(engine, foreign_request.fields)
     accepted["text"], tags = lora_tags(str(accepted["text"]))
-    loras, unknown = _known_loras(pool, tags)
+    loras, unknown = _known_loras(pool.loras_of(user), tags)
     _use_form_names(engine, accepted)
     return DroppedSettings(filled(accepted, None, loras), (*foreign_request.notes(), *ignored, *unknown))
 
 
-def _from_own_record(content: bytes, infotext: str, pool: EnginePool) -> DroppedSettings:
+def _from_own_record(content: bytes, infotext: str, pool: EnginePool, user: str) -> DroppedSettings:
     record = metadata_of(content)
     model = next((name for name, path in pool.models.items() if record["recipe"] in (name, path)), None)
     # Metadata refers to pictures only by hash.
     request_fields = {name: value for name, value in record["request"].items() if name not in _NOT_IN_A_FILE}
     # LoRAs are not part of a request; they are only in the infotext.
     tags = lora_tags(parsed(infotext)["Prompt"])[1] if infotext else ()
-    loras, unknown = _known_loras(pool, tags)
+    loras, unknown = _known_loras(pool.loras_of(user), tags)
     note = str(Message("The settings of the picture are in the form."))
     return DroppedSettings(
         filled(checked(request_fields).model_dump(exclude_defaults=True), model, loras), (note, *unknown)
     )
 
 
-def _known_loras(pool: EnginePool, tags: Sequence[LoraTag]) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
-    """The LoRAs that this server has, and notes about the others and about ranges of steps, which it does not draw."""
-    known = [tag for tag in tags if tag.name in pool.loras]
+def _known_loras(names: Sequence[str], tags: Sequence[LoraTag]) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
+    """The LoRAs that a visitor may use, and notes about the others and about ranges of steps, which are not drawn."""
+    known = [tag for tag in tags if tag.name in names]
     notes = [say("no LoRA {name} on this server", name=tag.name) for tag in tags if tag not in known]
     notes += [
         say("the LoRA {name} counts in all steps here, there at {weight}", name=tag.name, weight=tag.weight)

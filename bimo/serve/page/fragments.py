@@ -169,6 +169,12 @@ def control_choices(offer: Offer, page: Page) -> list[tuple[str, str]]:
     return [("–", ""), *own_conditions, *((name, name) for name in page.pool.controls)]
 
 
+def model_choices(language: str, page: Page) -> list[tuple[str, str]]:
+    """(label, name) of the models; with editions first the choice by what the prompt asks for."""
+    by_prompt = [(Message("whichever learned it").said(language), "")] if page.pool.editions else []
+    return [*by_prompt, *((name, name) for name in page.pool.models)]
+
+
 def title_html(language: str, page: Page, who: Visitor | None = None) -> str:
     """The heading of the page; with keys also the visitor's name and a link to log out."""
     tagline = escaped(Message("From a sentence to a picture").said(language))

@@ -17,6 +17,7 @@ LABELS: dict[str, Message] = {
     "tab_judge": Message("Vote"),
     "tab_table": Message("From a table"),
     "tab_words": Message("What it knows"),
+    "tab_finetune": Message("Fine-tune"),
     "prompt": Message("Prompt"),
     "example": Message("a red apple, 3d style"),
     "style": Message("Style"),

@@ -9,11 +9,12 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from bimo.core.errors import BimoError
 from bimo.core.messages import Message, speaking
 from bimo.diffusion.sampler_names import SCHEDULES, SPACINGS
-from bimo.serve.page import gallery, models
+from bimo.serve.page import finetuning, gallery, models
 from bimo.serve.page.access import OnlyThePage, identified, router
 from bimo.serve.page.components import Components
 from bimo.serve.page.drawing import QUIET, VARIED, Drawing
@@ -30,6 +31,7 @@ from bimo.serve.page.fragments import (
     control_choices,
     examples_html,
     file_picker,
+    model_choices,
     page_theme,
     record_picker,
     style_choices,
@@ -52,6 +54,8 @@ def mount(app: FastAPI, page: Page) -> FastAPI:
     """Mounts the page at the root of the application; with keys, behind a login."""
     identify = identified(page.keys)
     app.include_router(router(page.service, identify, page.keys))
+    if page.finetuner is not None:
+        app.include_router(finetuning.router(page.finetuner, identify, page.keys))
     blocks = build(page)
     gr.mount_gradio_app(
         app,
@@ -67,13 +71,19 @@ def mount(app: FastAPI, page: Page) -> FastAPI:
         footer_links=[],
         theme=page_theme(),
         css=(HERE / "page.css").read_text(encoding="utf-8") + thumbnail_css(),
-        js=(HERE / "page.js").read_text(encoding="utf-8"),
+        js=_script(),
         i18n=texts(),
     )
     events = {one["id"]: len(one["inputs"]) for one in blocks.get_config_file().get("dependencies", ())}
     mounted: Any = app.routes[-1]
     mounted.app = OnlyThePage(mounted.app, identify, events)
     return app
+
+
+def _script() -> str:
+    """The page's scripts as one function."""
+    bodies = (f"({(HERE / name).read_text(encoding='utf-8').strip()})();" for name in ("page.js", "finetuning.js"))
+    return f"() => {{ {' '.join(bodies)} }}"
 
 
 def build(page: Page) -> gr.Blocks:
@@ -86,7 +96,10 @@ def build(page: Page) -> gr.Blocks:
         with gr.Row(elem_classes="visually-hidden", elem_id="carriers"):
             hidden = {
                 name: gr.Textbox(elem_id=name, label=name, container=False)
-                for name in ("pick", "picked", "example", "dropped", "image-data", "mask-data", "control-data")
+                for name in (
+                    *("pick", "picked", "example", "dropped", "finetuned"),
+                    *("image-data", "mask-data", "control-data"),
+                )
             }
             many = gr.Number(SHOWN, precision=0, container=False, elem_id="many")
             onto = gr.HTML(elem_id="onto")
@@ -107,6 +120,8 @@ def build(page: Page) -> gr.Blocks:
                 )
             with gr.Tab(label("tab_judge"), visible=page.judging is not None):
                 judged = judging_tab()
+            with gr.Tab(label("tab_finetune"), visible=page.finetuner is not None):
+                finetune_room = gr.HTML(elem_id="finetuning")
         drawing = Drawing(page, parts, actions)
         drawing.connect()
         Settings(page, parts, actions, hidden).connect(drawing)
@@ -114,6 +129,8 @@ def build(page: Page) -> gr.Blocks:
         on_dueling(page, parts, dueled)
         on_judging(page, judged)
         on_table(page, parts, tabled)
+        if page.finetuner is not None:
+            finetuning.on_result(page, page.finetuner, parts, hidden["finetuned"])
 
         async def words(browser: gr.Request, text: Any, model: Any) -> str:
             who = Visitor.of(browser)
@@ -139,6 +156,7 @@ def build(page: Page) -> gr.Blocks:
             who = Visitor.of(browser)
             language = who.language
             recipe = models.recipe_of(page.pool, page.pool.default)
+            loras = await run_in_threadpool(page.pool.loras_of, who.user)
             with speaking(language):
                 all_words = models.words_of(engine, "")
             return [
@@ -156,6 +174,9 @@ def build(page: Page) -> gr.Blocks:
                 await page.history(who),
                 "" if recipe is None else models.licence(recipe, language),
                 all_words,
+                "" if page.finetuner is None else finetuning.form_html(language, page, page.finetuner),
+                gr.Dropdown(choices=loras, visible=bool(loras)),
+                gr.Dropdown(choices=model_choices(language, page)),
             ]
 
         blocks.load(
@@ -164,6 +185,7 @@ def build(page: Page) -> gr.Blocks:
             [
                 *(title, parts.form["style"], parts.form["writing"], compared.x, compared.y, canvas, record),
                 *(control_file, tabled.file, examples, parts.stage, parts.cards, parts.licence, word_list),
+                *(finetune_room, parts.form["loras"], parts.form["model"]),
             ],
             **QUIET,
         )
@@ -245,9 +267,12 @@ def _drawing(
                     form |= _sampling(offer)
                     form |= _added(page)
                     record = gr.HTML(record_picker("en"))
-                several = list(page.pool.models)
                 form["model"] = gr.Dropdown(
-                    several, value=page.pool.default, label=label("model"), visible=len(several) > 1, elem_id="model"
+                    model_choices("en", page),
+                    value="" if page.pool.editions else page.pool.default,
+                    label=label("model"),
+                    visible=len(page.pool.models) > 1,
+                    elem_id="model",
                 )
                 licence = gr.HTML(elem_id="licence")
         with gr.Column(elem_id="right", min_width=0, scale=6):

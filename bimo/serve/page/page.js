@@ -193,7 +193,7 @@
   });
   document.addEventListener("drop", async (event) => {
     const file = event.dataTransfer?.files?.[0];
-    if (!file) return;
+    if (!file || event.target.closest?.("#finetuning")) return;
     event.preventDefault();
     document.body.classList.remove("dropping");
     try {

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gradio as gr
 
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, Sayable
 from bimo.serve.enlarging import enlarged
+from bimo.serve.finetuning.finetuner import Finetuner
 from bimo.serve.gate import spoken
 from bimo.serve.jobs import LANGUAGE, Job, Order, State, StoredPicture
 from bimo.serve.keys import LOCAL, KeyStore
@@ -25,7 +26,7 @@ from bimo.serve.page.form import (
 )
 from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.judging import Judging
-from bimo.serve.page.models import Offer
+from bimo.serve.page.models import RATIOS, Offer
 from bimo.serve.pool import EngineKey
 from bimo.serve.service import DrawingService
 
@@ -43,8 +44,11 @@ SHOWN = 24
 class Page:
     """The page of a service: handles the requests of its visitors and tracks what their tabs wait for."""
 
-    def __init__(self, service: DrawingService, keys: KeyStore | None = None) -> None:
+    def __init__(
+        self, service: DrawingService, keys: KeyStore | None = None, finetuner: Finetuner | None = None
+    ) -> None:
         self.service = service
+        self.finetuner = finetuner
         self.pool = service.pool
         self.keys = keys
         self.votes = Votes(service.settings.folder / "preferences")
@@ -70,11 +74,24 @@ class Page:
 
     async def accept(self, form: Form, who: Visitor) -> Job:
         """Submits the job of a form. Raises RequestError."""
+        form = await self._fitted(form)
         engine = self.pool.resident(EngineKey(self.pool.model_name(form.model or None)))
         own = 0.0 if engine is None else engine.recipe.levels[-1].guidance.rescale
         return await self._accepted(
             who, lambda: (self.order(form, who.user, own, who.language), form.pictures(self.pool.controls))
         )
+
+    async def _fitted(self, form: Form) -> Form:
+        """A form without a model, with the size of the model that will draw it: the form has that of the default."""
+        adapted = bool(form.loras or (form.control_image and form.control))
+        name = self.pool.model_for(form.model or None, form.text, adapted)
+        if form.model or name == self.pool.default:
+            return form
+        default, own = await self.offer(self.pool.default), await self.offer(name)
+        sizes = ((default.width, default.height), *(default.shaped(ratio) for ratio in RATIOS))
+        fitting = ((own.width, own.height), *(own.shaped(ratio) for ratio in RATIOS))
+        width, height = dict(zip(sizes, fitting, strict=True)).get((form.width, form.height), (form.width, form.height))
+        return replace(form, width=width, height=height)
 
     async def enlarge(self, job: Job, picture: StoredPicture, who: Visitor) -> Job:
         """Submits a job that upscales a picture with a second pass. Raises RequestError."""

@@ -63,7 +63,8 @@ class Settings:
         """The token meter of the prompt."""
         who = Visitor.of(browser)
         try:
-            words, engine = Form.words("text", text), await self._engine(model)
+            words = Form.words("text", text)
+            engine = await self._engine(self.page.pool.model_for(Form.words("model", model), words))
         except BimoError as error:
             return gallery.notice(error.message.said(who.language), "warning")
         with speaking(who.language):
@@ -129,7 +130,7 @@ class Settings:
         try:
             engine = await self._engine(model)
             with speaking(who.language):
-                dropped = await asyncio.to_thread(settings_of, text, self.page.pool, engine)
+                dropped = await asyncio.to_thread(settings_of, text, self.page.pool, engine, who.user)
         except BimoError as error:
             raise who.toast(error) from None
         for note in dropped.notes:

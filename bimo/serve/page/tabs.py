@@ -167,7 +167,7 @@ def on_dueling(page: Page, parts: Components, dueled: Dueling) -> None:
             seeds = (seed, seed + (names[0] == names[1]))
             forms = [replace(form, model=name, count=1, seed=s) for name, s in zip(names, seeds, strict=True)]
             # The form has the settings of one model; the other is drawn with its own defaults.
-            forms = [await _with_own_defaults(page, each, form.model) for each in forms]
+            forms = [await _with_own_defaults(page, each, form.model or page.pool.default) for each in forms]
         except BimoError as error:
             raise who.toast(error) from None
         # Random sides, so that votes are not biased by position.
