@@ -67,7 +67,8 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append((f"{number:04d}", _picture(number), {"captions": captions, "labels": labels, "pose": pose}))
     shards = [write_shard(folder / shard_name(i), rows[i * 8 : i * 8 + 8], "squares") for i in range(2)]
     write_index(folder, shards)
-    for name in ("depth", "instances", "skeleton", "hands", "image"):
+    layers = (f"layer-{number}{what}" for number in (1, 2) for what in ("", "-alpha"))
+    for name in ("depth", "instances", "skeleton", "hands", "image", *layers):
         (folder / "maps" / name).mkdir(parents=True)
         for number in range(16):
             (folder / "maps" / name / f"{number:04d}.png").write_bytes(_picture(number))

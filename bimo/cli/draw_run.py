@@ -107,8 +107,13 @@ class Output:
 
                 chunks = {CHUNK: infotext(picture.metadata(), picture.recipe, engine.lora_weights, picture.image.size)}
             files.append(path.write(picture.png(chunks, label=self.label, credentials=self.credentials)))
+            made = files[-1:]
+            if not path.stream:
+                made += picture.layer_files(files[-1], self.label, self.credentials)
+            files.extend(made[1:])
             if not self.quiet:
-                print(files[-1], flush=True)
+                for file in made:
+                    print(file, flush=True)
 
         with _progress_bar() as progress:
             for picture in drawing.stream(engine, prepared, progress=progress):
@@ -160,7 +165,10 @@ def compared(file: Path, picture: Picture, record: Mapping[str, Any], weights_ha
             )
         ]
     with Image.open(file) as before:
-        same = before.size == picture.image.size and before.convert("RGB").tobytes() == picture.image.tobytes()
+        same = (
+            before.size == picture.image.size
+            and before.convert(picture.image.mode).tobytes() == picture.image.tobytes()
+        )
     if same:
         return []
     return [

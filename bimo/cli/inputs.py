@@ -117,8 +117,8 @@ class BestOfN:
 
 
 def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], networks: Networks) -> dict[str, Any]:
-    """The image fields of a request, read from files, and the weights of networks: the first of ``files`` is the image,
-    the others are the conditions "image-2" ... Raises RequestError.
+    """The image fields of a request, read from files, and the numbers of conditions and networks: the first of
+    ``files`` is the image, the others are the conditions "image-2" ... Raises RequestError.
     """
     if mask is not None and not files:
         raise RequestError("--mask without --image; give the image as well")
@@ -127,12 +127,24 @@ def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], 
     if mask is not None:
         fields["mask"] = image_in(mask)
     named_files = name_values("--condition", conditions, "sketch=草图.png")
+    numbers = {name: found for name, text in named_files.items() if (found := _condition_numbers(text))}
+    named_files = {name: file for name, file in named_files.items() if name not in numbers}
     condition_images = {name: image_in(Path(file)) for name, file in named_files.items()} | pictures
     condition_images |= {network.name: image_in(network.image) for network in networks.every}
     if condition_images:
         fields["condition_images"] = condition_images
-    weights = {network.name: network.condition for network in networks.every if network.condition}
+    weights = numbers | {network.name: network.condition for network in networks.every if network.condition}
     return fields | ({"conditions": weights} if weights else {})
+
+
+def _condition_numbers(text: str) -> list[float]:
+    """The numbers of a condition, "6" or "1,0,0.5"; none where it is the name of a file."""
+    if Path(text).exists():
+        return []
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        return []
 
 
 def recorded(request: dict[str, Any], fields: dict[str, Any], file: Path) -> dict[str, Any]:

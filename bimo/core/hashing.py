@@ -107,9 +107,18 @@ class LateDigest:
             raise WeightsError("cannot read {path}: {strerror}", path=path, strerror=error.strerror) from None
 
 
-def late_table(root: Path, files: Iterable[Path]) -> Callable[[], str]:
-    """The SHA-256 over the names below ``root`` and the hashes of files, worked out when it is called."""
-    every = {file.relative_to(root).as_posix(): LateDigest(file) for file in files}
+def late_table(root: Path, files: Iterable[Path], beside: Mapping[str, Path] | None = None) -> Callable[[], str]:
+    """The SHA-256 over the names below ``root`` and the hashes of files, worked out when it is called. What lies in a
+    folder ``beside`` it is named as if that folder were within, by its key.
+    """
+
+    def named(file: Path) -> str:
+        for name, folder in (beside or {}).items():
+            if file.is_relative_to(folder):
+                return f"{name}/{file.relative_to(folder).as_posix()}"
+        return file.relative_to(root).as_posix()
+
+    every = {named(file): LateDigest(file) for file in files}
 
     return lambda: digest_of_table({name: late() for name, late in every.items()})
 

@@ -98,8 +98,9 @@ def label_of(law: str | None, producer: str | None) -> Label | None:
 
 
 def marked(image: Image.Image) -> Image.Image:
-    """The picture with "AI生成" in its lower right corner, white on a dark plate."""
-    made = image.convert("RGB")
+    """The picture with "AI生成" in its lower right corner, white on dark; elsewhere as transparent as it was."""
+    clear = image.has_transparency_data
+    made = image.convert("RGBA" if clear else "RGB")
     plate, (left, top) = _plate(image.size)
     made.paste((20, 20, 20), (left, top, left + plate.width, top + plate.height))
     made.paste((255, 255, 255), (left, top), plate)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,8 @@ class Picture:
 
     ``request`` is filled in; ``index`` is the place among its ``count``; ``weights`` the SHA-256 of the weights.
     ``empty_negative`` says that the negative prompt was said to be empty, and that none would have drawn another
-    picture. ``certificates`` says of each text inscribed what stands in the picture and how it came there.
+    picture. ``certificates`` says of each text inscribed what stands in the picture and how it came there. ``layers``
+    are what ``image`` is made of, the lowest first, of a system that draws layers with transparency.
     """
 
     image: Image.Image
@@ -46,6 +47,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
     empty_negative: bool = False
     certificates: tuple[dict[str, Any], ...] = ()
+    layers: tuple[Image.Image, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -98,8 +100,20 @@ class Picture:
         return content if credentials is None else credentials.signed(content)
 
     def save(self, path: str | Path, label: Label | None = None, credentials: Credentials | None = None) -> Path:
-        """Writes the PNG whole or not at all. Raises RequestError where the place cannot be written."""
-        return write_whole(Path(path), self.png(label=label, credentials=credentials))
+        """Writes the PNG whole or not at all, and the files of its layers beside it. Raises RequestError where the
+        place cannot be written.
+        """
+        written = write_whole(Path(path), self.png(label=label, credentials=credentials))
+        self.layer_files(written, label, credentials)
+        return written
+
+    def layer_files(self, path: Path, label: Label | None = None, credentials: Credentials | None = None) -> list[Path]:
+        """Writes each layer beside the picture's file as "name.layer-1.png" ..., with the picture's record; answers
+        their paths, none of a picture without layers. Raises RequestError as ``save``.
+        """
+        single = (replace(self, image=layer, layers=()) for layer in self.layers)
+        named = ((path.with_name(f"{path.stem}.layer-{n}{path.suffix}"), one) for n, one in enumerate(single, 1))
+        return [one.save(place, label=label, credentials=credentials) for place, one in named]
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

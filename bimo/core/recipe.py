@@ -107,13 +107,15 @@ class Level(Part):
 class Published(Part):
     """Where weights were published: a Hugging Face repository, one of ModelScope, or a bundle of this package.
 
-    ``vision`` is the repository of the image encoder, where it was published apart. ``terms`` is what a
+    ``vision`` is the repository of the image encoder, where it was published apart, and ``refiner`` that of a second
+    level. ``terms`` is what a
     user must know of the licence before the first use, Chinese and English.
     """
 
     repo: str = ""
     modelscope: str = ""
     vision: str = ""
+    refiner: str = ""
     bundle: str = ""
     terms: tuple[str, str] = ("", "")
     note: str = ""

@@ -41,6 +41,8 @@ class Drawing:
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: The x of earlier levels, by their names.
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    #: What conditioners made before the level's first noise, by their keys.
+    kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,11 @@ class Conditioner(Part, ABC):
         """The images of the request that text encoders look at beside the prompt, those of the maps in training."""
         return ()
 
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """The images of the request without any of which there is nothing that it works on."""
+        return self.shown
+
     def size_for(self, request: Request) -> tuple[int, int] | None:
         """(width, height) that a request with its pictures is drawn at where it says no size; None leaves that open."""
         return None
@@ -112,6 +119,10 @@ class Conditioner(Part, ABC):
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
         """The scalars of its conditioning that are 0 at a step of so many: of what counts in a part of the steps."""
         return ()
+
+    def before_noise(self, system: System, drawing: Drawing) -> None:
+        """Called before the level's first noise is drawn: for what diffusers draws of the same generator before it."""
+        return
 
     @abstractmethod
     def from_batch(self, system: System, batch: Batch) -> Conditioning:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from bimo.core.tensors import Conditioning, DenoiserInput
 
+#: The scalar [R, 1] of a conditioning that is the time which a step leads to; 0 is that of the picture.
+NEXT = "next_time"
+
 
 class Denoiser(nn.Module, ABC):
     """The network of a level."""
@@ -19,6 +22,11 @@ class Denoiser(nn.Module, ABC):
     @property
     def shift_equivariant(self) -> bool:
         """Whether all that knows places is convolutions, so that with circular ones opposite edges are neighbours."""
+        return False
+
+    @property
+    def reads_next(self) -> bool:
+        """Whether it is told the time that its answer leads to as well: the scalar NEXT, where there is one."""
         return False
 
     @property
@@ -59,6 +67,11 @@ class DenoiserWrapper(Denoiser):
     def shift_equivariant(self) -> bool:
         """As the one within."""
         return self.denoiser.shift_equivariant
+
+    @property
+    def reads_next(self) -> bool:
+        """As the one within."""
+        return self.denoiser.reads_next
 
     @property
     def network(self) -> nn.Module:

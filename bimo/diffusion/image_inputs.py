@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy
@@ -36,13 +37,14 @@ def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, i
     return tuple(max(unit, side // unit * unit) for side in sides)  # type: ignore[return-value]
 
 
-def size_of_area(shape: tuple[int, int], area: int, unit: int = 32) -> tuple[int, int]:
-    """(width, height) of about ``area`` pixels in a shape (width, height), sides multiples of ``unit``: how diffusers'
-    pipelines that edit pictures bring them to the size that was learned.
+def size_of_area(shape: tuple[int, int], area: int, unit: int = 32, up: bool = False) -> tuple[int, int]:
+    """(width, height) of about ``area`` pixels in a shape (width, height), sides rounded to multiples of ``unit``, or
+    ``up`` to them: how diffusers' pipelines that edit pictures bring them to the size that was learned.
     """
-    width = math.sqrt(area * shape[0] / shape[1])
-    sides = (width, width * shape[1] / shape[0])
-    return tuple(min(MAXIMUM_SIDE, max(unit, round(side / unit) * unit)) for side in sides)  # type: ignore[return-value]
+    width = math.sqrt(area * (shape[0] / shape[1]))
+    sides = (width, width / (shape[0] / shape[1]))
+    whole = (math.ceil(side / unit) if up else round(side / unit) for side in sides)
+    return tuple(min(MAXIMUM_SIDE, max(unit, side * unit)) for side in whole)  # type: ignore[return-value]
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -93,8 +95,30 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     return (values >= 0.5).float()[None, None]
 
 
+def layer_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """[1, 4, H, W] in [-1, 1] at (width, height): a picture with its transparency, resized as diffusers does."""
+    from PIL import Image
+
+    resized = colour.standard(upright(image))[0].convert("RGBA").resize(size, resample=Image.Resampling.LANCZOS)
+    values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
+    return 2.0 * values.permute(2, 0, 1)[None] - 1.0
+
+
+def composited(layers: Sequence[Image.Image]) -> Image.Image:
+    """Layers with transparency laid on each other, the lowest first; transparent where all of them are."""
+    from PIL import Image
+
+    whole = layers[0].copy()
+    for layer in layers[1:]:
+        whole = Image.alpha_composite(whole, layer)
+    return whole
+
+
 def warnings_of(pixels: Tensor) -> tuple[str, ...]:
-    """What is to be said of a picture [3, H, W] that is none: values that are no numbers, or one colour all over."""
+    """What is to be said of a picture [3, H, W], or layers [layers, 4, H, W], that is none: values that are no numbers,
+    or one colour all over.
+    """
+    pixels = pixels.flatten(0, -3)
     if not bool(pixels.isfinite().all()):
         return (
             say(
@@ -113,7 +137,7 @@ def warnings_of(pixels: Tensor) -> tuple[str, ...]:
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """[3, H, W] in [-1, 1] -> a PIL image, rounded as diffusers does."""
+    """[3, H, W] in [-1, 1] -> a PIL image, rounded as diffusers does; [4, H, W] -> one with transparency."""
     from PIL import Image
 
     bytes_ = (pixels / 2 + 0.5).nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).mul(255).round().to(torch.uint8)

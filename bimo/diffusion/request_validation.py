@@ -355,7 +355,9 @@ def size_warnings(system: System, request: Request) -> tuple[str, ...]:
 def picture_warnings(system: System, request: Request) -> tuple[str, ...]:
     """What is said where a system that edits a picture is given none."""
     every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
-    if not any(each.shown for each in every) or image_inputs.shown_to_text_encoders(system, request):
+    named = {IMAGE: request.image, **request.condition_images}
+    names = {name for each in every for name in each.edits}
+    if not names or any(named.get(name) is not None for name in names):
         return ()
     return (
         say(

@@ -25,6 +25,7 @@ from bimo.diffusion import (
 from bimo.diffusion.conditioner import APART, Drawing
 from bimo.diffusion.conditioning import at_rest, merge_conditioning, stack_rows, zero_text
 from bimo.diffusion.decoding import decode
+from bimo.diffusion.denoiser import NEXT
 from bimo.diffusion.image_inputs import MASK
 from bimo.diffusion.preparation import Prepared, Words, weight_of
 from bimo.diffusion.request_validation import heeds_empty, picture_unit
@@ -44,13 +45,16 @@ def sample(system: System, prepared: Prepared, index: int = 0) -> SamplingLoop:
     if not bool(drawn.isfinite().all()):
         system.check_files()
     warnings = (*prepared.warnings, *decoding, *image_inputs.warnings_of(drawn))
-    image = image_inputs.to_image(drawn)
+    layers = tuple(image_inputs.to_image(layer) for layer in drawn) if drawn.ndim == 4 else ()
+    image = image_inputs.composited(layers) if layers else image_inputs.to_image(drawn)
     empty = prepared.request.negative == "" and heeds_empty(system)
-    return Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, warnings, empty)
+    made = Picture(image, prepared.request, system.recipe.name, system.weights_hash, index, 0.0, warnings, empty)
+    return replace(made, layers=layers) if layers else made
 
 
 def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[DenoiserInput, Tensor, Tensor]:
-    """One picture as [3, H, W] in about [-1, 1]: level by level, step by step, decoded once at the end.
+    """One picture as [3, H, W] in about [-1, 1], or its layers [layers, 4, H, W]: level by level, step by step, decoded
+    once at the end.
 
     Its first noise is ``torch.randn`` of one picture's shape from a generator seeded with seed + index, as diffusers
     draws it; so it is the same whatever the batch, the device or its neighbours.
@@ -82,7 +86,7 @@ def calls(system: System, request: Request) -> int:
     *earlier, last = system.recipe.levels
     built, count = system.level(last.name), request.steps or last.steps
     space = system.space(last.name)
-    seen = windows.windows(request, space.shape(request.size or (0, 0)), space.factor, built.denoiser.multiple)
+    seen = windows.windows(request, space.shape_for(request), space.factor, built.denoiser.multiple)
     before = sum(level.steps * (1 + len(request.regions) * (level.steps == 1)) for level in earlier)
     first = before + count * max(1, len(seen))
     if request.hires is None:
@@ -129,7 +133,7 @@ def _level(
     scale = guidance.first_given(request.guidance, recipe.guidance.scale) if last else recipe.guidance.scale
     scale = guidance.wanted(recipe.guidance, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
-    shape = system.space(recipe.name).shape(request.size or (0, 0))
+    shape = system.space(recipe.name).shape_for(request)
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
     with torch.device("cpu"):  # diffusers' schedulers compute in numpy, and leave x where it is
         sampler = level.schedule.sampler(name, steps, shape, options_of(request) if last else SamplerOptions())
@@ -140,6 +144,8 @@ def _level(
     if last and request.guidance_interval is not None:
         guide = replace(guide, interval=request.guidance_interval)
     weights = [(b, weight_of(request, b)) for b in recipe.guidance.branches if weight_of(request, b)]
+    for conditioner in level.conditioners:
+        conditioner.before_noise(system, drawing)
     if last and request.image is not None:
         x, times, original = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
@@ -161,6 +167,10 @@ def _level(
         all_rows = words.joined or (guided and not shortcuts.branches_kept())
         conditional, stacked = said.conditionings(words, step, count)
         conditioning, rows = (stacked, 2 + len(weights) + len(words.prompts)) if all_rows else (conditional, 1)
+        if level.denoiser.reads_next:
+            following = times[step + 1] if step + 1 < count else torch.zeros_like(t)
+            scalars = {**conditioning.scalars, NEXT: following.to(x.device).expand(rows)[:, None]}
+            conditioning = replace(conditioning, scalars=scalars)
         scaled = sampler.scale_model_input(x, t)
         output = shortcuts.guess(scaled, rows, step, count)
         if output is None:

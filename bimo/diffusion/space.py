@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from bimo.core.request import Request
+
 
 class Decoder(Protocol):
     """What makes pixels of x."""
@@ -36,13 +38,17 @@ class Space(nn.Module, ABC):
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """The shape of one x, without the batch, for a picture of (width, height) pixels: (C, h, w), or (D,)."""
 
+    def shape_for(self, request: Request) -> tuple[int, ...]:
+        """The shape of one x for a filled request. Raises RequestError for what it cannot be."""
+        return self.shape(request.size or (0, 0))
+
     @abstractmethod
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, *shape]; with ``generator`` a sample of the posterior, else its mean."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """[B, *shape] -> [B, 3, H / shrink, W / shrink]."""
+        """[B, *shape] -> [B, 3, H / shrink, W / shrink]; a space of layers: [B, layers, 4, H, W], the lowest first."""
 
     def tile(self, side: int) -> bool:
         """Has pictures larger than ``side`` decoded tile by tile, blended at the seams; False where it knows none."""

@@ -97,6 +97,8 @@ class System(nn.Module):
         #: What is attached to it, of `bimo.engine.adapters`.
         self.attached: object | None = None
         self.text = nn.ModuleList(cast(Any, encoder).build() for encoder in recipe.text_encoders)
+        for encoder in self.text_encoders:
+            encoder.share(self.text_encoders)
         self.text_fusion: Any = None if recipe.text_fusion is None else cast(Any, recipe.text_fusion).build()
         self.vision: Any = None if recipe.vision is None else cast(Any, recipe.vision).build()
         for level in recipe.levels:

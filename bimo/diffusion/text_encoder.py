@@ -39,6 +39,10 @@ class TextEncoder(nn.Module, ABC):
     #: What the names of its head's parameters begin with: the head may learn while the trunk is frozen.
     heads: tuple[str, ...] = ()
 
+    def share(self, others: Sequence[TextEncoder]) -> None:
+        """Takes what it shares with another of the system's text encoders from there, once all are built."""
+        return
+
     @abstractmethod
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         """Texts -> tokens [B, L, D] and what goes with them; without the last ``skip`` layers (up to ``skippable``)."""

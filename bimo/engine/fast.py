@@ -1,4 +1,4 @@
-"""Distilled LoRAs with their publishers' sampling settings: LCM, Lightning, Turbo, Hyper-SD, TCD.
+"""Distilled LoRAs with their publishers' sampling settings: LCM, Lightning, Turbo, Hyper-SD, TCD, and others by steps.
 
 The kind and the number of steps are read from the file name. Settings that a request has of its own take precedence.
 """
@@ -43,6 +43,9 @@ KINDS: dict[str, Distilled] = {
     "hyper": Distilled(8, {"sampler": "ddim", "spacing": "trailing"}, "ByteDance/Hyper-SD, arXiv:2404.13686"),
     # TCDScheduler, guidance_scale=0, eta=0.3.
     "tcd": Distilled(4, {"sampler": "tcd", "eta": 0.3}, "h1t/TCD-SDXL-LoRA, arXiv:2402.19159"),
+    # Files of flows (Z-Image's, Qwen-Image's) are named so by several publishers: their steps are those of the name,
+    # without guidance; 8 where it tells none. Not verified for any one of them.
+    "distill": Distilled(8, {}, "names of files, not verified"),
 }
 #: The shift of the timesteps that flows were distilled for, in place of their own, by kind and denoiser. That of
 #: Qwen-Image-Lightning is from its authors' scheduler config as diffusers' manual has it: base_shift = max_shift =
@@ -90,12 +93,19 @@ class Fast:
 
     def filled(self, system: System, request: Request) -> Request:
         """Fills in the fields that a request leaves unset. Sampler settings are for DDPM schedules only; flow-matching
-        systems keep their own.
+        systems keep their own. Raises RequestError where a DDPM schedule would need one that the kind does not tell.
         """
         settings = dict(self.settings)
         level = system.level(system.recipe.levels[-1].name)
         if settings["guidance"] == UNGUIDED:
             settings["guidance"] = level.recipe.guidance.baseline_scale
+        if isinstance(level.schedule, Ddpm) and not KINDS[self.kind].sampling:
+            raise RequestError(
+                "--fast: a file of the kind {kind} is for systems of flow matching, and {name} needs a sampler that "
+                "its name does not tell; give it with --lora and its settings by hand",
+                kind=self.kind,
+                name=system.recipe.name,
+            )
         if not isinstance(level.schedule, Ddpm):
             settings = {name: settings[name] for name in ("steps", "guidance")}
         if request.sampler is not None:

@@ -42,7 +42,9 @@ DENOISERS = ("unet", "transformer")
 #: The rows of `bimo list`, as importing all recipes takes seconds; written by `make index`.
 INDEX = Path(__file__).resolve().parent.parent / "recipes" / "index.json"
 LISTED = ("name", "title", "source", "licence", "languages", "weights")
-PLACES = ("repo", "modelscope", "vision", "bundle")
+PLACES = ("repo", "modelscope", "vision", "refiner", "bundle")
+#: What a second level shares with the first, so that its weights are not fetched again.
+SHARED = ("text_encoder",)
 #: Suffixes of single-file checkpoints.
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -106,6 +108,9 @@ def local_folder(recipe: Recipe) -> Path | None:
     if recipe.weights.vision:
         both = [cached(repo, TEXT_ENCODER_FILES) for repo in (recipe.weights.repo, recipe.weights.vision)]
         return both[0] if all(both) else None
+    if recipe.weights.refiner:
+        both = [cached(repo) for repo in (recipe.weights.repo, recipe.weights.refiner)]
+        return both[0] if all(both) else None
     if recipe.weights.repo:
         return cached(recipe.weights.repo)
     return None
@@ -163,6 +168,9 @@ def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None
     if target.weights.vision:
         folders = [fetch(repo, indices=TEXT_ENCODER_FILES) for repo in (target.weights.repo, target.weights.vision)]
         return _published(_taiyi_clip().read_apart(*folders, _numbers(stored)), target)
+    if target.weights.refiner:
+        first, second = fetch(target.weights.repo), fetch(target.weights.refiner, without=SHARED)
+        return _published(_diffusers().read_folder(first, _numbers(stored), second=second), target)
     if address := next(iter(_addresses(target)), ""):
         return _published(_read(fetch(address, target.weights.modelscope), stored, target), target)
     raise WeightsError(
@@ -180,6 +188,9 @@ def _with_denoiser(path: Path, text: str, file: Path, stored: bool, blocks: bool
         raise WeightsError("--denoiser is {file}; expected a file of GGUF", file=file)
     target = None if path.is_dir() else next((r for r in recipes().values() if text in (r.name, *_addresses(r))), None)
     address = next(iter(_addresses(target)), "") if target else text if _HUB_NAME.fullmatch(text) else ""
+    second = None
+    if target is not None and target.weights.refiner:
+        address, second = target.weights.repo, fetch(target.weights.refiner, without=SHARED)
     folder = path if path.is_dir() else local_folder(target) if target else None
     if folder is None and address:
         folder = fetch(address, target.weights.modelscope if target else "", without=DENOISERS)
@@ -190,7 +201,7 @@ def _with_denoiser(path: Path, text: str, file: Path, stored: bool, blocks: bool
             index_file=INDEX_FILE,
             name=text,
         )
-    system = _diffusers().read_folder(folder, _numbers(stored), _gguf(file, blocks))
+    system = _diffusers().read_folder(folder, _numbers(stored), _gguf(file, blocks), second)
     return system if target is None else _published(system, target)
 
 
@@ -242,7 +253,11 @@ OWN = Layout(lambda folder: (folder / RECIPE_FILE).is_file(), _own_recipe, _read
 
 
 def _addresses(recipe: Recipe) -> list[str]:
-    """The addresses of a recipe's weights, as ``load`` takes them."""
+    """The addresses of a recipe's weights, as ``load`` takes them; none where they are made of two repositories, each
+    of which is a system by itself.
+    """
+    if recipe.weights.refiner:
+        return []
     modelscope = recipe.weights.modelscope
     return [*filter(None, (recipe.weights.repo,)), *(f"{MODELSCOPE}{name}" for name in (modelscope,) if name)]
 

@@ -85,8 +85,11 @@ def inscribe(
     engine: Engine, picture: Picture, inscriptions: Sequence[Inscription], progress: Told | None = None
 ) -> Picture:
     """The picture with every text in it, and a certificate of each. Raises RequestError for text that does not fit or
-    that no font here has.
+    that no font here has. Layers are left as they are, and it is said.
     """
+    if picture.layers:
+        untouched = say("nothing is written into layers; write into one of their files")
+        return replace(picture, warnings=(*picture.warnings, untouched))
     image = picture.image.convert("RGB")
     warnings = list(picture.warnings)
     certificates: list[Certificate] = []

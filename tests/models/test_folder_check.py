@@ -93,9 +93,9 @@ def test_known_classes_under_a_new_name(folder: Path) -> None:
     assert "ZImageSomethingPipeline, which is not supported" in found.sentence.en
 
 
-def test_a_folder_that_only_refines_is_told_so(folder: Path) -> None:
-    index(folder, _class_name="HunyuanImageRefinerPipeline")
-    assert "refines the pictures of another model" in check(folder).sentence.en
+def test_a_folder_that_draws_by_something_else_is_told_so(folder: Path) -> None:
+    index(folder, _class_name="ZImageOmniPipeline")
+    assert "reads pictures beside the words" in check(folder).sentence.en
 
 
 def test_another_class_in_a_known_pipeline(folder: Path) -> None:

@@ -21,6 +21,7 @@ from bimo.models.layouts import gguf_file
 from bimo.models.layouts.gguf_file import GgufDenoiser, GgufLinear
 from bimo.models.stable_diffusion import ldm_names
 from tests.support import flow_checkpoints
+from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
 gguf: Any = pytest.importorskip("gguf")
@@ -257,3 +258,43 @@ def test_adapters_are_named_when_it_is_loaded(z_image: Path, tmp_path: Path) -> 
     for change in (lambda: engine.attach(embeddings=()), lambda: engine.with_adapters(), lambda: engine.detach()):
         with pytest.raises(BimoError, match="blocks"):
             change()
+
+
+#: What ComfyUI's users have, by the names of the files (their tensors are diffusers' own), and what it is drawn as.
+FILES = {
+    "qwen-image-Q4_K_M": "qwen-image",
+    "Qwen_Image_2512-Q8_0": "qwen-image-2512",
+    "Qwen_Image_Edit-Q4_0": "qwen-image-edit",
+    "Qwen-Image-Edit-2509-Q5_K_S": "qwen-image-edit-2509",
+    "qwen-image-edit-2511-Q4_K_M": "qwen-image-edit-2511",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_which_of_qwens_it_is_stands_in_the_name_of_a_file(tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.gguf"
+    write(file, {"txt_norm.weight": numpy.ones(32, "f4")}, "Q8_0", "qwen_image")
+    assert GgufDenoiser(file).recipe == FILES[name]
+
+
+@pytest.mark.parametrize("kind", ["edit", "layered"])
+def test_pictures_are_read_by_a_denoiser_in_blocks(tmp_path: Path, kind: str) -> None:
+    """Qwen-Image-Edit and -Layered, whose folders' other parts go with a file of theirs."""
+    from tests.support.edit_checkpoints import photo, saved, small
+
+    folder = tmp_path / "saved"
+    saved(folder, kind)
+    own = plain(folder)
+    file = tmp_path / "qwen-image-edit-Q8_0.gguf"
+    held = write(file, own, "Q8_0", "qwen_image")
+    assert GgufDenoiser(file).recipe == ("qwen-image-edit" if kind == "edit" else "qwen-image-layered")
+    system = small(registry.load(folder, denoiser=file))
+    found = arrays(network(system))
+    assert found.keys() == own.keys()
+    for name, value in found.items():
+        numpy.testing.assert_array_equal(value, held[name].reshape(value.shape))
+    request = {"text": "红", "image": photo(64, 64), "seed": 1, "steps": 2, "size": (64, 64)}
+    reference = small(registry.load(folder))
+    network(reference).load_state_dict({n: torch.from_numpy(v) for n, v in found.items()})
+    drawn, expected = (numpy.asarray(draw(each, request)[0].image).astype(int) for each in (system, reference))
+    assert numpy.abs(drawn - expected).max() <= 1

@@ -161,8 +161,8 @@ def test_guiders_are_those_of_the_folder(folder: Path, tmp_path: Path) -> None:
     [
         ("ocr_guider/guider_config.json", {"eta": 0.1}),
         ("ocr_guider/guider_config.json", {"use_original_formulation": True}),
-        ("transformer/config.json", {"use_meanflow": True}),
         ("transformer/config.json", {"guidance_embeds": True}),
+        ("transformer/config.json", {"in_channels": 128}),
         ("vae/config.json", {"downsample_match_channel": False}),
         ("model_index.json", {"tokenizer_2": ["transformers", "T5Tokenizer"]}),
         ("model_index.json", {"guider": ["diffusers", "ClassifierFreeGuidance"]}),

@@ -264,5 +264,5 @@ def test_every_pipeline_of_these_families_is_drawn_or_refused_with_its_reason() 
     assert family_of("StableDiffusionXLControlNetUnionImg2ImgPipeline") == "StableDiffusionXLPipeline"
     assert family_of("LatentConsistencyModelPipeline") == "StableDiffusionPipeline"
     assert family_of("StableDiffusion3Img2ImgPipeline") is None
-    for name in ("QwenImageLayeredPipeline", "StableDiffusionUpscalePipeline", "CogView4ControlPipeline"):
+    for name in ("ZImageOmniPipeline", "StableDiffusionUpscalePipeline", "CogView4ControlPipeline"):
         assert family_of(name) is None

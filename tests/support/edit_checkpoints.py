@@ -10,18 +10,27 @@ import diffusers
 import numpy
 import torch
 import transformers
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_plus,
+    pipeline_qwenimage_layered,
+)
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.support.flow_checkpoints import HEADS, QUIET, SIZES, awake, in_memory, qwen_words, rope
+from tests.support.flow_checkpoints import HEADS, QUIET, SIZES, awake, flux_vae, in_memory, qwen_words, rope
 
 PAD = "<|image_pad|>"
 #: The pixels of pictures here, in place of 1024 x 1024 (and 384 x 384): of both the same share.
 AREA = 64 * 64
-PIPELINES = {"edit": "QwenImageEditPipeline", "edit-plus": "QwenImageEditPlusPipeline"}
+PIPELINES = {
+    "edit": "QwenImageEditPipeline",
+    "edit-plus": "QwenImageEditPlusPipeline",
+    "layered": "QwenImageLayeredPipeline",
+}
 
 
 class Processor:
@@ -48,21 +57,78 @@ def split(text: str) -> list[str]:
     return [piece for part in parts[:-1] for piece in (part, PAD)] + parts[-1:]
 
 
-def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
-    """Saves a pipeline of random weights in a folder and answers it as diffusers reads it back."""
+def saved_longcat(folder: Path) -> Any:
+    """As ``saved``, of a LongCatImageEditPipeline."""
     torch.manual_seed(7)
     tokenizer = qwen_words(folder.with_name("words"))
+    made = {
+        "tokenizer": tokenizer,
+        "text_encoder": awake(seeing(tokenizer)),
+        "vae": awake(flux_vae()),
+        "transformer": awake(
+            diffusers.LongCatImageTransformer2DModel(
+                num_layers=1,
+                num_single_layers=1,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=[4, 2, 2],
+            )
+        ),
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    }
+    pipeline = diffusers.LongCatImageEditPipeline(**made, text_processor=Processor(tokenizer))
+    pipeline.register_modules(text_processor=None)
+    pipeline.save_pretrained(str(folder))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_processor"] = ["transformers", "Qwen2VLProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    qwen_words(folder / "text_processor")
+    Qwen2VLImageProcessorPil().save_pretrained(str(folder / "text_processor"))
+    return opened_longcat(folder)
+
+
+def opened_longcat(folder: Path) -> Any:
+    """The pipeline of a folder, told as ``opened`` tells it which tokens are pictures'."""
+    tokenizer = transformers.Qwen2Tokenizer.from_pretrained(str(folder / "tokenizer"))
+    classes = {
+        "text_encoder": transformers.Qwen2_5_VLForConditionalGeneration,
+        "vae": diffusers.AutoencoderKL,
+        "transformer": diffusers.LongCatImageTransformer2DModel,
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler,
+    }
+    made = {name: cls.from_pretrained(str(folder / name), local_files_only=True) for name, cls in classes.items()}
+    pipeline = diffusers.LongCatImageEditPipeline(**made, tokenizer=tokenizer, text_processor=Processor(tokenizer))
+    pipeline.set_progress_bar_config(disable=True)
+    own, pad = pipeline.text_encoder.forward, pipeline.tokenizer.convert_tokens_to_ids(PAD)
+    pipeline.text_encoder.forward = lambda **given: own(**given, mm_token_type_ids=(given["input_ids"] == pad).int())
+    return in_memory(pipeline)
+
+
+def seeing(tokenizer: Any, **vision: Any) -> Any:
+    """The whole of Qwen2.5-VL, tiny and random."""
     text = {**SIZES, **HEADS, **QUIET, "rope_parameters": {**rope(1e6), "mrope_section": [2, 1, 1]}}
     sight = {"depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 16}
     sight |= {"fullatt_block_indexes": [1], "window_size": 56, **vision}
     pad = tokenizer.convert_tokens_to_ids(PAD)
     quiet: dict[str, Any] = QUIET
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=sight, image_token_id=pad, **quiet)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
+    """Saves a pipeline of random weights in a folder and answers it as diffusers reads it back."""
+    torch.manual_seed(7)
+    tokenizer = qwen_words(folder.with_name("words"))
     times = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
     made = {
         "tokenizer": tokenizer,
-        "text_encoder": awake(transformers.Qwen2_5_VLForConditionalGeneration(config)),
-        "vae": awake(diffusers.AutoencoderKLQwenImage(base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1)),
+        "text_encoder": awake(seeing(tokenizer, **vision)),
+        "vae": awake(
+            diffusers.AutoencoderKLQwenImage(
+                base_dim=8, dim_mult=[1, 1, 1, 1], num_res_blocks=1, input_channels=4 if kind == "layered" else 3
+            )
+        ),
         "transformer": awake(
             diffusers.QwenImageTransformer2DModel(
                 num_layers=2,
@@ -71,6 +137,8 @@ def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
                 joint_attention_dim=16,
                 axes_dims_rope=(4, 2, 2),
                 zero_cond_t=newer,
+                use_additional_t_cond=kind == "layered",
+                use_layer3d_rope=kind == "layered",
             )
         ),
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(**times),
@@ -114,7 +182,8 @@ def read(folder: Path) -> System:
 
 def of_area(monkeypatch: Any) -> None:
     """Has diffusers' pipelines bring pictures to AREA pixels."""
-    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+    modules = (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_qwenimage_layered)
+    for module in (*modules, pipeline_longcat_image_edit):
         own = module.calculate_dimensions
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, own=own: own(AREA, ratio))
 

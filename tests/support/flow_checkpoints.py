@@ -9,77 +9,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from tests.support.tiny_checkpoints import byte_letters
+from tests.support.flow_words import VOCAB, gemma_words, glm_words, mistral_words, qwen_words
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
-)
-MERGES = (("r", "e"), ("re", "d"), ("ç", "º"), ("çº", "¢"))
-VOCAB = 256 + len(MERGES) + len(SPECIAL) + 2
 SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 QUIET = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-
-
-def qwen_words(folder: Path) -> Any:
-    """A byte-level vocabulary of Qwen's kind, in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = [*byte_letters(), *("".join(pair) for pair in MERGES)]
-    made = transformers.Qwen2Tokenizer(vocab={word: i for i, word in enumerate(words)}, merges=list(MERGES))
-    made.add_tokens(list(SPECIAL), special_tokens=True)
-    made.chat_template = CHAT
-    made.save_pretrained(str(folder))
-    return made
-
-
-def glm_words(folder: Path) -> Any:
-    """A byte-level vocabulary that begins every text with two marks and is padded on the left, as GLM-4's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = [*byte_letters(), *("".join(pair) for pair in MERGES), "<|endoftext|>", "[gMASK]", "<sop>"]
-    table = {word: i for i, word in enumerate(words)}
-    plain = Tokenizer(models.BPE(vocab=table, merges=list(MERGES)))
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    plain.decoder = decoders.ByteLevel()
-    plain.add_special_tokens(words[-3:])
-    marks = [(mark, table[mark]) for mark in words[-2:]]
-    plain.post_processor = processors.TemplateProcessing(single="[gMASK]:0 <sop>:0 $A:0", special_tokens=marks)
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, pad_token="<|endoftext|>", padding_side="left")
-    made.save_pretrained(str(folder))
-    return made
-
-
-def mistral_words(folder: Path) -> Any:
-    """A byte-level vocabulary that begins every text with <s>, as Mistral's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    words = [*byte_letters(), *("".join(pair) for pair in MERGES), "<unk>", "<pad>", "<s>"]
-    table = {word: i for i, word in enumerate(words)}
-    plain = Tokenizer(models.BPE(vocab=table, merges=list(MERGES)))
-    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    plain.decoder = decoders.ByteLevel()
-    plain.add_special_tokens(words[-3:])
-    plain.post_processor = processors.TemplateProcessing(single="<s>:0 $A:0", special_tokens=[("<s>", table["<s>"])])
-    made = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=plain, bos_token="<s>", pad_token="<pad>", model_max_length=2048
-    )
-    made.save_pretrained(str(folder))
-    return made
-
-
-def gemma_words(folder: Path) -> Any:
-    """Characters, and bytes for those it has none of, that begin with <bos>, as Gemma's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    words = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
-    made = transformers.GemmaTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[])
-    begin = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    made.backend_tokenizer.post_processor = begin
-    made.save_pretrained(str(folder))
-    return made
 
 
 def gemma2() -> Any:
@@ -293,6 +228,36 @@ def byt5(width: int = 16) -> Any:
     return transformers.T5EncoderModel(config)
 
 
+def hunyuan_transformer(**settings: Any) -> Any:
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_single_layers": 1}
+    sizes |= {"num_refiner_layers": 1, "text_embed_dim": 16}
+    return awake(diffusers.HunyuanImageTransformer2DModel(**sizes, **settings))
+
+
+def hunyuan_distilled(folder: Path, **times: Any) -> Any:
+    """It is told the scale of guidance, and where a step leads to."""
+    whole = hunyuan_image(folder, **times)
+    told = {"guidance_embeds": True, "use_meanflow": True}
+    whole.register_modules(
+        guider=None,
+        ocr_guider=None,
+        transformer=hunyuan_transformer(text_embed_2_dim=16, rope_axes_dim=(4, 4), **told),
+    )
+    return whole
+
+
+def hunyuan_refiner(folder: Path, **times: Any) -> Any:
+    return diffusers.HunyuanImageRefinerPipeline(
+        tokenizer=qwen_words(folder.with_name("words")),
+        text_encoder=qwen2_5_vl(),
+        vae=diffusers.AutoencoderKLHunyuanImageRefiner(block_out_channels=(8, 8, 16, 32, 64), layers_per_block=1),
+        transformer=hunyuan_transformer(
+            in_channels=128, patch_size=(1, 1, 1), rope_axes_dim=(4, 2, 2), guidance_embeds=True
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 4.0, **times}),
+    )
+
+
 def hunyuan_image(folder: Path, **times: Any) -> Any:
     """Its guiders begin to project after the first step, and after the second where something is to be written."""
     words = transformers.ByT5Tokenizer()
@@ -322,18 +287,7 @@ def hunyuan_image(folder: Path, **times: Any) -> Any:
             sample_size=64,
             scaling_factor=0.75289,
         ),
-        transformer=awake(
-            diffusers.HunyuanImageTransformer2DModel(
-                num_attention_heads=2,
-                attention_head_dim=8,
-                num_layers=1,
-                num_single_layers=1,
-                num_refiner_layers=1,
-                text_embed_dim=16,
-                text_embed_2_dim=16,
-                rope_axes_dim=(4, 4),
-            )
-        ),
+        transformer=hunyuan_transformer(text_embed_2_dim=16, rope_axes_dim=(4, 4)),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 5.0, **times}),
         guider=guiders[0],
         ocr_guider=guiders[1],
@@ -361,6 +315,8 @@ MADE = {
     "ovis_image": ovis_image,
     "ernie_image": ernie_image,
     "hunyuan_image": hunyuan_image,
+    "hunyuan_distilled": hunyuan_distilled,
+    "hunyuan_refiner": hunyuan_refiner,
 }
 
 

@@ -22,6 +22,14 @@ from torch import nn
 
 from bimo.diffusion.denoiser import DenoiserWrapper, PublishedDenoiser
 from bimo.diffusion.system import System
+from bimo.models.adapters.lora_authors import (
+    AUTHORS_REFINER,
+    HUNYUAN,
+    HUNYUAN_BLOCK,
+    REFINER_BLOCK,
+    STREAMS,
+    tables,
+)
 
 Spelling = Literal["diffusers", "kohya", "comfyui"]
 #: The authors' names of HunyuanDiT's fused layers -> the layers their rows are split over.
@@ -64,68 +72,6 @@ _OUTSIDE = {
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
     "add_embedding.linear_2": "label_emb.0.2",
-}
-
-
-#: What HunyuanDiT's authors call a layer of a block -> diffusers' name.
-_HUNYUAN_BLOCK = {
-    "attn2.q_proj": "attn2.to_q",
-    "attn1.out_proj": "attn1.to_out.0",
-    "attn2.out_proj": "attn2.to_out.0",
-    "mlp.fc1": "ff.net.0.proj",
-    "mlp.fc2": "ff.net.2",
-    "default_modulation.1": "norm1.linear",
-}
-#: HunyuanDiT's other layers -> the names that its authors have for them.
-_HUNYUAN = {
-    "pos_embed.proj": "x_embedder.proj",
-    "text_embedder.linear_1": "mlp_t5.0",
-    "text_embedder.linear_2": "mlp_t5.2",
-    "time_extra_emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
-    "time_extra_emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
-    "time_extra_emb.extra_embedder.linear_1": "extra_embedder.0",
-    "time_extra_emb.extra_embedder.linear_2": "extra_embedder.2",
-    "time_extra_emb.style_embedder": "style_embedder",
-    "proj_out": "final_layer.linear",
-}
-#: Lumina-Image 2.0's and Z-Image's likewise, by what a name of diffusers ends with.
-_LUMINA = {
-    r"(.+)\.attn\.to_out\.0": r"\1.attention.out",
-    r"(.+)\.attn\.norm_([qk])": r"\1.attention.\2_norm",
-    r"(.+)\.feed_forward\.linear_(\d)": r"\1.feed_forward.w\2",
-    r"(context_refiner\.\d+)\.norm1": r"\1.attention_norm1",
-    r"(.+)\.norm1\.linear": r"\1.adaLN_modulation.1",
-    r"(.+)\.norm1\.norm": r"\1.attention_norm1",
-    r"(.+)\.norm2": r"\1.attention_norm2",
-    r"norm_out\.linear_1": "final_layer.adaLN_modulation.1",
-    r"norm_out\.linear_2": "final_layer.linear",
-    r"time_caption_embed\.timestep_embedder\.linear_1": "t_embedder.mlp.0",
-    r"time_caption_embed\.timestep_embedder\.linear_2": "t_embedder.mlp.2",
-    r"time_caption_embed\.caption_embedder\.(\d)": r"cap_embedder.\1",
-}
-_Z_IMAGE = {
-    r"(.+)\.attention\.to_out\.0": r"\1.attention.out",
-    r"(.+)\.attention\.norm_([qk])": r"\1.attention.\2_norm",
-    r"all_x_embedder\.2-1": "x_embedder",
-    r"all_final_layer\.2-1\.(.+)": r"final_layer.\1",
-}
-#: The names of transformers of two streams and then one as FLUX's authors' code has them: Ovis-Image's, LongCat's.
-_STREAMS = {
-    r"transformer_blocks\.(\d+)\.norm1\.linear": r"double_blocks.\1.img_mod.lin",
-    r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"double_blocks.\1.txt_mod.lin",
-    r"transformer_blocks\.(\d+)\.attn\.to_out\.0": r"double_blocks.\1.img_attn.proj",
-    r"transformer_blocks\.(\d+)\.attn\.to_add_out": r"double_blocks.\1.txt_attn.proj",
-    r"transformer_blocks\.(\d+)\.ff\.net\.0\.proj": r"double_blocks.\1.img_mlp.0",
-    r"transformer_blocks\.(\d+)\.ff\.net\.2": r"double_blocks.\1.img_mlp.2",
-    r"transformer_blocks\.(\d+)\.ff_context\.net\.0\.proj": r"double_blocks.\1.txt_mlp.0",
-    r"transformer_blocks\.(\d+)\.ff_context\.net\.2": r"double_blocks.\1.txt_mlp.2",
-    r"single_transformer_blocks\.(\d+)\.norm\.linear": r"single_blocks.\1.modulation.lin",
-    r"single_transformer_blocks\.(\d+)\.proj_out": r"single_blocks.\1.linear2",
-    r"x_embedder": "img_in",
-    r"context_embedder": "txt_in",
-    r"(?:time_embed|time_text_embed|timestep_embedder)(?:\.timestep_embedder)?\.linear_1": "time_in.in_layer",
-    r"(?:time_embed|time_text_embed|timestep_embedder)(?:\.timestep_embedder)?\.linear_2": "time_in.out_layer",
-    r"proj_out": "final_layer.linear",
 }
 
 
@@ -276,31 +222,23 @@ def _renamed(name: str, layers: Mapping[str, object]) -> Iterator[str]:
     """The names of a transformer's layer in its authors' code where that is one layer as well."""
     if "blocks.0.attn2.to_k" in layers:
         block = re.fullmatch(r"(blocks\.\d+)\.(.+)", name)
-        own = {v: k for k, v in _HUNYUAN_BLOCK.items()}
+        own = {v: k for k, v in HUNYUAN_BLOCK.items()}
         if block and block[2] in own:
             yield f"{block[1]}.{own[block[2]]}"
-        if name in _HUNYUAN:
-            yield _HUNYUAN[name]
+        if name in HUNYUAN:
+            yield HUNYUAN[name]
         if found := re.fullmatch(r"time_extra_emb\.pooler\.(.+)", name):
             yield f"pooler.{found[1]}"
         return
-    for pattern, theirs in _table(layers).items():
-        if re.fullmatch(pattern, name):
-            yield re.sub(pattern, theirs, name)
-            return
-
-
-def _table(layers: Mapping[str, object]) -> Mapping[str, str]:
-    if "noise_refiner.0.attn.to_q" in layers:
-        return _LUMINA
-    if "noise_refiner.0.attention.to_q" in layers:
-        return _Z_IMAGE
-    return _STREAMS if "single_transformer_blocks.0.proj_mlp" in layers else {}
+    for table in tables(layers):
+        found = next((pattern for pattern in table if re.fullmatch(pattern, name)), None)
+        if found is not None:
+            yield re.sub(found, table[found], name)
 
 
 def _fused(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     """Layers of the authors' code that diffusers' classes have in several, or with their rows in another order."""
-    streams, hunyuan = _table(layers) is _STREAMS, "blocks.0.attn2.to_k" in layers
+    streams, hunyuan = STREAMS in tables(layers), "blocks.0.attn2.to_k" in layers
     for name in layers:
         if found := re.fullmatch(r"((?:layers|noise_refiner|context_refiner)\.\d+)\.(attention|attn)\.to_q", name):
             yield f"{found[1]}.attention.qkv", _beside(f"{found[1]}.{found[2]}", "to_q", "to_k", "to_v")
@@ -320,6 +258,9 @@ def _fused(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Piece, 
             yield f"{stream}.up_proj", (Piece(name, 0, 2),)
             yield f"{stream}.gate_proj", (Piece(name, 1, 2),)
             yield f"{stream}.down_proj", (Piece(name.removesuffix("0.proj") + "2"),)
+        if found := re.fullmatch(rf"{REFINER_BLOCK}\.attn\.to_q", name):
+            at = f"context_embedder.token_refiner.refiner_blocks.{found[1]}.attn"
+            yield f"{found.expand(AUTHORS_REFINER)}.self_attn_qkv", _beside(at, "to_q", "to_k", "to_v")
     if streams or hunyuan:
         # The authors' give shift then scale, diffusers' scale then shift.
         yield "final_layer.adaLN_modulation.1", (Piece("norm_out.linear", 1, 2), Piece("norm_out.linear", 0, 2))

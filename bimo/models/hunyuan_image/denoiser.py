@@ -1,11 +1,11 @@
-"""HunyuanImage-2.1's transformer, diffusers' HunyuanImageTransformer2DModel."""
+"""HunyuanImage-2.1's transformer, diffusers' HunyuanImageTransformer2DModel: its base, distilled form and refiner."""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -14,26 +14,40 @@ from torch import Tensor
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, TextEncoding
-from bimo.diffusion.denoiser import PublishedDenoiser
+from bimo.diffusion.denoiser import NEXT, PublishedDenoiser
+from bimo.models.stable_diffusion.unet import SCALE
+
+#: What the scale of guidance is multiplied by before it is embedded as times are.
+GUIDANCE = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HunyuanImage(Part):
     """HunyuanImage-2.1's transformer of two streams, then one. The fields are diffusers', the defaults the published
-    model's. It reads a language model and, ``text_embed_2_dim`` wide, the glyphs of what is to be written.
+    base's. It reads a language model and, ``text_embed_2_dim`` wide, the glyphs of what is to be written.
+
+    ``guidance_embeds`` has it told the scale of guidance; ``use_meanflow`` has it told the time that a step leads to,
+    and answer the mean velocity up to there (MeanFlow, arXiv:2505.13447). The refiner has both of x and of the picture
+    that it refines ``out_channels``, in patches with a frame of their own, and reads no glyphs. ``texts`` are the
+    places of the text encoders that it reads, where a system has more.
     """
 
     in_channels: int = 64
+    out_channels: int = 64
     num_attention_heads: int = 28
     attention_head_dim: int = 128
     num_layers: int = 20
     num_single_layers: int = 40
     num_refiner_layers: int = 2
     mlp_ratio: float = 4.0
+    patch_size: tuple[int, ...] = (1, 1)
+    guidance_embeds: bool = False
     text_embed_dim: int = 3584
-    text_embed_2_dim: int = 1472
+    text_embed_2_dim: int | None = 1472
     rope_theta: float = 256.0
-    rope_axes_dim: tuple[int, int] = (64, 64)
+    rope_axes_dim: tuple[int, ...] = (64, 64)
+    use_meanflow: bool = False
+    texts: tuple[int, ...] = ()
 
     def build(self) -> HunyuanImageDenoiser:
         """The module."""
@@ -42,8 +56,9 @@ class HunyuanImage(Part):
     def tiny(self) -> Self:
         """One layer of each kind, two heads of 8; the text widths of tiny text encoders."""
         layers = {"num_layers": 1, "num_single_layers": 1, "num_refiner_layers": 1}
-        small = replace(self, num_attention_heads=2, attention_head_dim=8, rope_axes_dim=(4, 4), **layers)
-        return replace(small, text_embed_dim=16, text_embed_2_dim=16)
+        axes = (4, 4) if len(self.rope_axes_dim) == 2 else (4, 2, 2)
+        small = replace(self, num_attention_heads=2, attention_head_dim=8, rope_axes_dim=axes, **layers)
+        return replace(small, text_embed_dim=16, text_embed_2_dim=None if self.text_embed_2_dim is None else 16)
 
 
 class HunyuanImageDenoiser(PublishedDenoiser):
@@ -54,38 +69,55 @@ class HunyuanImageDenoiser(PublishedDenoiser):
         from diffusers import HunyuanImageTransformer2DModel
 
         self.part = part
-        self.model: Any = HunyuanImageTransformer2DModel(
-            in_channels=part.in_channels,
-            out_channels=part.in_channels,
-            num_attention_heads=part.num_attention_heads,
-            attention_head_dim=part.attention_head_dim,
-            num_layers=part.num_layers,
-            num_single_layers=part.num_single_layers,
-            num_refiner_layers=part.num_refiner_layers,
-            mlp_ratio=part.mlp_ratio,
-            text_embed_dim=part.text_embed_dim,
-            text_embed_2_dim=part.text_embed_2_dim,
-            rope_theta=part.rope_theta,
-            rope_axes_dim=part.rope_axes_dim,
-        )
+        settings = {field.name: getattr(part, field.name) for field in fields(part) if field.name != "texts"}
+        self.model: Any = HunyuanImageTransformer2DModel(**settings)
+
+    @property
+    def reads_next(self) -> bool:
+        """Where it answers mean velocities."""
+        return self.part.use_meanflow
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x. Raises RecipeError for other than two text encoders, or spatial conditions."""
-        if len(conditioning.streams) != 2:
-            count = len(conditioning.streams)
-            raise RecipeError("HunyuanImage reads two text encoders, not {count}", count=count)
-        if conditioning.spatial is not None:
-            raise RecipeError("{name} reads no spatial conditions", name="HunyuanImage")
-        text, glyphs = conditioning.streams
-        return self.model(
-            hidden_states=x,
+        """noise - x, of a MeanFlow its mean up to the next time, at t itself where none is given. Raises RecipeError
+        for other than its text encoders and spatial conditions.
+        """
+        part = self.part
+        streams = self._streams(conditioning)
+        spatial, wanted = conditioning.spatial, part.in_channels - part.out_channels
+        if (0 if spatial is None else spatial.shape[1]) != wanted:
+            if not wanted:
+                raise RecipeError("{name} reads no spatial conditions", name="HunyuanImage")
+            raise RecipeError("{name} needs the picture that it refines", name="HunyuanImage")
+        both = x if spatial is None else torch.cat([x, spatial.to(x)], dim=1)
+        framed = len(part.patch_size) == 3
+        scalars, rows = conditioning.scalars, len(x)
+        given: dict[str, Any] = {}
+        if part.guidance_embeds:
+            if SCALE not in scalars:
+                raise RecipeError("{name} needs the condition {scale!r}", name="HunyuanImage", scale=SCALE)
+            given["guidance"] = scalars[SCALE].reshape(rows).to(x) * GUIDANCE
+        if part.use_meanflow:
+            given["timestep_r"] = (scalars[NEXT].reshape(rows) if NEXT in scalars else t).to(x)
+        if len(streams) == 2:
+            given |= {"encoder_hidden_states_2": streams[1].tokens, "encoder_attention_mask_2": _mask(streams[1])}
+        answer = self.model(
+            hidden_states=both[:, :, None] if framed else both,
             timestep=t.to(x),
-            encoder_hidden_states=text.tokens,
-            encoder_attention_mask=_mask(text),
-            encoder_hidden_states_2=glyphs.tokens,
-            encoder_attention_mask_2=_mask(glyphs),
+            encoder_hidden_states=streams[0].tokens,
+            encoder_attention_mask=_mask(streams[0]),
+            **given,
             return_dict=False,
         )[0]
+        return answer[:, :, 0] if framed else answer
+
+    def _streams(self, conditioning: Conditioning) -> list[TextEncoding]:
+        every, wanted = conditioning.streams, 1 if self.part.text_embed_2_dim is None else 2
+        chosen = [every[place] for place in self.part.texts if place < len(every)] if self.part.texts else [*every]
+        if len(chosen) != wanted:
+            raise RecipeError(
+                "HunyuanImage reads {wanted} text encoders, not {count}", wanted=wanted, count=len(chosen)
+            )
+        return chosen
 
 
 def _mask(stream: TextEncoding) -> Tensor:

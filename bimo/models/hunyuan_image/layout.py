@@ -1,4 +1,6 @@
-"""HunyuanImage-2.1's folders: Qwen2.5-VL's language model, a ByT5 that reads what is to be written, and two guiders."""
+"""HunyuanImage-2.1's folders: Qwen2.5-VL's language model, a ByT5 that reads what is to be written, and two guiders;
+its distilled form; its refiner, alone or as a second level.
+"""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -13,13 +15,16 @@ from bimo.core.messages import Both, say
 from bimo.core.recipe import Defaults, Guidance, Level, ProjectedGuidance, Recipe
 from bimo.models.hunyuan_dit.layout import t5, t5_name
 from bimo.models.hunyuan_image.denoiser import HunyuanImage
+from bimo.models.hunyuan_image.refiner import HunyuanRefinerLatent, Refined
 from bimo.models.hunyuan_image.space import HunyuanImageLatent
 from bimo.models.layouts.configs import Config, defaults_of, read_json
-from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
-from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule
+from bimo.models.layouts.diffusers_folder import INDEX_FILE, SECOND, Filling, Folder, Reading, same_name
+from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, reading_with
 from bimo.models.layouts.language_model import text_encoder, text_name
 from bimo.models.layouts.pipeline_form import QWEN, Form
+from bimo.models.stable_diffusion.conditioners import GuidanceScale
 from bimo.models.text_encoders import prompt_templates
+from bimo.models.text_encoders.language_model import LanguageModel
 
 CLASSES = (QWEN, "T5EncoderModel")
 GUIDER = "AdaptiveProjectedMixGuidance"
@@ -50,31 +55,48 @@ def guiders(guidance: Guidance) -> dict[str, Any]:
     return {name: AdaptiveProjectedMixGuidance(**cast(Any, own | {START: start})) for name, start in starts.items()}
 
 
-FORMS = (Form("HunyuanImagePipeline", "HunyuanImageTransformer2DModel", CLASSES, guiders=guiders),)
+TRANSFORMER = "HunyuanImageTransformer2DModel"
+BASE, REFINER = "HunyuanImagePipeline", "HunyuanImageRefinerPipeline"
+FORMS = (
+    Form(BASE, TRANSFORMER, CLASSES, guiders=guiders),
+    Form(REFINER, TRANSFORMER, (QWEN,)),
+)
+#: The level that a refiner is behind a base.
+REFINE = "refine"
+#: The steps of the distilled form, and of the refiner; the scale of guidance that both are told.
+DISTILLED_STEPS, REFINER_STEPS, TOLD = 8, 4, 3.25
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a HunyuanImagePipeline. Raises RecipeError for what cannot be drawn."""
+    """A folder of a HunyuanImagePipeline or a HunyuanImageRefinerPipeline. Raises RecipeError for what cannot be
+    drawn.
+    """
+    if folder.pipeline == REFINER:
+        return _refiner(folder)
+    second = folder.second or folder.path / SECOND
+    if folder.second is None and not (second / INDEX_FILE).is_file():
+        return _base(folder)
+    return _refined(_base(folder), Folder.at(second), SECOND if folder.second is None else str(second.absolute()))
+
+
+def _base(folder: Folder) -> Reading:
     words = text_encoder(folder, (QWEN,), "qwen2_5_vl")
     words = replace(words, template=prompt_templates.HUNYUAN_IMAGE, drop=34, length=1000, state=-3)
     folder.demand("text_encoder_2", "transformers", ("T5EncoderModel",))
     folder.demand("tokenizer_2", "transformers", ("ByT5Tokenizer",))
     glyphs = replace(t5(folder.config("text_encoder_2"), GLYPHS), words="bytes", quoted=True)
-    own = {field.name: field.name for field in fields(HunyuanImage)}
-    config = folder.config("transformer").fields
-    model = denoiser(
-        folder, "HunyuanImageTransformer2DModel", HunyuanImage, own, out_channels=config.get("in_channels")
-    )
+    model = _denoiser(folder, spatial=False)
     level = Level(
         name=LEVEL,
         space=_space(folder),
         denoiser=model,
         schedule=flow_schedule(folder, patch=1),
-        steps=STEPS,
-        guidance=_guidance(folder),
+        conditioners=(GuidanceScale(scale=TOLD),) if model.guidance_embeds else (),
+        steps=DISTILLED_STEPS if model.use_meanflow else STEPS,
+        guidance=_guidance(folder, model),
     )
     recipe = Recipe(
-        name="hunyuan-image-2.1",
+        name="hunyuan-image-2.1-distilled" if model.use_meanflow else "hunyuan-image-2.1",
         languages=("zh", "en"),
         text_encoders=(words, glyphs),
         levels=(level,),
@@ -91,12 +113,108 @@ def reading(folder: Folder) -> Reading:
     return Reading(recipe, fillings, ("tokenizer", "tokenizer_2"), GUIDERS)
 
 
-def _guidance(folder: Folder) -> Guidance:
-    """What the guiders of a folder say; without any it is not guided, as in its pipeline. Raises RecipeError where the
-    two differ in more than their start.
+def _refiner(folder: Folder) -> Reading:
+    words = text_encoder(folder, (QWEN,), "qwen2_5_vl")
+    words = replace(words, template=prompt_templates.HUNYUAN_REFINER, drop=36, length=256, state=-3)
+    model = _denoiser(folder, spatial=True)
+    level = Level(
+        name=LEVEL,
+        space=_refiner_space(folder),
+        denoiser=model,
+        schedule=flow_schedule(folder, patch=1),
+        conditioners=(Refined(), *((GuidanceScale(scale=TOLD),) if model.guidance_embeds else ())),
+        steps=REFINER_STEPS,
+        guidance=_guidance(folder, model),
+    )
+    why = ("HunyuanImageRefinerPipeline：修整一张给定的图", "a HunyuanImageRefinerPipeline: it refines a given picture")
+    size = Defaults(size=(2048, 2048), multiple=16)
+    found = reading_with(folder, "hunyuan-image-2.1-refiner", why, words, level, size)
+    return replace(found, fillings=_plain(found.fillings), configs=GUIDERS)
+
+
+def _refined(base: Reading, folder: Folder, place: str) -> Reading:
+    """A base whose pictures a refiner goes over, as a second level, whose folder is at ``place`` from the base's.
+    Raises RecipeError where their language models are not one.
+    """
+    if folder.pipeline != REFINER:
+        raise RecipeError(
+            "{path} is a {named}; expected a {wanted}", path=folder.path, named=folder.pipeline, wanted=REFINER
+        )
+    refiner = _refiner(folder)
+    words, glyphs = base.recipe.text_encoders
+    (again,) = (cast(LanguageModel, each) for each in refiner.recipe.text_encoders)
+    if again.sizes != cast(LanguageModel, words).sizes:
+        raise RecipeError("{path} has another text encoder than its base, and shares it", path=folder.path)
+    first, second = base.recipe.levels[0], refiner.recipe.levels[0]
+    looked = tuple(
+        replace(each, level=REFINE, earlier=LEVEL) if isinstance(each, Refined) else each
+        for each in second.conditioners
+    )
+    levels = (
+        replace(first, denoiser=replace(cast(HunyuanImage, first.denoiser), texts=(0, 2))),
+        replace(
+            second, name=REFINE, denoiser=replace(cast(HunyuanImage, second.denoiser), texts=(1,)), conditioners=looked
+        ),
+    )
+    recipe = replace(
+        base.recipe,
+        name=f"{base.recipe.name}-refined",
+        # What is to be written is read last: by that guidance is told.
+        text_encoders=(words, replace(again, shares=0), glyphs),
+        levels=levels,
+        note=base.recipe.note + say(Both("；其中的精修模型是第二层", "; the refiner in it is a second level")),
+    )
+    moved = {"text.1.model": "text.2.model"}
+    fillings = (
+        *(replace(each, module=moved.get(each.module, each.module)) for each in base.fillings),
+        *(
+            replace(each, component=f"{place}/{each.component}", module=each.module.replace(LEVEL, REFINE, 1))
+            for each in refiner.fillings
+            if each.component != "text_encoder"
+        ),
+    )
+    tokenizers = (base.tokenizers[0], f"{place}/{refiner.tokenizers[0]}", base.tokenizers[1])
+    return replace(base, recipe=recipe, fillings=fillings, tokenizers=tokenizers)
+
+
+def _plain(fillings: tuple[Filling, ...]) -> tuple[Filling, ...]:
+    """Fillings whose autoencoder has no other names than today's."""
+    return tuple(replace(each, rename=same_name) if each.component == "vae" else each for each in fillings)
+
+
+def _denoiser(folder: Folder, spatial: bool) -> HunyuanImage:
+    """The transformer of a folder, ``spatial`` where it has a picture beside x. Raises RecipeError where its channels
+    say otherwise.
+    """
+    own = {field.name: field.name for field in fields(HunyuanImage) if field.name != "texts"}
+    model: HunyuanImage = denoiser(folder, TRANSFORMER, HunyuanImage, own)
+    if model.in_channels != model.out_channels * (1 + spatial):
+        raise RecipeError(
+            "in_channels of {path} is {found}, and out_channels {out}; expected is {wanted}",
+            path=folder.config("transformer").path,
+            found=model.in_channels,
+            out=model.out_channels,
+            wanted=model.out_channels * (1 + spatial),
+        )
+    return model
+
+
+def _guidance(folder: Folder, model: HunyuanImage) -> Guidance:
+    """What the guiders of a folder say; without any it is not guided, as in its pipeline, but for what a distilled
+    transformer is told. Raises RecipeError where the two differ in more than their start, and for guiders beside a
+    transformer that is told.
     """
     from diffusers import AdaptiveProjectedMixGuidance
 
+    if model.guidance_embeds:
+        if found := [name for name in GUIDERS if name in folder.classes]:
+            raise RecipeError(
+                "{path} has a {found}, and a transformer that is told the scale of guidance (guidance_embeds); "
+                "supported is one of the two",
+                path=folder.path / INDEX_FILE,
+                found=found[0],
+            )
+        return Guidance(scale=TOLD, until=0.0)
     if "guider" not in folder.classes:
         return Guidance(scale=1.0)
     read: list[dict[str, Any]] = []
@@ -123,6 +241,14 @@ def _guidance(folder: Folder) -> Guidance:
     own = {name: first[theirs] for name, theirs in PROJECTION.items()}
     projected = ProjectedGuidance(**own, start=first[START], start_written=last[START])
     return Guidance(scale=first["guidance_scale"], rescale=first["guidance_rescale"], projected=projected)
+
+
+def _refiner_space(folder: Folder) -> HunyuanRefinerLatent:
+    from diffusers import AutoencoderKLHunyuanImageRefiner
+
+    folder.demand("vae", "diffusers", ("AutoencoderKLHunyuanImageRefiner",))
+    own = [field.name for field in fields(HunyuanRefinerLatent)]
+    return HunyuanRefinerLatent(**folder.config("vae").of(defaults_of(AutoencoderKLHunyuanImageRefiner), own, ()))
 
 
 def _space(folder: Folder) -> HunyuanImageLatent:

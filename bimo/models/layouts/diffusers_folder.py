@@ -28,6 +28,8 @@ from bimo.models.layouts.weight_files import files_of, variant_of
 from bimo.models.text_encoders.clip import ClipTextEncoder
 
 INDEX_FILE = "model_index.json"
+#: The folder of a second level's pipeline, within that of the first.
+SECOND = "refiner"
 #: What a denoiser's component is called in a folder, and what its module in a system ends in.
 DENOISERS = ("unet", "transformer")
 
@@ -60,12 +62,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with a model_index.json: component -> (library, class)."""
+    """A folder with a model_index.json: component -> (library, class). ``second`` is that of a second level, where one
+    is given that does not lie in it.
+    """
 
     path: Path
     pipeline: str
     classes: Mapping[str, tuple[str, str]]
     index: Mapping[str, Any]
+    second: Path | None = None
 
     @classmethod
     def at(cls, path: Path) -> Folder:
@@ -112,21 +117,27 @@ def recipe_of(path: Path) -> Recipe:
     return reading_of(path).recipe
 
 
-def read_folder(path: Path, dtype: torch.dtype | None = torch.float32, denoiser: GgufDenoiser | None = None) -> System:
+def read_folder(
+    path: Path,
+    dtype: torch.dtype | None = torch.float32,
+    denoiser: GgufDenoiser | None = None,
+    second: Path | None = None,
+) -> System:
     """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
-    With a ``denoiser`` of another file the folder needs no weights of its own one.
+    With a ``denoiser`` of another file the folder needs no weights of its own one. ``second`` is the folder of a second
+    level, where that is not the folder's own ``refiner``.
 
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
     ``recipe_of``.
     """
-    reading = reading_of(path)
+    reading = reading_of(path, second)
     fillings = [f for f in reading.fillings if denoiser is None or f.component not in DENOISERS]
     files = {filling.component: files_of(path / filling.component) for filling in fillings}
     with module_weights.unfilled():
         system = System(reading.recipe)
     # A picture's record needs it, loading does not.
     system.files = tuple(dict.fromkeys(file for found in files.values() for file in found))
-    system.weights_hash = late_table(path, system.files)
+    system.weights_hash = late_table(path, system.files, {} if second is None else {SECOND: second})
     if denoiser is not None:
         module = next(f.module for f in reading.fillings if f.component in DENOISERS)
         denoiser.fill(system.get_submodule(module), dtype)
@@ -166,9 +177,9 @@ def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:
         )
 
 
-def reading_of(path: Path) -> Reading:
+def reading_of(path: Path, second: Path | None = None) -> Reading:
     """What a folder is and where its files go. Raises RecipeError and WeightsError as ``recipe_of``."""
-    folder = Folder.at(path)
+    folder = replace(Folder.at(path), second=second)
     named, family = folder.pipeline, family_of(folder.pipeline)
     if family is None:
         raise _unsupported(folder)

@@ -31,6 +31,7 @@ from bimo.models.layouts.pipeline_form import ALT, Form
 from bimo.models.layouts.pipelines import FAMILIES
 from bimo.models.layouts.qwen_vision import write_processor
 from bimo.models.layouts.weight_files import STEMS
+from bimo.models.qwen_image.layered import LayeredPicture
 from bimo.models.qwen_image.references import References
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
@@ -69,10 +70,10 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
             index[name] = _write_model(built / name, model, dtype)
         for name, encoder in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
             index[name] = write_words(built / name, encoder)
-        if form.references:
+        if form.references or form.layered:
             seeing: Any = system.text_encoders[0]
-            write_words(built / "processor", seeing)
-            index["processor"] = write_processor(built / "processor", seeing.part.vision)
+            write_words(built / form.processor, seeing)
+            index[form.processor] = write_processor(built / form.processor, seeing.part.vision)
         guiders: Mapping[str, Any] = form.guiders(level.recipe.guidance) if form.guiders else {}
         for name, guider in guiders.items():
             guider.save_pretrained(str(built / name))
@@ -137,10 +138,11 @@ def _form(system: System) -> Form:
     encoders = tuple(kind(encoder) for encoder in system.text_encoders)
     masked = any(type(conditioner).__name__ == "Masked" for conditioner in recipe.levels[0].conditioners)
     counts = [c.count for c in recipe.levels[0].conditioners if isinstance(c, References)]
-    wanted = (denoiser, encoders, masked, min(2, sum(counts)))
+    layered = any(isinstance(c, LayeredPicture) for c in recipe.levels[0].conditioners)
+    wanted = (denoiser, encoders, masked, min(2, sum(counts)), layered)
     near = Both("", "")
     for form in forms():
-        own = (form.denoiser, form.text_encoders, form.masked, form.references)
+        own = (form.denoiser, form.text_encoders, form.masked, form.references, form.layered)
         if len(recipe.levels) == 1 and own == wanted:
             if form.wanting is None:
                 return form

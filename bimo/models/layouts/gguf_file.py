@@ -43,7 +43,18 @@ FAMILIES: Mapping[str, tuple[str, str | None]] = {
     "joint_blocks.0.x_block.attn.qkv.weight": ("Stable Diffusion 3", None),
     "token_embd.weight": ("LLM", None),
 }
-TURBO = "z-image-turbo"
+#: Recipes of one family's tensors by what the names of their files have, the first that is found.
+NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "z-image": (("turbo", "z-image-turbo"),),
+    "qwen-image": (
+        (r"edit.*2511", "qwen-image-edit-2511"),
+        (r"edit.*2509|edit.?plus", "qwen-image-edit-2509"),
+        (r"edit", "qwen-image-edit"),
+        (r"2512", "qwen-image-2512"),
+    ),
+}
+#: The tensor by which Qwen-Image-Layered is told from the others of its family.
+LAYERED = "time_text_embed.addition_t_embedding.weight"
 #: Z-Image's names in ComfyUI and those of diffusers' transformer.
 Z_IMAGE = (
     (r"^(x_embedder|final_layer)\.", r"all_\1.2-1."),
@@ -136,8 +147,8 @@ class GgufDenoiser:
 
     @property
     def recipe(self) -> str:
-        """The recipe whose other parts it goes with; of Z-Image's two the file's name says which. Raises WeightsError
-        where that is not told.
+        """The recipe whose other parts it goes with; of a family's several the file's name says which. Raises
+        WeightsError where that is not told.
         """
         name, recipe = self.family
         if recipe is None:
@@ -154,7 +165,10 @@ class GgufDenoiser:
                 path=self.path,
                 family=name,
             )
-        return TURBO if recipe == "z-image" and "turbo" in self.path.stem.casefold() else recipe
+        if LAYERED in self.tensors:
+            return "qwen-image-layered"
+        named = self.path.stem.casefold()
+        return next((other for words, other in NAMED.get(recipe, ()) if re.search(words, named)), recipe)
 
     def fill(self, module: nn.Module, dtype: torch.dtype | None) -> None:
         """Gives a module of diffusers, built without weights, those of the file. Raises WeightsError for another

@@ -22,7 +22,9 @@ class Form:
     """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, what is fixed.
 
     ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
-    ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several. ``guiders``
+    ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several; with
+    ``layered`` it takes one apart into layers; ``processor`` is the component that brings them to its text encoder.
+    ``guiders``
     makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting`` says in
     Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
     """
@@ -36,5 +38,7 @@ class Form:
     zeros: bool = False
     single: bool = False
     references: int = 0
+    layered: bool = False
+    processor: str = "processor"
     wanting: tuple[str, str] | None = None
     guiders: Callable[[Guidance], Mapping[str, Any]] | None = None

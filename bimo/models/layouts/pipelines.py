@@ -15,12 +15,15 @@ FAMILIES = {
     "QwenImagePipeline": "bimo.models.qwen_image.layout",
     "QwenImageEditPipeline": "bimo.models.qwen_image.layout",
     "QwenImageEditPlusPipeline": "bimo.models.qwen_image.layout",
+    "QwenImageLayeredPipeline": "bimo.models.qwen_image.layout",
     "LongCatImagePipeline": "bimo.models.longcat_image.layout",
+    "LongCatImageEditPipeline": "bimo.models.longcat_image.layout",
     "CogView4Pipeline": "bimo.models.cogview4.layout",
     "Lumina2Pipeline": "bimo.models.lumina.layout",
     "OvisImagePipeline": "bimo.models.ovis_image.layout",
     "ErnieImagePipeline": "bimo.models.ernie_image.layout",
     "HunyuanImagePipeline": "bimo.models.hunyuan_image.layout",
+    "HunyuanImageRefinerPipeline": "bimo.models.hunyuan_image.layout",
 }
 #: What a name says between the family and "Pipeline" where the parts, and their weights, are the family's all the same:
 #: what is put beside them, or another way to go through the steps.
@@ -42,12 +45,10 @@ OTHERWISE = (
     (r"Onnx", ("的权重是 ONNX 程序", "has its weights as programs of ONNX")),
     (r"InstructPix2Pix|Edit", ("按指令修改一张给定的图", "edits a given picture as it is told to")),
     (r"Upscale|Upscaling", ("放大一张给定的图", "enlarges a given picture")),
-    (r"Refiner", ("修整另一个模型画好的图", "refines the pictures of another model")),
     (r"Depth2Img", ("要一张深度图", "draws by a map of depths")),
     (r"ImageVariation|[Uu]n[Cc][Ll][Ii][Pp]", ("照一张图的向量画，不读文字", "draws from a picture's embedding")),
     (r"GLIGEN", ("按给定的方框安排东西", "puts things into given boxes")),
     (r"LDM3D", ("同时画深度图，自编码器有更多通道", "draws depths beside colours")),
-    (r"Layered", ("把图拆成图层", "takes a picture apart into layers")),
     (r"Control(?!Net)", ("要一张控制图，和噪声拼在一起读", "reads a control picture joined to the noise")),
     (r"Omni", ("连同参考图一起读", "reads pictures beside the words")),
     (r"Video|AnimateDiff|2V", ("画的是视频", "draws films")),

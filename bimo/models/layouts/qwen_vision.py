@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import RecipeError
 from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config, plain, read_json
-from bimo.models.layouts.diffusers_folder import Folder
+from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.language_model import text_name
 from bimo.models.spaces import CLIP_DEVIATION, CLIP_MEAN
 from bimo.models.text_encoders.qwen_vision import QwenVision
@@ -35,17 +36,17 @@ MEANT: dict[str, Any] = {
 }
 
 
-def vision(folder: Folder, area: int, prompt: str) -> QwenVision:
-    """The vision tower of a folder, and how its processor brings pictures to it; ``area`` and ``prompt`` are the
-    pipeline's. Raises RecipeError for what would be seen otherwise.
+def vision(folder: Folder, area: int, prompt: str, component: str = "processor") -> QwenVision:
+    """The vision tower of a folder, and how its processor, the ``component``, brings pictures to it; ``area`` and
+    ``prompt`` are the pipeline's. Raises RecipeError for what would be seen otherwise.
     """
     from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
     whole = folder.config("text_encoder")
     config = Config(whole.path, cast("dict[str, Any]", whole.fields.get("vision_config") or {}))
     read = config.of(Qwen2_5_VLVisionConfig().to_dict(), OWN, NO_EFFECT)
-    folder.demand("processor", "transformers", (PROCESSOR,))
-    path, fields = _processor(folder.path / "processor")
+    folder.demand(component, "transformers", (PROCESSOR,))
+    path, fields = _processor(folder.path / component)
     for name, value in MEANT.items():
         found = plain(fields.get(name, value))
         if found != plain(value):
@@ -80,6 +81,15 @@ def seeing_name(name: str) -> str | None:
         return f"visual.model.{seen[1]}"
     spoken = text_name(name)
     return None if spoken is None else f"model.{spoken}"
+
+
+def seeing_reading(found: Reading) -> Reading:
+    """A reading whose text encoder has its vision tower as well."""
+    fillings = tuple(
+        replace(each, module="text.0", rename=seeing_name) if each.component == "text_encoder" else each
+        for each in found.fillings
+    )
+    return replace(found, fillings=fillings, configs=("processor",))
 
 
 def _processor(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -14,14 +14,15 @@ from torch import Tensor
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import PublishedDenoiser
-from bimo.models.flow_tokens import LAST, packed, text_of, unpacked
+from bimo.models.flow_tokens import LAST, packed, references_of, text_of, unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongCatImage(Part):
     """LongCat-Image's transformer of two streams, then one. ``channels`` are x's.
 
-    The image's places are counted from ``origin``, the length that the texts are padded to.
+    The image's places are counted from ``origin``, the length that the texts are padded to; where it is 0 from that of
+    each text, to which the tokens of the picture that is edited belong.
     """
 
     channels: int = 16
@@ -61,19 +62,38 @@ class LongCatImageDenoiser(PublishedDenoiser):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x. The padding of the text is attended to, as it was in training."""
+        """noise - x. The padding of the text is attended to, as it was in training; reference pictures' tokens stand
+        behind those of x, at the same places of another kind.
+        """
         text = text_of(conditioning, "LongCatImage")
-        height, width = x.shape[-2:]
-        length = text.tokens.shape[1]
+        pictures = [picture.to(x) for picture in references_of(conditioning)]
+        if self.part.origin or text.mask is None:
+            return self._answer(x, t, text.tokens, pictures)
+        # Texts with pictures of other sizes are longer, and by their length the image's places are counted.
+        lengths: list[int] = cast(Any, text.mask.sum(dim=1)).tolist()
+        each = [
+            self._answer(x[i : i + 1], t[i : i + 1], text.tokens[i : i + 1, :n], [p[i : i + 1] for p in pictures])
+            for i, n in enumerate(lengths)
+        ]
+        return torch.cat(each)
+
+    def _answer(self, x: Tensor, t: Tensor, tokens: Tensor, pictures: list[Tensor]) -> Tensor:
+        length = tokens.shape[1]
         text_ids = torch.arange(length).unsqueeze(1) * torch.tensor([0, 1, 1])
-        rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
-        image_ids = torch.stack([torch.ones_like(rows), rows + self.part.origin, columns + self.part.origin], dim=-1)
+        origin = self.part.origin or length
+        ids = [_places(each, 1 if each is x else 2, origin) for each in (x, *pictures)]
         answer = self.model(
-            hidden_states=packed(x),
+            hidden_states=torch.cat([packed(each) for each in (x, *pictures)], dim=1),
             timestep=t / LAST,
-            encoder_hidden_states=text.tokens,
+            encoder_hidden_states=tokens,
             txt_ids=text_ids.to(x),
-            img_ids=image_ids.flatten(0, 1).to(x),
+            img_ids=torch.cat(ids).to(x),
             return_dict=False,
         )[0]
-        return unpacked(answer, height, width)
+        return unpacked(answer[:, : len(ids[0])], *x.shape[-2:])
+
+
+def _places(x: Tensor, kind: int, origin: int) -> Tensor:
+    """Kind, row and column of each token of x [R, C, h, w], counted from ``origin``: [h/2 w/2, 3]."""
+    rows, columns = torch.meshgrid(torch.arange(x.shape[-2] // 2), torch.arange(x.shape[-1] // 2), indexing="ij")
+    return torch.stack([torch.full_like(rows, kind), rows + origin, columns + origin], dim=-1).flatten(0, 1)

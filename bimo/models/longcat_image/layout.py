@@ -9,19 +9,28 @@ from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
+from bimo.models.layouts.qwen_vision import seeing_reading, vision
 from bimo.models.longcat_image.denoiser import LongCatImage
+from bimo.models.qwen_image.references import References
 from bimo.models.text_encoders import prompt_templates
+from bimo.models.text_encoders.qwen_vision import PICTURE
 
 WANTING = (
     "；它的管线用整个 Qwen2.5-VL 和图像处理器改写提示词，这里只载入了其中的语言模型",
     ": its pipeline rewrites prompts with the whole of Qwen2.5-VL and a processor of pictures, of which only the "
     "language model is loaded",
 )
-FORMS = (Form("LongCatImagePipeline", "LongCatImageTransformer2DModel", (QWEN,), wanting=WANTING),)
+TRANSFORMER, EDIT = "LongCatImageTransformer2DModel", "LongCatImageEditPipeline"
+#: What the edit's pipeline calls the processor of its pictures.
+PROCESSOR = "text_processor"
+FORMS = (
+    Form("LongCatImagePipeline", TRANSFORMER, (QWEN,), wanting=WANTING),
+    Form(EDIT, TRANSFORMER, (QWEN,), references=1, processor=PROCESSOR),
+)
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a LongCatImagePipeline. Raises RecipeError for what cannot be drawn."""
+    """A folder of a LongCatImagePipeline or a LongCatImageEditPipeline. Raises RecipeError for what cannot be drawn."""
     encoder = replace(
         text_encoder(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
         template=prompt_templates.LONGCAT_IMAGE,
@@ -39,7 +48,7 @@ def reading(folder: Folder) -> Reading:
     }
     # No vector enters this transformer, whatever its config says of one's width.
     known = {"pooled_projection_dim": folder.config("transformer").fields.get("pooled_projection_dim")}
-    model = denoiser(folder, "LongCatImageTransformer2DModel", LongCatImage, own, **known)
+    model = denoiser(folder, TRANSFORMER, LongCatImage, own, **known)
     level = Level(
         name=LEVEL,
         space=flux_space(folder),
@@ -48,5 +57,24 @@ def reading(folder: Folder) -> Reading:
         steps=STEPS,
         guidance=Guidance(scale=4.5, norm="patch"),
     )
+    size = Defaults(size=(1024, 1024), multiple=16)
+    if folder.pipeline == EDIT:
+        seeing = replace(
+            encoder,
+            template=prompt_templates.LONGCAT_EDIT,
+            vision=replace(vision(folder, area=1024 * 1024, prompt=PICTURE, component=PROCESSOR), halved=True),
+        )
+        level = replace(
+            level,
+            denoiser=replace(model, origin=0),
+            conditioners=(References(unit=16, up=True),),
+            guidance=Guidance(scale=4.5),
+        )
+        why = (
+            "LongCatImageEditPipeline：按指令修改一张图",
+            "a LongCatImageEditPipeline: it edits a picture as it is told",
+        )
+        found = seeing_reading(reading_with(folder, "longcat-image-edit", why, seeing, level, size))
+        return replace(found, configs=(PROCESSOR,))
     why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
-    return reading_with(folder, "longcat-image", why, encoder, level, Defaults(size=(1024, 1024), multiple=16))
+    return reading_with(folder, "longcat-image", why, encoder, level, size)

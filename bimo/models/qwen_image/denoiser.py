@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import PublishedDenoiser
@@ -22,6 +23,9 @@ from bimo.models.flow_tokens import LAST, packed, references_of, text_of, unpack
 class QwenImage(Part):
     """Qwen-Image's two-stream transformer; the defaults are the published model's. ``channels`` are x's. With
     ``zero_cond_t`` the tokens of reference pictures are told the time 0, as they have no noise (Qwen-Image-Edit-2511).
+    ``layered`` is Qwen-Image-Layered's: x has the latents of several pictures of one size one after the other on its
+    channels, each at places of a frame of its own, and the one reference picture is before them all; the time has one
+    of two vectors added, the first of which is of pictures with transparency.
     """
 
     channels: int = 16
@@ -31,6 +35,7 @@ class QwenImage(Part):
     text: int = 3584
     axes: tuple[int, ...] = (16, 56, 56)
     zero_cond_t: bool = False
+    layered: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What diffusers' transformer and ControlNets of it are called with alike."""
@@ -61,25 +66,46 @@ class QwenImageDenoiser(PublishedDenoiser):
 
         self.part = part
         self.model: Any = QwenImageTransformer2DModel(
-            **part.settings(), num_layers=part.layers, zero_cond_t=part.zero_cond_t
+            **part.settings(),
+            num_layers=part.layers,
+            zero_cond_t=part.zero_cond_t,
+            use_additional_t_cond=part.layered,
+            use_layer3d_rope=part.layered,
         )
 
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
         """noise - x. Reference pictures' tokens stand behind those of x, each at its places of a frame of its own;
-        ``added`` is what a ControlNet gives the tokens of x.
+        ``added`` is what a ControlNet gives the tokens of x. Raises RecipeError where x are layers without the picture
+        that they are of, or are none.
         """
+        frames = self._frames(x)
         given = self.inputs(x, t, conditioning)
+        if self.part.layered:
+            given["hidden_states"] = torch.cat([packed(frame) for frame in frames], dim=1)
+            given["img_shapes"] = [[_places(frame) for frame in frames]] * len(x)
+            given["additional_t_cond"] = torch.zeros(len(x), dtype=torch.long, device=x.device)
         own = given["hidden_states"].shape[1]
         pictures = [picture.to(x) for picture in references_of(conditioning)]
+        if self.part.layered and len(pictures) != 1:
+            raise RecipeError("{name} needs the picture that is taken apart", name="QwenImage")
         if pictures:
             given["hidden_states"] = torch.cat([given["hidden_states"], *map(packed, pictures)], dim=1)
             given["img_shapes"] = [[*given["img_shapes"][0], *map(_places, pictures)]] * len(x)
         more = given["hidden_states"].shape[1] - own
         each = {name: [nn.functional.pad(v, (0, 0, 0, more)) for v in values] for name, values in (added or {}).items()}
         answer = self.model(**given, **each, return_dict=False)[0]
-        return unpacked(answer[:, :own], *x.shape[-2:])
+        return torch.cat([unpacked(one, *x.shape[-2:]) for one in answer[:, :own].chunk(len(frames), dim=1)], dim=1)
+
+    def _frames(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The pictures in x, [R, channels, h, w] each."""
+        frames = torch.split(x, self.part.channels, dim=1)
+        if self.part.layered and len(frames) < 2:
+            raise RecipeError(
+                "{name} draws layers, and there is one picture; it does not learn from pictures", name="QwenImage"
+            )
+        return frames
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """What diffusers' transformer, or a ControlNet of it, is called with, without reference pictures."""

@@ -8,16 +8,20 @@ Qwen-Image-Edit have its vision tower as well.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
+from bimo.core.errors import RecipeError
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level
+from bimo.diffusion.schedules.flow import Flow
 from bimo.models.layouts.configs import defaults_of
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
-from bimo.models.layouts.qwen_vision import seeing_name, vision
+from bimo.models.layouts.qwen_vision import seeing_reading, vision
 from bimo.models.qwen_image.denoiser import QwenImage
+from bimo.models.qwen_image.layered import UNIT, LayeredPicture, QwenLayeredLatent
 from bimo.models.qwen_image.references import References
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.text_encoders import prompt_templates
@@ -25,20 +29,25 @@ from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.qwen_vision import PICTURE
 
 TRANSFORMER = "QwenImageTransformer2DModel"
-EDIT, EDIT_PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
+EDIT, EDIT_PLUS, LAYERED = "QwenImageEditPipeline", "QwenImageEditPlusPipeline", "QwenImageLayeredPipeline"
 FORMS = (
     Form("QwenImagePipeline", TRANSFORMER, (QWEN,)),
     Form(EDIT, TRANSFORMER, (QWEN,), references=1),
     Form(EDIT_PLUS, TRANSFORMER, (QWEN,), references=2),
+    Form(LAYERED, TRANSFORMER, (QWEN,), layered=True),
 )
 #: How many pictures Qwen-Image-Edit-2509 and -2511 are said to be good with; diffusers' pipeline counts none.
 SEVERAL = 3
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a QwenImagePipeline, or of one that edits pictures. Raises RecipeError for what cannot be drawn."""
+    """A folder of a QwenImagePipeline, or of one that edits pictures or takes them apart. Raises RecipeError for what
+    cannot be drawn.
+    """
     if folder.pipeline in (EDIT, EDIT_PLUS):
         return _editing(folder)
+    if folder.pipeline == LAYERED:
+        return _layered(folder)
     encoder = replace(_language_model(folder), template=prompt_templates.QWEN_IMAGE, drop=34, length=512)
     why = ("QwenImagePipeline；有反向提示词时才引导", "a QwenImagePipeline; guided where there is a negative prompt")
     size = Defaults(size=(1328, 1328), multiple=16, negative=" ")
@@ -66,18 +75,43 @@ def _editing(folder: Folder) -> Reading:
         f"a {folder.pipeline}; its transformer is {'' if newer else 'not '}told that pictures have no noise",
     )
     found = reading_with(folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" "))
-    fillings = tuple(
-        replace(each, module="text.0", rename=seeing_name) if each.component == "text_encoder" else each
-        for each in found.fillings
+    return seeing_reading(found)
+
+
+def _layered(folder: Folder) -> Reading:
+    """What differs of the system that draws layers. Its vision tower only writes prompts, in diffusers' pipeline; it is
+    kept so that the folder can be written again.
+    """
+    encoder = replace(
+        _language_model(folder),
+        template=prompt_templates.QWEN_IMAGE,
+        drop=34,
+        length=512,
+        vision=vision(folder, area=640 * 640, prompt=PICTURE),
     )
-    return replace(found, fillings=fillings, configs=("processor",))
+    level = _level(folder, (LayeredPicture(),), layered=True)
+    if not cast(QwenImage, level.denoiser).layered:
+        raise RecipeError(
+            "{name} of {path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
+            name="use_layer3d_rope",
+            path=folder.config("transformer").path,
+            value=False,
+            expected="True",
+        )
+    schedule = cast(Flow, level.schedule)
+    # The pipeline works out its shift by a rule of its own, whatever the scheduler's config says.
+    moved = replace(schedule, base_length=256, base_shift=0.0, max_shift=1.0) if schedule.dynamic else schedule
+    level = replace(level, schedule=moved, guidance=Guidance(scale=4.0, only_with_negative=True))
+    why = ("QwenImageLayeredPipeline：把图拆成图层", "a QwenImageLayeredPipeline: it takes pictures apart into layers")
+    size = Defaults(size=(640, 640), multiple=UNIT, negative=" ")
+    return seeing_reading(reading_with(folder, "qwen-image-layered", why, encoder, level, size))
 
 
 def _language_model(folder: Folder) -> LanguageModel:
     return text_encoder(folder, (QWEN,), "qwen2_5_vl")
 
 
-def _level(folder: Folder, conditioners: tuple[Part, ...] = ()) -> Level:
+def _level(folder: Folder, conditioners: tuple[Part, ...] = (), layered: bool = False) -> Level:
     own = {
         "channels": "out_channels",
         "layers": "num_layers",
@@ -87,21 +121,25 @@ def _level(folder: Folder, conditioners: tuple[Part, ...] = ()) -> Level:
         "axes": "axes_dims_rope",
         "zero_cond_t": "zero_cond_t",
     }
+    if layered:
+        own["layered"] = "use_layer3d_rope"
     fields = folder.config("transformer").fields
     # The published config still has a pooled width that its class no longer reads.
     known = {"pooled_projection_dim": fields.get("pooled_projection_dim"), "in_channels": 4 * fields["out_channels"]}
+    if layered:
+        known["use_additional_t_cond"] = True
     return Level(
         name=LEVEL,
-        space=_qwen_space(folder),
+        space=_qwen_space(folder, layered),
         denoiser=denoiser(folder, TRANSFORMER, QwenImage, own, **known),
-        schedule=flow_schedule(folder),
+        schedule=flow_schedule(folder, dynamic="root") if layered else flow_schedule(folder),
         conditioners=conditioners,
         steps=STEPS,
         guidance=Guidance(scale=4.0, norm="patch", lengthen=True, only_with_negative=True),
     )
 
 
-def _qwen_space(folder: Folder) -> QwenLatent:
+def _qwen_space(folder: Folder, layered: bool) -> QwenLatent:
     from diffusers import AutoencoderKLQwenImage
 
     folder.demand("vae", "diffusers", ("AutoencoderKLQwenImage",))
@@ -114,5 +152,6 @@ def _qwen_space(folder: Folder) -> QwenLatent:
         "mean": "latents_mean",
         "deviation": "latents_std",
     }
-    read = folder.config("vae").of(defaults_of(AutoencoderKLQwenImage), own.values(), ("dropout",))
-    return QwenLatent(**{name: read[field] for name, field in own.items()})
+    defaults = defaults_of(AutoencoderKLQwenImage) | ({"input_channels": 4} if layered else {})
+    read = folder.config("vae").of(defaults, own.values(), ("dropout",))
+    return (QwenLayeredLatent if layered else QwenLatent)(**{name: read[field] for name, field in own.items()})

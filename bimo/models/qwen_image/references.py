@@ -33,6 +33,8 @@ class References(Conditioner):
     of what is drawn, and what is to stay is neither shifted nor zoomed. Of another shape it is coded at about ``area``
     pixels in its own, as diffusers' pipelines do always.
 
+    Sides are rounded to multiples of ``unit``, or ``up`` to them.
+
     In training the first ``learnt`` of them come with the data as maps of these names, fitted as the picture is.
     """
 
@@ -41,6 +43,8 @@ class References(Conditioner):
     count: int = 1
     learnt: int = 1
     area: int = 1024 * 1024
+    unit: int = UNIT
+    up: bool = False
     always: ClassVar = True
     pixels: ClassVar = False
     smooth_maps: ClassVar = True
@@ -66,14 +70,18 @@ class References(Conditioner):
 
     def size_for(self, request: Request) -> tuple[int, int] | None:
         """That of the picture that is edited, at ``area`` pixels."""
-        return None if request.image is None else size_of_area(upright(request.image).size, self.area, UNIT)
+        return (
+            None if request.image is None else size_of_area(upright(request.image).size, self.area, self.unit, self.up)
+        )
 
     def coded_size(self, image: Image.Image, drawn: tuple[int, int]) -> tuple[int, int]:
         """(width, height) that a picture is coded at, where one of a size is drawn."""
         own = upright(image).size
         width = math.sqrt(math.prod(drawn) * own[0] / own[1])
-        alike = max(abs(width - drawn[0]), abs(width * own[1] / own[0] - drawn[1])) <= UNIT / 2
-        return drawn if alike else size_of_area(own, self.area, UNIT)
+        alike = max(abs(width - drawn[0]), abs(width * own[1] / own[0] - drawn[1])) <= (
+            self.unit if self.up else self.unit / 2
+        )
+        return drawn if alike else size_of_area(own, self.area, self.unit, self.up)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Pictures [B, C, h, w], at the places of the picture that is learnt."""

@@ -21,7 +21,8 @@ from bimo.models.spaces import coded
 class QwenLatent(Part):
     """x is (z - mean) / deviation of the latent z of one frame, channel by channel; the defaults are the published.
 
-    Each of ``frames`` halves the side (and, where True, the frames of a film, of which a picture has one).
+    Each of ``frames`` halves the side (and, where True, the frames of a film, of which a picture has one). Pixels have
+    ``pixel_channels``: 3 colours, or these and their opacity.
     """
 
     channels: int = 16
@@ -29,6 +30,7 @@ class QwenLatent(Part):
     multiples: tuple[int, ...] = (1, 2, 4, 4)
     layers_per_block: int = 2
     frames: tuple[bool, ...] = (False, True, True)
+    pixel_channels: int = 3
     mean: tuple[float, ...] = (
         *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
         *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
@@ -65,6 +67,7 @@ class QwenLatentSpace(Space):
             dim_mult=list(part.multiples),
             num_res_blocks=part.layers_per_block,
             temperal_downsample=list(part.frames),
+            input_channels=part.pixel_channels,
             latents_mean=list(part.mean),
             latents_std=list(part.deviation),
         )

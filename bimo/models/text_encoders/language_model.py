@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +18,10 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.part import Part, meant
 from bimo.core.tensors import TextEncoding
+from bimo.diffusion.text_encoder import TextEncoder
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
+from bimo.models.text_encoders.quoted_pieces import pieces
 from bimo.models.text_encoders.qwen_vision import IMAGE_PAD, QwenVision, View, rotary_positions
 from bimo.prompts.token_budget import Budget
 
@@ -40,11 +41,6 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
     "cpmant": ("CpmAntConfig", "CpmAntModel", ("dim_ff", "dim_head", "")),
 }
 SLOT = "{}"
-QUOTES = (("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
-_QUOTED = re.compile("|".join(f"{re.escape(a)}[^{re.escape(a + b)}]*?{re.escape(b)}" for a, b in QUOTES))
-_APOSTROPHE = re.compile(r"[a-zA-Z]+'[a-zA-Z]+")
-#: Stands for an apostrophe inside a word while quotes are looked for: a character of private use.
-_HIDDEN = "\ue000"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +66,7 @@ class LanguageModel(Part):
     ("batch"); the text encoder itself does not see that. ``multiple`` pads each text on the left to a multiple of it,
     in sight of all. ``characters`` reads what stands in quotes character by character, and template and prompt apart.
     With ``vision`` it looks at pictures, which stand before the prompt in the template and take none of ``length``.
+    ``shares`` is the place of another of the system's text encoders that is the same model: its weights are held once.
     """
 
     family: str = "qwen3"
@@ -92,6 +89,7 @@ class LanguageModel(Part):
     characters: bool = False
     bridge: Bridge | None = None
     vision: QwenVision | None = None
+    shares: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,12 +102,18 @@ class LanguageModel(Part):
             raise RecipeError("the family cpmant is for pad='batch', state=-1, with nothing dropped in front")
         if not self.normed and self.state != -1:
             raise RecipeError("normed=False is for state -1 alone")
-        if self.vision is not None and (self.family != "qwen2_5_vl" or self.characters or self.pad != "none"):
-            raise RecipeError("vision is for the family qwen2_5_vl, with pad='none' and without characters")
+        if self.vision is not None and (self.family != "qwen2_5_vl" or self.pad == "batch"):
+            raise RecipeError("vision is for the family qwen2_5_vl, with pad='none' or 'full'")
 
     def build(self) -> LanguageModelEncoder:
         """The module, without its words until ``load_tokenizer``."""
         return LanguageModelEncoder(self)
+
+    @property
+    def sizes(self) -> tuple[Any, ...]:
+        """All that says which model it is, whatever it is told and whatever is taken of it."""
+        own = self.family, self.width, self.layers, self.heads, self.key_heads, self.head, self.feed, self.vocab
+        return *own, self.positions, dict(self.config)
 
     def tiny(self) -> Self:
         """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
@@ -173,6 +177,20 @@ class LanguageModelEncoder(PublishedTextEncoder):
         self.visual = None if part.vision is None else part.vision.build()
         self.reads_pictures = part.vision is not None
 
+    def share(self, others: Sequence[TextEncoder]) -> None:
+        """Reads with the model of another, which stays that one's own. Raises RecipeError where it is another model."""
+        if self.part.shares is None:
+            return
+        other = others[self.part.shares] if self.part.shares < len(others) else None
+        if not isinstance(other, LanguageModelEncoder) or other is self or other.part.sizes != self.part.sizes:
+            raise RecipeError(
+                "shares is {place}; expected the place of a text encoder that is the same language model",
+                place=self.part.shares,
+            )
+        del self.model
+        # Not registered: its weights are counted, moved and saved where they are held.
+        vars(self)["model"] = other.model
+
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
         """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
         return self.finished(self.trunk(texts))
@@ -232,7 +250,9 @@ class LanguageModelEncoder(PublishedTextEncoder):
                 begins.append((row.places[sum(len(v.tokens) for _, v in begins)], view))
             if row.views:
                 embeds[index, list(row.places)] = torch.cat([view.tokens for view in row.views]).to(embeds)
-            positions[:, index, : len(row.ids)] = rotary_positions(len(row.ids), begins)
+            # Padding behind the text is at place 0, as transformers has it.
+            read = sum(row.seen)
+            positions[:, index, :read] = rotary_positions(read, begins)
         return {"embeds": embeds, "positions": positions.to(ids.device)}
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -270,7 +290,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return self.finished(TextEncoding(self._states(ids.to(self._device()), mask.to(self._device()))))
 
     def _device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(self.model.parameters()).device
 
     def _states(
         self, ids: Tensor, seen: Tensor, embeds: Tensor | None = None, positions: Tensor | None = None
@@ -365,29 +385,9 @@ class LanguageModelEncoder(PublishedTextEncoder):
         ids = [blank] * ahead + ids
         attention_mask = [True] * len(ids)
         if self.part.pad == "full":
-            more = start + self.part.length - len(ids)
+            more = before + self.part.length - len(ids)
             ids, attention_mask = ids + [blank] * more, attention_mask + [False] * more
         return _Row(ids, attention_mask)
-
-
-def pieces(text: str) -> list[tuple[int, str]]:
-    """A text in pieces with where each begins: what stands in quotes character by character, the rest whole.
-
-    An apostrophe inside a word is no quote. As LongCat-Image reads its prompts.
-    """
-    masked = text
-    for word in dict.fromkeys(_APOSTROPHE.findall(text)):
-        masked = masked.replace(word, word.replace("'", _HIDDEN))
-    segments: list[tuple[int, str]] = []
-    last = 0
-    for match in _QUOTED.finditer(masked):
-        if match.start() > last:
-            segments.append((last, text[last : match.start()]))
-        segments += [(at, text[at]) for at in range(match.start(), match.end())]
-        last = match.end()
-    if last < len(text):
-        segments.append((last, text[last:]))
-    return segments
 
 
 def _words(folder: Path) -> tuple[Any, str]:

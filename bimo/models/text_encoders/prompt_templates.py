@@ -19,10 +19,23 @@ QWEN_IMAGE_EDIT = (
 )
 #: Qwen-Image's without what begins the answer; the first 34 tokens are dropped.
 HUNYUAN_IMAGE = QWEN_IMAGE.removesuffix("\n<|im_start|>assistant\n")
+#: What HunyuanImage's refiner says around a prompt, in the marks of Llama 3; the first 36 tokens are dropped.
+HUNYUAN_REFINER = (
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the image by detailing the color, shape, size, texture, "
+    "quantity, text, spatial relationships of the objects and background:<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+)
 LONGCAT_IMAGE = (
     "<|im_start|>system\nAs an image captioning expert, generate a descriptive text prompt based on an image content, "
     "suitable for input to a text-to-image model.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+#: What LongCat-Image-Edit says around an instruction; its picture stands before that.
+LONGCAT_EDIT = (
+    "<|im_start|>system\nAs an image editing expert, first analyze the content and attributes of the input image(s). "
+    "Then, based on the user's editing instructions, clearly and precisely determine how to modify the given image(s), "
+    "ensuring that only the specified parts are altered and all other aspects remain consistent with the original(s)."
+    "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 #: Stands before the prompt, and not before the negative one.
 LUMINA_PREFIX = (

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: The token that stands for one merged patch of a picture.
 IMAGE_PAD = "<|image_pad|>"
+#: What the sides are multiples of before they are halved.
+HALVED = 16
 PICTURE = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
 
 
@@ -32,7 +34,8 @@ class QwenVision(Part):
     """Qwen2.5-VL's vision tower and what is done to a picture before it; the defaults are the 7 B model's, the names
     those of transformers' Qwen2_5_VLVisionConfig and Qwen2VLImageProcessor.
 
-    A picture is first brought to about ``area`` pixels in its own shape, then to between ``min_pixels`` and
+    A picture is first brought to about ``area`` pixels in its own shape, with ``halved`` to sides rounded up and then
+    to half of them, as LongCat-Image-Edit's pipeline does; then to between ``min_pixels`` and
     ``max_pixels`` whose sides are whole merged patches. ``prompt`` stands for it before the text, "{}" in it for its
     number.
     """
@@ -50,6 +53,7 @@ class QwenVision(Part):
     min_pixels: int = 3136
     max_pixels: int = 12845056
     area: int = 1024 * 1024
+    halved: bool = False
     prompt: str = PICTURE
 
     def build(self) -> QwenVisionTower:
@@ -117,7 +121,12 @@ class QwenVisionTower(nn.Module):
 
         part = self.part
         whole = opaque(image)
-        shown = whole.resize(size_of_area(whole.size, part.area), resample=Image.Resampling.LANCZOS)
+        size = (
+            size_of_area(whole.size, part.area, HALVED, up=True) if part.halved else size_of_area(whole.size, part.area)
+        )
+        shown = whole.resize(size, resample=Image.Resampling.LANCZOS)
+        if part.halved:
+            shown = shown.resize((size[0] // 2, size[1] // 2), resample=Image.Resampling.LANCZOS)
         shown = shown.resize(part.size_of(*shown.size), resample=Image.Resampling.BICUBIC)
         values = torch.from_numpy(np.asarray(shown).astype(np.float32) / 255).permute(2, 0, 1)
         mean, deviation = (torch.tensor(each, device="cpu").view(3, 1, 1) for each in (CLIP_MEAN, CLIP_DEVIATION))
