@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,13 @@ EXAMPLES = say(
     "--name draw.example.com"
 )
 FOLDER_HELP = say("where jobs, pictures and keys lie; else BIMO_SERVE, else the user's folder of data")
+
+
+class On(StrEnum):
+    """Where workers draw."""
+
+    processes = "processes"
+    ray = "ray"
 
 
 @takes_engine
@@ -52,6 +60,9 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, max=64, help=say("how many processes draw: one for a card, or for a group of cores"))
     ] = 1,
+    on: Annotated[On, typer.Option(help=say("where they draw: processes of this machine, or replicas on Ray"))] = (
+        On.processes
+    ),
     finetuning: Annotated[
         bool | None,
         typer.Option(
@@ -97,6 +108,7 @@ def serve(
         load_options=load_options,
         batch=batch,
         workers=workers,
+        on=on.value,
         limits=Limits(waiting=waiting, waiting_of_key=waiting if is_loopback(host) else max(1, waiting // 4)),
         retention=Retention(keep_days * 86400, int(keep_gigabytes * 1e9)),
         audit_prompts=audit_prompts,

@@ -118,7 +118,7 @@ def _ending_quietly(app: Callable[..., Awaitable[None]]) -> Callable[..., Awaita
 
 def make_service(settings: ServeSettings) -> DrawingService:
     """The service for some settings, with its first model loaded. Raises WeightsError, RecipeError, RequestError."""
-    several = settings.workers > 1
+    several = settings.workers > 1 or settings.on == "ray"
     # With worker processes, the server's own model is only inspected, for validation, tokens and samplers.
     inspection_options = LoadOptions(device="cpu", denoiser=settings.load_options.denoiser)
     pool = pool_of(replace(settings, load_options=inspection_options) if several else settings)
@@ -128,7 +128,11 @@ def make_service(settings: ServeSettings) -> DrawingService:
         options["check_prompt"] = PromptFilter(settings.words).check
     if settings.filter_pictures:
         options["inspect"] = PictureFilter().inspect
-    if several:
+    if settings.on == "ray":
+        from bimo.serve.ray_replicas import ray_executor
+
+        options["executor"] = ray_executor(settings.workers)
+    elif several:
         options["executor"] = process_executor(settings.workers)
     return DrawingService(settings, pool, JobStore(settings.folder), **options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from bimo.core.credentials import Credentials
 from bimo.core.label import Label
@@ -49,9 +50,9 @@ class ServeSettings:
     """The settings of a server. ``models`` are names as for ``bimo draw -m``; the first is the default, and requests
     can name no others. ``batch`` is the most pictures in one call of a denoiser. ``load_options`` apply to every model;
     their ``memory`` also limits the weights of all loaded models together. People vote on the pictures of ``reports``,
-    folders of `bimo eval`. More than one of ``workers`` draw in processes, a single one in a thread of the server. With
-    ``editions`` the bundled model that learned what a prompt asks for draws where a request names none; with
-    ``finetuning`` the page may fine-tune.
+    folders of `bimo eval`. More than one of ``workers`` draw in processes ``on`` this machine, any number in replicas
+    on a Ray cluster; a single one in a thread of the server. With ``editions`` the bundled model that learned what a
+    prompt asks for draws where a request names none; with ``finetuning`` the page may fine-tune.
     """
 
     models: tuple[str, ...]
@@ -63,6 +64,7 @@ class ServeSettings:
     load_options: LoadOptions = DEFAULT
     batch: int = 16
     workers: int = 1
+    on: Literal["processes", "ray"] = "processes"
     editions: bool = False
     finetuning: bool = False
     url_seconds: int = 3600

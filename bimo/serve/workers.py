@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -107,10 +107,18 @@ class _Busy:
     numbers: dict[str, float]
 
 
-class _Reporter:
+class Sender(Protocol):
+    """What events are sent through: a pipe, or a replica's calls."""
+
+    def send(self, message: Any, /) -> None:
+        """Sends a message."""
+        ...
+
+
+class Reporter:
     """Sends the events of this process to the server; exits if the server is gone."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Sender) -> None:
         self._connection, self._lock = connection, threading.Lock()
         self.pictures: dict[str, dict[str, bytes]] = {}
         self.busy: Callable[[], dict[str, float]] = dict
@@ -156,7 +164,7 @@ def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(max(1, min(len(cores), torch.get_num_threads())))
-    reporter = _Reporter(connection)
+    reporter = Reporter(connection)
     pool = pool_of(settings)
     pool.load_now(EngineKey(pool.default))
     scheduler = Scheduler(pool, reporter, reporter, batch=settings.batch)
