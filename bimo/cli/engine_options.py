@@ -18,7 +18,13 @@ PARAMETER = "load_options"
 DEVICE_HELP = say("where to draw: auto, the card with the most free memory; cuda, cuda:1, mps, xpu, cpu")
 #: Field of LoadOptions -> (option, help).
 OPTIONS: dict[str, tuple[str, str]] = {
-    "device": ("--device", DEVICE_HELP),
+    "device": (
+        "--device",
+        say(
+            "where to draw: auto, the card with the most free memory; cuda, cuda:1, mps, xpu, cpu; or one model over "
+            "several cards, cuda:0+cuda:1"
+        ),
+    ),
     "dtype": (
         "--dtype",
         say("how weights are kept in memory: auto, on a card what the recipe is safe in; fp32, bf16, fp16"),
@@ -36,7 +42,10 @@ OPTIONS: dict[str, tuple[str, str]] = {
     ),
     "quantise": (
         "--quantise",
-        say("round the matrices of text encoders and denoisers: int8, int4, fp8 (torchao), nf4 (bitsandbytes)"),
+        say(
+            "round the matrices of text encoders and denoisers: int8, int4, fp8 (torchao), nf4, llm-int8 "
+            "(bitsandbytes), uint4 (sdnq)"
+        ),
     ),
     "tiles": ("--tiles", say("decode large pictures tile by tile: less memory, slightly other pixels")),
     "compiled": (
@@ -57,6 +66,10 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "denoiser": (
         "--denoiser",
         say("a GGUF file in the place of the model's own denoiser; -m FILE.gguf alone takes its family's other parts"),
+    ),
+    "text_encoder": (
+        "--text-encoder",
+        say("a GGUF file in the place of the model's own text encoder of its family: Qwen3, Qwen2.5-VL or T5"),
     ),
 }
 

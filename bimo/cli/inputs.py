@@ -200,8 +200,8 @@ def _images_by_name(request: dict[str, Any]) -> dict[str, Any]:
 
 AGAIN_ALONE = Message(
     "--again draws what the record says; give no prompt and no settings but -m, -o, --json, --open, --device, --dtype, "
-    "--memory, --offload, --quantise, --tiles, --compile, --graphs, --engine, --denoiser, --fast, --tiny-decoder, "
-    "--lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from"
+    "--memory, --offload, --quantise, --tiles, --compile, --graphs, --engine, --denoiser, --text-encoder, --fast, "
+    "--tiny-decoder, --lora, --embedding, --control, --ip-adapter, --image-encoder and the pictures it was drawn from"
 )
 
 

@@ -37,6 +37,8 @@ EXTRAS = {
     "accelerate": "train",
     "pytorch_optimizer": "train",
     "torchao": "quantise",
+    "bitsandbytes": "quantise",
+    "sdnq": "sdnq",
     "gguf": "gguf",
     "openvino": "openvino",
     "nncf": "openvino",

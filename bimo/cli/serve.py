@@ -91,11 +91,13 @@ def serve(
     from bimo.serve.run import is_loopback
     from bimo.serve.run import serve as run
 
-    if load_options.denoiser is not None and len(model or ()) > 1:
-        raise RequestError("--denoiser goes with one model, and several are named; name that one with -m alone")
+    if load_options.files and len(model or ()) > 1:
+        raise RequestError(
+            "--denoiser and --text-encoder go with one model, and several are named; name that one with -m alone"
+        )
     named = tuple(model or ([os.environ["BIMO_MODEL"]] if os.environ.get("BIMO_MODEL") else []))
-    # Learnt words and another denoiser are for one model, so both editions only draw without them.
-    editions = not named and bundled(SECOND) is not None and not (embeddings or load_options.denoiser)
+    # Learnt words and another model's parts are for one model, so both editions only draw without them.
+    editions = not named and bundled(SECOND) is not None and not (embeddings or load_options.files)
     settings = ServeSettings(
         models=named or ((DEFAULT_MODEL, SECOND) if editions else (DEFAULT_MODEL,)),
         editions=editions,

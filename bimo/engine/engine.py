@@ -34,7 +34,7 @@ from bimo.engine import quantisation
 from bimo.engine.adapters import Adapters, demand_attached, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
-from bimo.engine.memory import Keeping
+from bimo.engine.memory import Keeping, drawing_bytes
 from bimo.engine.offload import Offloader
 from bimo.engine.processor import Processor
 from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
@@ -51,8 +51,9 @@ UNIT = 64
 
 class Engine:
     """A system that draws, with its weights on ``device`` in ``dtype``, offloaded or quantised as ``keeping`` says.
-    Without a device or dtype weights stay where and as they are, for a system in training. ``processor`` is the CPU
-    inference engine, torch by default; ``fast`` has the default settings of a few-step LoRA.
+    Without a device or dtype weights stay where and as they are, for a system in training. Its blocks are spread over
+    further ``cards``. ``processor`` is the CPU inference engine, torch by default; ``fast`` has the default settings of
+    a few-step LoRA.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Engine:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         keeping: Keeping | None = None,
+        cards: Sequence[torch.device] = (),
         processor: Processor | None = None,
         fast: Fast | None = None,
         notices: Sequence[str] = (),
@@ -76,6 +78,7 @@ class Engine:
         self.dtype = dtype
         #: Offload, quantisation and tiling.
         self.keeping = Keeping() if keeping is None else keeping
+        self.cards = tuple(cards)
         self.fast = fast
         #: Set by callers that have the denoisers' blocks compiled.
         self.compiled = False
@@ -94,7 +97,15 @@ class Engine:
                 device=self.device,
                 quantise=self.keeping.quantise,
                 tiles=self.keeping.tiles,
+                cards=self.cards,
+                reserved=drawing_bytes(self.recipe.request.size, self.keeping),
             )
+
+    @property
+    def blocks_on(self) -> dict[torch.device, int]:
+        """How many blocks are on each card that they are spread over; empty for one device."""
+        spread = None if self._offloader is None else self._offloader.spread
+        return {} if spread is None else spread.counts()
 
     @property
     def space_dtype(self) -> str:
@@ -147,9 +158,11 @@ class Engine:
                 "with {flags} adapters are named when the model is loaded: the weights they change are rounded or away",
                 flags=self.keeping.flags,
             )
+        if self.cards:
+            raise RequestError("over several cards adapters are named when the model is loaded, before it is spread")
         if quantisation.in_blocks(self.system):
             raise RequestError(
-                "with a denoiser of GGUF adapters are named when the model is loaded: its matrices lie in blocks, and "
+                "with files of GGUF adapters are named when the model is loaded: their matrices lie in blocks, and "
                 "nothing can be added to those"
             )
 

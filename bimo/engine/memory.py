@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 Offload = Literal["none", "parts", "groups", "disk"]
-Quantise = Literal["none", "int8", "int4", "fp8", "nf4"]
+Quantise = Literal["none", "int8", "int4", "fp8", "nf4", "llm-int8", "uint4"]
 OFFLOADS: tuple[Offload, ...] = ("none", "parts", "groups", "disk")
-QUANTISES: tuple[Quantise, ...] = ("none", "int8", "int4", "fp8", "nf4")
+QUANTISES: tuple[Quantise, ...] = ("none", "int8", "int4", "fp8", "nf4", "llm-int8", "uint4")
 #: Activations per pixel while decoding, the peak of a drawing: about 4 feature maps of 256 channels at full
 #: resolution, as in the last block of Stable Diffusion's autoencoder.
 NUMBERS_A_PIXEL = 4 * 256
 #: Bytes per element.
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
 #: Bytes per quantised weight, including its share of the scales.
-QUANTISED_BYTES = {"int8": 1.02, "fp8": 1.02, "int4": 0.56, "nf4": 0.57}
+QUANTISED_BYTES = {"int8": 1.02, "fp8": 1.02, "int4": 0.56, "nf4": 0.57, "llm-int8": 1.02, "uint4": 0.63}
 #: Tile size in pixels of tiled decoding: that of diffusers' autoencoders for 512-pixel models.
 TILE = 512
 UNITS = {"": 1e9, "b": 1.0, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, "gb": 1e9, "mib": 2**20, "gib": 2**30}
@@ -37,7 +37,8 @@ UNITS = {"": 1e9, "b": 1.0, "k": 1e3, "kb": 1e3, "m": 1e6, "mb": 1e6, "g": 1e9, 
 class Weights:
     """Parameter counts of a recipe: text encoders, each level's denoiser, spaces, and the rest, which always stays
     float32. ``grouped`` is the most that is on the device at once with group offloading: everything outside the
-    repeated blocks, and two layers. ``blocks`` is the size in bytes of GGUF-quantised weights, whatever the dtype.
+    repeated blocks, and two layers. ``blocks`` and ``encoder_blocks`` are the bytes of the denoisers' and the text
+    encoders' GGUF-quantised weights, whatever the dtype.
     """
 
     encoders: int
@@ -46,6 +47,7 @@ class Weights:
     rest: int
     grouped: int = 0
     blocks: int = 0
+    encoder_blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Keeping:
 def weights_of(system: System) -> Weights:
     """Counts the weights of a system, which may be memory-mapped or on the meta device."""
     counts = {name: p.numel() for name, p in system.named_parameters() if p.is_floating_point()}
-    blocks = sum(p.nbytes for p in system.parameters() if not p.is_floating_point())
+    in_blocks = {name: p.nbytes for name, p in system.named_parameters() if not p.is_floating_point()}
+    encoder_blocks = sum(size for name, size in in_blocks.items() if name.startswith("text."))
 
     def below(*prefixes: str) -> int:
         return sum(count for name, count in counts.items() if name.startswith(prefixes))
@@ -89,7 +92,8 @@ def weights_of(system: System) -> Weights:
     denoisers = tuple(below(f"{name}.denoiser.") for name in names)
     spaces = below(*(f"{name}.space." for name in names)) if names else 0
     rest = sum(counts.values()) - encoders - sum(denoisers) - spaces
-    return Weights(encoders, denoisers, spaces, rest, _grouped(system), blocks)
+    blocks = sum(in_blocks.values()) - encoder_blocks
+    return Weights(encoders, denoisers, spaces, rest, _grouped(system), blocks, encoder_blocks)
 
 
 def _grouped(system: System) -> int:
@@ -108,9 +112,10 @@ def resident_bytes(weights: Weights, keeping: Keeping) -> int:
     """The most bytes of weights that are in memory at once."""
     bytes_per_weight = BYTES[keeping.dtype] if keeping.quantise == "none" else QUANTISED_BYTES[keeping.quantise]
     denoisers = [bytes_per_weight * count + weights.blocks for count in weights.denoisers]
+    encoders = bytes_per_weight * weights.encoders + weights.encoder_blocks
     weight_bytes: float = {
-        "none": bytes_per_weight * (weights.encoders + sum(weights.denoisers)) + weights.blocks,
-        "parts": max([bytes_per_weight * weights.encoders, *denoisers]),
+        "none": encoders + bytes_per_weight * sum(weights.denoisers) + weights.blocks,
+        "parts": max([encoders, *denoisers]),
         "groups": bytes_per_weight * weights.grouped,
         "disk": bytes_per_weight * weights.grouped,
     }[keeping.offload]

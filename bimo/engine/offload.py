@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -23,7 +23,7 @@ from bimo.core.pages import release
 from bimo.core.recipe import Level
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.space import Space
-from bimo.engine import quantisation
+from bimo.engine import quantisation, spread
 from bimo.engine.compile import repeated_blocks
 from bimo.engine.devices import CPU, DTYPES
 from bimo.engine.memory import TILE, Offload, Quantise
@@ -68,7 +68,8 @@ class Offloader:
     ``offload`` "none" loads everything at once; "parts" loads each text encoder and denoiser only while it runs, until
     then its weights stay memory-mapped. "groups" and "disk" use diffusers' group offloading (``diffusers.hooks``), on
     CUDA and XPU with a stream of its own. ``quantise`` rounds linear layers as they are read, ``tiles`` turns on tiled
-    decoding.
+    decoding. Blocks are spread over ``device`` and ``cards`` (see ``engine.spread``), where ``reserved`` bytes of the
+    device are left to drawing.
 
     The system must have been read without converting its weights, so that they are still memory-mapped.
     """
@@ -82,10 +83,17 @@ class Offloader:
         device: torch.device = CPU,
         quantise: Quantise = "none",
         tiles: bool = False,
+        cards: Sequence[torch.device] = (),
+        reserved: int = 0,
     ) -> None:
         quantisation.check(quantise, device)
         if offload == "groups" and device.type == "cpu":
             raise RequestError("--offload groups moves layers to a card, and there is none; parts or disk work without")
+        if offload == "groups" and quantise in quantisation.OF_BITSANDBYTES:
+            raise RequestError(
+                "--offload groups does not move the scales of --quantise {kind}; take --offload parts, or int8",
+                kind=quantise,
+            )
         if offload == "disk" and quantise != "none":
             raise RequestError("--offload disk keeps no quantised weights; take --offload parts or groups")
         self.system = system
@@ -100,6 +108,9 @@ class Offloader:
         self._wide = kept_in_float32(system) if dtype == torch.float16 else set[int]()
         #: The device of idle modules: the CPU if a hook or ``_take`` moves them, else the device itself.
         self._home = CPU if offload in ("groups", "disk") or (offload == "parts" and quantise != "none") else device
+        #: Where blocks are spread over cards, and where each of their tensors is by its id.
+        self.spread = self._shared_out(cards, reserved) if cards else None
+        self._homes = {} if self.spread is None else self.spread.homes()
         of_workers = {id(p) for worker in self._workers.values() for p in worker.parameters()}
         of_spaces = {
             id(parameter): space_dtype(system.recipe.level(name.partition(".")[0]), dtype)
@@ -114,21 +125,34 @@ class Offloader:
             elif id(parameter) not in of_workers:
                 parameter.data = self._converted(parameter.data, torch.float32)
             elif quantise == "none" and offload != "parts":
-                parameter.data = self._converted(parameter.data, self._dtype_of(parameter), home=self._home)
+                parameter.data = self._read(parameter)
         for buffer in system.buffers():
-            buffer.data = (buffer.data.float() if buffer.is_floating_point() else buffer.data).to(device)
+            value = buffer.data.float() if buffer.is_floating_point() else buffer.data
+            buffer.data = value.to(self._homes.get(id(buffer), device))
         if quantise != "none":
-
-            def read(parameter: nn.Parameter) -> Tensor:
-                return self._converted(parameter.data, self._dtype_of(parameter), home=self._home)
-
+            whole = kept_in_float32(system) if quantise in quantisation.OF_INTEGERS else self._wide
             for worker in self._workers.values():
-                quantisation.quantise(worker, quantise, read, self._wide)
+                quantisation.quantise(worker, quantise, self._read, whole)
         if offload in ("groups", "disk"):
             self._in_groups()
+        if self.spread is not None:
+            self.spread.connect(device)
         if tiles:
             for space in spaces(system).values():
                 cast(Space, space).tile(TILE)
+
+    def _shared_out(self, cards: Sequence[torch.device], reserved: int) -> spread.Spread:
+        row = (self.device, *cards)
+        kept = sum(parameter.numel() for space in spaces(self.system).values() for parameter in space.parameters())
+        # Rounded to 4 bits they take less than is counted here.
+        dtype = self.dtype if self.quantise == "none" else torch.int8
+        taken = reserved + kept * torch.float32.itemsize
+        return spread.plan(self._workers, row, spread.free_bytes(row), dtype, taken)
+
+    def _read(self, parameter: nn.Parameter) -> Tensor:
+        """A worker's weight in its dtype, where it is while the worker is idle."""
+        home = self._homes.get(id(parameter), self._home)
+        return self._converted(parameter.data, self._dtype_of(parameter), home=home)
 
     def _in_groups(self) -> None:
         """Applies group offloading to the repeated blocks. Everything else stays on the device: it is small, and some

@@ -1,10 +1,19 @@
-"""Weight-only quantisation to 8 or 4 bits by torchao and bitsandbytes, the libraries that diffusers uses.
+"""Quantised linear layers by torchao, bitsandbytes and SDNQ, the libraries that diffusers uses.
 
 Only linear layers are quantised, each as soon as it has been read, so that a system is never in memory both before and
-after. Activations stay in the engine's dtype.
+after. Activations stay in the engine's dtype, but for LLM.int8(), which rounds them as well.
+
+========  ============  ==============================================================================================
+int8      torchao       a scale for each row
+fp8       torchao       float8_e4m3, a scale for each row
+int4      torchao       groups of 128
+nf4       bitsandbytes  blocks of 64 in the quantiles of a normal distribution, scales rounded again (arXiv:2305.14314)
+llm-int8  bitsandbytes  8-bit products, columns with outliers of 6 and more in full (arXiv:2208.07339)
+uint4     sdnq          groups with a scale and a zero point, in torch alone: 4 bits on any device
+========  ============  ==============================================================================================
 """
 
-# torchao and bitsandbytes have no types.
+# torchao, bitsandbytes and sdnq have no types.
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownVariableType=false
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
@@ -12,9 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Generator
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -22,12 +33,29 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
+from bimo.core.installing import installing
+from bimo.engine.devices import KINDS
 from bimo.engine.memory import QUANTISES, Quantise
 
 #: The library that implements each kind.
-LIBRARY: dict[Quantise, str] = {"int8": "torchao", "int4": "torchao", "fp8": "torchao", "nf4": "bitsandbytes"}
-#: Kinds whose kernels need CUDA.
-OF_CUDA: tuple[Quantise, ...] = ("int4", "nf4")
+LIBRARY: dict[Quantise, str] = {
+    "int8": "torchao",
+    "int4": "torchao",
+    "fp8": "torchao",
+    "nf4": "bitsandbytes",
+    "llm-int8": "bitsandbytes",
+    "uint4": "sdnq",
+}
+OF_BITSANDBYTES: tuple[Quantise, ...] = ("nf4", "llm-int8")
+#: Kinds whose weights are tensors of integers, not of a dtype that they stand for. Networks look at some layers' dtype
+#: for the numbers to work in: those between the repeated blocks, and those that text encoders keep in float32.
+OF_INTEGERS: tuple[Quantise, ...] = (*OF_BITSANDBYTES, "uint4")
+#: The extra that each library is in.
+EXTRAS = {"torchao": "quantise", "bitsandbytes": "quantise", "sdnq": "sdnq"}
+#: Types of devices for the kinds that not every one has kernels for.
+DEVICES: dict[Quantise, tuple[str, ...]] = {"int4": ("cuda",), "llm-int8": ("cuda", "xpu", "cpu")}
+#: Activations of this size are outliers to LLM.int8(), as in its paper and in diffusers' BitsAndBytesConfig.
+OUTLIER = 6.0
 
 
 def check(kind: str, device: torch.device) -> None:
@@ -36,15 +64,20 @@ def check(kind: str, device: torch.device) -> None:
         return
     if kind not in QUANTISES:
         raise RequestError("quantise is {kind!r}; expected {listed}", kind=kind, listed=", ".join(QUANTISES))
-    if kind in OF_CUDA and device.type != "cuda":
+    if device.type not in (places := DEVICES.get(kind, KINDS)):
         raise RequestError(
-            "--quantise {kind} needs a card of CUDA, and the device is {device}; int8 works there",
+            "--quantise {kind} has kernels for {places}, and the device is {device}; int8 works there",
             kind=kind,
+            places=", ".join(places),
             device=device,
         )
     if not available(kind):
+        library = LIBRARY[kind]
         raise RequestError(
-            "--quantise {kind} needs the library {library}: pip install {library}", kind=kind, library=LIBRARY[kind]
+            "--quantise {kind} needs {library}, which is not installed; run {command}",
+            kind=kind,
+            library=library,
+            command=installing(EXTRAS[library]),
         )
 
 
@@ -62,52 +95,130 @@ def quantise(
     module: nn.Module, kind: Quantise, read: Callable[[nn.Parameter], Tensor], whole: Container[int] = ()
 ) -> None:
     """Quantises the linear layers below a module, except weights whose ids are in ``whole`` and weights that layers
-    share (tied embeddings). ``read`` loads a weight from its file.
+    share (tied embeddings); of kinds OF_INTEGERS only those in lists of blocks. ``read`` loads a weight from its file.
     """
     uses = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
-    rounded: set[int] = set()
-    for layer in module.modules():
-        if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
-            continue  # already quantised by GGUF
-        if uses[id(layer.weight)] == 1 and id(layer.weight) not in whole:
+    lists = (inner for inner in module.modules() if isinstance(inner, nn.ModuleList))
+    of_blocks = {layer for inner in lists for layer in inner.modules()}
+    linear = [
+        (path, layer)
+        for path, layer in module.named_modules(remove_duplicate=False)
+        if isinstance(layer, nn.Linear)
+        and (kind not in OF_INTEGERS or layer in of_blocks)
+        and layer.weight.is_floating_point()  # else already quantised by GGUF
+        and uses[id(layer.weight)] == 1
+        and id(layer.weight) not in whole
+    ]
+    of_linear = {id(layer.weight) for _, layer in linear}
+    for parameter in module.parameters():
+        if id(parameter) not in of_linear:
+            parameter.data = read(parameter)
+    rounded: dict[nn.Linear, nn.Module] = {}
+    for path, layer in linear:
+        if layer not in rounded:
             layer.weight.data = read(cast(nn.Parameter, layer.weight))
             # A weight of zeros, such as a zero-initialised layer's, has no scale to quantise by.
-            if bool(layer.weight.any()):
-                _round(layer, kind)
-            rounded.add(id(layer.weight))
-    for parameter in module.parameters():
-        if id(parameter) not in rounded:
-            parameter.data = read(parameter)
+            rounded[layer] = _rounded(layer, kind) if bool(layer.weight.any()) else layer
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, rounded[layer])
 
 
-def _round(layer: nn.Linear, kind: Quantise) -> None:
+def _rounded(layer: nn.Linear, kind: Quantise) -> nn.Module:
+    """The layer with its weight quantised, or another one in its place."""
     if kind == "nf4":
-        from bitsandbytes.nn import Params4bit
-
-        whole = layer.weight.data
-        weight: Any = Params4bit(whole.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
-        layer.weight = weight.to(whole.device)
-        cast(Any, layer).forward = _forward_of_nf4(layer)
-        return
+        return Nf4Linear(layer)
+    if kind == "llm-int8":
+        return _llm_int8(layer)
+    if kind == "uint4":
+        return _uint4(layer)
     quantize_, config = _torchao(kind)
     quantize_(layer, config)
+    return layer
 
 
-def _forward_of_nf4(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    import bitsandbytes
+class Nf4Linear(nn.Linear):
+    """A linear layer with its weight in NF4. bitsandbytes' own layer would repack it on a processor at the first call,
+    and round float32 activations to bfloat16.
+    """
 
-    def forward(x: Tensor) -> Tensor:
-        weight: Any = layer.weight
-        return bitsandbytes.matmul_4bit(x, weight.t(), bias=layer.bias, quant_state=weight.quant_state)
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        params_4bit: Any = _bitsandbytes().nn.Params4bit
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        weight = layer.weight.data
+        rounded = params_4bit(weight.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+        self.weight = rounded.to(weight.device)
+        self.bias = layer.bias
 
-    return forward
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        weight: Any = self.weight
+        matmul: Any = _bitsandbytes().matmul_4bit
+        return matmul(input, weight.t(), bias=self.bias, quant_state=weight.quant_state)
+
+
+def _llm_int8(layer: nn.Linear) -> nn.Module:
+    layers: Any = _bitsandbytes().nn
+    weight = layer.weight.data
+    made: Any = layers.Linear8bitLt(
+        layer.in_features, layer.out_features, False, has_fp16_weights=False, threshold=OUTLIER, device="meta"
+    )
+    made.weight = layers.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(weight.device)
+    made.bias = layer.bias
+    return made.eval()
+
+
+def _uint4(layer: nn.Linear) -> nn.Module:
+    sdnq = _sdnq()
+    config = sdnq.SDNQConfig(weights_dtype="uint4")
+    made, _ = sdnq.sdnq_quantize_layer(layer, config, torch_dtype=layer.weight.dtype)
+    # As buffers, float32 scales do not count as the dtype that a half-precision module works in.
+    for name in ("scale", "zero_point"):
+        value: Tensor = getattr(made, name).data
+        delattr(made, name)
+        made.register_buffer(name, value)
+    return made
+
+
+def _bitsandbytes() -> Any:
+    with _muted("bitsandbytes"):
+        import bitsandbytes
+    # It warns at every call of LLM.int8() that activations are rounded, which is what that is.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return bitsandbytes
+
+
+def _sdnq() -> Any:
+    """SDNQ. Unless SDNQ_USE_TORCH_COMPILE is set it is not compiled, which on a processor takes a minute a shape."""
+    before = os.environ.get("SDNQ_USE_TORCH_COMPILE")
+    os.environ["SDNQ_USE_TORCH_COMPILE"] = before or "0"
+    try:
+        with _muted("sdnq"):
+            import sdnq
+    finally:
+        if before is None:
+            del os.environ["SDNQ_USE_TORCH_COMPILE"]
+    return sdnq
 
 
 def _torchao(kind: Quantise) -> tuple[Callable[..., None], Any]:
-    """torchao's ``quantize_`` and the config of a kind. Its import-time messages about missing kernels are muted."""
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """torchao's ``quantize_`` and the config of a kind."""
+    with _muted("torchao"):
         from torchao.quantization import Float8WeightOnlyConfig, Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     config = {"int8": Int8WeightOnlyConfig, "int4": Int4WeightOnlyConfig, "fp8": Float8WeightOnlyConfig}[kind]
     return quantize_, config()
+
+
+@contextlib.contextmanager
+def _muted(library: str) -> Generator[None]:
+    """Mutes what a library says of missing kernels when it is imported."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -14,10 +14,10 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import say
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
-from bimo.engine import quantisation
+from bimo.engine import quantisation, spread
 from bimo.engine.adapters import Adapters, lora
 from bimo.engine.compile import check_graphs, compile_blocks
-from bimo.engine.devices import CPU, DTYPES, cards, device_of, dtype_for, dtype_warnings, dtypes_of
+from bimo.engine.devices import CPU, DTYPES, cards, devices_of, dtype_for, dtype_warnings, dtypes_of
 from bimo.engine.engine import Engine
 from bimo.engine.fast import Fast
 from bimo.engine.memory import (
@@ -58,10 +58,12 @@ def load(
     fast: str | Path | None = None,
     tiny_decoder: str | Path | None = None,
     denoiser: str | Path | None = None,
+    text_encoder: str | Path | None = None,
 ) -> Engine:
     """Loads a model by its name, folder or file, or ``owner/name`` on a hub (see ``registry.load``).
 
-    ``device`` is "cpu", "cuda", "cuda:1", "xpu", "mps", or "auto": the card with the most free memory, else the CPU.
+    ``device`` is "cpu", "cuda", "cuda:1", "xpu", "mps", or "auto": the card with the most free memory, else the CPU;
+    over "cuda:0+cuda:1" the model's blocks are spread (see ``engine.spread``).
     ``dtype`` "auto" is fp32 on a CPU, and on a card the first of the recipe's ``dtypes`` that the card supports.
     ``offload``, ``quantise`` and ``tiles`` are those of ``engine.memory.Keeping``; with ``memory`` ("8GB") the cheapest
     combination that fits is chosen, and on CUDA the process is limited to it. ``compiled`` compiles the blocks of the
@@ -69,8 +71,8 @@ def load(
     ``embeddings`` "FILE" or "FILE=<word>"; ``controls`` and ``ip_adapters`` are files or folders, and a request passes
     their pictures in ``condition_images`` as "control", "control-2" ... and "prompt", "prompt-2". ``engine`` is a CPU
     inference engine of ``engine.processor``. ``fast`` is a few-step LoRA (see ``engine.fast``), ``tiny_decoder`` a
-    folder of diffusers' AutoencoderTiny, for requests that ask for it. ``denoiser`` is a GGUF file that replaces the
-    model's denoiser. Raises WeightsError, RecipeError, RequestError.
+    folder of diffusers' AutoencoderTiny, for requests that ask for it. ``denoiser`` and ``text_encoder`` are GGUF files
+    that replace the model's own. Raises WeightsError, RecipeError, RequestError.
     """
     adapters = Adapters.from_files(loras, embeddings, controls, ip_adapters, image_encoder)
     return load_with(
@@ -86,6 +88,7 @@ def load(
         fast=fast,
         tiny_decoder=tiny_decoder,
         denoiser=denoiser,
+        text_encoder=text_encoder,
     )
 
 
@@ -104,6 +107,7 @@ def load_with(
     fast: str | Path | None = None,
     tiny_decoder: str | Path | None = None,
     denoiser: str | Path | None = None,
+    text_encoder: str | Path | None = None,
 ) -> Engine:
     """As ``load``, with parsed adapters; ``memory`` is estimated for pictures of ``size``."""
     keeping = Keeping() if keeping is None else keeping
@@ -113,18 +117,31 @@ def load_with(
         distilled = Fast.of(file)
         adapters = replace(adapters, loras=(*adapters.loras, (file, weight)))
     # Every engine other than torch runs on the CPU.
-    target = CPU if device == "auto" and engine != "torch" else device_of(device)
+    target, *further = (CPU,) if device == "auto" and engine != "torch" else devices_of(device)
     if keeping.offload not in OFFLOADS:
         raise RequestError(
             "offload is {offload!r}; expected {listed}", offload=keeping.offload, listed=", ".join(OFFLOADS)
         )
     quantisation.check(keeping.quantise, target)
     budget = bytes_of(memory) if memory else None
+    if further:
+        spread.check()
+        if budget is not None or compiled or keeping.offloads:
+            raise RequestError(
+                "--device {device} spreads the model over cards, which goes without --memory, --offload and --compile; "
+                "leave those out",
+                device=device,
+            )
     if graphs:
         check_graphs(target, compiled)
     # GGUF weights are dequantised for OpenVINO, and if adapters are to be added to them.
-    gguf_file = None if denoiser is None else Path(denoiser)
-    read_system = partial(registry.load, name, denoiser=gguf_file, blocks=engine == "torch" and adapters == Adapters())
+    read_system = partial(
+        registry.load,
+        name,
+        denoiser=None if denoiser is None else Path(denoiser),
+        text_encoder=None if text_encoder is None else Path(text_encoder),
+        blocks=engine == "torch" and adapters == Adapters(),
+    )
     if engine != "torch":
         if budget is not None or compiled:
             raise RequestError(
@@ -132,7 +149,7 @@ def load_with(
             )
         loaded = _with_processor(read_system, adapters, target, dtype, keeping, engine)
     else:
-        loaded = _with_torch(read_system, adapters, target, dtype, keeping, budget, size)
+        loaded = _with_torch(read_system, adapters, target, dtype, keeping, budget, size, further)
     if compiled:
         compile_blocks(loaded.system, target, graphs=graphs)
         loaded.compiled = True
@@ -152,6 +169,7 @@ def _with_torch(
     keeping: Keeping,
     budget: int | None,
     size: tuple[int, int] | None,
+    further: Sequence[torch.device],
 ) -> Engine:
     """Loads an engine that runs on torch's own kernels."""
     if dtype not in ("auto", *DTYPES):
@@ -167,7 +185,11 @@ def _with_torch(
             system, keeping_for_recipe, target, budget, size, fixed=dtype != "auto"
         )
         notices.append(sentence)
-    engine = Engine(system, device=target, dtype=DTYPES[keeping_for_recipe.dtype], keeping=keeping_for_recipe)
+    dtype_for_recipe = DTYPES[keeping_for_recipe.dtype]
+    engine = Engine(system, device=target, dtype=dtype_for_recipe, keeping=keeping_for_recipe, cards=further)
+    if counts := engine.blocks_on:
+        listed = ", ".join(f"{card} {count}" for card, count in counts.items())
+        notices.append(say("its blocks are spread over the cards: {listed}", listed=listed))
     engine.notices = (*_device_notice(engine), *notices, *dtype_warnings(system.recipe, keeping_for_recipe.dtype))
     return engine
 

@@ -57,11 +57,12 @@ def plan_by_name(name: str, size: tuple[int, int] | None, device: str, requested
     """
 
     def planned(recipe: Recipe) -> str:
-        from bimo.engine.devices import device_of, dtype_for
+        from bimo.engine.devices import devices_of, dtype_for
 
-        target = device_of(device)
-        keeping = narrowed(recipe, requested, dtype_for(recipe, target, requested.dtype))
-        return plan(recipe, size, keeping, free_on(target), card=target.type != "cpu")
+        targets = devices_of(device)
+        keeping = narrowed(recipe, requested, dtype_for(recipe, targets[0], requested.dtype))
+        free = [each for target in targets if (each := free_on(target)) is not None]
+        return plan(recipe, size, keeping, sum(free) if free else None, card=targets[0].type != "cpu")
 
     model_folder = registry.bundled(name) or Path(name).expanduser()
     if model_folder.is_dir():
@@ -163,9 +164,9 @@ def check(
     try:
         _check(size, dtype, available(), tiles)
     except RequestError:
-        from bimo.engine.devices import device_of
+        from bimo.engine.devices import devices_of
 
-        _check(size, dtype, free_on(device_of(device)), tiles)
+        _check(size, dtype, free_on(devices_of(device)[0]), tiles)
 
 
 def check_engine(engine: Engine, size: tuple[int, int]) -> None:

@@ -25,15 +25,21 @@ class LoadOptions:
     graphs: bool = False
     engine: str = "torch"
     denoiser: Path | None = None
+    text_encoder: Path | None = None
 
     @property
     def keeping(self) -> Keeping:
         """The requested dtype, offload, quantisation and tiling."""
         return Keeping(self.dtype, offload=self.offload, quantise=self.quantise, tiles=self.tiles)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that stand in for parts of one model."""
+        return tuple(file for file in (self.denoiser, self.text_encoder) if file is not None)
+
     def arguments(self) -> dict[str, Any]:
         """The arguments of ``hub.loading.load_with``."""
-        names = ("device", "dtype", "memory", "compiled", "graphs", "engine", "denoiser")
+        names = ("device", "dtype", "memory", "compiled", "graphs", "engine", "denoiser", "text_encoder")
         return {name: getattr(self, name) for name in names} | {"keeping": self.keeping}
 
 

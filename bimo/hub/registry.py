@@ -122,11 +122,18 @@ def bundled(name: str) -> Path | None:
     return folder if folder is not None and (folder / RECIPE_FILE).is_file() else None
 
 
-def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None, blocks: bool = False) -> System:
+def load(
+    name: str | Path,
+    *,
+    stored: bool = False,
+    denoiser: Path | None = None,
+    text_encoder: Path | None = None,
+    blocks: bool = False,
+) -> System:
     """Loads a system from a folder, a single file, a recipe's name, or ``owner/name`` on the Hugging Face hub
     (``modelscope:owner/name`` on ModelScope). Weights are converted to float32, with ``stored`` kept in their dtype.
-    ``denoiser`` is a GGUF file that replaces the model's denoiser; with ``blocks`` its weights stay quantised. If
-    ``name`` is a GGUF file, the other components are those of its family's recipe.
+    ``denoiser`` and ``text_encoder`` are GGUF files that replace the model's own; with ``blocks`` their weights stay
+    quantised. If ``name`` is a GGUF file of a denoiser, the other components are those of its family's recipe.
 
     Tried in this order: a path, the bundled model, the hub's local cache, Hugging Face, ModelScope; nothing is
     downloaded while HF_HUB_OFFLINE is set. Licence terms are shown on first use. Raises WeightsError that says which
@@ -134,12 +141,16 @@ def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None
     """
     text = str(name)
     path = Path(text).expanduser()
-    if denoiser is not None:
-        return _with_denoiser(path, text, denoiser, stored, blocks)
+    if path.is_file() and is_gguf(path):
+        if denoiser is not None:
+            raise WeightsError(
+                "-m {path} is a denoiser, and so is --denoiser {file}; name one", path=path, file=denoiser
+            )
+        return load(_gguf(path).recipe, stored=stored, denoiser=path, text_encoder=text_encoder, blocks=blocks)
+    if denoiser is not None or text_encoder is not None:
+        return _with_gguf(path, text, denoiser, text_encoder, stored, blocks)
     if path.is_dir():
         return _read(path, stored)
-    if path.is_file() and is_gguf(path):
-        return load(_gguf(path).recipe, stored=stored, denoiser=path, blocks=blocks)
     if path.is_file() and path.suffix.lower() not in (".json", ".py"):
         # The format is detected by the first bytes, not by the suffix.
         return _single().read_file(path, _numbers(stored))
@@ -180,29 +191,45 @@ def load(name: str | Path, *, stored: bool = False, denoiser: Path | None = None
     )
 
 
-def _with_denoiser(path: Path, text: str, file: Path, stored: bool, blocks: bool) -> System:
-    """Loads a diffusers folder with the denoiser of a GGUF file. Weights of the folder's own denoiser are not
-    downloaded.
+def _with_gguf(
+    path: Path, text: str, denoiser: Path | None, text_encoder: Path | None, stored: bool, blocks: bool
+) -> System:
+    """Loads a diffusers folder with the denoiser or a text encoder of a GGUF file. Weights of the folder's own ones are
+    not downloaded.
     """
-    if not file.is_file() or not is_gguf(file):
-        raise WeightsError("--denoiser is {file}; expected a file of GGUF", file=file)
+    for option, file in (("--denoiser", denoiser), ("--text-encoder", text_encoder)):
+        if file is not None and not (file.is_file() and is_gguf(file)):
+            raise WeightsError("{option} is {file}; expected a file of GGUF", option=option, file=file)
     target = None if path.is_dir() else next((r for r in recipes().values() if text in (r.name, *_addresses(r))), None)
     address = next(iter(_addresses(target)), "") if target else text if _HUB_NAME.fullmatch(text) else ""
     second = None
     if target is not None and target.weights.refiner:
         address, second = target.weights.repo, fetch(target.weights.refiner, without=SHARED)
     folder = path if path.is_dir() else local_folder(target) if target else None
+    words = None if text_encoder is None else _gguf_text(text_encoder, blocks)
     if folder is None and address:
-        folder = fetch(address, target.weights.modelscope if target else "", without=DENOISERS)
+        without = DENOISERS if denoiser is not None else ()
+        if words is not None and target is not None:
+            without = (*without, *_component(words, target))
+        folder = fetch(address, target.weights.modelscope if target else "", without=without)
     if folder is None or not (folder / INDEX_FILE).is_file():
         raise WeightsError(
-            "a denoiser of GGUF goes with a folder in diffusers' layout (one with {index_file}), which {name} is not; "
-            "name one with -m",
+            "files of GGUF go with a folder in diffusers' layout (one with {index_file}), which {name} is not; name "
+            "one with -m",
             index_file=INDEX_FILE,
             name=text,
         )
-    system = _diffusers().read_folder(folder, _numbers(stored), _gguf(file, blocks), second)
+    network = None if denoiser is None else _gguf(denoiser, blocks)
+    system = _diffusers().read_folder(folder, _numbers(stored), network, second, words)
     return system if target is None else _published(system, target)
+
+
+def _component(words: Any, target: Recipe) -> tuple[str, ...]:
+    """The component that a text encoder's file replaces; none if the folder's has pictures' half to give."""
+    place: int = words.place(target.text_encoders)
+    if getattr(target.text_encoders[place], "vision", None) is not None:
+        return ()
+    return ("text_encoder" if place == 0 else f"text_encoder_{place + 1}",)
 
 
 def _read(folder: Path, stored: bool, target: Recipe | None = None) -> System:
@@ -287,6 +314,10 @@ def _diffusers() -> Any:
 
 def _gguf(path: Path, keep: bool = False) -> Any:
     return importlib.import_module("bimo.models.layouts.gguf_file").GgufDenoiser(path, keep)
+
+
+def _gguf_text(path: Path, keep: bool = False) -> Any:
+    return importlib.import_module("bimo.models.layouts.gguf_text").GgufTextEncoder(path, keep)
 
 
 def _single() -> Any:

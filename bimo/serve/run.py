@@ -120,7 +120,8 @@ def make_service(settings: ServeSettings) -> DrawingService:
     """The service for some settings, with its first model loaded. Raises WeightsError, RecipeError, RequestError."""
     several = settings.workers > 1 or settings.on == "ray"
     # With worker processes, the server's own model is only inspected, for validation, tokens and samplers.
-    inspection_options = LoadOptions(device="cpu", denoiser=settings.load_options.denoiser)
+    given = settings.load_options
+    inspection_options = LoadOptions(device="cpu", denoiser=given.denoiser, text_encoder=given.text_encoder)
     pool = pool_of(replace(settings, load_options=inspection_options) if several else settings)
     pool.load_now(EngineKey(pool.default))
     options: dict[str, Any] = {}

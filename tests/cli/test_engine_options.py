@@ -18,9 +18,20 @@ from bimo.hub.options import LoadOptions
 GIVEN = (
     *("--device", "cpu", "--dtype", "bf16", "--memory", "3GB", "--offload", "parts", "--quantise", "int8"),
     *("--tiles", "--compile", "--graphs", "--engine", "torch-bf16", "--denoiser", "x.gguf"),
+    *("--text-encoder", "y.gguf"),
 )
 EXPECTED = LoadOptions(
-    "cpu", "bf16", "3GB", "parts", "int8", True, True, True, engine="torch-bf16", denoiser=Path("x.gguf")
+    "cpu",
+    "bf16",
+    "3GB",
+    "parts",
+    "int8",
+    True,
+    True,
+    True,
+    engine="torch-bf16",
+    denoiser=Path("x.gguf"),
+    text_encoder=Path("y.gguf"),
 )
 
 

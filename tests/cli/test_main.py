@@ -318,6 +318,7 @@ def test_what_an_extra_installs_is_told_by_its_name() -> None:
         # What several need is told by the first of them.
         for name in (
             "quantise",
+            "sdnq",
             "gguf",
             "eval",
             "openvino",

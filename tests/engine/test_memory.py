@@ -106,9 +106,8 @@ def test_a_limit_is_kept_and_said(tiny_folder: Path, monkeypatch: pytest.MonkeyP
     [
         ({"offload": "groups"}, "there is none; parts or disk work without"),
         ({"offload": "cloud"}, "expected none, parts, groups, disk"),
-        ({"quantise": "int2"}, "expected none, int8, int4, fp8, nf4"),
-        ({"quantise": "nf4"}, "needs a card of CUDA, and the device is cpu"),
-        ({"quantise": "int4"}, "needs a card of CUDA, and the device is cpu"),
+        ({"quantise": "int2"}, "expected none, int8, int4, fp8, nf4, llm-int8, uint4"),
+        ({"quantise": "int4"}, "has kernels for cuda, and the device is cpu"),
         ({"memory": "8GB", "engine": "torch-onednn"}, "goes without --memory"),
     ],
 )
@@ -156,14 +155,3 @@ def test_layers_come_to_their_card_when_they_work(name: str, tmp_path: Path, mon
         assert blocks
         engine.draw(TEXT, seed=1, steps=2, size=(64, 64) if name != "xiaomo" else (128, 128))
         assert {p.device.type for block in blocks for p in block.parameters()} == {"cpu"}
-
-
-@pytest.mark.parametrize("kind", ["int8", "fp8"])
-def test_quantised_it_draws_nearly_the_same(tiny_folder: Path, kind: Any) -> None:
-    pytest.importorskip("torchao")
-    plain = drawn(tiny_folder)
-    engine = bimo.load(tiny_folder, quantise=kind)
-    rounded = numpy.asarray(engine.draw(TEXT, seed=3, steps=2)[0].image).astype(int)
-    assert 0 < numpy.abs(plain - rounded).mean() < 4
-    rounded_ = [p for p in engine.system.parameters() if hasattr(p, "tensor_data_names")]
-    assert {p.qdata.element_size() for p in rounded_} == {1}  # type: ignore[attr-defined]

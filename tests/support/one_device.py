@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 #: torch's device of tensors that have all but their numbers: no operation takes them and a processor's together.
 ELSEWHERE = torch.device("meta")
-#: What brings a tensor from one device to another on purpose.
-COPIES = {"aten._to_copy.default", "aten.copy_.default"}
+#: What brings a tensor from one device to another on purpose; the second is the first where gradients are off.
+CASTS = {"aten._to_copy.default", "aten.to.dtype_layout"}
+COPIES = {*CASTS, "aten.copy_.default"}
 
 
 class OneDevice(TorchDispatchMode):
@@ -25,7 +26,7 @@ class OneDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if str(func) == "aten._to_copy.default" and args[0].device == ELSEWHERE and _leaves(named):
+        if str(func) in CASTS and args[0].device == ELSEWHERE and _leaves(named):
             # Brought back on purpose: there were no numbers to bring.
             kind = named.get("dtype") or args[0].dtype
             return brought_back(args[0]).to(kind)

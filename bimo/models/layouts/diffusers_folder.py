@@ -7,10 +7,10 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
@@ -26,6 +26,9 @@ from bimo.models.layouts.layout import Layout
 from bimo.models.layouts.pipelines import FAMILIES, family_of, otherwise
 from bimo.models.layouts.weight_files import files_of, variant_of
 from bimo.models.text_encoders.clip import ClipTextEncoder
+
+if TYPE_CHECKING:
+    from bimo.models.layouts.gguf_text import GgufTextEncoder
 
 INDEX_FILE = "model_index.json"
 #: The folder of a second level's pipeline, within that of the first.
@@ -122,16 +125,19 @@ def read_folder(
     dtype: torch.dtype | None = torch.float32,
     denoiser: GgufDenoiser | None = None,
     second: Path | None = None,
+    text_encoder: GgufTextEncoder | None = None,
 ) -> System:
     """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
-    With a ``denoiser`` of another file the folder needs no weights of its own one. ``second`` is the folder of a second
-    level, where that is not the folder's own ``refiner``.
+    Of what is in another file, ``denoiser`` or ``text_encoder``, the folder needs no weights of its own. ``second`` is
+    the folder of a second level, where that is not the folder's own ``refiner``.
 
     Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
     ``recipe_of``.
     """
     reading = reading_of(path, second)
     fillings = [f for f in reading.fillings if denoiser is None or f.component not in DENOISERS]
+    place = None if text_encoder is None else text_encoder.place(reading.recipe.text_encoders)
+    fillings = [f for f in fillings if f.module != f"text.{place}.model"]
     files = {filling.component: files_of(path / filling.component) for filling in fillings}
     with module_weights.unfilled():
         system = System(reading.recipe)
@@ -141,21 +147,38 @@ def read_folder(
     if denoiser is not None:
         module = next(f.module for f in reading.fillings if f.component in DENOISERS)
         denoiser.fill(system.get_submodule(module), dtype)
-        system.weights_hash = _both(system.hashed, LateDigest(denoiser.path))
-        system.files = (*system.files, denoiser.path)
+        _add_file(system, denoiser.path)
+    if text_encoder is not None and place is not None:
+        text_encoder.fill(system.text_encoders[place], dtype)
+        _add_file(system, text_encoder.path)
     for filling in fillings:
         state: dict[str, Tensor] = {}
         for file in files[filling.component]:
             state |= checkpoint_io.renamed(checkpoint_io.read(file, dtype), filling.rename)
-        module_weights.assign(system.get_submodule(filling.module), state, dtype, files[filling.component][0])
+        modules = {filling.module: state}
+        if filling.module == f"text.{place}":
+            modules = _but_model(system.get_submodule(filling.module), filling.module, state)
+        for module, own in modules.items():
+            module_weights.assign(system.get_submodule(module), own, dtype, files[filling.component][0])
     for encoder, folder in zip(system.text_encoders, reading.tokenizers, strict=True):
         load_tokenizer(encoder, path / folder)
     return system.eval()
 
 
-def _both(folder: Callable[[], str], denoiser: Callable[[], str]) -> Callable[[], str]:
-    """The hash of a folder's files and of a denoiser's."""
-    return lambda: hashlib.sha256(f"{folder()}\n{denoiser()}".encode()).hexdigest()
+def _but_model(encoder: nn.Module, path: str, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a text encoder's modules but its language model, which is in another file: those of its sight."""
+    children = [name for name, _ in encoder.named_children() if name != "model"]
+    return {
+        f"{path}.{child}": {n.removeprefix(f"{child}."): v for n, v in state.items() if n.startswith(f"{child}.")}
+        for child in children
+    }
+
+
+def _add_file(system: System, file: Path) -> None:
+    """Counts a file that lies elsewhere among a system's, and in their hash."""
+    before, digest = system.hashed, LateDigest(file)
+    system.weights_hash = lambda: hashlib.sha256(f"{before()}\n{digest()}".encode()).hexdigest()
+    system.files = (*system.files, file)
 
 
 def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:

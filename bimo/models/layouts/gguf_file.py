@@ -1,5 +1,6 @@
 """GGUF files: a denoiser alone with its matrices in blocks of two to eight bits, as ComfyUI and stable-diffusion.cpp
-have them. Text encoders, autoencoder, tokenizers and scheduler are those of a folder of the same family.
+have them. Text encoders (or one in another file: ``gguf_text``), autoencoder, tokenizers and scheduler are those of a
+folder of the same family.
 
 Which family a file is of stands in the names of its tensors. Matrices stay in their blocks and are worked out as they
 are used, by the same functions as in diffusers' GGUF quantiser; whatever else is quantised is worked out once.
@@ -12,12 +13,12 @@ are used, by the same functions as in diffusers' GGUF quantiser; whatever else i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,11 @@ from bimo.core.installing import installing
 from bimo.core.weight_formats import unread
 from bimo.models.stable_diffusion import ldm_names
 
+Found = TypeVar("Found")
+
 EXTRA = "gguf"
+#: Where a file says what it is a model of.
+ARCHITECTURE_KEY = "general.architecture"
 #: What the names begin with where a program wrote the whole of its own model.
 PREFIX = "model.diffusion_model."
 #: Where ComfyUI's converter keeps the shape of a tensor that had to be cut into blocks otherwise.
@@ -41,7 +46,7 @@ FAMILIES: Mapping[str, tuple[str, str | None]] = {
     "input_blocks.0.0.weight": ("Stable Diffusion", ""),
     "double_blocks.0.img_attn.qkv.weight": ("FLUX", None),
     "joint_blocks.0.x_block.attn.qkv.weight": ("Stable Diffusion 3", None),
-    "token_embd.weight": ("LLM", None),
+    "token_embd.weight": ("a text encoder (--text-encoder)", None),
 }
 #: Recipes of one family's tensors by what the names of their files have, the first that is found.
 NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -129,7 +134,7 @@ class GgufDenoiser:
     @cached_property
     def tensors(self) -> dict[str, Stored]:
         """The tensors by their names in the file, without what a whole model's begin with. Raises WeightsError."""
-        found = _read(self.path)
+        found = read(self.path)
         below = {name.removeprefix(PREFIX): value for name, value in found.items() if name.startswith(PREFIX)}
         return {name: value for name, value in (below or found).items() if name not in UNUSED}
 
@@ -184,16 +189,33 @@ class GgufDenoiser:
                 family=self.family[0],
                 network=type(module).__name__,
             )
-        layers = _layers(module)
-        kept = {n: v for n, v in named.items() if self.keep and n in layers and v.in_blocks and _worked_out(v.kind)}
-        state = {name: torch.empty(value.shape, device="meta") for name, value in named.items()}
-        # Where all is worked out, half of float32 is taken: it moves the numbers by less than their rounding did.
-        wide = torch.float32 if self.keep else torch.float16
-        state |= {n: _fitted(v.whole(dtype, wide), own.get(n)) for n, v in named.items() if n not in kept}
-        module_weights.assign(module, state, dtype, self.path)
-        for name, value in kept.items():
-            parent, _, last = name.removesuffix(".weight").rpartition(".")
-            setattr(module.get_submodule(parent), last, GgufLinear(layers[name], value))
+        fill(module, named, dtype, self.path, keep=self.keep)
+
+
+def fill(
+    module: nn.Module,
+    named: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+    path: Path,
+    *,
+    keep: bool,
+    whole: Collection[str] = (),
+) -> None:
+    """Gives a module, built without weights, tensors under its own names. With ``keep`` the matrices of its blocks stay
+    as they lie in the file, but for layers called as one of ``whole``. Raises WeightsError that lists what is missing,
+    unexpected or misshapen.
+    """
+    own = module.state_dict()
+    layers = {name: layer for name, layer in _layers(module).items() if name.split(".")[-2] not in whole}
+    kept = {n: v for n, v in named.items() if keep and n in layers and v.in_blocks and _worked_out(v.kind)}
+    state = {name: torch.empty(value.shape, device="meta") for name, value in named.items()}
+    # Where all is worked out, half of float32 is taken: it moves the numbers by less than their rounding did.
+    wide = torch.float32 if keep else torch.float16
+    state |= {n: _fitted(v.whole(dtype, wide), own.get(n)) for n, v in named.items() if n not in kept}
+    module_weights.assign(module, state, dtype, path)
+    for name, value in kept.items():
+        parent, _, last = name.removesuffix(".weight").rpartition(".")
+        setattr(module.get_submodule(parent), last, GgufLinear(layers[name], value))
 
 
 def _layers(module: nn.Module) -> dict[str, nn.Linear]:
@@ -245,16 +267,31 @@ def _worked_out(kind: str) -> bool:
     return gguf.GGMLQuantizationType[kind] in SUPPORTED_GGUF_QUANT_TYPES
 
 
-def _read(path: Path) -> dict[str, Stored]:
+def read(path: Path) -> dict[str, Stored]:
     """The tensors of a file, mapped. Raises WeightsError for a damaged one, RequestError without the library."""
+    return _opened(path, lambda reader: {str(each.name): _stored(each, reader) for each in reader.tensors})
+
+
+def architecture(path: Path) -> str:
+    """What a file says that it is a model of, as llama.cpp names it ("qwen3"); "" where it says nothing. Raises as
+    ``read``.
+    """
+
+    def told(reader: Any) -> str:
+        field = reader.get_field(ARCHITECTURE_KEY)
+        return "" if field is None else str(field.contents())
+
+    return _opened(path, told)
+
+
+def _opened(path: Path, look: Callable[[Any], Found]) -> Found:
     if find_spec("gguf") is None:
         raise RequestError("{path} is a file of GGUF; to read it run {command}", path=path, command=installing(EXTRA))
     from gguf import GGUFReader
 
     try:
         # Mapped so that torch may look at it as its own; nothing is written.
-        reader: Any = GGUFReader(path, "c")
-        return {str(each.name): _stored(each, reader) for each in reader.tensors}
+        return look(GGUFReader(path, "c"))
     # The library raises whatever numpy and struct do where a file ends before its content.
     except (ValueError, KeyError, IndexError, OSError, TypeError, OverflowError) as error:
         told = f"{type(error).__name__}: {error}"
