@@ -224,7 +224,7 @@ class Offloader:
         if self.offload != "parts":
             return {}
         if self.quantise != "none":
-            self._workers[name].to(self.device)
+            self._move(name, self.device)
             return {}
         stored: dict[str, Tensor] = {}
         for key, parameter in self._workers[name].named_parameters():
@@ -234,8 +234,13 @@ class Offloader:
 
     def _put_back(self, name: str, stored: dict[str, Tensor]) -> None:
         if self.offload == "parts" and self.quantise != "none":
-            self._workers[name].to(self._home)
+            self._move(name, self._home)
         for key, parameter in self._workers[name].named_parameters():
             if key in stored:
                 parameter.data = stored[key]
                 release(parameter.data)
+
+    def _move(self, name: str, device: torch.device) -> None:
+        # torchao's tensors are swapped for moved ones, which tensors made in inference mode cannot be.
+        with torch.inference_mode(False), torch.no_grad():
+            self._workers[name].to(device)
