@@ -35,12 +35,9 @@ NOT_DRAWN: dict[str, Any] = {
     "weights": Published(),
 }
 
-#: What goes by the values of a tensor, of which a device without contents has none: the order of words by their mask,
-#: the grid of a picture that a text encoder looks at.
-BY_VALUES = (
-    *("hunyuan-image-2.1", "hunyuan-image-2.1-distilled", "hunyuan-image-2.1-refined"),
-    *("qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511"),
-)
+#: What goes by the values of a tensor, of which a device without contents has none: the grid of a picture that a text
+#: encoder looks at.
+BY_VALUES = ("qwen-image-edit-2509", "qwen-image-edit-2511")
 
 
 def drawn() -> list[str]:

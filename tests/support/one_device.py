@@ -40,9 +40,21 @@ class OneDevice(TorchDispatchMode):
             # An index of the processor is taken to the device by torch itself.
             assert indexed, f"{func} is given {told}"
             assert given[0].device == ELSEWHERE, f"{func} is given {told}"
+        if func is torch.ops.aten.index.Tensor and args[0].device == ELSEWHERE and _is_mask(args[1]):
+            return _all_of(args[0], args[1][0])
         if devices == {ELSEWHERE.type} and _is_fresh(func):
             return _answered(func, args, named)
         return func(*args, **named)
+
+
+def _is_mask(indices: Any) -> bool:
+    """Whether a tensor is indexed by one mask without contents: how many are taken only its numbers would say."""
+    return len(indices) == 1 and indices[0].dtype == torch.bool and indices[0].device == ELSEWHERE
+
+
+def _all_of(value: Tensor, mask: Tensor) -> Tensor:
+    """What a mask takes of a value, as if all of it were True: as ``brought_back`` has it."""
+    return torch.empty((mask.numel(), *value.shape[mask.ndim :]), dtype=value.dtype, device=ELSEWHERE)
 
 
 #: Operation and what it was given, without contents -> the tensors that it answers: torch finds that out in Python, at
