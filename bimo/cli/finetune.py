@@ -31,6 +31,16 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class Frozen(StrEnum):
+    """How weights that do not learn are kept: `bimo.core.stage.Stage.frozen`."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    int8 = "int8"
+    fp8 = "fp8"
+    nf4 = "nf4"
+
+
 def finetune(
     pictures: Annotated[
         list[str], typer.Argument(help=say("pictures: a folder, a table, tars, data of bimo curate; PATH*3 weighs"))
@@ -75,6 +85,14 @@ def finetune(
     batch: Annotated[int, typer.Option(min=0, max=65536, help=say("pictures a step"))] = 0,
     precision: Annotated[Precision | None, typer.Option(help=say("how products are worked out"))] = None,
     memory: Annotated[str, typer.Option(help=say("the most memory to take, for instance 12GB"))] = "",
+    quantise: Annotated[
+        Frozen | None,
+        typer.Option("--quantise", "--quantize", help=say("how weights that do not learn are kept (QLoRA)")),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help=say("learn where it is white: alpha, the pictures' own, or maps of that name")),
+    ] = None,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help=say("how many threads"))] = None,
     seed: Annotated[int, typer.Option(min=0, help=say("another one: other rows and noise"))] = 0,
@@ -115,6 +133,7 @@ def finetune(
     }
     options |= {"size": None if size is None else inputs.size_of(size), "precision": precision and precision.value}
     options |= {"samples": tuple(sample or ()), "sample_every": sample_every}
+    options |= {"quantise": quantise and quantise.value, "mask": mask or ""}
     run = run_of(
         options, pictures, out, memory=memory, device=device, captioner=captioner, captioner_model=captioner_model or ""
     )

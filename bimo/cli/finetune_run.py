@@ -25,19 +25,20 @@ from bimo.core.part import changed, dump, load
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
+from bimo.engine.adapters import Adapters
 from bimo.engine.devices import device_of
 from bimo.engine.engine import Engine
 from bimo.engine.memory import bytes_of
 from bimo.hub import registry
-from bimo.hub.loading import steady
+from bimo.hub.loading import load_with, steady
 from bimo.hub.memory import LIBRARIES, free_on
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.finetune.captions import Captions
-from bimo.training.finetune.memory import fitted
+from bimo.training.finetune.memory import fitted, memory_ways
 from bimo.training.finetune.planning import Pictured, Plan, planned
 from bimo.training.finetune.probe import Probed, probed
 from bimo.training.finetune.recipe_file import NAME, RECIPE_FILE, source
-from bimo.training.finetune.result import attached, collected, compare, drawn, written
+from bimo.training.finetune.result import adapters_of, attached, collected, compare, drawn, written
 from bimo.training.finetune.sources import Prepared, prepared, sources
 from bimo.training.finetune.wish import Wish
 from bimo.training.trainer import train
@@ -92,7 +93,7 @@ class FinetuneRun:
         _threads(threads)
         with _leaving_nothing(self.out, always=True):
             data = self._data()
-            recipe, _ = self._planned(data, ())
+            recipe, _ = self._planned(data, (), every_way=True)
             typer.echo(say("a few steps, to know what all take ..."), err=True)
             pictures = Pictures(*data.folders, repeats=data.repeats)
             probe = probed(recipe, pictures, (registry.load(name) for name in (self.wish.model,)), self.device)
@@ -180,8 +181,12 @@ class FinetuneRun:
         except ValueError:
             raise TrainingError("{file} is damaged; begin in another folder", file=file) from None
 
-    def _planned(self, data: Prepared, before: Sequence[Stage]) -> tuple[Recipe, Sequence[Stage]]:
-        """Plans a recipe and prints each choice; stages keep the batch sizes of a run that was started ``before``."""
+    def _planned(
+        self, data: Prepared, before: Sequence[Stage], every_way: bool = False
+    ) -> tuple[Recipe, Sequence[Stage]]:
+        """Plans a recipe and prints each choice, and the memory of ``every_way`` to train; stages keep the batch sizes
+        of a run that was started ``before``.
+        """
         pictures = Pictures(*data.folders, repeats=data.repeats)
         base, pictured = registry.recipe(self.wish.model), _pictured(pictures)
         free = self._free()
@@ -193,10 +198,13 @@ class FinetuneRun:
         if [stage.name for stage in before] == [stage.name for stage in plan.stages] and not self.wish.batch:
             stages = tuple(_as_before(stage, old) for stage, old in zip(plan.stages, before, strict=True))
         else:
-            fitting = fitted(system, plan.stages, max(pictured.captions, key=len, default=""), free)
+            caption = max(pictured.captions, key=len, default="")
+            fitting = fitted(system, plan.stages, caption, free, card=self.device.type != "cpu")
             stages = fitting.stages
             if fitting.counted:
                 print(say("memory: about {total:.2f} GB", total=fitting.total / 1e9))
+            for line in memory_ways(fitting) if every_way else ():
+                print(line)
         for stage in stages:
             print(_line(stage))
         return replace(base, prompts=plan.prompts, stages=stages), stages
@@ -261,14 +269,17 @@ class FinetuneRun:
             return
         # Before training, the new word is replaced by the word that it was initialised from.
         prompts_before = [text.replace(wish.word, " ".join(wish.nouns)) if wish.word else text for text in prompts]
-        before = drawn(self._engine(base), prompts_before)
+        before = drawn(self._engine(base, wish.model, Adapters()), prompts_before)
+        model, adapters = self.out, Adapters()
         if kinds:
-            after = attached(base, self.out, next(iter(kinds)))
+            model, adapters = wish.model, adapters_of(self.out, next(iter(kinds)))
+            after = adapters.put(base)
             if kinds == {"lora"}:
                 compare(after, self.out)
         else:
             after = System.read(self.out)
-        sheet = written(before, drawn(self._engine(after), prompts), prompts_before, prompts, self.out)
+        after_pictures = drawn(self._engine(after, model, adapters), prompts)
+        sheet = written(before, after_pictures, prompts_before, prompts, self.out)
         print(say("before and after: {sheet}", sheet=sheet))
         option = {"lora": f"-m {wish.model} --lora {self.out}", "tokens": f"-m {wish.model} --embedding {self.out}"}
         options = option[next(iter(kinds))] if kinds else f"-m {self.out}"
@@ -276,8 +287,12 @@ class FinetuneRun:
             print(say("{file} is loaded back: it gives what was learnt", file=file))
         print(f"bimo draw {options} {shlex.quote(prompts[0])}")
 
-    def _engine(self, system: System) -> Engine:
-        return steady(Engine(system.eval(), device=self.device))
+    def _engine(self, system: System, model: str | Path, adapters: Adapters) -> Engine:
+        """An engine that draws with a system, which a card has read anew as it fits there."""
+        if self.device.type == "cpu":
+            return steady(Engine(system.eval(), device=self.device))
+        memory = f"{self.budget}B" if self.budget else ""
+        return load_with(model, adapters, device=str(self.device), memory=memory)
 
     def _placeholders(self, picture: str) -> dict[str, str]:
         return {"model": self.wish.model, "picture": picture, "out": str(self.out)}
@@ -351,8 +366,9 @@ def _pictured(pictures: Pictures) -> Pictured:
 
 
 def _as_before(stage: Stage, old: Stage) -> Stage:
-    """A stage with the batch size and checkpointing that were chosen when the run was started."""
-    return replace(stage, batch=old.batch, accumulate=old.accumulate, gradient_checkpointing=old.gradient_checkpointing)
+    """A stage with what was chosen by memory when the run was started."""
+    chosen = ("batch", "accumulate", "gradient_checkpointing", "frozen", "offload", "fused_backward", "max_grad_norm")
+    return replace(stage, **{name: getattr(old, name) for name in chosen})
 
 
 def _line(stage: Stage) -> str:
@@ -365,7 +381,10 @@ def _line(stage: Stage) -> str:
         lr=stage.lr,
         precision=stage.precision,
     )
-    return line + (say(", blocks worked out twice") if stage.gradient_checkpointing else "")
+    line += say(", blocks worked out twice") if stage.gradient_checkpointing else ""
+    line += say(", frozen weights as {kind}", kind=stage.frozen) if stage.frozen != "fp32" else ""
+    line += say(", away while they wait ({offload})", offload=stage.offload) if stage.offload != "none" else ""
+    return line + (say(", each step fused with the backward pass") if stage.fused_backward else "")
 
 
 def _digest(file: Path) -> str:

@@ -39,6 +39,12 @@ class Stage(Part):
     what is learnt is a float32 copy of their weights (arXiv:1710.03740, section 3.1); all else is float32.
     ``gradient_checkpointing`` works blocks out twice in place of keeping what is in them (arXiv:1604.06174).
 
+    ``frozen`` is how the matrices of text encoders and denoisers that do not learn are kept meanwhile: "bf16" and
+    "fp16" are narrower numbers, "int8" and "fp8" rounded by torchao, "nf4" by bitsandbytes (QLoRA, arXiv:2305.14314);
+    each is made whole for its product and again for the gradient. Kernels of convolutions are kept as ``precision``
+    multiplies them. ``offload`` "parts" has the text encoders in the processor's memory while the denoiser learns, and
+    it while they read; "groups" has the denoiser's frozen matrices there too, of which one at a time is on the card.
+
     What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for
     all text
     text encoders, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of
@@ -96,6 +102,8 @@ class Stage(Part):
     max_grad_norm: float = 1.0
     precision: Literal["fp32", "bf16", "bf16_weights", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
+    frozen: Literal["fp32", "bf16", "fp16", "int8", "fp8", "nf4"] = "fp32"
+    offload: Literal["none", "parts", "groups"] = "none"
     caption_dropout: float = 0.0
     encoder_dropout: tuple[float, ...] = ()
     condition_dropout: tuple[tuple[str, float], ...] = ()
@@ -179,6 +187,11 @@ class Stage(Part):
                 name=self.name,
                 wanted=", ".join(wrong),
             )
+
+    @property
+    def holds(self) -> bool:
+        """Whether weights that do not learn are kept otherwise than as they are."""
+        return self.frozen != "fp32" or self.offload != "none"
 
     @property
     def drops(self) -> bool:

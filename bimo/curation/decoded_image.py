@@ -113,6 +113,18 @@ def upright(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def alpha_of(data: bytes) -> bytes:
+    """The alpha channel of a picture that ``see`` has found transparent, upright, as a grey PNG: white is opaque."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        picture = _opened(data)
+        picture.load()
+        alpha = _turned(colour.standard(picture)[0].convert("RGBA").getchannel("A"), orientation(data, picture))
+    buffer = io.BytesIO()
+    alpha.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def reduction(size: tuple[int, int], least: tuple[int, int] = LOOKED_AT) -> int:
     """The factor that the sides of a picture are reduced by: 1, 2, 4 or 8."""
     factor = 1

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bimo.core.errors import DataError
+from bimo.core.files import write_whole
 from bimo.core.messages import Both, Listed, Wording, say
-from bimo.curation.decoded_image import DecodedImage, plain, see, upright
+from bimo.curation.decoded_image import DecodedImage, alpha_of, plain, see, upright
 from bimo.curation.phases import ingest
 from bimo.curation.phases.store import save, unwritten
 from bimo.curation.readers import reading
@@ -26,11 +27,12 @@ from bimo.curation.readers.detect_format import SourceFormat, detect_format
 from bimo.curation.readers.inventory import inventory
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 from bimo.curation.report.page import REASONS
+from bimo.data.loader import ALPHA
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
 REPORT = "report.json"
 #: Version of the conversion from entries to samples; shards of another version are written again.
-VERSION = 2
+VERSION = 3
 _HAN = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -227,16 +229,24 @@ def _shard(
         return shard, [(name, Reason[reason]) for name, reason in table["left"]], table["converted"]
     left: list[tuple[str, Reason]] = []
     converted: list[str] = []
-    samples = list(_samples(source, entries, first, side, left, converted))
+    samples = list(_samples(source, path.parent / "maps" / ALPHA, entries, first, side, left, converted))
     listed = {"left": [[name, reason.name] for name, reason in left], "converted": converted}
     save(report, json.dumps(listed, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     return write_shard(path, samples, stamp.hexdigest()), left, converted
 
 
 def _samples(
-    source: Path, entries: Sequence[Entry], first: int, side: int, left: list[tuple[str, Reason]], converted: list[str]
+    source: Path,
+    alphas: Path,
+    entries: Sequence[Entry],
+    first: int,
+    side: int,
+    left: list[tuple[str, Reason]],
+    converted: list[str],
 ) -> Iterator[Sample]:
-    """The samples of some entries; unusable ones are added to ``left``, ICC profiles of the others to ``converted``."""
+    """The samples of some entries; unusable ones are added to ``left``, ICC profiles of the others to ``converted``.
+    Alpha channels are written into the folder ``alphas``.
+    """
     for number, entry in enumerate(entries, first):
         # The picture is checked before its captions, as in curation, so that both report the same reason.
         result = _usable(source, entry.place, side)
@@ -249,7 +259,16 @@ def _samples(
         converted += [decoded.converted] if decoded.converted else []
         captions = [{"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in entry.captions]
         name = entry.name.encode("utf-8", "backslashreplace").decode()
+        _keep_alpha(source, entry.place, decoded, alphas / f"{number:08d}.png")
         yield f"{number:08d}", data, {"captions": captions, "labels": entry.labels, "source": name}
+
+
+def _keep_alpha(source: Path, place: Place, decoded: DecodedImage, path: Path) -> None:
+    """Writes the alpha channel of a transparent picture, whose shard has it on white."""
+    path.unlink(missing_ok=True)  # of another picture, where the source has changed
+    if decoded.transparent:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, alpha_of(reading.picture_bytes(source, place)))
 
 
 def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: How pixels are made of a picture: latents of another version are encoded again.
 VERSION = 2
 AS_IT_IS = Augmentation()
+#: The map that says what of a picture is not transparent. Where it is missing all of the picture is there.
+ALPHA = "alpha"
 #: Width and height in pixels.
 Size = tuple[int, int]
 
@@ -258,6 +260,9 @@ class Fitted:
             own, variant = self.variant_of(row)
             home, key = self._pictures.homes[own], self._pictures.keys[own]
             path = home / "maps" / name / f"{key}.png"
+            if name == ALPHA and not path.is_file():
+                picked[place] = 255
+                continue
             if not path.is_file():
                 raise DataError(
                     "the picture {keys} of {homes} has no {name} map; expected {path}",

@@ -96,6 +96,8 @@ class System(nn.Module):
         self.stepwise: StepwiseWeights | None = None
         #: What is attached to it, of `bimo.engine.adapters`.
         self.attached: object | None = None
+        #: What moves its modules while it learns, a `bimo.engine.offload.WeightMover`.
+        self.weight_mover: object | None = None
         self.text = nn.ModuleList(cast(Any, encoder).build() for encoder in recipe.text_encoders)
         for encoder in self.text_encoders:
             encoder.share(self.text_encoders)

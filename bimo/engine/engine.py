@@ -35,7 +35,7 @@ from bimo.engine.adapters import Adapters, demand_attached, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
 from bimo.engine.memory import Keeping, drawing_bytes
-from bimo.engine.offload import Offloader
+from bimo.engine.offload import Offloader, WeightMover
 from bimo.engine.processor import Processor
 from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
 from bimo.prompts.a1111 import lora_tags
@@ -74,7 +74,8 @@ class Engine:
         self.processor = Processor("torch") if processor is None else processor
         #: Parameter count, taken before the processor's engine converts blocks, which leaves torch nothing to count.
         self.parameters = sum(parameter.numel() for parameter in system.parameters())
-        self.device = device_of_module(system) if device is None else device
+        mover = cast("WeightMover | None", system.weight_mover)
+        self.device = device or (device_of_module(system) if mover is None else mover.device)
         self.dtype = dtype
         #: Offload, quantisation and tiling.
         self.keeping = Keeping() if keeping is None else keeping
@@ -84,7 +85,7 @@ class Engine:
         self.compiled = False
         #: Set by callers that draw the same prompts repeatedly with constant weights.
         self.encoding_cache: EncodingCache | None = None
-        self._offloader: Offloader | None = None
+        self._offloader: WeightMover | None = mover
         self._keep_weights()
 
     def _keep_weights(self) -> None:
@@ -104,7 +105,7 @@ class Engine:
     @property
     def blocks_on(self) -> dict[torch.device, int]:
         """How many blocks are on each card that they are spread over; empty for one device."""
-        spread = None if self._offloader is None else self._offloader.spread
+        spread = self._offloader.spread if isinstance(self._offloader, Offloader) else None
         return {} if spread is None else spread.counts()
 
     @property

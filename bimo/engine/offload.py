@@ -11,8 +11,8 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,24 @@ from bimo.engine.memory import TILE, Offload, Quantise
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
+
+
+class WeightMover(Protocol):
+    """What brings the modules of a system to the device on which they work: ``System.weight_mover``."""
+
+    device: torch.device
+
+    def text_encoders(self) -> AbstractContextManager[None]:
+        """The context in which the text encoders work."""
+        ...
+
+    def on_step(self, denoiser_input: DenoiserInput) -> None:
+        """Is called before each step."""
+        ...
+
+    def rest(self) -> None:
+        """Is called when a drawing is done."""
+        ...
 
 
 def offloadable(system: System) -> dict[str, nn.Module]:

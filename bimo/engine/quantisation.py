@@ -123,6 +123,39 @@ def quantise(
         setattr(module.get_submodule(parent), name, rounded[layer])
 
 
+class RoundedWeight:
+    """A frozen weight [out, in] rounded as ``kind``, for a layer that learns beside it: `bimo.core.held_weights`."""
+
+    def __init__(self, weight: Tensor, kind: Quantise) -> None:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        weight_of_layer: Any = _rounded(layer, kind).weight
+        self._value: Any = weight_of_layer if kind == "nf4" else weight_of_layer.data
+        self._nf4 = kind == "nf4"
+
+    def whole(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The weight that the rounded numbers stand for."""
+        value = self._value.to(device)
+        if not self._nf4:
+            return value.dequantize().to(dtype)
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(value.data, value.quant_state).to(dtype)
+
+    def move(self, device: torch.device) -> None:
+        """To a device."""
+        self._value = self._value.to(device)
+
+    @property
+    def nbytes(self) -> int:
+        """The rounded numbers and their scales."""
+        if not self._nf4:
+            return sum(getattr(self._value, name).nbytes for name in self._value.tensor_data_names)
+        state = self._value.quant_state
+        scales = state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+        return int(self._value.data.nbytes + scales)
+
+
 def _rounded(layer: nn.Linear, kind: Quantise) -> nn.Module:
     """The layer with its weight quantised, or another one in its place."""
     if kind == "nf4":

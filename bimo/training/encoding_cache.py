@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from bimo.core.hashing import bytes_of, digest_tensors, late_table
+from bimo.core.held_weights import held_in
 from bimo.core.messages import say
 from bimo.core.part import Part, dumps
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion.casting import cast_encoding
 from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
-from bimo.engine.devices import default_device, device_of_module, to_device
+from bimo.engine.devices import CPU, default_device, device_of_module, to_device
 from bimo.training.logging import counted
 
 if TYPE_CHECKING:
@@ -46,8 +47,20 @@ SAMPLE = 32
 SHAPE_FILE = "shape.json"
 KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
 
-#: The texts of the rows, one list a text encoder -> their encodings.
-Encode = Callable[[Sequence[Sequence[str]]], tuple[TextEncoding, ...]]
+#: Texts -> what a text encoder says of them.
+Ask = Callable[[Sequence[str]], TextEncoding]
+
+
+@dataclass(frozen=True)
+class Encode:
+    """The texts of the rows, one list a text encoder -> their encodings; ``cached`` where no text encoder is asked."""
+
+    asks: Sequence[Ask]
+    cached: bool = False
+
+    def __call__(self, wanted: Sequence[Sequence[str]]) -> tuple[TextEncoding, ...]:
+        """Encodings of a batch."""
+        return tuple(ask(texts) for ask, texts in zip(self.asks, wanted, strict=True))
 
 
 @dataclass(frozen=True)
@@ -88,9 +101,11 @@ class FrozenEncoder:
     def digest(self) -> str:
         """The hash of what is frozen: weights and settings."""
         heads = self.encoder.heads if self.trunk else ()
-        state = self.encoder.state_dict()
-        frozen = {name: value for name, value in state.items() if not name.startswith(heads)}
-        return f"{dumps(self.part)}{self.trunk}{digest_tensors(frozen)}"
+        state, held = self.encoder.state_dict(), held_in(self.encoder)
+        frozen = {n: value for n, value in state.items() if n not in held and not n.startswith(heads)}
+        # One by one: all of them made whole at once may be more than there is memory for.
+        each = (digest_tensors({n: held[n].whole(CPU, torch.float32)}) for n in held if not n.startswith(heads))
+        return f"{dumps(self.part)}{self.trunk}{digest_tensors(frozen)}{''.join(each)}"
 
     def _headed(self, state: Tensor) -> Tensor:
         return self.encoder.finished(TextEncoding(state[None, None])).tokens[0, 0]
@@ -184,18 +199,19 @@ def cached_encoder(system: System, texts: Iterable[str], asked: int, out: Path, 
     for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
         if old not in folders:
             shutil.rmtree(old)  # of text encoders or texts that are no more, or half written
-    asks: list[Callable[[Sequence[str]], TextEncoding]] = []
+    asks: list[Ask] = []
+    cached: list[bool] = []
     for index, (encoder, frozen, folder) in enumerate(zip(system.text_encoders, parts, folders, strict=True)):
         if frozen is None or folder is None:
             asks.append(partial(encoded, encoder))
+            cached.append(False)
         else:
             asks.append(_how(frozen, index, every, folder, writes))
-    return lambda wanted: tuple(ask(rows) for ask, rows in zip(asks, wanted, strict=True))
+            cached.append((folder / SHAPE_FILE).is_file() and not frozen.trunk)
+    return Encode(asks, all(cached))
 
 
-def _how(
-    frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool
-) -> Callable[[Sequence[str]], TextEncoding]:
+def _how(frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool) -> Ask:
     """The encoding function of one text encoder."""
     blank = frozen.blank()
     if not (folder / SHAPE_FILE).is_file():

@@ -16,7 +16,7 @@ from bimo.core.module_weights import unfilled
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.stage_data import CaptionEdits
-from bimo.data.loader import Pictures
+from bimo.data.loader import ALPHA, Pictures
 from bimo.diffusion.system import System
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.checks import REMEDY, UNSUITED, Reading, readings, sampled, too_much
@@ -209,7 +209,21 @@ def _missing_labels(stage: Stage, system: System, pictures: Pictures) -> Iterato
             )
     for name in sorted(maps):
         without = sum(not _map(pictures, name, row) for row in drawn)
-        if without:
+        if name == ALPHA and without == len(drawn):
+            yield DataError(
+                "none of {count} pictures has an alpha channel, so a mask of it would leave nothing out; leave it out, "
+                "or give pictures in which what does not count is transparent (PNG, WebP)",
+                count=len(drawn),
+            )
+        elif name == ALPHA:
+            print(
+                say(
+                    "{count} of {whole} pictures have an alpha channel; of the others all counts",
+                    count=len(drawn) - without,
+                    whole=len(drawn),
+                )
+            )
+        elif without:
             yield DataError(
                 "{without} of {count} pictures have no {name} map (a png of their key below maps/{name}/)",
                 without=without,

@@ -48,7 +48,8 @@ def write_snapshot(system: System, stage: Stage, trainer: StageTrainer, path: Pa
     if not is_main_process:
         return
     if adapter is not None:
-        adapter.write(system, path, state)
+        with trainer.whole_weights():
+            adapter.write(system, path, state)
         return
     part = path.with_name(f"{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)

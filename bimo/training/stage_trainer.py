@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ from bimo.training.batch_sampler import BatchSampler
 from bimo.training.distributed.processes import Processes, gather
 from bimo.training.distributed.zero import DeepSpeedZero
 from bimo.training.finite import broken, not_finite, picked, some
+from bimo.training.frozen_weights import FrozenWeights
 from bimo.training.master_weights import MasterWeights
 from bimo.training.objectives.objective import BatchSource, Objective
 from bimo.training.optimizer_classes import BY_PARAMETER, OWN, plain
@@ -80,12 +81,14 @@ class StageTrainer:
         saved: Mapping[str, Any] | None,
         number: int = 0,
         state: Path | None = None,
+        frozen: FrozenWeights | None = None,
     ) -> None:
         """``names`` are of what learns. ``saved`` is what ``state`` answered when the stage was left, and its "stage",
-        which may have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
+        which may have had other settings. ``number`` is the stage's, in ``state`` the run is saved, ``frozen`` keeps
+        the weights that do not learn.
         """
         self.stage, self.batches, self.objective = stage, batches, objective
-        self.number, self._file = number, state or batches.out / "state.pt"
+        self.number, self._file, self._frozen = number, state or batches.out / "state.pt", frozen
         #: The last step's gradients, whether each is finite, still on their device.
         self._gradients: tuple[int, Sequence[str], Tensor] | None = None
         self.processes: Processes = batches.processes
@@ -198,9 +201,14 @@ class StageTrainer:
             self.masters.copy_to_working()
 
     def system_state(self) -> dict[str, Tensor]:
-        """The state of the system, its float32 copies in the place of what works in bfloat16."""
+        """The state of the system, its weights whole in the place of what works in bfloat16 or is kept otherwise."""
         state = dict(self._module.system.state_dict())
+        state |= {} if self._frozen is None else self._frozen.values()
         return state if self.masters is None else state | dict(self.masters.values())
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """The context in which what does not learn can be read, however it is kept."""
+        return nullcontext() if self._frozen is None else self._frozen.whole()
 
     def within(self, work: Callable[[], Any]) -> Any:
         """What some work answers that uses what learns otherwise than a step does: all processes do it."""
@@ -219,6 +227,8 @@ class StageTrainer:
             hook.remove()
         if self.masters is not None:
             self.masters.close()
+        if self._frozen is not None:
+            self._frozen.close()
         if isinstance(self.optimiser, DeepSpeedZero):
             self.optimiser.close()
 

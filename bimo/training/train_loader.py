@@ -194,6 +194,11 @@ class TrainLoader:
         return self._latents
 
     @property
+    def asks_encoders(self) -> bool:
+        """Whether steps ask the text encoders, whose answers are not all cached."""
+        return self._encode is not None and not self._encode.cached
+
+    @property
     def _shown(self) -> list[str]:
         """The maps that text encoders look at with each caption."""
         if not any(encoder.reads_pictures for encoder in self.blank.system.text_encoders):

@@ -25,13 +25,14 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import RECIPE_FILE, System
-from bimo.engine.devices import exact
+from bimo.engine.devices import CPU, exact
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.adapters.lora_stage import apart
 from bimo.training.checks import check_groups, check_seed, check_sizes, check_words
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.distributed.zero import zero_settings
 from bimo.training.finite import broken, not_finite, some
+from bimo.training.frozen_weights import FrozenWeights
 from bimo.training.history import Place
 from bimo.training.logging import Journal, Progress, save_whole, table, tell
 from bimo.training.lr_schedules import rate
@@ -143,7 +144,8 @@ class Trainer:
                 out.mkdir(parents=True, exist_ok=True)
             self.history = history_of(out, self.recipe, pictures, processes, from_here, accept_new_data)
         torch.manual_seed(seed)
-        self.system = System(self.recipe).to(processes.device)
+        held = any(stage.holds for stage in self.recipe.stages)  # as they are there may be no room for weights
+        self.system = System(self.recipe).to(CPU if held else processes.device)
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(processes.device)
         self.judges = judges
         self.vocabulary = vocabulary(pictures.labels)
@@ -222,8 +224,12 @@ class Trainer:
                         leave(self.out, self.recipe)
                     last_sheet = time.monotonic()
         trainer.check_weights(self.place.step)
-        self._left(stage, trainer)
-        self._draw_samples(None)
+        if stage.holds:  # afterwards they are whole, on the processor, where drawing takes long
+            self._draw_samples(trainer)
+            self._left(stage, trainer)
+        else:
+            self._left(stage, trainer)
+            self._draw_samples(None)
         return True
 
     def _announce(self, stage: Stage, trainer: StageTrainer) -> None:
@@ -260,7 +266,7 @@ class Trainer:
         number = self.place.stage
         folder = self.out / f"stage-{number + 1}"
         with self.processes.main_process_first():
-            pictures = objective.pictures(self.system, self.pictures, folder)
+            pictures = self.pictures if stage.holds else objective.pictures(self.system, self.pictures, folder)
         # Seeded, so that modules for training only are initialised alike in a resumed run.
         torch.manual_seed(self.seed + 1 + number)
         extra = objective.extra(self.system, self.vocabulary)
@@ -272,18 +278,23 @@ class Trainer:
             self.system.load_state_dict(saved.get("adapter", {}), strict=False)
             if extra is not None:
                 extra.load_state_dict(saved["extra"])
-        self.system.to(self.processes.device)
+        if not stage.holds:
+            self.system.to(self.processes.device)
         if extra is not None:
             extra.to(self.processes.device)
         learns = freeze(named(self.system, extra, objective), (*stage.train, *added))
         checkpoint_gradients(stage, self.system)
+        frozen = FrozenWeights(stage, self.system, folder, self.processes) if stage.holds else None
+        pictures = pictures if frozen is None else objective.pictures(self.system, pictures, folder)
         blank = TrainInputs(
             self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher, judges=self.judges
         )
         seed = self.seed + number * 7919
-        with self.processes.main_process_first():
+        with self.processes.main_process_first(), nullcontext() if frozen is None else frozen.text_encoders():
             batches = objective.batches(blank, pictures, self.out, folder, seed, self.processes)
-        return StageTrainer(stage, batches, objective, learns, saved, number)
+        if frozen is not None and batches.asks_encoders:
+            frozen.keep_text_encoders(stage)
+        return StageTrainer(stage, batches, objective, learns, saved, number, frozen=frozen)
 
     def _step(self, stage: Stage, trainer: StageTrainer) -> tuple[float, float]:
         step, rank = self.place.step, self.processes.rank
@@ -313,7 +324,7 @@ class Trainer:
             self.journal.flush()
             better = self.processes.is_main_process and value < self.journal.best(self.place.stage)
             if self.processes.total(float(better))[0]:
-                self._best(stage, trainer)
+                self._write(stage, trainer, f"best-{self.place.stage + 1}")
         return value
 
     def _keep(self, stage: Stage, trainer: StageTrainer) -> None:
@@ -324,10 +335,6 @@ class Trainer:
             self._write(stage, trainer, f"{prefix}{self.place.step:06d}")
         if stage.keep_last and self.processes.is_main_process:
             remove_old(self.out, prefix, stage.keep_last)
-
-    def _best(self, stage: Stage, trainer: StageTrainer) -> None:
-        """Writes a snapshot of the best system so far."""
-        self._write(stage, trainer, f"best-{self.place.stage + 1}")
 
     def _write(self, stage: Stage, trainer: StageTrainer, name: str) -> None:
         write_snapshot(self.system, stage, trainer, self.out / name, self.processes.is_main_process)

@@ -126,6 +126,7 @@ def test_a_plan_is_said_and_leaves_nothing(here: Run, photos: Path, tiny_folder:
         (("--size", "63"), 3, "sides are multiples of"),
         (("--lr", "1e38"), 6, "--set stages.0.lr="),
         (("--prior", "3"), 2, "--class or --keep"),
+        (("--mask", "alpha"), 5, "has an alpha channel"),
         (("--captioner", "http://127.0.0.1:9/v1"), 2, "--captioner-model"),
     ],
 )
@@ -231,6 +232,8 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "embedding": (("--embedding", "<苹>"), ("--embedding", "run")),
     "controlnet": (("--controlnet", "canny"), ("--control", "photos/IMG_2.png=run")),
     "full": (("--full",), ()),
+    "quantised": (("--lora", "--quantise", "int8"), ("--lora", "run")),
+    "masked": (("--lora", "--mask", "alpha"), ("--lora", "run")),
 }
 
 
@@ -243,15 +246,47 @@ def test_every_way_ends_in_what_draws(
     few: Any = finetune_run.drawn
     monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     learn, given = WAYS[way]
+    if way == "quantised":
+        pytest.importorskip("torchao")
+    if way == "masked":
+        Image.new("RGBA", (64, 64), (90, 90, 60, 0)).save(photos / "IMG_2.png")
     told = words(model, "run", "--lr", "0.1", "--set", "stages.0.max_unknown=1", *learn)
-    status, _, err = here(*("苹果" if word == "猫" else word for word in told))
+    status, out, err = here(*("苹果" if word == "猫" else word for word in told))
     assert status == 0, err
+    assert ("1 of 5 pictures have an alpha channel" in out) == (way == "masked")
+    assert ("frozen weights as int8" in out) == (way == "quantised")
     prompt = "一只<苹>" if way == "embedding" else "一只苹果"
     draw = ("draw", prompt, "--seed", "1", "--steps", "2", "--size", "64", "--anyway", "-o")
     named = ("-m", "run") if way == "full" else ("-m", str(model))
     assert here(*draw, "after.png", *named, *given)[0] == 0
     assert here(*draw, "before.png", "-m", str(model))[0] == 0
     assert Image.open("after.png").tobytes() != Image.open("before.png").tobytes()
+
+
+@pytest.mark.parametrize("family", ["hunyuan", "qwen_image", "z_image"])
+def test_diffusers_reads_controlnets_of_transformers(family: str, here: Run, photos: Path, tmp_path: Path) -> None:
+    """The run's folder is what their class reads, and what is drawn beside another picture is another drawing."""
+    import diffusers
+
+    kind: Any = {
+        "hunyuan": diffusers.HunyuanDiT2DControlNetModel,
+        "qwen_image": diffusers.QwenImageControlNetModel,
+        "z_image": diffusers.ZImageControlNetModel,
+    }[family]
+    model = tmp_path / "model"
+    FAMILIES[family][1](model)
+    status, _, err = here(
+        *words(model, "run", "--lr", "0.1", "--controlnet", "canny", "--set", "stages.0.max_unknown=1")
+    )
+    assert status == 0, err
+    read = kind.from_pretrained("run").state_dict()
+    left = checkpoint_io.read(Path("run/diffusion_pytorch_model.safetensors"))
+    assert read.keys() == left.keys()
+    assert all(bool((read[name] == value).all()) for name, value in left.items())
+    draw = ("draw", "一只猫", "--seed", "1", "--steps", "2", "--size", "64", "--anyway", "-m", str(model))
+    assert here(*draw, "-o", "plain.png")[0] == 0
+    assert here(*draw, "-o", "seen.png", "--control", "photos/IMG_0.png=run")[0] == 0
+    assert Image.open("seen.png").tobytes() != Image.open("plain.png").tobytes()
 
 
 def test_diffusers_draws_what_was_learnt(

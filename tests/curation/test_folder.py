@@ -65,6 +65,24 @@ def test_texts_beside_pictures(photos: Path, tmp_path: Path) -> None:
     assert Pictures(tmp_path / "data").fitted((32, 32)).pixels([0, 1, 2]).shape == (3, 3, 32, 32)
 
 
+def test_what_is_transparent_is_kept_as_a_map(photos: Path, tmp_path: Path) -> None:
+    build_folder(photos, tmp_path / "data", side=10)
+    keys = {row["source"]: key for key, _, row in read(tmp_path / "data")}
+    maps = tmp_path / "data" / "maps" / "alpha"
+    assert [path.stem for path in maps.iterdir()] == [keys["clear.png"]]
+    with Image.open(photos / "clear.png") as clear, Image.open(maps / f"{keys['clear.png']}.png") as alpha:
+        assert alpha.tobytes() == clear.getchannel("A").tobytes()
+    # Where a picture has none, all of it is there.
+    pictures = Pictures(tmp_path / "data")
+    fitted = pictures.fitted((32, 32))
+    rows = [row for row, key in enumerate(pictures.keys) if key != keys["clear.png"]]
+    assert bool((fitted.maps("alpha", rows) == 1).all())
+    assert float(fitted.maps("alpha", [pictures.keys.index(keys["clear.png"])]).min()) < 0.5
+    save(photos / "clear.png")
+    build_folder(photos, tmp_path / "data", side=10)
+    assert not list(maps.iterdir())
+
+
 def test_run_again_nothing_is_written_twice(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "SAMPLES_PER_SHARD", 2)
     first = build_folder(photos, tmp_path / "data", side=10)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,25 @@ def test_what_is_decoded_ahead_changes_nothing_and_is_bounded(folder: Path, monk
     assert decoded.count(1) == decoded.count(4) == 1
     # A row twice in a batch, as a size has it that cannot fill one.
     assert torch.equal(fitted.pixels([2, 6, 2]), wanted[[2, 6, 2]])
+
+
+def test_rows_come_in_their_order_whichever_thread_is_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bimo.data.pixels.CACHE_BYTES", 0)
+    fitted = Pictures(folder).fitted((64, 64))
+    wanted, plain, others = fitted.pixels(range(7)), fitted._reader._decode, threading.Semaphore(0)
+
+    def slowest_first(row: int) -> Any:
+        if row == 0:
+            assert others.acquire(timeout=60)  # not before another one is done
+        pixels = plain(row)
+        if row:
+            others.release()
+        return pixels
+
+    monkeypatch.setattr(fitted._reader, "_decode", slowest_first)
+    monkeypatch.setattr("bimo.data.pixels.THREADS", 2)
+    fitted.prefetch([0, 3, 1])
+    assert torch.equal(fitted.pixels([0, 3, 1]), wanted[[0, 3, 1]])
 
 
 def test_a_full_disk_ends_the_cache_and_not_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

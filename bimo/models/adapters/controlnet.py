@@ -29,6 +29,12 @@ class ControlPart(Part):
         """The condition ``name`` that gives it the picture, in the space of a level."""
         return Control(name=name, level=level, source=source)
 
+    def origin(self, name: str) -> str:
+        """Which of the denoiser's tensors one of the adapter's begins as, where that has it: by default its
+        namesake.
+        """
+        return name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Controlled(Part):
@@ -242,10 +248,13 @@ class T2iModule(nn.Module):
         return {"down_intrablock_additional_residuals": [value * weight for value in residuals]}
 
 
-def begun(denoiser: nn.Module, adapter: nn.Module) -> None:
-    """Gives a ControlNet, in place, the weights of the denoiser it is a copy of: what one is trained from."""
+def begun(denoiser: nn.Module, adapter: nn.Module, origin: Callable[[str], str] = str) -> None:
+    """Gives a ControlNet, in place, the weights of the denoiser it is a copy of: what one is trained from. ``origin``
+    is ``ControlPart.origin``.
+    """
     own, given = adapter.state_dict(), denoiser.state_dict()
     with torch.no_grad():
         for name, value in own.items():
-            if name in given and given[name].shape == value.shape:
-                value.copy_(given[name])
+            first = given.get(origin(name))
+            if first is not None and first.shape == value.shape:
+                value.copy_(first)

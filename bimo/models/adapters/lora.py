@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.held_weights import weight_of
 from bimo.core.part import nearest
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import read_lora
@@ -46,7 +47,7 @@ class Low(nn.Module):
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         nn.init.normal_(self.down.weight, std=1 / rank)
         nn.init.zeros_(self.up.weight)
-        self.magnitude = nn.Parameter(layer.weight.detach().flatten(1).norm(dim=1)) if dora else None
+        self.magnitude = nn.Parameter(weight_of(layer).detach().flatten(1).norm(dim=1)) if dora else None
         self.to(layer.weight)
 
     def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
@@ -55,7 +56,8 @@ class Low(nn.Module):
         if self.magnitude is None:
             return answer + added
         with torch.no_grad():  # section 4.3: the length of the sum counts as a constant
-            lengths = self.summed(layer.weight).flatten(1).norm(dim=1).clamp(min=torch.finfo(layer.weight.dtype).tiny)
+            weight = weight_of(layer)
+            lengths = self.summed(weight).flatten(1).norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
         wide = (-1,) if isinstance(layer, nn.Linear) else (-1, 1, 1)
         share = (self.magnitude / lengths).view(wide).to(answer)
         bias = torch.zeros(()).to(answer) if layer.bias is None else layer.bias.view(wide).to(answer)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bimo.core.held_weights import weight_of
 from bimo.models.adapters.lora_kinds import Change, change, rank_of
 
 Algo = Literal["loha", "lokr", "oft"]
@@ -34,7 +35,7 @@ class Lycoris(nn.Module):
 
     def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
         """The layer's answer to x with what was learnt."""
-        weight = self.change()(layer.weight.detach().float()).to(x)
+        weight = self.change()(weight_of(layer).detach().float()).to(x)
         if isinstance(layer, nn.Linear):
             return answer + functional.linear(x, weight)
         padding = cast("tuple[int, ...]", layer.padding)

@@ -20,6 +20,8 @@ from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.z_image.denoiser import ZImage
 
+#: What ``controlnet_for`` makes one for, as people call it.
+WITH_CONTROLNET = ("Stable Diffusion (XL)", "Kolors", "HunyuanDiT", "Qwen-Image", "Z-Image")
 #: Channels of the mask of a ControlNet that paints, in tokens of 2 x 2 places.
 MASK_CHANNELS = 4
 #: What a ControlNet of Z-Image takes from its transformer: it has no such layers of its own.
@@ -97,6 +99,14 @@ class ZImageControlNet(ControlPart):
         painting: Literal["", "beside"] = "beside" if self.channels > self.z_image.channels else ""
         return Control(name=name, level=level, source=source, coded=True, painting=painting)
 
+    def origin(self, name: str) -> str:
+        """Its layers are copies of those they stand behind; what reads the picture, of what reads x."""
+        head, _, rest = name.partition(".")
+        if head == "control_layers":
+            place, _, rest = rest.partition(".")
+            return f"layers.{self.places[int(place)]}.{rest}"
+        return f"{head.removeprefix('control_')}.{rest}"
+
     def build(self) -> ZImageAdapter:
         """The module."""
         return ZImageAdapter(self)
@@ -123,6 +133,8 @@ class ZImageAdapter(nn.Module):
             add_control_noise_refiner=part.refiner or None,
             **part.z_image.control_settings(),
         )
+        # diffusers' class looks at it, says that it can, and never sets it.
+        self.model.gradient_checkpointing = False
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
         """By the number of the layer [R, L, D], L being the tokens of x and of the words."""
@@ -147,4 +159,8 @@ def controlnet_for(denoiser: Part) -> ControlPart | None:
         return ControlNet(unet=denoiser)
     if isinstance(denoiser, Hunyuan):
         return HunyuanControlNet(hunyuan=denoiser)
+    if isinstance(denoiser, ZImage):
+        return ZImageControlNet(
+            z_image=denoiser, places=tuple(range(0, denoiser.layers, 5)), channels=denoiser.channels
+        )
     return QwenControlNet(qwen=denoiser) if isinstance(denoiser, QwenImage) else None

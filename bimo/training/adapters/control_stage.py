@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.messages import Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
 from bimo.models.adapters.controlnet import T2iAdapter, begun, looked
 from bimo.models.adapters.lora_names import root_of
-from bimo.models.adapters.transformer_controlnets import controlnet_for
+from bimo.models.adapters.transformer_controlnets import WITH_CONTROLNET, controlnet_for
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.training.adapters.adapter import Adapter
 
@@ -53,7 +54,7 @@ class ControlAdapters(Adapter):
         denoiser = system.get_submodule(path)
         made = cast(Any, self._part(system)).build()
         if self.network == "controlnet":
-            begun(cast(nn.Module, denoiser.model), made.model)
+            begun(cast(nn.Module, denoiser.model), made.model, made.part.origin)
         home = level.space if isinstance(level.space, str) else level.name
         conditioner = made.part.conditioner(self.name, home, self.source)
         built = system.level(level.name)
@@ -101,7 +102,11 @@ class ControlAdapters(Adapter):
         if made is not None:
             return made
         kind = type(within).__name__
-        raise RecipeError("there is no {network} for a {kind}", network=self.network, kind=kind)
+        if self.network == "t2i":
+            raise RecipeError("there is no t2i for a {kind}; denoisers that are a UNet have one", kind=kind)
+        raise RecipeError(
+            "there is no controlnet for a {kind}; {those} have one", kind=kind, those=Listed(WITH_CONTROLNET)
+        )
 
 
 def _add_control(name: str, denoiser: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

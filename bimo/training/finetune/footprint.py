@@ -21,12 +21,13 @@ from torch.overrides import TorchFunctionMode
 
 from bimo.core.errors import TrainingError
 from bimo.core.module_weights import unfilled
-from bimo.core.recipe import Stage
+from bimo.core.recipe import Recipe, Stage
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
 from bimo.diffusion.system import System
 from bimo.engine.devices import to_device
-from bimo.engine.memory import Keeping, drawing_bytes
+from bimo.engine.memory import BYTES, QUANTISED_BYTES, Keeping, drawing_bytes
 from bimo.training.adapters.adapter import adapter_of
+from bimo.training.frozen_weights import holdable
 from bimo.training.objectives.objective import objective_of
 from bimo.training.optimizers import checkpoint_gradients, freeze
 from bimo.training.stage_trainer import named
@@ -49,9 +50,26 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class FrozenCounts:
+    """How many numbers do not learn, but for adapters: of text encoders those of matrices that can be kept otherwise
+    (``Stage.frozen``), and all others; of denoisers those of matrices and of kernels that can; whatever else there is,
+    and the spaces; and of the ``largest`` that can. ``learning`` is the largest tensor that learns.
+    """
+
+    text: int = 0
+    text_rest: int = 0
+    matrices: int = 0
+    kernels: int = 0
+    rest: int = 0
+    spaces: int = 0
+    largest: int = 0
+    learning: int = 0
+
+
+@dataclass(frozen=True)
 class Footprint:
     """What a stage holds: bytes of all weights, of what learns with gradients and averages, of the activations of a
-    picture, and of the encoding of one; and whether its modules can work blocks out twice.
+    picture, and of the encoding of one; whether its modules can work blocks out twice; and what of it is frozen.
     """
 
     weights: int
@@ -59,21 +77,57 @@ class Footprint:
     activations: Activations | None
     encoding: int
     checkpoints: bool = False
+    frozen: FrozenCounts = FrozenCounts()
 
-    def total(self, batch: int, precision: str, checkpointing: bool) -> int:
-        """Bytes of a step of ``batch`` pictures. Products in bfloat16 or float16 keep half as much of each."""
-        kept = 0
+    def total(self, stage: Stage) -> int:
+        """Bytes on the device of a stage that has this footprint, at the most: in its steps, while words and pictures
+        are encoded, and of one whose weights are kept otherwise in drawing too. Products in bfloat16 or float16 keep
+        half as much of each.
+        """
+        kept, narrow = 0, stage.precision in ("bf16", "bf16_weights", "fp16")
         if self.activations is not None:
-            kept = self.activations.checkpointed if checkpointing else self.activations.whole
-        step = batch * kept * (0.5 if precision in ("bf16", "bf16_weights", "fp16") else 1.0)
-        return int((self.weights + self.learning + max(step, self.encoding)) * OVERHEAD)
+            kept = self.activations.checkpointed if stage.gradient_checkpointing else self.activations.whole
+        step = stage.batch * kept * (0.5 if narrow else 1.0)
+        learning = self.learning
+        if stage.fused_backward:  # of the gradients one is there at a time
+            learning -= self.learning // 4 - 4 * self.frozen.learning
+        if not stage.holds:
+            # For the gradient of what goes into a layer its weight is kept as autocast has made it.
+            casts = 2 * (self.frozen.matrices + self.frozen.kernels) if stage.precision in ("bf16", "fp16") else 0
+            step += 0 if stage.gradient_checkpointing else casts
+            return int((self.weights + learning + max(step, self.encoding)) * OVERHEAD)
+        text, denoiser, spaces = self._weights(stage)
+        apart = stage.offload != "none"
+        reading = text + spaces + (0 if apart else denoiser + learning)
+        working = denoiser + spaces + learning + (0 if apart else text)
+        # A drawing is decoded whole, in twice the memory in which it is encoded.
+        return int(max(reading + self.encoding, working + step, working + 2 * self.encoding) * OVERHEAD)
+
+    def _weights(self, stage: Stage) -> tuple[float, float, float]:
+        """Bytes on the device of text encoders, of denoisers with what is made whole of them, and of spaces."""
+        counts, whole = self.frozen, 4.0
+        matrix = BYTES.get(stage.frozen) or QUANTISED_BYTES[stage.frozen]
+        kernel = BYTES.get(stage.frozen) or BYTES.get(stage.precision, whole)
+        text = counts.text * matrix + counts.text_rest * whole
+        held = counts.matrices * matrix + counts.kernels * kernel
+        fetched = 2 * counts.largest * whole
+        return (
+            text,
+            (0.0 if stage.offload == "groups" else held) + counts.rest * whole + fetched,
+            counts.spaces * whole,
+        )
 
 
 def footprint(system: System, stage: Stage, size: tuple[int, int], caption: str) -> Footprint:
     """That of a stage of a system whose weights are here, on pictures of a size (width, height) with such a caption."""
-    conditioning = _conditioning(system, stage.level, size, caption)
+    return footprint_of(system.recipe, stage, size, _conditioning(system, stage.level, size, caption))
+
+
+def footprint_of(recipe: Recipe, stage: Stage, size: tuple[int, int], conditioning: Conditioning) -> Footprint:
+    """That of a stage of a recipe, whose weights need not be here, for what its level is told of one picture."""
+    conditioning = to_device(conditioning, META)
     with unfilled():
-        bare = System(system.recipe)
+        bare = System(recipe)
     bare.to(META)
     adapter = adapter_of(stage)
     # What a word is begun as is looked up among real numbers: its few vectors count for nothing here.
@@ -84,6 +138,7 @@ def footprint(system: System, stage: Stage, size: tuple[int, int], caption: str)
     globs = (*stage.train, *added) or (f"{stage.level}.denoiser.*.bias",)
     learns = freeze(named(bare, None, objective_of(stage)), globs)
     counts = {name: parameter.numel() for name, parameter in bare.named_parameters()}
+    frozen = _counted(bare, counts, learns)
     weights = sum(count * 4 for name, count in counts.items() if name not in learns)
     learning = sum(counts[name] for name in learns) * LEARNING_BYTES
     encoding = drawing_bytes(size, Keeping()) // 2
@@ -91,7 +146,32 @@ def footprint(system: System, stage: Stage, size: tuple[int, int], caption: str)
     found = _activations(bare, stage.level, size, conditioning)
     if found is not None and not able:
         found = Activations(found.whole, found.whole)
-    return Footprint(weights, learning, found, encoding, able)
+    return Footprint(weights, learning, found, encoding, able, frozen)
+
+
+def _counted(bare: System, counts: Mapping[str, int], learns: Sequence[str]) -> FrozenCounts:
+    """The frozen numbers of a system whose parameters are frozen as a stage has them."""
+    layers = holdable(bare)
+    holds = {f"{name}.weight": counts[f"{name}.weight"] for name in layers}
+    kernels = {f"{name}.weight" for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+    rest = {name: count for name, count in counts.items() if name not in holds and name not in learns}
+    of_spaces = tuple(f"{level.name}.space." for level in bare.recipe.levels)
+
+    def total(numbers: Mapping[str, int], *starts: str) -> int:
+        return sum(count for name, count in numbers.items() if name.startswith(starts))
+
+    text, text_rest, spaces = total(holds, "text."), total(rest, "text."), total(rest, *of_spaces)
+    of_kernels = sum(holds[name] for name in kernels if not name.startswith("text."))
+    return FrozenCounts(
+        text=text,
+        text_rest=text_rest,
+        matrices=sum(holds.values()) - text - of_kernels,
+        kernels=of_kernels,
+        rest=sum(rest.values()) - text_rest - spaces,
+        spaces=spaces,
+        largest=max(holds.values(), default=0),
+        learning=max((counts[name] for name in learns), default=0),
+    )
 
 
 def _checkpoints(stage: Stage, bare: System) -> bool:
@@ -116,16 +196,18 @@ def _conditioning(system: System, name: str, size: tuple[int, int], caption: str
         pixels = torch.zeros(1, 3, height, width) if level.conditioners else None
         batch = Batch(x, encodings, {"size_ids": ids}, none, torch.Generator(), pixels, labels=[{}])
         conditions = level.conditions_of(system, batch)
-        return to_device(system.condition(encodings, conditions), META)
+        return system.condition(encodings, conditions)
 
 
 def _activations(bare: System, name: str, size: tuple[int, int], conditioning: Conditioning) -> Activations | None:
     """Those of a level's denoiser; None for one that asks its tensors for their numbers, which has none here."""
     denoiser = cast(nn.Module, bare.level(name).denoiser).train()
     x = torch.zeros(1, *cast(Any, bare.space(name)).shape(size), device=META)
+    longest = max((stream.tokens.shape[1] for stream in conditioning.streams), default=0)
     counting = _Counting(bare.parameters())
+    hooks = torch.autograd.graph.saved_tensors_hooks(counting.keep, _same)
     try:
-        with META, _Fused(), counting.within(denoiser), torch.autograd.graph.saved_tensors_hooks(counting.keep, _same):
+        with META, _Fused(longest), counting.within(denoiser), hooks:
             bare.denoise(DenoiserInput(name, x, torch.zeros(1, device=META), conditioning)).sum()
     # A module may do whatever it likes with a tensor; what cannot be done without numbers raises various exceptions.
     except Exception:
@@ -182,8 +264,12 @@ class _Counting:
 
 class _Fused(TorchFunctionMode):
     """Attention keeps what the fused kernels of processors and cards keep, never the weights of all pairs of tokens:
-    without contents torch would take the slow way.
+    without contents torch would take the slow way. A module that asks how long its texts are is told: all ``length``.
     """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -192,6 +278,8 @@ class _Fused(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             given = dict(zip(("query", "key", "value"), args, strict=False)) | named
             return _Attention.apply(given["query"], given["key"], given["value"])
+        if func is Tensor.tolist and args[0].is_meta and args[0].ndim == 1 and not args[0].is_floating_point():
+            return [self.length] * len(args[0])
         return func(*args, **named)
 
 

@@ -1,4 +1,9 @@
-"""Which way to train fits into memory: smaller batches that are added up, then blocks that are worked out twice."""
+"""Which way to train fits into memory, in the order of what each costs.
+
+First batches are halved and added up, which costs time alone; on a card then frozen weights are kept as they are
+multiplied, and text encoders leave; then blocks are worked out twice; then frozen weights are rounded to 8 and to 4
+bits; then they lie in the processor's memory, and are fetched for each product.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +12,72 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Message
+from bimo.core.messages import Message, say
 from bimo.core.recipe import Stage
 from bimo.data.loader import Size
 from bimo.diffusion.system import System
+from bimo.engine.quantisation import available
 from bimo.training.finetune.footprint import Footprint, footprint
 
 #: By how much a side is divided to find one that fits.
 SMALLER = (0.75, 0.5, 0.375, 0.25)
+#: What of the numbers on the device must learn before a step is fused with its backward pass, which cannot clip.
+FUSED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The stages as they fit, the bytes that the largest takes, and whether all of these could be counted."""
+    """The stages as they fit, the bytes that the largest takes, whether all of these could be counted, and each way
+    there was with its bytes, of each stage.
+    """
 
     stages: tuple[Stage, ...]
     total: int
     counted: bool
+    ways: tuple[tuple[tuple[Stage, int], ...], ...] = ()
 
 
-def fitted(system: System, stages: Sequence[Stage], caption: str, free: int | None) -> Fitted:
-    """The stages in the first way that fits into ``free`` bytes. Raises RequestError that names the nearest that does:
-    a smaller size, or else how much the least takes.
+def fitted(system: System, stages: Sequence[Stage], caption: str, free: int | None, card: bool = False) -> Fitted:
+    """The stages in the first way that fits into ``free`` bytes, of a ``card`` or of the processor's memory. A stage
+    that says how it keeps frozen weights keeps them so. Raises RequestError that names the nearest that fits: a smaller
+    size, or else how much the least takes.
     """
     made: list[Stage] = []
     totals: list[int] = []
+    every: list[tuple[tuple[Stage, int], ...]] = []
     counted = True
     for stage in stages:
         size = _largest(stage, system)
         held = footprint(system, stage, size, caption)
         counted &= held.activations is not None
-        ways = list(_ways(stage, held))
-        chosen = next((way for way in ways if free is None or _total(way, held) <= free), None)
+        ways = tuple((way, held.total(way)) for way in _ways(stage, held, card))
+        chosen = next(((way, total) for way, total in ways if free is None or total <= free), None)
         if chosen is None:
-            raise _too_much(system, stage, held, caption, cast(int, free))
-        made.append(chosen)
-        totals.append(_total(chosen, held))
-    return Fitted(tuple(made), max(totals), counted)
+            raise _too_much(system, stage, min(total for _, total in ways), caption, cast(int, free), card)
+        made.append(chosen[0])
+        totals.append(chosen[1])
+        every.append(ways)
+    return Fitted(tuple(made), max(totals), counted, tuple(every))
+
+
+def flags(stage: Stage) -> str:
+    """What of a stage is chosen by memory, as a recipe says it."""
+    said = [f"batch={stage.batch}", f"accumulate={stage.accumulate}"]
+    said += ["gradient_checkpointing"] * stage.gradient_checkpointing + ["fused_backward"] * stage.fused_backward
+    said += [f"frozen={stage.frozen}"] * (stage.frozen != "fp32") + [f"offload={stage.offload}"] * (
+        stage.offload != "none"
+    )
+    return " ".join(said)
+
+
+def memory_ways(fitting: Fitted) -> list[str]:
+    """A line for each way in which a stage could be trained: its memory, what the recipe would say, which is taken."""
+    lines: list[str] = []
+    for chosen, ways in zip(fitting.stages, fitting.ways, strict=True):
+        for way, total in ways:
+            mark = say("<- taken") if way == chosen else ""
+            lines.append(f"  {total / 1e9:7.2f} GB  {flags(way)}  {mark}".rstrip())
+    return lines
 
 
 def _largest(stage: Stage, system: System) -> Size:
@@ -51,27 +85,43 @@ def _largest(stage: Stage, system: System) -> Size:
     return max((stage.size or system.recipe.request.size, *stage.buckets), key=lambda size: (size[0] * size[1], size))
 
 
-def _ways(stage: Stage, held: Footprint) -> Iterator[Stage]:
-    """A stage as it is, in smaller batches, with blocks worked out twice: a step always has as many pictures."""
+def _ways(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
+    """A stage in every way, the cheapest first; a step always has as many pictures."""
     whole = stage.batch * stage.accumulate
     batches: list[int] = []
     batch = stage.batch
     while batch >= 1:
-        batches.append(batch)
+        batches += [batch] * (whole % batch == 0)
         batch //= 2
-    for checkpointing in dict.fromkeys((stage.gradient_checkpointing, held.checkpoints)):
+    for way in _keeping(stage, held, card):
         for count in batches:
-            if whole % count == 0:
-                yield replace(stage, batch=count, accumulate=whole // count, gradient_checkpointing=checkpointing)
+            yield replace(way, batch=count, accumulate=whole // count)
+    last = list(_keeping(stage, held, card))[-1]
+    learns = held.learning > FUSED_SHARE * held.weights and stage.precision in ("fp32", "bf16")
+    if learns and stage.optimiser == "adamw" and not stage.ema:
+        yield replace(last, batch=whole, accumulate=1, fused_backward=True, max_grad_norm=0.0)
 
 
-def _total(stage: Stage, held: Footprint) -> int:
-    return held.total(stage.batch, stage.precision, stage.gradient_checkpointing)
+def _keeping(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
+    """A stage with its blocks and frozen weights in every way, the cheapest first."""
+    twice = tuple(dict.fromkeys((stage.gradient_checkpointing, held.checkpoints)))
+    narrow: Any = stage.precision if stage.precision in ("bf16", "fp16") else stage.frozen
+    first: Any = (stage.frozen, stage.offload), (narrow if stage.frozen == "fp32" else stage.frozen, "parts")
+    for checkpointing in twice:
+        for frozen, offload in first if card and stage.offload == "none" else first[:1]:
+            yield replace(stage, frozen=frozen, offload=offload, gradient_checkpointing=checkpointing)
+    if not card or stage.offload == "groups":
+        return
+    kinds: tuple[Any, ...] = ("int8", "nf4") if stage.frozen == "fp32" else ()
+    here = tuple(kind for kind in kinds if available(kind))
+    for frozen in here:
+        yield replace(stage, frozen=frozen, offload="parts", gradient_checkpointing=twice[-1])
+    for frozen in (narrow if stage.frozen == "fp32" else stage.frozen, *here[1:]):
+        yield replace(stage, frozen=frozen, offload="groups", gradient_checkpointing=twice[-1])
 
 
-def _too_much(system: System, stage: Stage, held: Footprint, caption: str, free: int) -> RequestError:
+def _too_much(system: System, stage: Stage, least: int, caption: str, free: int, card: bool) -> RequestError:
     """The sentence for a stage that does not fit, with what does."""
-    least = min(_total(way, held) for way in _ways(stage, held))
     own = stage.size or system.recipe.request.size
     for share in SMALLER:
         smaller = cast(Size, tuple(max(64, int(side * share) // 64 * 64) for side in own))
@@ -79,7 +129,7 @@ def _too_much(system: System, stage: Stage, held: Footprint, caption: str, free:
             continue
         shrunk = replace(stage, size=smaller, buckets=())
         need = footprint(system, shrunk, smaller, caption)
-        if min(_total(way, need) for way in _ways(shrunk, need)) <= free:
+        if any(need.total(way) <= free for way in _ways(shrunk, need, card)):
             flags = f"--size {smaller[0]}x{smaller[1]}"
             return _refused(system, stage, least, free, Message("what fits: {flags}", flags=flags))
     near = Message("no size fits; free {least} GB, or take a smaller model", least=_giga(least))

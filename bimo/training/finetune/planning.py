@@ -147,6 +147,7 @@ class _Rules:
             warmup=self._warmup(),
             lr_schedule="cosine" if self.small else "constant",
             precision=cast(Any, wish.precision or "fp32"),
+            frozen=cast(Any, wish.quantise or "fp32"),
             caption_dropout=0.0 if self._one_step(level) or wish.way == "embedding" else 0.1,
             size=size,
             buckets=self._buckets(size),
@@ -179,7 +180,7 @@ class _Rules:
     def _objective(self, level: Level) -> Objective:
         wish = self.wish
         also = tuple(other.name for other in self.recipe.levels[:-1]) if wish.way in ("embedding",) else ()
-        denoise = Denoise(also=also)
+        denoise = Denoise(also=also, mask=wish.mask)
         if wish.way == "embedding":
             texts = SENTENCES[self.pictured.language]
             return Dreambooth(subject=tuple(text.format(word=wish.word) for text in texts), prior=0.0, denoise=denoise)

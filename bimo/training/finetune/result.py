@@ -61,10 +61,15 @@ def _left(run: Path, adapter: Adapter, number: int) -> Path:
     return run / f"{adapter.kind}-{number}.safetensors"
 
 
-def attached(base: System, run: Path, kind: str) -> System:
-    """A system with what a run left, given as people give it: by the run's folder."""
+def adapters_of(run: Path, kind: str) -> Adapters:
+    """What a run left, given as people give it: by the run's folder."""
     loras, embeddings, controls = ([run] if kind == one else [] for one in ("lora", "tokens", "control"))
-    return Adapters.from_files(loras, embeddings, controls).put(base)
+    return Adapters.from_files(loras, embeddings, controls)
+
+
+def attached(base: System, run: Path, kind: str) -> System:
+    """A system with what a run left."""
+    return adapters_of(run, kind).put(base)
 
 
 def compare(loaded: System, run: Path) -> None:

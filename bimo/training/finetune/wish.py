@@ -15,8 +15,9 @@ class Wish:
 
     With a ``prompt`` the pictures are of one subject, which is called so (DreamBooth); ``nouns`` are what the subject
     is one of, or what is not to be forgotten: pictures of them that the model draws itself are learnt beside, ``prior``
-    of them in all. What is 0 or empty is chosen by ``bimo.training.finetune.planning``. ``samples`` are prompts to draw
-    while it learns, every ``sample_every`` steps.
+    of them in all. ``quantise`` is how frozen weights are kept (``Stage.frozen``), ``mask`` the map of what counts in
+    a picture, "alpha" its own channel. What is 0 or empty is chosen by ``bimo.training.finetune.planning``.
+    ``samples`` are prompts to draw while it learns, every ``sample_every`` steps.
     """
 
     model: str
@@ -35,5 +36,7 @@ class Wish:
     lr: float = 0.0
     batch: int = 0
     precision: str = ""
+    quantise: str = ""
+    mask: str = ""
     samples: tuple[str, ...] = ()
     sample_every: int = 0

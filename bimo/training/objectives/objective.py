@@ -36,6 +36,11 @@ class BatchSource(Protocol):
     held_out: BatchSampler | None
 
     @property
+    def asks_encoders(self) -> bool:
+        """Whether steps ask the text encoders, whose answers are not all cached."""
+        ...
+
+    @property
     def order(self) -> BatchSampler:
         """Which rows each batch has."""
         ...

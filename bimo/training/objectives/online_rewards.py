@@ -156,6 +156,11 @@ class RoundLoader:
         self._current: tuple[int, TrainLoader | None] = (-1, None)
 
     @property
+    def asks_encoders(self) -> bool:
+        """Each round draws, and reads other words."""
+        return True
+
+    @property
     def order(self) -> BatchSampler:
         """That of the captions, which are drawn whatever a batch holds: one a process is enough."""
         return BatchSampler(self.pictures.groups, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)

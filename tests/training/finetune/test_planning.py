@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError, RequestError
+from bimo.core.module_weights import unfilled
 from bimo.core.recipe import Recipe, Stage
-from bimo.core.tensors import DenoiserInput
+from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
 from bimo.diffusion.system import System
 from bimo.hub import registry
+from bimo.recipes.lumina_image import lumina_image
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.training.adapters.control_stage import ControlAdapters
 from bimo.training.adapters.lora_stage import Lora, TextualInversion
 from bimo.training.finetune import memory
-from bimo.training.finetune.footprint import Activations, Footprint, footprint
+from bimo.training.finetune.footprint import Activations, Footprint, FrozenCounts, footprint, footprint_of
 from bimo.training.finetune.planning import Pictured, planned, used
 from bimo.training.finetune.recipe_file import NAME, source
 from bimo.training.finetune.wish import Wish
@@ -165,6 +167,59 @@ def test_activations_are_those_that_a_step_keeps(tmp_path: Path) -> None:
     assert sum(seen.values()) == pytest.approx(held.activations.whole, rel=0.02)
     assert 0 < held.activations.checkpointed < held.activations.whole
     assert held.learning == 16 * sum(p.numel() for n, p in system.named_parameters() if ".lora." in n)
+
+
+def test_on_a_card_frozen_weights_are_narrowed_then_rounded_then_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = FrozenCounts(text=4000, text_rest=500, matrices=10_000, rest=1000, spaces=500, largest=100, learning=5)
+    held = Footprint(4 * 16_000, 160, Activations(40_000, 4000), 100, checkpoints=True, frozen=counts)
+    monkeypatch.setattr(memory, "footprint", lambda *given: held)
+    monkeypatch.setattr(memory, "available", lambda kind: True)
+    system, wanted = tiny(tmp_path), stage(batch=1, precision="bf16")
+    ((*ways,),) = memory.fitted(system, (wanted,), "", None, card=True).ways
+    assert [memory.flags(way).removeprefix("batch=1 accumulate=1").strip() for way, _ in ways] == [
+        "",
+        "frozen=bf16 offload=parts",
+        "gradient_checkpointing",
+        "gradient_checkpointing frozen=bf16 offload=parts",
+        "gradient_checkpointing frozen=int8 offload=parts",
+        "gradient_checkpointing frozen=nf4 offload=parts",
+        "gradient_checkpointing frozen=bf16 offload=groups",
+        "gradient_checkpointing frozen=nf4 offload=groups",
+    ]
+    totals = [total for _, total in ways]
+    # Weights, what learns, activations in bfloat16, and each weight as autocast has made it.
+    assert totals[0] == int((64_000 + 160 + 20_000 + 20_000) * 1.1)
+    # Matrices of 2 bytes, all else of 4, one made whole; the text encoders are away.
+    assert totals[1] == int((20_000 + 4000 + 800 + 2000 + 160 + 20_000) * 1.1)
+    assert totals[3] == int((20_000 + 4000 + 800 + 2000 + 160 + 2000) * 1.1)
+    assert totals[4] == int((10_200 + 4000 + 800 + 2000 + 160 + 2000) * 1.1)
+    # Without the denoiser's matrices words take most: there they are read.
+    assert totals[6] == int((8000 + 2000 + 2000 + 100) * 1.1)
+    for number in range(1, 6):
+        (chosen,) = memory.fitted(system, (wanted,), "", totals[number], card=True).stages
+        assert chosen == next(way for way, total in ways if total <= totals[number])
+    with pytest.raises(RequestError, match="of memory at the least"):
+        memory.fitted(system, (wanted,), "", min(totals) - 1, card=True)
+    # A stage that says how it keeps them is left so.
+    ((*own,),) = memory.fitted(system, (replace(wanted, frozen="int8"),), "", None, card=True).ways
+    assert {way.frozen for way, _ in own} == {"int8"}
+
+
+def test_a_module_that_asks_how_long_texts_are_is_counted() -> None:
+    recipe = lumina_image.tiny()
+    tokens = torch.zeros(1, 12, 16)
+    told = Conditioning((TextEncoding(tokens, torch.ones(1, 12, dtype=torch.bool)),))
+    level = recipe.levels[0].name
+    learns = stage(level=level, adapter=Lora(targets=(f"{level}.denoiser.*.to_q",), rank=2, alpha=2.0))
+    held = footprint_of(recipe, learns, (64, 64), told)
+    assert held.activations is not None
+    counted = held.frozen
+    whole = counted.text + counted.text_rest + counted.matrices + counted.kernels + counted.rest + counted.spaces
+    with unfilled():
+        assert whole == sum(parameter.numel() for parameter in System(recipe).parameters())
+    assert held.weights == 4 * whole
 
 
 def test_what_does_not_fit_is_done_in_parts_or_refused_with_what_does(

@@ -1,0 +1,177 @@
+"""How what does not learn in a stage is kept meanwhile: rounded, narrower, in the processor's memory."""
+
+# Parts of torch's interface are untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from bimo.core.errors import TrainingError
+from bimo.core.held_weights import HeldWeight, NarrowWeight, can_hold, held_in, hold, move, placed, release
+from bimo.core.messages import say
+from bimo.core.recipe import Stage
+from bimo.core.tensors import DenoiserInput
+from bimo.diffusion.system import System
+from bimo.engine.devices import CPU, DTYPES
+from bimo.engine.memory import Quantise
+from bimo.engine.offload import kept_in_float32
+from bimo.engine.quantisation import LIBRARY, RoundedWeight, available
+from bimo.training.distributed.processes import Processes
+from bimo.training.logging import save_whole
+
+WHOLE_FILE = "frozen.pt"
+Layer = nn.Linear | nn.Conv2d
+
+
+def holdable(system: System) -> dict[str, Layer]:
+    """The layers of text encoders and denoisers whose weights do not learn and can be held, by name: none that shares
+    its weight, and none whose text encoder wants float32.
+    """
+    uses = Counter(id(p) for layer in system.modules() for p in layer.parameters(recurse=False))
+    wide = kept_in_float32(system)
+    starts = ("text.", *(f"{level.name}.denoiser." for level in system.recipe.levels))
+    return {
+        name: cast(Layer, layer)
+        for name, layer in system.named_modules()
+        if name.startswith(starts)
+        and can_hold(layer)
+        and not cast(Layer, layer).weight.requires_grad
+        and uses[id(layer.weight)] == 1
+        and id(layer.weight) not in wide
+    }
+
+
+def kind_of(stage: Stage, layer: nn.Module) -> str:
+    """How a stage keeps the weight of a frozen layer: its ``frozen``, or what its ``precision`` multiplies it as."""
+    narrow = stage.precision if stage.precision in ("bf16", "fp16") else "fp32"
+    if stage.frozen == "fp32" or (isinstance(layer, nn.Conv2d) and stage.frozen not in DTYPES):
+        return narrow if stage.frozen != "fp32" else "fp32"
+    return stage.frozen
+
+
+class FrozenWeights:
+    """The weights of a system that do not learn in a stage, kept as its ``frozen`` and ``offload`` say, on ``device``
+    while they work. What they were lies in a file of ``folder``, mapped, until ``close`` puts it back.
+
+    It moves text encoders and denoisers where the system draws meanwhile (`bimo.engine.offload.WeightMover`).
+    """
+
+    def __init__(self, stage: Stage, system: System, folder: Path, processes: Processes) -> None:
+        """Raises TrainingError for a library that is not here, a device that has nowhere to move weights to, and for
+        several processes.
+        """
+        _check(stage, processes)
+        self.system, self.device, self._offload = system, processes.device, stage.offload
+        self._file = folder / WHOLE_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        self._layers = {n: layer for n, layer in holdable(system).items() if kind_of(stage, layer) != "fp32"}
+        if stage.offload == "groups":
+            # What is whole is fetched, too.
+            self._layers = holdable(system)
+        save_whole({name: layer.weight.data for name, layer in self._layers.items()}, self._file)
+        self._whole: dict[str, Tensor] = torch.load(self._file, weights_only=True, mmap=True)
+        for name, layer in self._layers.items():
+            hold(layer, _held(layer.weight.data.to(self.device), kind_of(stage, layer)))
+            self._rest(name, layer)
+        #: Whether text encoders stay on the device: a stage that asks them at each step has them there.
+        self._asked = stage.offload == "none"
+        self._denoisers = [system.level(level.name).denoiser for level in system.recipe.levels]
+        rest = [module for name, module in system.named_children() if name != "text"]
+        move(rest, self.device, fixed=stage.offload == "groups")
+        if self._asked:
+            move([system.text], self.device)
+        else:
+            system.weight_mover = self
+
+    def _rest(self, name: str, layer: Layer) -> None:
+        """Puts a layer's weight, just rounded on the device, where it waits."""
+        held: HeldWeight = held_in(layer)["weight"]
+        if self._offload == "groups" or (self._offload == "parts" and name.startswith("text.")):
+            held.move(CPU)
+
+    def values(self) -> Mapping[str, Tensor]:
+        """The weights as they were, by the names of their parameters, on the processor."""
+        return {f"{name}.weight": value for name, value in self._whole.items()}
+
+    @contextmanager
+    def whole(self) -> Generator[None]:
+        """Parameters are the weights as they were, on the processor, for what reads them; layers do not."""
+        for name, layer in self._layers.items():
+            layer.weight.data = self._whole[name]
+        try:
+            yield
+        finally:
+            for layer in self._layers.values():
+                placed(layer, self.device)
+
+    @contextmanager
+    def text_encoders(self) -> Generator[None]:
+        """Has the text encoders on the device, and the denoisers away meanwhile."""
+        if self._asked:
+            yield
+            return
+        move(self._denoisers, CPU)
+        move([self.system.text], self.device)
+        try:
+            yield
+        finally:
+            move([self.system.text], CPU)
+            move(self._denoisers, self.device, fixed=self._offload == "groups")
+
+    def keep_text_encoders(self, stage: Stage) -> None:
+        """Has the text encoders stay on the device: each step asks them."""
+        if not self._asked:
+            print(say("each step of stage {name!r} asks the text encoders, which stay on the device", name=stage.name))
+            move([self.system.text], self.device)
+            self._asked = True
+
+    def on_step(self, denoiser_input: DenoiserInput) -> None:
+        """Nothing: the denoisers are there."""
+
+    def rest(self) -> None:
+        """Nothing: they stay."""
+
+    def close(self) -> None:
+        """Everything is on the processor, the weights as they were."""
+        for name, layer in self._layers.items():
+            release(layer, self._whole[name])
+        move([self.system], CPU)
+        self.system.weight_mover = None
+        with suppress(OSError):  # a file that is mapped cannot be removed everywhere
+            self._file.unlink()
+            self._file.parent.rmdir()  # unless a stage keeps something else there
+
+
+def _held(weight: Tensor, kind: str) -> HeldWeight:
+    if kind in DTYPES:
+        return NarrowWeight(weight.to(DTYPES[kind]))
+    # A weight of zeros, such as a zero-initialised layer's, has no scale to round by.
+    return RoundedWeight(weight, cast(Quantise, kind)) if bool(weight.any()) else NarrowWeight(weight)
+
+
+def _check(stage: Stage, processes: Processes) -> None:
+    kind: Any = stage.frozen
+    if kind in LIBRARY and not available(kind):
+        raise TrainingError(
+            "frozen of stage {name!r} is {kind}, which needs the library {library}: pip install {library}",
+            name=stage.name,
+            kind=kind,
+            library=LIBRARY[kind],
+        )
+    if stage.offload != "none" and processes.device.type == "cpu":
+        raise TrainingError(
+            "offload of stage {name!r} keeps weights in the processor's memory, and it is learnt there; leave it out",
+            name=stage.name,
+        )
+    if processes.count > 1:
+        raise TrainingError(
+            "frozen and offload of stage {name!r} go with one process; begin one, or leave them out", name=stage.name
+        )
