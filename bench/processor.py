@@ -326,7 +326,8 @@ def networks(options: argparse.Namespace) -> dict[str, Any]:
     """Times each network's answer by diffusers in float32 and bfloat16 and by OpenVINO in bfloat16, in turns."""
     import torch
 
-    from bimo.engine.openvino import ConvertedBlock, Store, repeated
+    from bimo.engine.openvino import ConvertedBlock, repeated
+    from bimo.engine.openvino_cache import ConversionCache
 
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {}
@@ -335,7 +336,7 @@ def networks(options: argparse.Namespace) -> dict[str, Any]:
         awake(module.eval())
         count = sum(parameter.numel() for parameter in module.parameters())
         half, ours = beside(module, torch.bfloat16), beside(module, torch.float32)
-        found = [ConvertedBlock(path, block, "bf16", Store(None)) for path, block in repeated(ours)]
+        found = [ConvertedBlock(path, block, "bf16", ConversionCache(None)) for path, block in repeated(ours)]
 
         def halved(value: Any) -> Any:
             if isinstance(value, torch.Tensor):

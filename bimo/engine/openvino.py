@@ -18,12 +18,9 @@ import contextlib
 import gc
 import hashlib
 import importlib
-import importlib.metadata
-import json
 import mmap
 import os
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,63 +33,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bimo.core.errors import RequestError
-from bimo.core.files import write_whole
 from bimo.core.pages import release
-from bimo.core.part import dumps
 from bimo.diffusion.system import System
+from bimo.engine.openvino_cache import ConversionCache
 
 Precision = Literal["f32", "bf16", "int8"]
-
-#: Part of the cache key; increase it when the conversion changes.
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Store:
-    """The disk cache of one system's converted blocks; without a folder nothing is written."""
-
-    folder: Path | None
-
-    @classmethod
-    def of(cls, system: System, root: Path) -> Store:
-        """The cache of a system's weights below the cache folder."""
-        import openvino
-
-        versions = [openvino.__version__, torch.__version__, importlib.metadata.version("diffusers"), str(FORMAT)]
-        # The recipe is part of the key: the same weights may be read with other settings, such as another head width.
-        identity = [_weights_of(system, root), dumps(system.recipe), *versions]
-        key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
-        return cls(root / "openvino" / key)
-
-    def find(self, name: str) -> tuple[Path, dict[str, Any]] | None:
-        """The model file of a block and its JSON note; None if it was not converted yet."""
-        if self.folder is None or not (self.folder / f"{name}.json").is_file():
-            return None
-        note = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
-        return self.folder / f"{name}.xml", note
-
-    def write(self, name: str, model: Any, note: Mapping[str, Any], half: bool) -> Path | None:
-        """Writes a block's model file and note, the note last, so that an interrupted write is not found. Returns the
-        model file, None if the folder cannot be written to.
-        """
-        import openvino
-
-        if self.folder is None:
-            return None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-                openvino.save_model(model, str(Path(folder) / f"{name}.xml"), compress_to_fp16=half)
-                (Path(folder) / f"{name}.json").write_text(json.dumps(note), "utf-8")
-                for ending in ("bin", "xml", "json"):
-                    os.replace(Path(folder) / f"{name}.{ending}", self.folder / f"{name}.{ending}")
-        except OSError:
-            return None
-        return self.folder / f"{name}.xml"
-
-    def calibrated(self, name: str) -> bool:
-        """Whether a block's int8 conversion is in the cache."""
-        return self.folder is not None and any(self.folder.glob(f"{name}.*.int8.json"))
 
 
 class _Traced(nn.Module):
@@ -116,38 +61,16 @@ class _Traced(nn.Module):
             for leaf in self.leaves
         ]
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
-        answer, spec = pytree.tree_flatten(self.wrapped_forward(*args, **kwargs))
+        results, spec = pytree.tree_flatten(self.wrapped_forward(*args, **kwargs))
         self.output_spec = pytree.treespec_dumps(spec)
-        return tuple(answer)
+        return tuple(results)
 
 
-def _bordered(leaf: Tensor) -> Tensor:
+def _as_openvino_input(leaf: Tensor) -> Tensor:
     """A tensor as OpenVINO takes it: any floating dtype as float32, complex numbers as real pairs."""
     if leaf.is_complex():
         leaf = torch.view_as_real(leaf)
     return (leaf.float() if leaf.is_floating_point() else leaf).contiguous()
-
-
-def _weights_of(system: System, root: Path) -> str:
-    """The SHA-256 of a system's weights. Hashing gigabytes takes seconds, so the hash is cached by the paths, sizes and
-    modification times of the files.
-    """
-    try:
-        states = [(cache_file.resolve(), cache_file.stat()) for cache_file in system.files]
-    except OSError:
-        states = []
-    if not states:
-        return system.weights_hash
-    listing = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ino}" for path, state in states)
-    cache_file = root / "openvino" / f"weights-{hashlib.sha256(listing.encode()).hexdigest()[:24]}"
-    try:
-        return cache_file.read_text("ascii")
-    except (OSError, UnicodeDecodeError):
-        digest = system.weights_hash
-    with contextlib.suppress(OSError):  # without a cache it is computed again next time
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(cache_file, digest.encode("ascii"))
-    return digest
 
 
 @dataclass
@@ -164,11 +87,11 @@ class ConvertedBlock:
     needs example inputs; its torch weights are released then.
     """
 
-    def __init__(self, name: str, block: nn.Module, precision: Precision, store: Store) -> None:
+    def __init__(self, name: str, block: nn.Module, precision: Precision, cache: ConversionCache) -> None:
         self.name = name
         self.block = block
         self.precision: Precision = precision
-        self.store = store
+        self.cache = cache
         #: Recorded inputs by conversion key while int8 is being calibrated, else None.
         self.samples: dict[str, list[list[Any]]] | None = None
         if isinstance(block.forward, ConvertedBlock):
@@ -196,12 +119,12 @@ class ConvertedBlock:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))
-        tensors = [_bordered(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
-        kind = next((leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
+        tensors = [_as_openvino_input(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+        dtype = next((leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()), None)
         with self._lock:
             key = self._key(leaves, spec)
             if key not in self._compiled:
-                self._compiled[key] = self._ready(key, leaves, spec, tensors)
+                self._compiled[key] = self._load_or_convert(key, leaves, spec, tensors)
             if self.samples is not None:
                 self.samples.setdefault(key, []).append([tensor.clone().numpy() for tensor in tensors])
             compiled = self._compiled[key]
@@ -213,8 +136,8 @@ class ConvertedBlock:
             if not compiled.pages_released:
                 compiled.pages_released = True
                 _release(compiled.model)
-        answers = [value.to(kind) if kind is not None and value.is_floating_point() else value for value in outputs]
-        return pytree.tree_unflatten(answers, compiled.output_spec)
+        results = [value.to(dtype) if dtype is not None and value.is_floating_point() else value for value in outputs]
+        return pytree.tree_unflatten(results, compiled.output_spec)
 
     def quantise(self) -> None:
         """Quantises to int8 with the recorded inputs: weights per channel, activations by their observed ranges (NNCF's
@@ -233,7 +156,7 @@ class ConvertedBlock:
                     fast_bias_correction=True,
                 )
             note = {"answered": pytree.treespec_dumps(before.output_spec)}
-            path = self.store.write(self._file(key), quantised, note, half=True)
+            path = self.cache.write(self._file(key), quantised, note, half=True)
             self._compiled[key] = self._compile(quantised if path is None else path, note)
         self.samples = None
 
@@ -247,16 +170,16 @@ class ConvertedBlock:
         # bf16 inference is stored as f16: half the size of f32, and more precise than bf16 in the range of weights.
         return f"{self.name}.{key}.{kind or {'f32': 'f32', 'bf16': 'f16', 'int8': 'int8'}[self.precision]}"
 
-    def _ready(self, key: str, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> _Compiled:
+    def _load_or_convert(self, key: str, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> _Compiled:
         names = [self._file(key)] + [self._file(key, "f16")] * (self.precision == "int8")
-        stored = next((each for name in names if (each := self.store.find(name)) is not None), None)
+        stored = next((each for name in names if (each := self.cache.find(name)) is not None), None)
         if stored is not None:
             return self._compile(*stored)
-        model, note = self._converted(leaves, spec, tensors)
-        path = self.store.write(names[-1], model, note, half=self.precision != "f32")
+        model, note = self._convert(leaves, spec, tensors)
+        path = self.cache.write(names[-1], model, note, half=self.precision != "f32")
         return self._compile(model if path is None else path, note)
 
-    def _converted(self, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> tuple[Any, dict[str, Any]]:
+    def _convert(self, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> tuple[Any, dict[str, Any]]:
         """The block as an OpenVINO model, and its note. Raises RequestError if it cannot be converted."""
         self._fill(torch.float32)
         traced = _Traced(self.block, self._own, leaves, spec).eval()
@@ -381,8 +304,8 @@ class OpenVino:
                 name=system.recipe.name,
             )
         self.precision: Precision = precision
-        self.store = Store(None) if root is None else Store.of(system, root)
-        self.converted = [ConvertedBlock(name, block, precision, self.store) for name, block in by_name.items()]
+        self.cache = ConversionCache(None) if root is None else ConversionCache.of(system, root)
+        self.converted = [ConvertedBlock(name, block, precision, self.cache) for name, block in by_name.items()]
 
     def restore(self) -> None:
         """Gives all blocks their torch weights back."""
@@ -391,7 +314,7 @@ class OpenVino:
 
     def calibrate(self, draw: Callable[[], object]) -> None:
         """For int8: unless all blocks are in the cache, records the inputs of one drawing and quantises with them."""
-        if self.precision != "int8" or all(self.store.calibrated(block.name) for block in self.converted):
+        if self.precision != "int8" or all(self.cache.calibrated(block.name) for block in self.converted):
             return
         for block in self.converted:
             block.samples = {}

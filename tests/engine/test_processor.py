@@ -85,17 +85,17 @@ def test_one_conversion_serves_every_size_and_is_kept(folder: Path, cache: Path,
 def test_what_is_kept_is_of_these_weights_read_so(folder: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from bimo.engine.openvino import Store
+    from bimo.engine.openvino_cache import ConversionCache
 
     system = read_folder(folder, None)
-    store = Store.of(system, tmp_path)
-    assert Store.of(read_folder(folder, None), tmp_path) == store
+    store = ConversionCache.of(system, tmp_path)
+    assert ConversionCache.of(read_folder(folder, None), tmp_path) == store
     system.hashed = lambda: pytest.fail("hashed again")
-    assert Store.of(system, tmp_path) == store
+    assert ConversionCache.of(system, tmp_path) == store
     system.recipe = replace(system.recipe, note="another")
-    assert Store.of(system, tmp_path) != store
+    assert ConversionCache.of(system, tmp_path) != store
     system.files, system.hashed = (), lambda: "0" * 64
-    assert Store.of(system, tmp_path).folder != store.folder
+    assert ConversionCache.of(system, tmp_path).folder != store.folder
 
 
 def test_where_nothing_can_be_kept_it_draws_all_the_same(folder: Path, cache: Path) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.models.layouts.configs import Config
 from bimo.models.layouts.language_model import language_model, text_name
-from bimo.models.text_encoders.language_model import Bridge, LanguageModel, LanguageModelEncoder, pieces
+from bimo.models.text_encoders.language_model import Bridge, LanguageModel, LanguageModelEncoder
+from bimo.models.text_encoders.quoted_pieces import pieces
 from tests.support.flow_checkpoints import VOCAB, glm_words, qwen_words
 
 TEMPLATE = "<|im_start|>user\n{}<|im_end|>\n"

@@ -21,7 +21,14 @@ from bimo.core.tensors import TextEncoding
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
-from bimo.models.text_encoders.quoted_pieces import pieces
+from bimo.models.text_encoders.prompt_tokens import (
+    SLOT,
+    TokenRow,
+    batch_rows,
+    read_tokenizer_files,
+    tokenize_by_character,
+    tokenize_in_template,
+)
 from bimo.models.text_encoders.qwen_vision import IMAGE_PAD, QwenVision, View, rotary_positions
 from bimo.prompts.token_budget import Budget
 
@@ -40,7 +47,6 @@ FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
     "ministral3": ("Ministral3Config", "Ministral3Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "cpmant": ("CpmAntConfig", "CpmAntModel", ("dim_ff", "dim_head", "")),
 }
-SLOT = "{}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,18 +135,6 @@ class LanguageModel(Part):
         return replace(small, head=8, key_heads=min(self.key_heads, 1))
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A text as ids, and which of them are seen by the text encoder; ``views`` of pictures whose tokens are at
-    ``places``.
-    """
-
-    ids: list[int]
-    seen: list[bool]
-    views: tuple[View, ...] = ()
-    places: tuple[int, ...] = ()
-
-
 class LanguageModelEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``, those of its
     vision tower below ``visual.model.``.
@@ -197,7 +191,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def trunk(self, texts: Sequence[str]) -> TextEncoding:
         """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
-        return self._kept([self._row(text) for text in texts])
+        return self._encode_rows([self._row(text) for text in texts])
 
     def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
         """Each text with its pictures before it -> tokens of both. Without any, as ``encode``."""
@@ -210,10 +204,10 @@ class LanguageModelEncoder(PublishedTextEncoder):
                 token=IMAGE_PAD,
             )
         # Of a picture that goes with several texts one look is enough.
-        seen = {id(picture): self.visual(picture) for own in pictures for picture in own}
-        rows: list[_Row] = []
+        views_by_picture = {id(picture): self.visual(picture) for own in pictures for picture in own}
+        rows: list[TokenRow] = []
         for text, own in zip(texts, pictures, strict=True):
-            views = [cast(View, seen[id(picture)]) for picture in own]
+            views = [cast(View, views_by_picture[id(picture)]) for picture in own]
             prompts = [
                 self.part.vision.prompt.format(number).replace(IMAGE_PAD, IMAGE_PAD * len(view.tokens))
                 for number, view in enumerate(views, 1)
@@ -222,20 +216,20 @@ class LanguageModelEncoder(PublishedTextEncoder):
             # The first such tokens: a text may have the mark in its own words.
             places = [place for place, id_ in enumerate(row.ids) if id_ == pad][: sum(len(v.tokens) for v in views)]
             rows.append(replace(row, views=tuple(views), places=tuple(places)))
-        return self.finished(self._kept(rows))
+        return self.finished(self._encode_rows(rows))
 
-    def _kept(self, rows: Sequence[_Row]) -> TextEncoding:
+    def _encode_rows(self, rows: Sequence[TokenRow]) -> TextEncoding:
         """Rows -> what the model says behind the template's own tokens, masked where padding is not to be seen."""
         start = self._start()
-        ids, seen = (each.to(self._device()) for each in self._batch(rows))
-        looked = self._looked(rows, ids) if any(row.views for row in rows) else {}
-        tokens = self._states(ids, seen, **looked)[:, start:]
+        ids, attended = (each.to(self._device()) for each in self._batch(rows))
+        overrides = self._embed_pictures(rows, ids) if any(row.views for row in rows) else {}
+        tokens = self._states(ids, attended, **overrides)[:, start:]
         lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
             return TextEncoding(tokens)
         return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
 
-    def _looked(self, rows: Sequence[_Row], ids: Tensor) -> dict[str, Tensor]:
+    def _embed_pictures(self, rows: Sequence[TokenRow], ids: Tensor) -> dict[str, Tensor]:
         """The embeddings [B, L, D] of ids with pictures' tokens at their places, and all tokens' positions [3, B, L].
 
         transformers' own model works these positions out only where its processor tells it which tokens are pictures'
@@ -251,7 +245,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
             if row.views:
                 embeds[index, list(row.places)] = torch.cat([view.tokens for view in row.views]).to(embeds)
             # Padding behind the text is at place 0, as transformers has it.
-            read = sum(row.seen)
+            read = sum(row.attention_mask)
             positions[:, index, :read] = rotary_positions(read, begins)
         return {"embeds": embeds, "positions": positions.to(ids.device)}
 
@@ -259,16 +253,9 @@ class LanguageModelEncoder(PublishedTextEncoder):
         """Texts in the template -> token ids [B, L] and mask [B, L] bool (True: seen by the model)."""
         return self._batch([self._row(text) for text in texts])
 
-    def _batch(self, rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.full((len(rows), longest), self.pad, dtype=torch.long)
-        attention_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            # CPM knows padding by its id alone, and only on the left.
-            first = longest - len(row.ids) if self.part.family == "cpmant" else 0
-            ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
-            attention_mask[index, first : first + len(row.ids)] = torch.tensor(row.seen, dtype=torch.bool)
-        return ids, attention_mask
+    def _batch(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
+        # CPM recognises padding by its id alone, and only on the left.
+        return batch_rows(rows, self.pad, pad_left=self.part.family == "cpmant")
 
     def finished(self, trunk: TextEncoding) -> TextEncoding:
         """The trunk's output, through the bridge where there is one."""
@@ -293,33 +280,33 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return next(self.model.parameters()).device
 
     def _states(
-        self, ids: Tensor, seen: Tensor, embeds: Tensor | None = None, positions: Tensor | None = None
+        self, ids: Tensor, attended: Tensor, embeds: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         if self.part.family == "cpmant":
             # It knows padding by its id, 0, and has no mask of its own.
-            return self.model(ids.masked_fill(~seen, 0), use_cache=False).last_hidden_state
+            return self.model(ids.masked_fill(~attended, 0), use_cache=False).last_hidden_state
         before_norm: list[Tensor] = []
         handle = None
         if not self.part.normed:
             # transformers lists the last state after the norm only; what goes into the norm is read by this hook.
-            def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                before_norm.append(inputs[0])
+            def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                before_norm.append(args[0])
 
             handle = self.model.norm.register_forward_pre_hook(keep)
-        deep = self.part.state != -1
+        intermediate = self.part.state != -1
         try:
             # No mask where all is seen, as CogView4's pipeline gives it none of padding on the left.
-            mask = None if bool(seen.all()) else seen.long()
-            given: dict[str, Any] = {"input_ids": ids}
+            mask = None if bool(attended.all()) else attended.long()
+            inputs: dict[str, Any] = {"input_ids": ids}
             if embeds is not None:
-                given = {"inputs_embeds": embeds, "position_ids": positions}
-            answer = self.model(**given, attention_mask=mask, output_hidden_states=deep, use_cache=False)
+                inputs = {"inputs_embeds": embeds, "position_ids": positions}
+            output = self.model(**inputs, attention_mask=mask, output_hidden_states=intermediate, use_cache=False)
         finally:
             if handle is not None:
                 handle.remove()
         if before_norm:
             return before_norm[0]
-        return answer.hidden_states[self.part.state] if deep else answer.last_hidden_state
+        return output.hidden_states[self.part.state] if intermediate else output.last_hidden_state
 
     def budget(self, text: str) -> Budget:
         """Tokens used of the length, and the text lost past it: from the first character not read in whole."""
@@ -344,7 +331,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
         """tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding of its settings."""
-        return _words(folder)
+        return read_tokenizer_files(folder)
 
     def _start(self) -> int:
         """How many tokens in front are the template's alone."""
@@ -360,22 +347,10 @@ class LanguageModelEncoder(PublishedTextEncoder):
         """The ids of a text in its template behind what stands for ``pictures``, and where in the text each begins (-1
         before, its length after it).
         """
-        words = tokenization.known(self.tokenizer)
-        before, _, after = self.part.template.partition(SLOT)
-        before += pictures
-        if not self.part.characters:
-            encoded = words.encode(before + text + after)
-            return encoded.ids, [max(-1, begin - len(before)) for begin, _ in encoded.offsets]
-        ids: list[int] = list(words.encode(before, add_special_tokens=False).ids)
-        places = [-1] * len(ids)
-        for begin, piece in pieces(text):
-            encoded = words.encode(piece, add_special_tokens=False)
-            ids += encoded.ids
-            places += [begin + at for at, _ in encoded.offsets]
-        # What follows the prompt in the template cannot be seen by what is kept: the model is causal.
-        return ids, places
+        tokenize = tokenize_by_character if self.part.characters else tokenize_in_template
+        return tokenize(tokenization.known(self.tokenizer), self.part.template, text, pictures)
 
-    def _row(self, text: str, pictures: str = "") -> _Row:
+    def _row(self, text: str, pictures: str = "") -> TokenRow:
         ids, places = self._read(text, pictures)
         start = self._start()
         before = max(start, sum(place < 0 for place in places)) if pictures else start
@@ -387,21 +362,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         if self.part.pad == "full":
             more = before + self.part.length - len(ids)
             ids, attention_mask = ids + [blank] * more, attention_mask + [False] * more
-        return _Row(ids, attention_mask)
-
-
-def _words(folder: Path) -> tuple[Any, str]:
-    """The tokenizer in a folder, and what its settings say it pads with."""
-    from tokenizers import Tokenizer
-    from transformers import Qwen2Tokenizer
-
-    settings = json.loads((folder / tokenization.SETTINGS_FILE).read_text(encoding="utf-8"))
-    token = settings.get("pad_token") or ""
-    pad = str(cast("dict[str, Any]", token)["content"] if isinstance(token, dict) else token)
-    if (folder / tokenization.TOKENIZER_FILE).is_file():
-        return Tokenizer.from_file(str(folder / tokenization.TOKENIZER_FILE)), pad
-    read: Any = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
-    return Tokenizer.from_str(read.backend_tokenizer.to_str()), pad
+        return TokenRow(ids, attention_mask)
 
 
 def _listed(value: Any) -> Any:
