@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
 
 from bimo.core.errors import DataError, RequestError
-from bimo.core.messages import Both, Listed, Message
+from bimo.core.messages import Listed, Message
 from bimo.core.part import meant
 from bimo.evaluation.suites.suite import Suite
 
@@ -50,35 +50,28 @@ PRESETS: dict[str, Preset] = {
         resize="torch-fidelity",
         crop=256,
         quirks=(
-            Both("提示词是机器翻译的 COCO 说明", "the prompts are machine-translated COCO captions"),
-            Both(
-                "图与英文原说明比（ViT-B-32-quickgelu，laion400m_e32），中文提示词也一样",
+            Message("the prompts are machine-translated COCO captions"),
+            Message(
                 "pictures are compared with the English source caption (ViT-B-32-quickgelu, laion400m_e32), those of "
-                "Chinese prompts as well",
+                "Chinese prompts as well"
             ),
-            Both("两边的图都先把短边缩到 256，再裁中间", "both sets: short side to 256, then the centre"),
-            Both("多卡时除不尽的余数被丢掉", "on several cards the remainder of the division is dropped"),
+            Message("both sets: short side to 256, then the centre"),
+            Message("on several cards the remainder of the division is dropped"),
         ),
     ),
     "viscpm-30k": Preset(
         suite="coco-cn",
         n=30000,
         unpublished=("size", "sampler", "steps", "guidance", "translation", "resize", "seeds"),
-        quirks=(Both("三万张 MS-COCO，零样本", "30,000 samples of MS-COCO, zero-shot"),),
+        quirks=(Message("30,000 samples of MS-COCO, zero-shot"),),
     ),
     "coco-cn": Preset(
         suite="coco-cn",
         n=1053,
         unpublished=("sampler", "steps", "guidance", "seeds"),
         quirks=(
-            Both(
-                "测试集一千张图，1,053 句人写的说明；用人写的，不用翻译的",
-                "the test set has 1,000 pictures and 1,053 captions by people; those are used, not the translated",
-            ),
-            Both(
-                "一千来张的 FID 主要是张数的偏差：看 KID 和 FID-infinity",
-                "FID of some 1,000 pictures is mostly the bias of their number: look at KID and FID-infinity",
-            ),
+            Message("the test set has 1,000 pictures and 1,053 captions by people; those are used, not the translated"),
+            Message("FID of some 1,000 pictures is mostly the bias of their number: look at KID and FID-infinity"),
         ),
     ),
     "oneig-zh-text": Preset(
@@ -86,11 +79,8 @@ PRESETS: dict[str, Preset] = {
         seeds=(0, 1, 2, 3),
         unpublished=("seeds",),
         quirks=(
-            Both("每句四张，拼成 2×2", "four pictures a prompt, in a 2 x 2 grid"),
-            Both(
-                "原文由 Qwen2.5-VL-7B 读字，这里由 PP-OCR 读：分数不能直接比",
-                "Qwen2.5-VL-7B reads the pictures there and PP-OCR here: the scores do not compare",
-            ),
+            Message("four pictures a prompt, in a 2 x 2 grid"),
+            Message("Qwen2.5-VL-7B reads the pictures there and PP-OCR here: the scores do not compare"),
         ),
     ),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The report of an evaluation as JSON, HTML and Markdown."""
+"""The report of an evaluation as JSON, HTML and Markdown; the latter two in the user's language."""
 
 from __future__ import annotations
 
@@ -14,25 +14,21 @@ from typing import Any, cast
 from bimo.core.errors import DataError
 from bimo.core.files import page as document
 from bimo.core.files import write_whole
+from bimo.core.messages import Listed, Message, say
 
 JSON_FILE, PAGE_FILE, TABLE_FILE = "report.json", "report.html", "report.md"
-VERDICTS: Mapping[str, tuple[str, str]] = {
-    "above": ("高于{}", "above"),
-    "below": ("低于{}", "below"),
-    "not apart": ("与{}分不开", "not apart from"),
-}
 STYLE = ".above{color:#176b2c}.below{color:#a02020}"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Display names in a report: titles of groups in Chinese and English, in the order of the page; Chinese names of
-    measures and baselines by their English ones.
+    """Display names in a report: titles of groups, in the order of the page, and names of measures and baselines, each
+    by its key in report.json.
     """
 
-    groups: Mapping[str, tuple[str, str]]
-    measures: Mapping[str, str]
-    baselines: Mapping[str, str]
+    groups: Mapping[str, Message]
+    measures: Mapping[str, Message]
+    baselines: Mapping[str, Message]
 
 
 @dataclass(frozen=True)
@@ -106,34 +102,50 @@ def _baselines(figures: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for figure in figures for name in figure["baselines"]))
 
 
-def sentence(figure: Mapping[str, Any], labels: Labels) -> tuple[str, str]:
-    """The verdicts against the baselines in words, in Chinese and English."""
-    verdicts = [(VERDICTS[word], name) for name, word in figure["verdicts"].items()]
-    zh = "，".join(words[0].format(labels.baselines.get(name, name)) for words, name in verdicts)
-    return zh, "; ".join(f"{words[1]} {name}" for words, name in verdicts)
+def sentence(figure: Mapping[str, Any], labels: Labels) -> Message:
+    """The verdicts against the baselines in words."""
+    return Listed([_verdict(word, labels.baselines.get(name, name)) for name, word in figure["verdicts"].items()])
+
+
+def _verdict(word: str, baseline: Message | str) -> Message:
+    if word == "above":
+        return Message("above the {baseline}", baseline=baseline)
+    if word == "below":
+        return Message("below the {baseline}", baseline=baseline)
+    return Message("not distinguishable from the {baseline}", baseline=baseline)
+
+
+def figures_of(report: Report, group: str) -> list[dict[str, Any]]:
+    """The figures of a group, in their order."""
+    return [figure for figure in report.figures if figure["group"] == group]
 
 
 def rows(report: Report, labels: Labels, group: str) -> list[list[str]]:
     """The table of a group: a header row, then one row for each figure."""
-    figures = [figure for figure in report.figures if figure["group"] == group]
+    figures = figures_of(report, group)
     names = _baselines(figures)
     best = any(figure["ceiling"] for figure in figures)
-    heading = ["指标 measure", "", "n", "模型 model", *(f"{labels.baselines.get(n, n)} {n}" for n in names)]
-    table = [heading + (["结论 verdict"] if names else []) + (["真图 true pictures"] if best else [])]
+    heading = [say("measure"), "", "n", say("model"), *(str(labels.baselines.get(name, name)) for name in names)]
+    table = [heading + ([say("verdict")] if names else []) + ([say("true pictures")] if best else [])]
     for figure in figures:
         unit, measure = figure["unit"], figure["measure"]
-        row = [f"{labels.measures.get(measure, measure)} {measure}", figure["language"], str(figure["model"]["n"])]
+        row = [str(labels.measures.get(measure, measure)), figure["language"], str(figure["model"]["n"])]
         row += [shown(figure["model"], unit), *(shown(figure["baselines"].get(name), unit) for name in names)]
-        row += [" / ".join(filter(None, sentence(figure, labels)))] if names else []
+        row += [str(sentence(figure, labels))] if names else []
         table.append(row + ([shown(figure["ceiling"], unit)] if best else []))
     return table
 
 
 def markdown(report: Report, labels: Labels) -> str:
     """The figures as Markdown tables."""
-    lines = [f"# {report.recipe}", "", f"{report.when}, weights {report.weights[:12]}", ""]
+    lines = [
+        f"# {report.recipe}",
+        "",
+        say("{when}, weights {digest}", when=report.when, digest=report.weights[:12]),
+        "",
+    ]
     lines += [f"- {name}: {value}" for name, value in report.protocol.items() if not isinstance(value, Mapping)]
-    tables = {f"{zh} {en}": rows(report, labels, group) for group, (zh, en) in labels.groups.items()} | report.tables
+    tables = {str(title): rows(report, labels, group) for group, title in labels.groups.items()} | report.tables
     for title, table in tables.items():
         if len(table) > 1:
             lines += ["", f"## {title}", "", _line(table[0]), _line(["---"] * len(table[0])), *map(_line, table[1:])]
@@ -147,34 +159,35 @@ def _line(cells: Sequence[str]) -> str:
 def page(report: Report, labels: Labels, out: Path) -> str:
     """One self-contained HTML page."""
     safe = html.escape
-    header = f"{safe(report.when)}, weights {safe(report.weights[:12])}"
-    parts = [f"<h1>{safe(report.recipe)} 评测 evaluation</h1><p>{header}</p>"]
+    header = say("{when}, weights {digest}", when=report.when, digest=report.weights[:12])
+    parts = [f"<h1>{safe(say('Evaluation of {name}', name=report.recipe))}</h1><p>{safe(header)}</p>"]
     parts.append("<ul>" + "".join(f"<li>{safe(note)}</li>" for note in report.notes) + "</ul>")
-    for group, (zh, en) in labels.groups.items():
+    for group, title in labels.groups.items():
         table = rows(report, labels, group)
         if len(table) > 1:
-            parts.append(f"<h2>{zh} <small>{en}</small></h2>{_html_table(table)}")
+            classes = [verdict_class(figure) for figure in figures_of(report, group)]
+            parts.append(f"<h2>{safe(str(title))}</h2>{_html_table(table, classes)}")
     for title, table in report.tables.items():
         parts.append(f"<h2>{safe(title)}</h2>{_html_table(table)}")
     for title, name in report.pictures.items():
         data = base64.b64encode((out / name).read_bytes()).decode()
         parts.append(f'<h2>{safe(title)}</h2><img alt="{safe(title)}" src="data:image/png;base64,{data}">')
     protocol = json.dumps(finite(report.protocol), ensure_ascii=False, indent=1)
-    parts.append(f"<h2>方法 <small>protocol</small></h2><pre>{safe(protocol)}</pre>")
+    parts.append(f"<h2>{safe(say('Protocol'))}</h2><pre>{safe(protocol)}</pre>")
     return document(report.recipe, "\n".join(parts), STYLE)
 
 
-def _html_table(table: Sequence[Sequence[str]]) -> str:
+def verdict_class(figure: Mapping[str, Any]) -> str:
+    """The CSS class of a figure: "below" if it is below any baseline, "above" if it is above all, else ""."""
+    verdicts = set(figure["verdicts"].values())
+    return "below" if "below" in verdicts else "above" if verdicts == {"above"} else ""
+
+
+def _html_table(table: Sequence[Sequence[str]], classes: Sequence[str] = ()) -> str:
+    """A table with a header row; ``classes`` are those of the other rows."""
     heading = "".join(f"<th>{html.escape(cell)}</th>" for cell in table[0])
-    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table[1:])
-    return f"<table><tr>{heading}</tr>{body}</table>"
-
-
-def _cell(text: str) -> str:
-    """A cell, green if it says "above" for every baseline, red if "below" for any."""
-    kind = ""
-    if "低于" in text:
-        kind = ' class="below"'
-    elif "高于" in text and "分不开" not in text:
-        kind = ' class="above"'
-    return f"<td{kind}>{html.escape(text)}</td>"
+    body: list[str] = []
+    for place, row in enumerate(table[1:]):
+        kind = f' class="{classes[place]}"' if place < len(classes) and classes[place] else ""
+        body.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
+    return f"<table><tr>{heading}</tr>{''.join(body)}</table>"

@@ -13,12 +13,13 @@ from dataclasses import asdict
 from typing import Any
 
 from bimo.core.files import page as document
-from bimo.core.messages import Both, Message, language
+from bimo.core.messages import Message, language
 from bimo.evaluation.intervals import verdict
 from bimo.evaluation.report import finite, shown
 from bimo.evaluation.suite_measures import MeasuredPicture, Number, by_length
+from bimo.evaluation.suite_names import group_name, measure_name
 from bimo.evaluation.suite_run import ModelResult, Plan
-from bimo.evaluation.suite_text import LESS, PRINT
+from bimo.evaluation.suite_text import LESS
 
 #: Longest side of a picture on the page, and the number of pictures in a group's sheet.
 THUMB, SHEET, EXTREMES = 128, 12, 8
@@ -32,27 +33,6 @@ input.l:focus-visible+label{outline:2px solid #06c}
 .above{color:#176b2c}.below{color:#a02020}.wide{overflow-x:auto}svg text{font:12px system-ui,sans-serif;fill:#333}
 summary{cursor:pointer}td.n{text-align:right;white-space:nowrap}"""
 COLOURS = ("#2a6f97", "#c8553d", "#588157", "#8e6c8a", "#bc8a00", "#444444")
-GROUPS: Mapping[str, str] = {
-    "dishes": "会骗人的菜名", "idiom_story": "成语，画故事", "idiom_meant": "成语，画意思", "verses": "诗句",
-    "terms": "节气", "festivals": "节日", "dress": "服饰", "landmarks": "名胜", "brush": "笔墨与工艺",
-    "counts": "数量与量词", "colours": "颜色与色名", "negation": "否定", "relations": "关系", "invariance": "写法不同",
-    "mixed": "中英混写", "inscriptions": "题字",
-}  # fmt: skip
-MEASURES: Mapping[str, str] = {
-    "text characters": "字读对的比例（不论次序）", "text similarity": "文字相似度（1−NED）",
-    "text sentences": "整句读对",
-    "text f1": "字的 F1", "text whole": "整张一字不差", "text OneIG": "OneIG 文字分",
-    "text strokes": "笔画全对的字（下界）", "FID": "FID", "KID": "KID", "FID infinity": "FID∞",
-    "Inception score": "Inception Score", "precision": "精确率", "recall": "召回率", "near copy": "近似训练图",
-}  # fmt: skip
-PARTS: Mapping[str, str] = {
-    "clip-zh": "中文 CLIP", "clip-en": "英文 CLIP", "similarity": "相似度", "alike, languages": "中英两张像不像",
-    "alike, spellings": "写法不同像不像", "alike, others": "（对照）两句不同的话", "apart, seeds": "种子之间的差别",
-    ", beyond its line": "：越线", "aesthetic": "美感", "nsfw": "不宜",
-    "all checks": "要点全对", "checks": "要点答对", "endpoint": "视觉模型", "pixels": "像素",
-    " r": " 检索第一（CLIP-R）",
-}  # fmt: skip
-AGAINST_PRINT: Mapping[str, str] = {PRINT: "：读字器读印刷字", LESS: "：误差减去读字器自己的"}
 #: Beginnings and endings of measures of which less is better.
 LESS_IS_BETTER = ("FID", "KID", "near copy"), (LESS, ", beyond its line")
 #: The first of these that was measured ranks pictures.
@@ -69,14 +49,14 @@ def page(results: Sequence[ModelResult], plan: Plan, when: str) -> str:
         for code, name in (("zh", "中文"), ("en", "English"))
     )
     parts = [
-        f"<h1>{_both('评测', 'Evaluation')}: {_safe(names)}</h1>",
+        f"<h1>{_both(Message('Evaluation'))}: {_safe(names)}</h1>",
         _summary(results, plan, when),
-        _heading("总表", "All numbers", 2),
+        _heading(Message("All numbers"), 2),
         _table(results, ""),
         *_groups(results),
         *(_plots(result) for result in results),
         *(_extremes(result) for result in results),
-        _heading("逐组的图", "Pictures by group", 2),
+        _heading(Message("Pictures by group"), 2),
         *_sheets(results),
         _cost(results),
         *(_record(result) for result in results),
@@ -88,53 +68,39 @@ def _safe(text: object) -> str:
     return html.escape(str(text))
 
 
-def _both(zh: object, en: object) -> str:
-    return f'<span class="zh">{_safe(zh)}</span><span class="en">{_safe(en)}</span>'
+def _both(message: Message) -> str:
+    """A message in both languages, of which one is shown."""
+    return f'<span class="zh">{_safe(message.zh)}</span><span class="en">{_safe(message.en)}</span>'
 
 
-def _heading(zh: str, en: str, level: int) -> str:
-    return f"<h{level}>{_both(zh, en)}</h{level}>"
-
-
-def measure_name(measure: str) -> Both:
-    """A measure in both languages."""
-    zh = MEASURES.get(measure, measure)
-    for ending, chinese in AGAINST_PRINT.items():
-        if measure.endswith(ending):
-            return Both(MEASURES[measure.removesuffix(ending)] + chinese, measure)
-    if zh == measure:
-        for part, chinese in PARTS.items():
-            zh = zh.replace(part, chinese)
-    return Both(zh, measure)
-
-
-def group_name(group: str) -> Both:
-    """A group in both languages; groups of published suites keep their names."""
-    return Both(GROUPS.get(group, group), group)
+def _heading(message: Message, level: int) -> str:
+    return f"<h{level}>{_both(message)}</h{level}>"
 
 
 def _summary(results: Sequence[ModelResult], plan: Plan, when: str) -> str:
     suite = plan.suite
-    lines = [
-        _both(f"评测集 {suite.name}（{suite.licence}），{len(suite.prompts)} 句，种子 {list(plan.seeds)}",
-              f"suite {suite.name} ({suite.licence}), {len(suite.prompts)} prompts, seeds {list(plan.seeds)}"),
-        _both("方括号是 95 % 区间：以提示词为单位重抽样（一句一张时的比例用 Wilson）",
-              "in brackets: 95 % intervals by resampled prompts (Wilson for shares with one picture a prompt)"),
-    ]  # fmt: skip
+    messages = [
+        Message(
+            "suite {name} ({licence}), {count} prompts, seeds {seeds}",
+            name=suite.name,
+            licence=suite.licence,
+            count=len(suite.prompts),
+            seeds=list(plan.seeds),
+        ),
+        Message("in brackets: 95 % intervals by resampled prompts (Wilson for shares with one picture a prompt)"),
+    ]
     if suite.unusable:
-        reasons = suite.unusable_reasons()
-        lines.append(
-            _both(f"文件里不是提示词的行：{reasons.zh}", f"rows of the file that are no prompts: {reasons.en}")
-        )
+        messages.append(Message("rows of the file that are no prompts: {reasons}", reasons=suite.unusable_reasons()))
     if suite.unverified:
-        lines.append(_both("这种文件格式没有见过正式发布的文件", "no published file of this format was at hand"))
+        messages.append(Message("no published file of this format was at hand"))
+    lines = [_both(message) for message in messages]
     for result in results:
         counted = {name: count for name, count in result.counted.items() if count}
         if counted:
             reasons = ", ".join(f"{name} {count}" for name, count in counted.items())
             lines.append(f"{_safe(result.name)}: {_safe(reasons)}")
     notes = {note.en: note for result in results for note in result.notes}
-    lines += [_both(note.zh, note.en) for note in notes.values()]
+    lines += [_both(note) for note in notes.values()]
     return f"<p>{_safe(when)}</p><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
 
 
@@ -153,12 +119,11 @@ def _table(results: Sequence[ModelResult], group: str) -> str:
     if not rows:
         return ""
     heads = "".join(f"<th>{_safe(result.name)}</th>" for result in results)
-    body = [f"<tr><th>{_both('指标', 'measure')}</th><th></th><th>n</th>{heads}</tr>"]
+    body = [f"<tr><th>{_both(Message('measure'))}</th><th></th><th>n</th>{heads}</tr>"]
     for (measure, spoken), cells in rows.items():
-        name = measure_name(measure)
         first = next(iter(cells.values()))
         body.append(
-            f"<tr><td>{_both(name.zh, name.en)}</td><td>{spoken}</td><td class=n>{first.interval.n}</td>"
+            f"<tr><td>{_both(measure_name(measure))}</td><td>{spoken}</td><td class=n>{first.interval.n}</td>"
             + "".join(_cell(results, cells, result.name) for result in results)
             + "</tr>"
         )
@@ -184,9 +149,8 @@ def _groups(results: Sequence[ModelResult]) -> list[str]:
         return []
     tables: list[str] = []
     for group in groups:
-        name = group_name(group)
-        tables.append(f"<details><summary>{_both(name.zh, name.en)}</summary>{_table(results, group)}</details>")
-    return [_heading("逐组的数字", "Numbers by group", 2), *tables]
+        tables.append(f"<details><summary>{_both(group_name(group))}</summary>{_table(results, group)}</details>")
+    return [_heading(Message("Numbers by group"), 2), *tables]
 
 
 def _plots(result: ModelResult) -> str:
@@ -195,15 +159,14 @@ def _plots(result: ModelResult) -> str:
     if measure is None:
         return ""
     bars = [n for n in result.numbers if n.measure == measure and n.group and n.language == "zh"]
-    name = measure_name(measure)
-    title = _heading(f"{result.name}：{name.zh}", f"{result.name}: {name.en}", 2)
-    parts = [title]
+    title = Message("{model}: {what}", model=result.name, what=measure_name(measure))
+    parts = [_heading(title, 2)]
     if bars:
         parts.append(_bars([(group_name(n.group), n.interval) for n in bars]))
     lengths = by_length(result.pictures, measure)
     if len(lengths) > 1:
-        rows = [(Both(f"{low}–{high} 字", f"{low}–{high} characters"), interval) for low, high, interval in lengths]
-        parts += [_heading("提示词越长", "The longer the prompt", 3), _bars(rows)]
+        rows = [(Message("{low}–{high} characters", low=low, high=high), interval) for low, high, interval in lengths]
+        parts += [_heading(Message("The longer the prompt"), 3), _bars(rows)]
     return "".join(parts)
 
 
@@ -250,9 +213,9 @@ def _extremes(result: ModelResult) -> str:
         return ""
     return "".join(
         (
-            _heading(f"{result.name}：最差的", f"{result.name}: worst", 3),
+            _heading(Message("{model}: worst", model=result.name), 3),
             _sheet(rows[:few], measure),
-            _heading(f"{result.name}：最好的", f"{result.name}: best", 3),
+            _heading(Message("{model}: best", model=result.name), 3),
             _sheet(rows[::-1][:few], measure),
         )
     )
@@ -263,8 +226,7 @@ def _sheets(results: Sequence[ModelResult]) -> list[str]:
     parts: list[str] = []
     groups = list(dict.fromkeys(picture.prompt.group for result in results for picture in result.pictures))
     for group in groups:
-        name = group_name(group)
-        parts.append(_heading(str(name.zh), str(name.en), 3))
+        parts.append(_heading(group_name(group), 3))
         for result in results:
             of_group = [
                 picture
@@ -294,7 +256,7 @@ def _figure(measured: MeasuredPicture, measure: str | None) -> str:
     value = measured.values.get(measure) if measure else None
     caption = f"<br><small>{value:.2f}</small>" if isinstance(value, (int, float)) else ""
     if measured.prompt.written:
-        caption += f"<br><small>{_both('读出', 'read')}: {_safe(' / '.join(measured.read) or '–')}</small>"
+        caption += f"<br><small>{_both(Message('read'))}: {_safe(' / '.join(measured.read) or '–')}</small>"
     wrong = [
         check.phrase(measured.prompt.language)
         for answers in measured.answers.values()
@@ -326,13 +288,13 @@ def _cost(results: Sequence[ModelResult]) -> str:
         f", {card}" for card in machine["cards"]
     )
     return (
-        _heading("代价：每张图的秒数", "Cost: seconds a picture", 2)
+        _heading(Message("Cost: seconds a picture"), 2)
         + f'<p>{_safe(machine_text)}</p><div class="wide"><table><tr><th></th>{heads}</tr>{rows}</table></div>'
     )
 
 
 def _record(result: ModelResult) -> str:
     text = json.dumps(finite(dict(result.record)), ensure_ascii=False, indent=1)
-    return f"<details><summary>{_both('规程记录', 'Protocol record')}: {_safe(result.name)}</summary>" + (
+    return f"<details><summary>{_both(Message('Protocol record'))}: {_safe(result.name)}</summary>" + (
         f"<pre>{_safe(text)}</pre></details>"
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 from bimo.core.errors import DataError
 from bimo.core.files import alone, write_whole
 from bimo.core.hashing import digest
-from bimo.core.messages import Both, Message, say
+from bimo.core.messages import Message, say
 from bimo.curation.captioning.endpoint import Endpoint
 from bimo.curation.steps import ModelStep, Scorer, Tools
 from bimo.evaluation import protocol, suite_text
@@ -210,10 +210,9 @@ class _Evaluation:
         if not by:
             by = {"pixels": similarity.thumbs([one.image() for one in pictures])}
             self.notes.append(
-                Both(
-                    "没有给 CLIP：图与图像不像只按 64×64 像素上颜色在哪里比，看不出画的是什么",
-                    "no CLIP was given: how alike pictures are is told by where colours lie at 64 x 64 pixels alone, "
-                    "which sees nothing of what is drawn",
+                Message(
+                    "without CLIP, similarity of pictures is that of their colours at 64 x 64 pixels alone, "
+                    "whatever they show"
                 )
             )
         for name, each in by.items():
@@ -279,10 +278,10 @@ class _Evaluation:
             add("recall", measures.share_of(manifold.recall, len(real)))
         if len(drawn) < 2048:
             self.notes.append(
-                Both(
-                    f"FID 有 2,048 维而只有 {len(drawn)} 张图：数值主要是张数的偏差，请看 KID",
-                    f"FID has 2,048 dimensions and there are {len(drawn)} pictures: its value is mostly the bias of "
-                    "their number; look at KID",
+                Message(
+                    "FID has 2,048 dimensions and there are {count} pictures: its value is mostly the bias of their "
+                    "number; see KID",
+                    count=len(drawn),
                 )
             )
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.evaluation.intervals import RESAMPLES, Interval
 from bimo.evaluation.metrics.glyphs import Glyphs, glyphs, oneig
 from bimo.evaluation.progress import OnProgress
@@ -29,14 +29,11 @@ CONTROL_SIDE = 512
 #: The most characters in a line of the control.
 LINE = 14
 PRINT, LESS = ", clean print", ", error less the reader's"
-NOTE = Both(
-    "OneIG 的文字分在字少时很宽：一个字没写出来也有 0.98。"
-    "读字的是 PP-OCR；“clean print” 是同样的字用字库印在白底上它自己读出的结果。“error less the reader's” 是图的误差"
-    "减去它自己的误差，逐句相减，0 是与印刷字一样。读字器会“改正”写错的笔画，所以读对不等于写对",
-    "OneIG's text score is generous to short texts: one character that is not there still gives 0.98. PP-OCR reads; "
-    "“clean print” is what it reads of the same text printed on white. “error less the reader's” is the error of the "
-    "picture minus its own error there, prompt by prompt: 0 is as good as print. A reader mends wrong strokes, so what "
-    "is read right need not be written right",
+NOTE = Message(
+    "OneIG's text score is lenient for short texts: one missing character still gives 0.98. OCR is by PP-OCR; "
+    "“OCR of clean print” is its result on the same text printed on white. “error minus that of OCR” is the error"
+    " of the picture minus that of clean print, prompt by prompt: 0 is as good as print. OCR corrects wrong "
+    "strokes, so that text that is read right need not be written right"
 )
 
 

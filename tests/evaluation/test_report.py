@@ -10,15 +10,16 @@ import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
+from bimo.core.messages import Message, speaking
 from bimo.data.sheets import sheet
 from bimo.evaluation.figures import Figure
 from bimo.evaluation.intervals import Interval
-from bimo.evaluation.report import Labels, Report, markdown, read_report, rows
+from bimo.evaluation.report import Labels, Report, markdown, read_report, rows, verdict_class
 
 LABELS = Labels(
-    {"unseen": ("没见过的", "never seen"), "seeds": ("种子", "seeds")},
-    {"kind and style": "种类和风格都对"},
-    {"nearest picture": "最近的训练图"},
+    {"unseen": Message("Counts"), "seeds": Message("Two seeds")},
+    {"kind and style": Message("kind and style right")},
+    {"nearest picture": Message("nearest training picture")},
 )
 
 
@@ -63,7 +64,32 @@ def test_page_is_whole_and_escaped(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text("utf-8")
     assert "小 &lt;b&gt;" in text
     assert "data:image/png;base64," in text
-    assert '<td class="above">高于最近的训练图 / above nearest picture</td>' in text
+    assert '<tr class="above">' in text
+
+
+@pytest.mark.parametrize(
+    ("language", "group", "measure", "verdict"),
+    [
+        ("zh", "数量", "种类和风格都对", "高于最近的训练图"),
+        ("en", "Counts", "kind and style right", "above the nearest training picture"),
+    ],
+)
+def test_a_report_is_in_one_language(tmp_path: Path, language: str, group: str, measure: str, verdict: str) -> None:
+    with speaking(language):
+        report(tmp_path).write(tmp_path, LABELS)
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text("utf-8")
+        assert group in text
+        assert measure in text
+        assert verdict in text
+    assert ("model" in text) == (language == "en")
+
+
+def test_a_figure_is_above_only_if_it_is_above_all_baselines() -> None:
+    assert verdict_class({"verdicts": {"a": "above", "b": "above"}}) == "above"
+    assert verdict_class({"verdicts": {"a": "above", "b": "not apart"}}) == ""
+    assert verdict_class({"verdicts": {"a": "above", "b": "below"}}) == "below"
+    assert verdict_class({"verdicts": {}}) == ""
 
 
 def test_tables_have_a_column_for_each_baseline(tmp_path: Path) -> None:

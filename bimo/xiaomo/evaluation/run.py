@@ -141,7 +141,7 @@ class _Evaluation:
             figures=[figure.as_dict() for figure in found],
             tables=self._tables(model),
             pictures=self._sheets(model, looked, shown_[: len(looked)], seeds, shown_[len(looked) :]),
-            notes=[*NOTES, *self.notes],
+            notes=[*map(str, NOTES), *self.notes],
         )
         report.write(self.out, LABELS)
         return report

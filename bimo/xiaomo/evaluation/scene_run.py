@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from PIL import Image
 
+from bimo.core.messages import Message
 from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.data import shards
@@ -38,30 +39,29 @@ LYING = "鱼香肉丝"
 ASKED: Mapping[str, int] = {"scene": 200, "unseen scene": 120, "verse": LINES, "dish": 60, "no fish": 20}
 SHOWN = 64
 GROUPS = {
-    "scene": ("见过的（题材，画风）", "Subjects in manners seen together"),
-    "unseen scene": ("没一起见过的（题材，画风）", "Subjects in manners never seen together"),
-    "verse": ("没见过的诗句：句中所写", "Verses never seen: what they name"),
-    "dish": ("菜", "Dishes"),
-    "no fish": ("鱼香肉丝里没有鱼", "Yuxiang pork has no fish"),
-    "seeds": ("两个种子", "Two seeds"),
+    "scene": Message("(subject, style) pairs seen together"),
+    "unseen scene": Message("(subject, style) pairs never seen together"),
+    "verse": Message("Verses never seen: the elements they name"),
+    "dish": Message("Dishes"),
+    "no fish": Message("Yuxiang pork has no fish"),
+    "seeds": Message("Two seeds"),
 }
 MEASURES = {
-    "subject": "题材对",
-    "style": "画风对",
-    "subject and style": "题材和画风都对",
-    "elements": "写到的都在（按样）",
-    "dish": "菜对",
-    "no fish": "没有鱼",
+    "subject": Message("subject right"),
+    "style": Message("style right"),
+    "subject and style": Message("subject and style right"),
+    "elements": Message("named elements present"),
+    "dish": Message("dish right"),
+    "no fish": Message("no fish"),
 }
-LABELS = Labels(GROUPS, MEASURES, {NEAREST: "最近的训练图", FIRST: "只用第一层"})
+LABELS = Labels(GROUPS, MEASURES, {NEAREST: Message("nearest training picture"), FIRST: Message("first level alone")})
 NOTES = (
-    "评判器只从真图学；它自己的对错见下表。"
-    "The judge learned from true pictures alone; its own errors are in the table.",
-    "最近的训练图：同一题材（诗句则是写到的东西最多相同）的一张训练图，不看画风。"
-    "Nearest picture: a training picture of the subject, or of a verse the one that holds most of what is named, "
-    "whatever the manner.",
-    "写到的都在：诗句中评判器认得的每一样东西各算一次。Elements: each thing that a verse names and the judge knows "
-    "counts once.",
+    Message("The judge learned from true pictures alone; its own errors are in the table."),
+    Message(
+        "Nearest training picture: one of the subject, or of a verse the one with most of the named elements,"
+        " whatever the style."
+    ),
+    Message("Named elements: each element that a verse names and the judge knows counts once."),
 )
 
 
@@ -192,7 +192,7 @@ class SceneEvaluation:
             figures=[figure.as_dict() for figure in [*figures(measures(self.judge), painters), *self._alike(model)]],
             tables={"评判器 the judge": _judge_table(self.judge.facts)},
             pictures=self._sheets(model),
-            notes=list(NOTES),
+            notes=[str(note) for note in NOTES],
         )
         report.write(self.out, LABELS)
         return report
