@@ -1,1 +1,1 @@
-"""The mathematics of diffusion, the built system, and the coroutine that draws."""
+"""The mathematics of diffusion, the built system, and the sampling coroutine."""

@@ -1,4 +1,4 @@
-"""Runs sampling loops: gives each the output of the denoiser, of one loop at a time or of many in one batched call."""
+"""Drives sampling loops: one at a time, or many with one batched call of the denoiser."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def _in_one_call(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.
         return [system.denoise(inputs[0])]
     x = torch.cat([one.x for one in inputs])
     t = torch.cat([one.t for one in inputs])
-    # What of the features of DeepCache is a drawing's own is put together, and given back to each.
-    kept = [one.deep for one in inputs if one.deep is not None]
+    # Each drawing has DeepCache features of its own; they are stacked for the call and split afterwards.
+    cached = [one.deep for one in inputs if one.deep is not None]
     deep = None
-    if kept:
-        reused = [one.value for one in kept if one.reused and one.value is not None]
+    if cached:
+        reused = [one.value for one in cached if one.reused and one.value is not None]
         deep = DeepFeatures(torch.cat(reused) if reused else None, bool(reused))
     conditioning = stack_rows([one.conditioning for one in inputs])
     answers = system.denoise(replace(inputs[0], x=x, t=t, conditioning=conditioning, deep=deep))
     if deep is not None and not deep.reused and deep.value is not None:
-        for own, value in zip(kept, torch.split(deep.value, rows), strict=True):
+        for own, value in zip(cached, torch.split(deep.value, rows), strict=True):
             own.value = value
     return list(torch.split(answers, rows))
 
@@ -56,7 +56,7 @@ def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
 
 
 def _kind(one: DenoiserInput) -> tuple[object, ...]:
-    """What inputs that share a call have in common: the pictures that a denoiser looks at may be of several sizes."""
+    """What inputs must have in common to share a call; reference pictures may differ in size."""
     pictures = {name: value.shape[1:] for name, value in one.conditioning.pictures.items()}
     return one.level, one.x.shape[1:], one.shortcuts, pictures
 
@@ -73,7 +73,7 @@ def run_batched(
 
     def advance(place: int, output: torch.Tensor | None) -> None:
         try:
-            # A generator is started by sending None.
+            # The first send to a generator must be None.
             waiting[place] = loops[place].send(output)  # type: ignore[arg-type]
         except StopIteration as stop:
             waiting.pop(place, None)

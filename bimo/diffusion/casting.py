@@ -1,4 +1,4 @@
-"""Numbers of other kinds at the borders of modules: what a half-precision module is given and what it answers."""
+"""Casts at the borders of modules whose weights have another dtype than their inputs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from bimo.core.tensors import Conditioning, TextEncoding
 
 
 def dtype_of(module: nn.Module) -> torch.dtype | None:
-    """The kind of a module's first floating parameter; None where it has none."""
+    """The dtype of a module's first floating-point parameter; None if it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
 
-def in_own_numbers(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of x, which a module's weights work out. Where those are kept as other numbers than x it is given
-    such; its answer is of the kind of x all the same.
-    """
+def run_in_own_dtype(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Runs ``function`` on x in the dtype of a module's weights; the result has the dtype of x."""
     kind = dtype_of(module) or x.dtype
     return function(x) if kind == x.dtype else function(x.to(kind)).to(x.dtype)
 
 
 def cast_conditioning(conditioning: Conditioning, dtype: torch.dtype) -> Conditioning:
-    """The same with its floating numbers as ``dtype``."""
+    """The conditioning with its floating-point tensors as ``dtype``."""
     negative = conditioning.negative
     return replace(
         conditioning,
@@ -43,7 +41,7 @@ def _cast_each(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
 
 
 def cast_encoding(encoding: TextEncoding, dtype: torch.dtype) -> TextEncoding:
-    """The same with its floating numbers as ``dtype``."""
+    """The encoding with its floating-point tensors as ``dtype``."""
     if encoding.tokens.dtype == dtype:
         return encoding
     return replace(encoding, tokens=encoding.tokens.to(dtype), pooled=_cast(encoding.pooled, dtype))

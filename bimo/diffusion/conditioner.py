@@ -1,4 +1,4 @@
-"""What every conditioner does: something besides the texts that conditions a level."""
+"""The base class of conditioners: anything besides text that conditions a level."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from bimo.core.tensors import Batch, Conditioning, TextEncoding
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
-#: What the seed of conditioners' own numbers differs by from that of the noise.
-APART = 0x5EED
+#: Separates the seed of conditioners' random numbers from that of the noise.
+CONDITIONER_SEED = 0x5EED
 
 
 @dataclass
 class Drawing:
-    """What a conditioner may look at while a picture is drawn."""
+    """The state of one picture while it is drawn, as conditioners may read it."""
 
     #: The request, filled in.
     request: Request
-    #: Seeded for this picture, apart from its noise.
+    #: Seeded for this picture, independent of its noise.
     generator: torch.Generator
     #: The encodings of the prompt.
     encodings: tuple[TextEncoding, ...]
-    #: The generator of the noise, the level's first noise already taken: for what diffusers draws from it after that.
+    #: The generator of the noise, after the level's first noise was drawn: for what diffusers draws from it after that.
     noise: torch.Generator
-    #: The generator of the noise that a seed is varied by, where it is.
+    #: The generator of the variation noise (subseed), if any.
     variation: torch.Generator | None = field(default=None, kw_only=True)
-    #: The last level's x of the request's image, [1, C, h, w], where that is known better than by coding the image.
+    #: The last level's x of the request's image, [1, C, h, w], if it is known without encoding the image.
     latent: Tensor | None = field(default=None, kw_only=True)
-    #: The images of the request as [1, 3, H, W] at its size, by name; "mask" is [1, 1, H, W], 1 where it is painted.
+    #: The images of the request as [1, 3, H, W] at its size, by name; "mask" is [1, 1, H, W], 1 where it is repainted.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: The x of earlier levels, by their names.
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -47,19 +47,18 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioner(Part, ABC):
-    """Something besides the texts that conditions a level: read from the batch in training, from the request in
-    drawing.
+    """Anything besides text that conditions a level: computed from the batch in training, from the request in drawing.
 
-    ``name`` is what a request calls it and what a stage drops it by.
+    ``name`` is its key in requests and in the dropout settings of a stage.
     """
 
-    #: The images of the request that it reads ("image", "mask", others); None for the one of its own name.
+    #: The images of the request that it reads ("image", "mask", others); None for the one with its own name.
     reads: ClassVar[tuple[str, ...] | None] = None
-    #: Whether the unconditional branch gets it as well, so that training never drops it.
+    #: Whether the unconditional branch gets it too, so that training never drops it.
     always: ClassVar[bool] = False
-    #: Whether it reads a batch's pixels in training; where none does they are not decoded.
+    #: Whether it reads the pixels of a batch in training; they are decoded only if a conditioner does.
     pixels: ClassVar[bool] = True
-    #: Whether its maps are photographs, which are resized as the picture is; of labels the nearest pixel is taken.
+    #: Whether its maps are photographs and resized like the picture; maps of labels use the nearest pixel.
     smooth_maps: ClassVar[bool] = False
 
     name: str = ""
@@ -86,17 +85,17 @@ class Conditioner(Part, ABC):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that the data must have for it."""
+        """The labels that the data must have."""
         return ()
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that the data must have for it."""
+        """The maps that the data must have."""
         return ()
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The images of the request that text encoders look at beside the prompt, those of the maps in training."""
+        """The images of the request that text encoders see with the prompt; in training, those of the maps."""
         return ()
 
     @property
@@ -105,11 +104,11 @@ class Conditioner(Part, ABC):
         return self.shown
 
     def size_for(self, request: Request) -> tuple[int, int] | None:
-        """(width, height) that a request with its pictures is drawn at where it says no size; None leaves that open."""
+        """The default (width, height) for a request with pictures and no size; None for no default."""
         return None
 
     def of_seed(self, seed: int) -> Tensor | None:
-        """What it takes from a picture's seed where the request leaves it open, [1, N]; None for nothing."""
+        """What it derives from a picture's seed if the request leaves it open, [1, N]; None for nothing."""
         return None
 
     def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
@@ -117,7 +116,7 @@ class Conditioner(Part, ABC):
         return {}
 
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
-        """The scalars of its conditioning that are 0 at a step of so many: of what counts in a part of the steps."""
+        """The scalars of its conditioning that are 0 at this step, for conditioners that apply to some of the steps."""
         return ()
 
     def before_noise(self, system: System, drawing: Drawing) -> None:
@@ -126,12 +125,12 @@ class Conditioner(Part, ABC):
 
     @abstractmethod
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """That of a training batch, B rows."""
+        """The conditioning of a training batch, B rows."""
 
     @abstractmethod
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """That of the picture being drawn, 1 row; ``shape`` is that of x without its batch."""
+        """The conditioning of the picture being drawn, 1 row; ``shape`` is that of x without the batch."""
 
     def unconditional(self, value: Conditioning) -> Conditioning:
-        """What the unconditional branch of guidance gets in its place: the same, unless a conditioner overrides it."""
+        """The conditioning of the unconditional branch: the same, unless a conditioner overrides it."""
         return value

@@ -1,4 +1,4 @@
-"""Conditionings put together: of several conditioners, of several rows, with some of it left out."""
+"""Merges, stacks and drops conditioning."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from bimo.diffusion.conditioner import Conditioner
 
 
 def merge_conditioning(base: Conditioning, extras: Sequence[Conditioning]) -> Conditioning:
-    """Conditioning with what conditioners add: spatial maps joined on the channels, scalars and pictures by name."""
+    """Adds the output of conditioners: spatial maps are concatenated by channel, scalars and pictures by name."""
     spatial = [c.spatial for c in (base, *extras) if c.spatial is not None]
     scalars = {name: value for c in (base, *extras) for name, value in c.scalars.items()}
     pictures = {name: value for c in (base, *extras) for name, value in c.pictures.items()}
     return Conditioning(base.streams, base.vector, torch.cat(spatial, dim=1) if spatial else None, scalars, pictures)
 
 
-def at_rest(conditioning: Conditioning, names: Sequence[str]) -> Conditioning:
-    """Conditioning with some of its scalars 0."""
+def zero_scalars(conditioning: Conditioning, names: Sequence[str]) -> Conditioning:
+    """The conditioning with the named scalars set to 0."""
     zeros = {name: torch.zeros_like(value) for name, value in conditioning.scalars.items() if name in names}
     return replace(conditioning, scalars={**conditioning.scalars, **zeros})
 
 
 def zero_text(conditioning: Conditioning, rows: Tensor, masked: bool) -> Conditioning:
-    """Conditioning whose text is zeros in some rows, [B] bool; with ``masked`` its tokens are masked as well."""
+    """The conditioning with the text of some rows, [B] bool, set to zeros; with ``masked`` its tokens are masked as
+    well.
+    """
 
     def zeroed(value: Tensor) -> Tensor:
         return value.masked_fill(rows.reshape(-1, *[1] * (value.ndim - 1)), 0.0)
@@ -48,7 +50,7 @@ def zero_text(conditioning: Conditioning, rows: Tensor, masked: bool) -> Conditi
 
 
 def with_dropout(conditioner: Conditioner, value: Conditioning, batch: Batch) -> Conditioning:
-    """What a conditioner gives, its unconditional form in the rows that drop it."""
+    """The output of a conditioner, with its unconditional form in the rows that drop it."""
     rows = batch.dropped_conditions.get(conditioner.key)
     if rows is None:
         return value
@@ -67,7 +69,7 @@ def with_dropout(conditioner: Conditioner, value: Conditioning, batch: Batch) ->
 
 
 def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:
-    """Conditionings of a few rows each, as one of all rows; token streams are padded to the longest."""
+    """Stacks conditionings of a few rows each; token streams are padded to the longest."""
     if len(rows) == 1:
         return rows[0]
     streams = tuple(_stacked_encodings([r.streams[i] for r in rows]) for i in range(len(rows[0].streams)))

@@ -1,4 +1,4 @@
-"""What every denoiser does: x at a time, with its conditioning, to what the schedule has it predict."""
+"""The base classes of denoisers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NEXT = "next_time"
 class Denoiser(nn.Module, ABC):
     """The network of a level."""
 
-    #: What a side of x must be a multiple of.
+    #: A side of x must be a multiple of this.
     multiple: int = 1
 
     @property
     def shift_equivariant(self) -> bool:
-        """Whether all that knows places is convolutions, so that with circular ones opposite edges are neighbours."""
+        """Whether convolutions alone know positions, so that circular padding makes opposite edges neighbours."""
         return False
 
     @property
@@ -31,16 +31,18 @@ class Denoiser(nn.Module, ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The network as it was published, whose names its weights have: itself, or what it holds as ``model``."""
+        """The published network, with the published parameter names: the module itself, or its ``model``."""
         return self
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """x [R, *shape], t [R] and conditioning of R rows -> [R, *shape], or twice the channels: with a variance."""
+        """x [R, *shape], t [R] and conditioning of R rows -> the prediction [R, *shape], or twice the channels with a
+        variance.
+        """
 
 
 class PublishedDenoiser(Denoiser):
-    """A denoiser around a published network, which is its ``model``."""
+    """A denoiser around a published network, its ``model``."""
 
     model: Any
 
@@ -51,21 +53,21 @@ class PublishedDenoiser(Denoiser):
 
 
 class ShortcutDenoiser(PublishedDenoiser):
-    """A denoiser that can leave out what ``Shortcuts`` names; others are never asked to."""
+    """A denoiser that supports ``Shortcuts``, parts of the computation that can be skipped."""
 
     @abstractmethod
-    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, ask: DenoiserInput) -> Tensor:
-        """As ``forward``, with the shortcuts of an ask; x, t and conditioning have the denoiser's own dtype."""
+    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, inputs: DenoiserInput) -> Tensor:
+        """As ``forward``, with the shortcuts of the input; x, t and conditioning have the denoiser's own dtype."""
 
 
 class DenoiserWrapper(Denoiser):
-    """A denoiser that adds something to another, which is its ``denoiser``."""
+    """A denoiser that adds something to another, its ``denoiser``."""
 
     denoiser: Denoiser
 
     @property
     def shift_equivariant(self) -> bool:
-        """As the one within."""
+        """That of the wrapped denoiser."""
         return self.denoiser.shift_equivariant
 
     @property
@@ -75,5 +77,5 @@ class DenoiserWrapper(Denoiser):
 
     @property
     def network(self) -> nn.Module:
-        """The published network within."""
+        """The published network of the wrapped denoiser."""
         return self.denoiser.network

@@ -1,8 +1,8 @@
-"""DPM-Solver of third order in single steps (arXiv:2206.00927, appendix D), spaced evenly in log-SNR.
+"""Third-order singlestep DPM-Solver (arXiv:2206.00927, appendix D), evenly spaced in log-SNR.
 
-diffusers' DPMSolverSinglestepScheduler, with evenly spaced lambdas, is the nearest it has; it differs in three things
-that move a picture of few steps. Its times are whole, these lie between; its last interval is as short as its order
-is low, here all intervals are of one length; and it ends at x itself, here at the first time of the schedule.
+diffusers' DPMSolverSinglestepScheduler with uniform lambdas differs in three points that change pictures of few steps:
+it rounds timesteps to integers; its last interval is shorter if its order is lower, here all intervals are equal; and
+it ends at x_0, here at the first timestep of the schedule.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from bimo.diffusion.samplers import PLAIN_STEP, Sampler, StepSettings
 
 
 def threshold(x: Tensor, percentile: float) -> Tensor:
-    """Dynamic thresholding (arXiv:2205.11487, section 2.3): x clipped at a percentile of its magnitudes, each of
-    [B, ...] at its own but never below 1, and divided by it.
+    """Dynamic thresholding (arXiv:2205.11487, section 2.3): clips x [B, ...] at a percentile s of its magnitudes, s at
+    least 1 and computed for each row, and divides it by s.
     """
     limit = torch.quantile(x.flatten(1).abs().float(), percentile, dim=1).clamp(min=1.0).to(x)
     limit = limit.reshape(-1, *[1] * (x.ndim - 1))
@@ -23,8 +23,8 @@ def threshold(x: Tensor, percentile: float) -> Tensor:
 
 
 class Singlestep(Sampler):
-    """A sampler over a schedule's ``signal`` [N] (the cumulative product of 1 - beta), from the share ``begin`` of its
-    times down to the first. ``timesteps`` are places in the schedule, between its whole ones, each asked once.
+    """A sampler over a schedule's ``signal`` [N] (the cumulative product of 1 - beta), from the fraction ``begin`` of
+    its timesteps to the first. ``timesteps`` are fractional; each costs one evaluation.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Singlestep(Sampler):
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
     ) -> Tensor:
-        """x at the next time. Times are taken in their order."""
+        """x at the next timestep. Timesteps must be taken in order."""
         step = self._step
         self._step += 1
         interval, inner = self._places[step]
@@ -60,23 +60,23 @@ class Singlestep(Sampler):
         sigma = self._sigma(step + 1)
         x = float(alpha) * self._base - float(sigma * torch.expm1(h)) * self._first
         if inner:
-            # Of the way to the next time, the difference of the noises was seen after this share.
+            # The fraction of the interval over which this difference of noise predictions was measured.
             share = inner / (inner + 1)
             weight = torch.expm1(h) / 2 if self.orders[interval] == 2 else torch.expm1(h) / h - 1
             x = x - float(sigma * weight / share) * (noise - self._first)
         return x
 
-    def _noise(self, answer: Tensor, x: Tensor, step: int) -> Tensor:
-        """The noise that an answer means, with x held inside the percentile."""
+    def _noise(self, output: Tensor, x: Tensor, step: int) -> Tensor:
+        """The noise of the denoiser's output, with x thresholded."""
         alpha, sigma = float(self._log_alphas[step].exp()), float(self._sigma(step))
         if self.prediction == "v_prediction":
-            clean = alpha * x - sigma * answer
+            clean = alpha * x - sigma * output
         elif self.prediction == "sample":
-            clean = answer
+            clean = output
         elif not self.percentile:
-            return answer
+            return output
         else:
-            clean = (x - sigma * answer) / alpha
+            clean = (x - sigma * output) / alpha
         if self.percentile:
             clean = threshold(clean, self.percentile)
         return (x - alpha * clean) / sigma
@@ -85,11 +85,11 @@ class Singlestep(Sampler):
         return (-torch.expm1(2 * self._log_alphas[step])).sqrt()
 
     def _at(self, times: Tensor) -> Tensor:
-        """log alpha at times in (0, 1], on straight lines between those of the schedule, [K]."""
+        """log alpha at times in (0, 1], linearly interpolated between the timesteps of the schedule, [K]."""
         return _lines(times, self._times, self._table)
 
     def _inverse(self, log_alphas: Tensor) -> Tensor:
-        """The times of log alphas, [K]."""
+        """The times of given log alphas, [K]."""
         return _lines(log_alphas, self._table.flip(0), self._times.flip(0))
 
 
@@ -99,13 +99,13 @@ def _lambda(log_alpha: Tensor) -> Tensor:
 
 
 def _orders(steps: int) -> list[int]:
-    """The orders of the intervals, as many threes as the steps allow; they sum to the steps."""
-    whole, rest = divmod(steps, 3)
-    return [3] * (whole - 1) + [2, 1] if rest == 0 else [3] * whole + [rest]
+    """The orders of the intervals: as many of order 3 as possible; they sum to the number of steps."""
+    threes, rest = divmod(steps, 3)
+    return [3] * (threes - 1) + [2, 1] if rest == 0 else [3] * threes + [rest]
 
 
 def _lines(at: Tensor, known: Tensor, values: Tensor) -> Tensor:
-    """Values at places [K] on the lines between known ones [N], rising; the outer lines go on beyond."""
+    """Interpolates known values [N] linearly at increasing positions [K], and extrapolates beyond both ends."""
     right = torch.searchsorted(known, at).clamp(1, len(known) - 1)
     left = right - 1
     share = (at - known[left]) / (known[right] - known[left])

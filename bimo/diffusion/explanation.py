@@ -1,6 +1,4 @@
-"""What a system makes of a prompt before it draws: chunks, tokens and weights of each text encoder, what is protected,
-lost or unknown.
-"""
+"""How a system reads a prompt: chunks, tokens and weights of each text encoder, protected, lost and unknown text."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from bimo.prompts.weighting import Emphasis, emphasis
 
 @dataclass(frozen=True)
 class Token:
-    """A token: its number, the text it reads, its weight, and whether the encoder never learned it."""
+    """A token: its id, its text, its weight, and whether the encoder never learned it."""
 
     number: int
     text: str
@@ -31,9 +29,7 @@ class Token:
 
 @dataclass(frozen=True)
 class EncoderReading:
-    """What one text encoder reads: its tokens chunk by chunk, how many it has room for in one, the text that is lost,
-    what it never learned.
-    """
+    """The tokens of one text encoder by chunk, the capacity of a chunk, the text that is lost, and unknown words."""
 
     encoder: str
     room: int
@@ -44,7 +40,7 @@ class EncoderReading:
 
 @dataclass(frozen=True)
 class Spoken:
-    """What is said up to a step by one of the prompts that AND joins."""
+    """The text in effect up to a step, for one of the prompts joined by AND."""
 
     until: int
     joined: float
@@ -54,7 +50,7 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A prompt as it is understood; ``protected`` are the texts in quotation marks."""
+    """The reading of a prompt; ``protected`` are the texts in quotation marks."""
 
     prompt: str
     negative: str
@@ -65,44 +61,44 @@ class Explanation:
 
 
 def explained(system: System, request: Request | Mapping[str, object]) -> Explanation:
-    """What a system makes of a request's prompt. Raises RequestError for what cannot be drawn."""
+    """Explains how a system reads a request's prompt. Raises RequestError if it cannot be drawn."""
     full = fill_request(system, request)
     wanted, negative, _ = negated(system, full)
     wanted, tags = lora_tags(wanted)
     steps = full.steps or 1
     can = prompt_weighting.chunked(system, full)
-    said: list[Spoken] = []
+    spoken: list[Spoken] = []
     for text, weight in composed(wanted):
-        whole = system.recipe.request.prefix + styled(text, full.style)
-        for until, now in schedule(whole, steps):
+        prefixed = system.recipe.request.prefix + styled(text, full.style)
+        for until, now in schedule(prefixed, steps):
             prompt = emphasis(now)
             broken = len(parts_between_breaks(prompt)) > 1
             chunked = can and (broken or full.long_prompt == "chunks")
             prompt = prompt if chunked else without_breaks(prompt)
             readings = tuple(_reading(encoder, prompt, chunked) for encoder in system.text_encoders)
-            said.append(Spoken(until, weight, prompt.text, readings))
-    return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(said))
+            spoken.append(Spoken(until, weight, prompt.text, readings))
+    return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(spoken))
 
 
 def _reading(encoder: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:
-    whole = encoder.budget(prompt.text)
-    unknown = (*whole.unknown, *whole.unread)
-    lost = "" if chunked else whole.lost
+    budget = encoder.budget(prompt.text)
+    unknown = (*budget.unknown, *budget.unread)
+    lost = "" if chunked else budget.lost
     parts: Sequence[Emphasis] = (
         chunks(prompt, encoder.budget) if chunked else (prompt.part(0, len(prompt.text) - len(lost)),)
     )
     return EncoderReading(
-        type(encoder).__name__, whole.limit, tuple(_tokens(encoder, part, unknown) for part in parts), lost, unknown
+        type(encoder).__name__, budget.limit, tuple(_tokens(encoder, part, unknown) for part in parts), lost, unknown
     )
 
 
 def _tokens(encoder: TextEncoder, prompt: Emphasis, unknown: Sequence[str]) -> tuple[Token, ...]:
-    found: list[Token] = []
+    tokens: list[Token] = []
     for number, text, start in encoder.pieces(prompt.text):
         weight = 1.0
         for first, last, factor in prompt.spans:
             if first <= start < last:
                 weight *= factor
         strange = bool(text.strip()) and any(text in word for word in unknown)
-        found.append(Token(number, text, weight, strange))
-    return tuple(found)
+        tokens.append(Token(number, text, weight, strange))
+    return tuple(tokens)

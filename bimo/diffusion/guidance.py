@@ -1,4 +1,4 @@
-"""Classifier-free guidance: how the denoiser's outputs for the branches become one."""
+"""Classifier-free guidance: combines the denoiser's outputs for all branches."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def on(guide: Guidance, scale: float, step: int, steps: int) -> bool:
 
 
 def wanted(guide: Guidance, scale: float, negative: str | None) -> float:
-    """The scale for a negative prompt, None for none: with ``only_with_negative`` guidance is off without one."""
+    """The scale for a negative prompt (None for none): with ``only_with_negative`` guidance is off without one."""
     return guide.baseline_scale if guide.only_with_negative and negative is None else scale
 
 
 def heeds_empty(guide: Guidance) -> bool:
-    """Whether the empty negative prompt draws otherwise than none."""
+    """Whether an empty negative prompt has another effect than none."""
     return guide.only_with_negative or guide.unconditional == "zeros_without_negative"
 
 
 class Projection:
-    """The projected guidance of one drawing, for a prompt of these encodings: its average over the steps."""
+    """The projected guidance of one drawing, with its running average over the steps."""
 
     def __init__(self, projected: ProjectedGuidance, prompt: Sequence[TextEncoding]) -> None:
         last = prompt[-1].mask if prompt else None
@@ -67,12 +67,12 @@ def combine(
     projection: Projection | None = None,
     step: int = 0,
 ) -> Tensor:
-    """[2 + n, C, h, w] (unconditional, conditional, then the n branches) or [1, C, h, w] (conditional
-    alone) -> [1, C, h, w].
+    """Combines [2 + n, C, h, w] (unconditional, conditional, then n further branches) or [1, C, h, w] (conditional
+    alone) to [1, C, h, w].
 
-    w of equation 6 in arXiv:2207.12598, as diffusers counts it: e + w (c - e); to it each branch adds k (c_i - c) for a
-    prefix, k (c - c_i) for what is dropped. Then the rescaling of arXiv:2305.08891, equations 15 and 16. A
-    ``projection`` is told every step, and takes the place of the sum where it has begun.
+    w is the scale of equation 6 in arXiv:2207.12598, counted as in diffusers: e + w (c - e). Each branch adds k (c_i -
+    c) for a prefix, k (c - c_i) for dropped conditioning. Then the output is rescaled (arXiv:2305.08891, equations 15
+    and 16). A ``projection`` sees every step, and replaces the sum once it has started.
     """
     if output.shape[0] == 1:
         return output
@@ -97,29 +97,29 @@ def combine(
 
 
 def join(guide: Guidance, output: Tensor, branches: int, weights: Sequence[float | Tensor]) -> Tensor:
-    """[branches + n - 1, ...] (the rows of ``combine``, then n - 1 further prompts) -> [branches, ...], the given one
-    made of n prompts by their weights, numbers or maps [1, 1, h, w]: e + sum of w_i (c_i - e), equation 11 of
-    arXiv:2206.01714. A learnt variance stays the first one's.
+    """Composes n prompts: [branches + n - 1, ...] (the rows of ``combine``, then n - 1 further prompts) -> [branches,
+    ...], whose conditional row is e + sum of w_i (c_i - e), equation 11 of arXiv:2206.01714; weights are numbers or
+    maps [1, 1, h, w]. A learned variance is that of the first prompt.
     """
     null, first = output[:1], output[1:2]
     prompts = [first, *(output[row : row + 1] for row in range(branches, len(output)))]
-    given = null + sum((weight * (one - null) for weight, one in zip(weights, prompts, strict=True)), null * 0)
+    joined = null + sum((weight * (one - null) for weight, one in zip(weights, prompts, strict=True)), null * 0)
     if guide.channels:
-        given = torch.cat([given[:, : guide.channels], first[:, guide.channels :]], dim=1)
-    return torch.cat([null, given, output[2:branches]])
+        joined = torch.cat([joined[:, : guide.channels], first[:, guide.channels :]], dim=1)
+    return torch.cat([null, joined, output[2:branches]])
 
 
 def _length(over: str, output: Tensor) -> Tensor:
-    """The Euclidean length of an output [1, C, h, w] over some of its axes, in a shape that broadcasts with it."""
+    """The Euclidean norm of an output [1, C, h, w] over some of its axes, broadcastable to it."""
     squares = output.square()
     if over == "patch":
-        # The 2x2 places that Qwen-Image and LongCat-Image pack into one token; their norm is a token's.
+        # Qwen-Image and LongCat-Image pack 2x2 positions into one token; the norm is that of a token.
         sums = nn.functional.avg_pool2d(squares.sum(dim=1, keepdim=True), 2) * 4
         return nn.functional.interpolate(sums.sqrt(), scale_factor=2)
     axes = {"whole": tuple(range(1, output.ndim)), "place": (1,), "row": (-1,)}[over]
     return squares.sum(dim=axes, keepdim=True).sqrt()
 
 
-def first_given(*values: float | None) -> float:
-    """The first of several values that is not left open."""
+def first_set(*values: float | None) -> float:
+    """The first value that is not None."""
     return next(value for value in values if value is not None)

@@ -1,4 +1,4 @@
-"""A drawing enlarged and drawn over: AUTOMATIC1111's "hires fix", image-to-image upon the first picture."""
+""" "Hires fix" as in AUTOMATIC1111: enlarges a picture and redraws it by image-to-image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners, to_image
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
-#: How much the second drawing changes where a request does not say.
+#: The default strength of the second pass.
 STRENGTH = 0.4
 LATENT, NEAREST = "latent", "nearest"
 
 
 def size_of(request: Request, unit: int) -> tuple[int, int]:
-    """(width, height) of the second drawing of a filled request, sides multiples of ``unit``; of one without a second
-    drawing its own.
+    """(width, height) of the second pass of a filled request, sides multiples of ``unit``; the request's own size
+    without one.
     """
     width, height = request.size or (0, 0)
     if request.hires is None:
@@ -30,13 +30,13 @@ def size_of(request: Request, unit: int) -> tuple[int, int]:
 
 
 def steps_of(request: Request, steps: int) -> tuple[int, float]:
-    """The steps of the second drawing, where the first has ``steps``, and the share of them that is gone through."""
+    """The steps of the second pass, if the first has ``steps``, and the fraction of them that is run."""
     return request.hires_steps or steps, STRENGTH if request.hires_strength is None else request.hires_strength
 
 
 def check(system: System, request: Request, unit: int, enlarging: bool) -> None:
-    """Raises RequestError for a second drawing that cannot be; ``enlarging`` says that the last level works out what a
-    smaller one drew.
+    """Raises RequestError if a second pass is impossible; ``enlarging`` says that the last level is an upscaler of a
+    smaller one.
     """
     if request.hires is None:
         return
@@ -60,7 +60,7 @@ def check(system: System, request: Request, unit: int, enlarging: bool) -> None:
 
 
 def second(request: Request, pixels: Tensor, size: tuple[int, int]) -> Request:
-    """The request of the second drawing, of the first one's ``pixels`` [3, H, W]."""
+    """The request of the second pass, given the first one's ``pixels`` [3, H, W]."""
     from PIL import Image
 
     nearest = request.hires_upscaler == NEAREST
@@ -77,5 +77,5 @@ def second(request: Request, pixels: Tensor, size: tuple[int, int]) -> Request:
 
 
 def larger(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x [1, C, h, w] at another size, as A1111's upscaler "Latent" does it."""
+    """x [1, C, h, w] interpolated to another size, as A1111's upscaler "Latent"."""
     return functional.interpolate(x, size=shape[1:], mode="bilinear", align_corners=False)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
 IMAGE, MASK = "image", "mask"
-#: Less than a step of eight bits, of pixels in [-1, 1].
+#: Less than one level of eight bits, for pixels in [-1, 1].
 FLAT = 1 / 255
 
 
 def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """(width, height) to draw at where only a picture was given: its own shape, no larger than ``area`` pixels, sides
-    multiples of ``unit``; of ``sizes``, where a system knows no others, the one nearest in shape.
+    """The default (width, height) for a picture: its own aspect ratio, at most ``area`` pixels, sides multiples of
+    ``unit``; for a system with fixed ``sizes``, the one with the nearest aspect ratio.
     """
     width, height = upright(image).size
     if sizes:
@@ -48,31 +48,31 @@ def size_of_area(shape: tuple[int, int], area: int, unit: int = 32, up: bool = F
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture as a camera meant it to be seen."""
+    """The picture rotated by its EXIF orientation."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
 
 
 def opaque(image: Image.Image, ground: str = "white") -> Image.Image:
-    """The picture upright, in RGB and sRGB by its own profile, on white or another ground where it is transparent.
-    Raises RequestError for fractions whose white nobody knows.
+    """The picture upright, in RGB and converted to sRGB by its profile, on white or another background if it is
+    transparent. Raises RequestError for floating-point pictures, whose white point is unknown.
     """
     return colour.opaque(upright(image), ground)[0]
 
 
 def middle(image: Image.Image, size: tuple[int, int], times: int = 16) -> Image.Image:
-    """The middle of a picture that is to cover ``size`` (width, height) and be cut to it: what would be more than
-    ``times`` that size is cut off before anything is enlarged, for a strip of one pixel's width would fill the memory.
-    Pictures of usual shapes stay as they are.
+    """Crops a picture around its centre before it is resized to cover ``size`` (width, height): the enlarged picture is
+    at most ``times`` that size, since one that is a pixel wide would fill the memory. Pictures of usual aspect ratios
+    are unchanged.
     """
     scale = max(size[0] / image.width, size[1] / image.height)
-    whole = image.size
-    kept = tuple(min(side, math.ceil(times * most / scale)) for side, most in zip(whole, size, strict=True))
-    if kept == whole:
+    full = image.size
+    crop = tuple(min(side, math.ceil(times * most / scale)) for side, most in zip(full, size, strict=True))
+    if crop == full:
         return image
-    left, top = ((side - part) // 2 for side, part in zip(whole, kept, strict=True))
-    return image.crop((left, top, left + kept[0], top + kept[1]))
+    left, top = ((side - part) // 2 for side, part in zip(full, crop, strict=True))
+    return image.crop((left, top, left + crop[0], top + crop[1]))
 
 
 def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
@@ -85,8 +85,8 @@ def pixels_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """[1, 1, H, W] of 0 (to be kept) and 1 (to be painted): what is half white or more is painted; what is transparent
-    is kept, as diffusers reads a layer that nothing was drawn on.
+    """[1, 1, H, W] of 0 (unchanged) and 1 (repainted): at least half white is repainted; transparent pixels are
+    unchanged, as diffusers reads an empty layer.
     """
     from PIL import Image
 
@@ -145,7 +145,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def shown_to_text_encoders(system: System, request: Request) -> tuple[Image.Image, ...]:
-    """The pictures of a request that its text encoders look at, in the order of their conditioners."""
+    """The pictures of a request that its text encoders see, in the order of their conditioners."""
     every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
     named = {IMAGE: request.image, **request.condition_images}
     names = dict.fromkeys(name for each in every for name in each.shown)

@@ -1,4 +1,4 @@
-"""Image-to-image (SDEdit, arXiv:2108.01073) and inpainting: sampling that begins with an image of the request."""
+"""Image-to-image (SDEdit, arXiv:2108.01073) and inpainting: sampling starts from an image of the request."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bimo.diffusion.system import System
 def begin(
     system: System, name: str, drawing: Drawing, sampler: Sampler, steps: int, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, MaskedOriginal | None]:
-    """Of a request with an image: the x to begin with, the times that are left, and what a mask leaves as it is.
+    """The initial x of a request with an image, the remaining timesteps, and the original that a mask preserves.
 
-    As in diffusers' pipelines, and with random numbers in their order: first the sample of the image's posterior, then
-    the noise. With a ``strength`` below 1 only the last of the steps are taken.
+    Random numbers are drawn in the order of diffusers' pipelines: first the sample of the image's posterior, then the
+    noise. With a ``strength`` below 1 only the last of the steps are run.
     """
     request, generator = drawing.request, drawing.noise
     strength = 1.0 if request.strength is None else request.strength
     read = read_by_conditioners(system, name)
     masked = MASK in drawing.pictures
     blended = masked and MASK not in read
-    whole = strength == 1 and (masked or IMAGE in read)
-    if whole and not blended:
+    from_noise = strength == 1 and (masked or IMAGE in read)
+    if from_noise and not blended:
         return noises.initial(sampler, drawing, shape), sampler.timesteps, None
     if not sampler.can_add_noise:
         raise RequestError(
@@ -43,10 +43,10 @@ def begin(
     if own is None:
         own = system.space(name).encode(drawing.pictures[IMAGE], generator)
     noise = noises.gaussian(drawing, shape)
-    x = noise * sampler.init_noise_sigma if whole else sampler.add_noise(own, noise, times[:1])
+    x = noise * sampler.init_noise_sigma if from_noise else sampler.add_noise(own, noise, times[:1])
     if not blended:
         return x, times, None
-    # diffusers draws these for the latents of the masked image, even where the denoiser does not read them.
+    # diffusers draws these for the latents of the masked image, even if the denoiser does not read them.
     torch.randn(1, *shape, generator=generator)
     return x, times, MaskedOriginal(own, noise, to_shape(drawing.pictures[MASK], shape))
 

@@ -9,12 +9,12 @@ from torch.nn import functional
 from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.samplers import Sampler
 
-#: Noises whose angle has a smaller sine are one direction: between them goes a straight line.
+#: Below this sine of their angle two noises count as parallel and are interpolated linearly.
 PARALLEL = 1e-4
 
 
 def gaussian(drawing: Drawing, shape: tuple[int, ...]) -> Tensor:
-    """Noise [1, *shape] of a drawing's seed, turned towards that of its second one where it is varied."""
+    """Noise [1, *shape] of a drawing's seed, interpolated towards that of its subseed."""
     own = torch.randn(1, *shape, generator=drawing.noise)
     if drawing.variation is None:
         return own
@@ -23,15 +23,15 @@ def gaussian(drawing: Drawing, shape: tuple[int, ...]) -> Tensor:
 
 
 def initial(sampler: Sampler, drawing: Drawing, shape: tuple[int, ...]) -> Tensor:
-    """The x that a drawing from words alone begins with, [1, *shape]."""
+    """The initial x of text-to-image, [1, *shape]."""
     if not sampler.init_noise_sigma:
         return torch.zeros(1, *shape)
     return gaussian(drawing, shape) * sampler.init_noise_sigma
 
 
 def slerp(first: Tensor, last: Tensor, share: float) -> Tensor:
-    """Between two noises on the great circle through both, so that what lies between has a noise's length; 0 is the
-    first and 1 the last (Shoemake 1985; used so for diffusion in arXiv:2010.02502, section 5.3).
+    """Spherical linear interpolation of two noises, which preserves their norm; 0 is the first and 1 the last (Shoemake
+    1985; for diffusion in arXiv:2010.02502, section 5.3).
     """
     if share in (0.0, 1.0):
         return last if share else first

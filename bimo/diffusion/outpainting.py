@@ -1,4 +1,4 @@
-"""A picture on a larger canvas whose border is drawn, and the seam between what is given and what is drawn."""
+"""Outpainting: a picture on a larger canvas whose border is drawn, and the seam between original and drawn pixels."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bimo.diffusion.image_inputs import IMAGE, MASK, mask_of, pixels_of, upright
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Pixels over which what is drawn goes over into the given picture, where a request with a border says none.
+#: The default width of the transition in pixels, for a request with a border.
 FEATHER = 16
-#: Shares of the given picture that are no basis for what lies beside them.
+#: The least weight of original pixels from which a difference is extrapolated.
 TOO_FAR = 1e-4
 
 
 def canvas_size(image: Image.Image, border: Border, unit: int) -> tuple[int, int]:
-    """(width, height) that a picture with a border is drawn at: the next multiples of ``unit``. Raises RequestError for
-    one that is too large.
+    """(width, height) to draw a picture with a border at, rounded up to multiples of ``unit``. Raises RequestError if
+    that is too large.
     """
-    width, height = whole_size(image, border)
+    width, height = size_with_border(image, border)
     if max(width, height) > MAXIMUM_SIDE:
         raise RequestError(
             "the picture and its border have {width}x{height} pixels; a side may have {most}",
@@ -38,7 +38,7 @@ def canvas_size(image: Image.Image, border: Border, unit: int) -> tuple[int, int
     return -(-width // unit) * unit, -(-height // unit) * unit
 
 
-def whole_size(image: Image.Image, border: Border) -> tuple[int, int]:
+def size_with_border(image: Image.Image, border: Border) -> tuple[int, int]:
     """(width, height) of a picture with its border."""
     width, height = upright(image).size
     left, top, right, bottom = border
@@ -46,61 +46,61 @@ def whole_size(image: Image.Image, border: Border) -> tuple[int, int]:
 
 
 def on_canvas(request: Request) -> dict[str, Tensor]:
-    """The image [1, 3, H, W] of a filled request on its canvas, its edge drawn out over the border, and the mask
-    [1, 1, H, W] of what is to be painted: the border, and what the canvas has beyond it on the right and below.
+    """The image [1, 3, H, W] of a filled request on its canvas, with its edge replicated over the border, and the mask
+    [1, 1, H, W] of what is drawn: the border, and the padding of the canvas on the right and below.
     """
     assert request.outpaint is not None
     assert request.image is not None
     assert request.size is not None
     left, top, _, _ = request.outpaint
-    given = pixels_of(request.image, upright(request.image).size)
-    right = request.size[0] - left - given.shape[-1]
-    bottom = request.size[1] - top - given.shape[-2]
-    mask = functional.pad(torch.zeros_like(given[:, :1]), (left, right, top, bottom), value=1.0)
-    return {IMAGE: functional.pad(given, (left, right, top, bottom), mode="replicate"), MASK: mask}
+    picture = pixels_of(request.image, upright(request.image).size)
+    right = request.size[0] - left - picture.shape[-1]
+    bottom = request.size[1] - top - picture.shape[-2]
+    mask = functional.pad(torch.zeros_like(picture[:, :1]), (left, right, top, bottom), value=1.0)
+    return {IMAGE: functional.pad(picture, (left, right, top, bottom), mode="replicate"), MASK: mask}
 
 
 def read(request: Request) -> dict[str, Tensor]:
     """The pictures of a filled request at its size, by name: "image", "mask" and those that conditioners read."""
     size = request.size or (0, 0)
-    found = {name: pixels_of(image, size) for name, image in request.condition_images.items()}
+    pictures = {name: pixels_of(image, size) for name, image in request.condition_images.items()}
     if request.outpaint is not None:
-        return found | on_canvas(request)
+        return pictures | on_canvas(request)
     if request.image is not None:
-        found[IMAGE] = pixels_of(request.image, size)
+        pictures[IMAGE] = pixels_of(request.image, size)
     if request.mask is not None:
-        found[MASK] = mask_of(request.mask, size)
-    return found
+        pictures[MASK] = mask_of(request.mask, size)
+    return pictures
 
 
-def merged(drawn: Tensor, pictures: Mapping[str, Tensor], request: Request) -> Tensor:
-    """[1, 3, H, W] drawn -> the same with every pixel outside the mask as it was given, the seam made even over
-    ``feather`` pixels, and cut to the picture with its border.
+def composite(drawn: Tensor, pictures: Mapping[str, Tensor], request: Request) -> Tensor:
+    """Restores the original pixels outside the mask of [1, 3, H, W], after matching the seam over ``feather`` pixels,
+    and crops to the picture with its border.
     """
-    mask, given = pictures[MASK], pictures[IMAGE]
+    mask, original = pictures[MASK], pictures[IMAGE]
     if request.feather:
-        drawn = evened(drawn, given, mask, request.feather)
-    whole = torch.where(mask > 0.5, drawn, given)
+        drawn = match_seam(drawn, original, mask, request.feather)
+    result = torch.where(mask > 0.5, drawn, original)
     if request.outpaint is None or request.image is None:
-        return whole
-    width, height = whole_size(request.image, request.outpaint)
-    return whole[..., :height, :width]
+        return result
+    width, height = size_with_border(request.image, request.outpaint)
+    return result[..., :height, :width]
 
 
-def evened(drawn: Tensor, given: Tensor, mask: Tensor, feather: int) -> Tensor:
-    """What is drawn [1, 3, H, W], near the seam by as much lighter or darker as the given picture is there, fading out
-    over ``feather`` pixels: the difference beyond the mask, carried on by normalized convolution (Knutsson and Westin,
-    1993). The given picture is not touched.
+def match_seam(drawn: Tensor, original: Tensor, mask: Tensor, feather: int) -> Tensor:
+    """Adjusts the brightness of the drawn picture [1, 3, H, W] near the seam to that of the original, fading out over
+    ``feather`` pixels: the difference outside the mask is extrapolated by normalized convolution (Knutsson and Westin,
+    1993). Original pixels are unchanged.
     """
-    kept = 1 - mask
-    share = blurred(kept, feather / 2)
-    difference = blurred((given - drawn) * kept, feather / 2) / share.clamp(min=TOO_FAR)
-    # Beside a straight seam half of what the kernel sees is given.
+    unmasked = 1 - mask
+    share = blurred(unmasked, feather / 2)
+    difference = blurred((original - drawn) * unmasked, feather / 2) / share.clamp(min=TOO_FAR)
+    # At a straight seam half of the kernel covers original pixels.
     return drawn + mask * (2 * share).clamp(max=1) * difference
 
 
 def blurred(values: Tensor, deviation: float) -> Tensor:
-    """[1, C, H, W] smoothed by a Gaussian of so many pixels, edges repeated."""
+    """[1, C, H, W] smoothed by a Gaussian with this standard deviation in pixels, edges replicated."""
     reach = max(1, math.ceil(3 * deviation))
     places = torch.arange(-reach, reach + 1, dtype=values.dtype)
     kernel = torch.exp(-0.5 * (places / deviation) ** 2)

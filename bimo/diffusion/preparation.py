@@ -1,4 +1,4 @@
-"""A request filled in, and its words encoded for every step: what sampling begins with."""
+"""Fills in a request and encodes its prompts for every step, before sampling."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from bimo.prompts.weighting import emphasis
 
 @dataclass(frozen=True)
 class Words:
-    """What is said up to a step, encoded: ``until`` is the last, counted from 1 as the request's steps are.
+    """The encoded prompts up to a step: ``until`` is the last one, counted from 1 as the request's steps are.
 
-    ``others`` are the prompts that AND joins to the first, which counts ``weight``, each with its own weight;
-    ``regions`` those of the request's regions.
+    ``others`` are the prompts that AND joins to the first, which has ``weight``, each with its own weight; ``regions``
+    those of the request's regions.
     """
 
     until: int
@@ -48,37 +48,39 @@ class Words:
 
     @property
     def joined(self) -> bool:
-        """Whether the given branch is made of several prompts, or of one at another weight."""
+        """Whether the conditional branch is composed of several prompts, or of one with another weight."""
         return bool(self.others or self.regions) or self.weight != 1
 
     @property
     def prompts(self) -> tuple[tuple[TextEncoding, ...], ...]:
-        """Those beside the first, in the order of ``guidance.join``."""
+        """The further prompts, in the order of ``guidance.join``."""
         return (*(text for _, text in self.others), *self.regions)
 
     def weights(self, shares: Sequence[Tensor]) -> list[float | Tensor]:
-        """What each prompt counts, the first one's first; ``shares`` are those of the whole and of each region."""
+        """The weights of the prompts, the first one's first; ``shares`` are those of the main prompt and of each
+        region.
+        """
         plain = [self.weight, *(weight for weight, _ in self.others)]
         return [*(weight * shares[0] for weight in plain), *shares[1:]] if shares else [*plain]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request filled in, its words encoded once for all of its pictures: one entry of ``words`` unless the prompt is
-    edited over the steps.
+    """A filled request with its prompts encoded once for all of its pictures: one entry of ``words`` unless the prompt
+    is edited over the steps.
     """
 
     request: Request
     words: tuple[Words, ...]
     warnings: tuple[str, ...]
-    #: Why there is nothing to draw: no text encoder ever learned a word of it. "" where one did.
+    #: Why there is nothing to draw: no text encoder has learned any of the words. "" otherwise.
     nothing_known: str = ""
     #: As ``Drawing.pictures``.
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @property
     def prompt(self) -> tuple[TextEncoding, ...]:
-        """The words of the first step."""
+        """The encoded prompts of the first step."""
         return self.words[0].prompt
 
 
@@ -87,9 +89,7 @@ def prepare(
     request: Request | Mapping[str, object],
     cache: prompt_weighting.EncodingCache | None = None,
 ) -> Prepared:
-    """Fills in a request and encodes its words, unless ``cache`` has them. Raises RequestError for what cannot be
-    drawn.
-    """
+    """Fills in a request and encodes its prompts, unless ``cache`` has them. Raises RequestError."""
     encoded = prompt_weighting.encoded if cache is None else cache.encoded
     full = fill_request(system, request)
     wanted, negative, negation_warnings = negated(system, full)
@@ -100,7 +100,7 @@ def prepare(
     _check_joined(full, joined)
     said = [*(text for text, _ in joined), *(region.text for region in full.regions)]
     texts = [system.recipe.request.prefix + styled(text, full.style) for text in said]
-    # The first two are the empty branch and the given one, then come those of a prefix, what AND joins, and regions.
+    # The order: the unconditional branch, the conditional one, those of prefixes, prompts joined by AND, regions.
     roles = [negative, texts[0], *(prefix + texts[0] for prefix in prefixes), *texts[1:]]
     ends, spoken = _over_steps(roles, _steps_taken(full))
     chunked = prompt_weighting.chunked(system, full)
@@ -114,7 +114,9 @@ def prepare(
     written = quoted(full.text) if full.inscribe is None else full.inscribe
     if broken and not in_chunks:
         warnings[say("BREAK begins a chunk of CLIP; this model reads a prompt as one, a comma stands there")] = None
-    positive = {prompt.text: prompt for end in ends for prompt in (prompts[i] for i in end.given(len(prefixes)))}
+    positive = {
+        prompt.text: prompt for end in ends for prompt in (prompts[i] for i in end.conditional_texts(len(prefixes)))
+    }
     for prompt in positive.values():
         for budget in system.budgets(prompt.text):
             read = replace(budget, lost="") if in_chunks else budget
@@ -128,7 +130,7 @@ def prepare(
         silent = say("this system reads no negative prompt; yours changed nothing")
         warnings[silent] = None
     pictures = shown_to_text_encoders(system, full)
-    # Not in inference mode: whoever learns from drawings sends gradients past these.
+    # Not in inference mode: training on drawings backpropagates through this.
     with torch.no_grad():
         rows, weighting_warnings = encoded(system, prompts, 0, in_chunks, pictures)
         skipped = encoded(system, prompts, depth, in_chunks)[0] if (depth := _skipped(system, full)) else ()
@@ -150,7 +152,7 @@ def prepare(
 
 
 def _check_joined(request: Request, joined: Sequence[tuple[str, float]]) -> None:
-    """Raises RequestError for what leaves out the branches that AND and regions need."""
+    """Raises RequestError for settings that skip the branches which AND and regions need."""
     if len(joined) == 1 and joined[0][1] == 1.0 and not request.regions:
         return
     left_out = {"guidance_every": request.guidance_every, "nag": request.nag}
@@ -163,18 +165,18 @@ def _check_joined(request: Request, joined: Sequence[tuple[str, float]]) -> None
 
 @dataclass(frozen=True)
 class _End:
-    """Up to a step: which of the texts that are encoded each role has, the negative first."""
+    """The texts of all roles up to a step, as indices of the encoded texts, the negative first."""
 
     until: int
     roles: tuple[int, ...]
 
-    def given(self, prefixes: int) -> tuple[int, ...]:
-        """Those of the prompt, and of what AND joins to it."""
+    def conditional_texts(self, prefixes: int) -> tuple[int, ...]:
+        """The texts of the prompt, and of those that AND joins to it."""
         return (self.roles[1], *self.roles[2 + prefixes :])
 
 
 def _over_steps(roles: Sequence[str], steps: int) -> tuple[list[_End], list[str]]:
-    """What every role says up to which step, and all texts: each once, those of the first step in the roles' order."""
+    """The texts of every role by step, and all distinct texts: those of the first step first, in the roles' order."""
     schedules = [schedule(text, steps) for text in roles]
     spoken: list[str] = []
     ends: list[_End] = []
@@ -190,7 +192,7 @@ def _over_steps(roles: Sequence[str], steps: int) -> tuple[list[_End], list[str]
 
 
 def _steps_taken(request: Request) -> int:
-    """How many steps a request goes through: fewer than it says where it begins with a picture."""
+    """The number of steps that a request runs: fewer than it asks for if it starts from a picture."""
     steps = request.steps or 1
     if request.image is None or request.strength is None:
         return steps
@@ -198,8 +200,8 @@ def _steps_taken(request: Request) -> int:
 
 
 def _skipped(system: System, request: Request) -> int:
-    """How many of CLIP's last layers are left out for the prompts; as in diffusers the negative one is read by all.
-    Raises RequestError where there is no CLIP, or it has no such layer.
+    """The number of CLIP layers that are skipped for the prompts; as in diffusers the negative prompt skips none.
+    Raises RequestError without a CLIP, or without such a layer.
     """
     if request.clip_skip is None:
         return 0

@@ -1,4 +1,4 @@
-"""Words that count more or less: the tokens of an emphasis move away from those of the empty prompt, or nearer."""
+"""Prompt weighting: moves the tokens of emphasised words away from those of the empty prompt, or towards them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from bimo.prompts.weighting import Emphasis
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Prompts through every text encoder, and the warnings about them.
+#: Encodings of prompts by every text encoder, and warnings about them.
 Encoded = tuple[tuple[TextEncoding, ...], tuple[str, ...]]
 
 
 class EncodingCache:
-    """Remembers the last ``most`` sets of prompts as they were encoded: a prompt drawn again with another seed, or
-    with other steps, asks no text encoder. Only for a system whose weights and words stay as they are.
+    """Caches the last ``most`` encoded sets of prompts, so that a prompt with another seed or other steps is not
+    encoded again. Only valid while a system's weights and tokenizers do not change.
     """
 
     def __init__(self, most: int) -> None:
@@ -45,22 +45,22 @@ class EncodingCache:
         chunked: bool = False,
         pictures: Sequence[Image.Image] = (),
     ) -> Encoded:
-        """As the function of this name; warnings are in the language of then."""
+        """As the function of this name; warnings keep the language in which they were made."""
         key = (tuple(prompts), skip, chunked, language(), tuple(map(fingerprint, pictures)))
         if key in self._known:
             self.hits += 1
             self._known.move_to_end(key)
             return self._known[key]
-        found = encoded(system, prompts, skip, chunked, pictures)
-        self._known[key] = found
+        encodings = encoded(system, prompts, skip, chunked, pictures)
+        self._known[key] = encodings
         while len(self._known) > self.most:
             self._known.popitem(last=False)
-        return found
+        return encodings
 
 
 def chunked(system: System, request: Request) -> bool:
-    """Whether a system reads a prompt in chunks: a UNet attends to any number of words, and each of its text encoders
-    takes them in pieces. Raises RequestError where the request asks for chunks and it does not.
+    """Whether a system reads a prompt in chunks: its UNet attends to any number of tokens, and each of its text
+    encoders can be called on chunks. Raises RequestError if the request demands chunks and the system has none.
     """
     denoiser = system.level(system.recipe.levels[-1].name).denoiser
     while isinstance(denoiser, DenoiserWrapper):
@@ -83,13 +83,13 @@ def encoded(
     chunked: bool = False,
     pictures: Sequence[Image.Image] = (),
 ) -> Encoded:
-    """The prompts through every text encoder, as they are emphasised, and warnings about it. ``skip`` and ``pictures``
-    are as in ``System.encode``; ``chunked`` prompts are read chunk by chunk.
+    """Encodes prompts by every text encoder, applies their weights, and returns warnings. ``skip`` and ``pictures`` are
+    as in ``System.encode``; ``chunked`` prompts are read chunk by chunk.
 
-    z' = e + w (z - e) for the tokens of the words, e those of the empty prompt at the same places, as ComfyUI
-    weighs. (AUTOMATIC1111 scales z and gives the text its old mean back: a BERT ends with a norm, its mean is
-    next to zero, and the quotient of two such means may be anything.) What is pooled stays. A text encoder whose tokens
-    do not stand where the text's do (a chat around it, one vector of it) reads the words plain, with a warning.
+    z' = e + w (z - e) for the tokens of weighted words, where e are those of the empty prompt at the same positions, as
+    in ComfyUI. (AUTOMATIC1111 scales z and restores the mean of the text: a BERT ends with a norm, its mean is near
+    zero, and the ratio of two such means is arbitrary.) Pooled outputs are unchanged. A text encoder whose tokens do
+    not correspond to the text (a chat template, a single vector) ignores weights, with a warning.
     """
     if chunked:
         return _in_chunks(system, prompts, skip)
@@ -108,31 +108,33 @@ def encoded(
 
 
 def _in_chunks(system: System, prompts: Sequence[Emphasis], skip: int) -> Encoded:
-    """The chunks of each prompt through every text encoder, side by side; shorter prompts have empty chunks at their
-    end, as AUTOMATIC1111 pads one to the length of another. What is pooled is the first chunk's.
+    """Concatenates the chunks of each prompt for every text encoder; shorter prompts are padded with empty chunks, as
+    in AUTOMATIC1111. The pooled output is that of the first chunk.
     """
     pieces = [[chunks(prompt, encoder.budget) for prompt in prompts] for encoder in system.text_encoders]
     most = max(len(one) for every in pieces for one in every)
-    found: list[TextEncoding] = []
+    encodings: list[TextEncoding] = []
     for index, every in enumerate(pieces):
         rows = [one for own in every for one in (*own, *[Emphasis("")] * (most - len(own)))]
         encoder = system.text_encoders[index]
         texts = [*(one.text for one in rows), ""]
         plain = cast_encoding(encoder.encode(texts, skip if encoder.skippable else 0), torch.float32)
-        answer, _ = _weighed(encoder, rows, plain)
-        mask, pooled = answer.mask, answer.pooled
-        found.append(
+        encoding, _ = _weighed(encoder, rows, plain)
+        mask, pooled = encoding.mask, encoding.pooled
+        encodings.append(
             TextEncoding(
-                answer.tokens.reshape(len(prompts), -1, answer.tokens.shape[2]),
+                encoding.tokens.reshape(len(prompts), -1, encoding.tokens.shape[2]),
                 None if mask is None else mask.reshape(len(prompts), -1),
                 None if pooled is None else pooled[::most],
             )
         )
-    return tuple(found), ()
+    return tuple(encodings), ()
 
 
 def _weighed(encoder: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncoding) -> tuple[TextEncoding, bool]:
-    """The encoding of the prompts, without the empty one that is its last row, and whether they could be weighed."""
+    """The weighted encoding of the prompts, without the last row, which is the empty prompt; and whether weights could
+    be applied.
+    """
     count = len(prompts)
     mask, pooled = plain.mask, plain.pooled
     rest = replace(
@@ -148,7 +150,7 @@ def _weighed(encoder: TextEncoder, prompts: Sequence[Emphasis], plain: TextEncod
     marks = encoder.budget("").used
     for row, prompt in enumerate(prompts):
         for start, end, weight in prompt.spans:
-            # How many tokens the text has up to a place, and so at which of them a word begins and ends.
+            # The number of tokens up to a character gives the tokens at which a word begins and ends.
             first, last = (encoder.budget(prompt.text[:place]).used - marks + encoder.begins for place in (start, end))
             weights[row, first:last] *= weight
     return replace(rest, tokens=torch.lerp(empty, rest.tokens, weights)), True

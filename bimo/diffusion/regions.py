@@ -1,5 +1,5 @@
-"""Prompts for parts of a picture: each counts where its box or colour is (Latent Couple; section 4 of MultiDiffusion,
-arXiv:2302.08113; the share that the whole prompt keeps there is Regional Prompter's base ratio).
+"""Regional prompts: each applies where its box or colour is (Latent Couple; section 4 of MultiDiffusion,
+arXiv:2302.08113; the share of the main prompt there is the base ratio of Regional Prompter).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from bimo.diffusion.windows import Window
 if TYPE_CHECKING:
     from PIL import Image
 
-#: What the whole prompt counts within regions where a request does not say.
+#: The default share of the main prompt within regions.
 BASE_RATIO = 0.2
-#: Pixels a side that boxes and colours are drawn at before they are averaged to places.
+#: The side in pixels at which boxes and colours are rasterised before averaging.
 DRAWN = 512
-#: Of 255, how far each of red, green and blue may be from a region's colour: brushes blur their edges.
+#: The largest difference from a region's colour in each channel, of 255: brushes have soft edges.
 NEAR = 24
 
 
 def painted(request: Request) -> list[Tensor]:
-    """How much of each place is each region's, [DRAWN, DRAWN] in 0 to 1. Raises RequestError for a colour that the map
-    does not have.
+    """The coverage of each region, [DRAWN, DRAWN] in 0 to 1. Raises RequestError for a colour that the map does not
+    have.
     """
-    found: list[Tensor] = []
+    maps: list[Tensor] = []
     for region in request.regions:
         if region.box is not None:
-            found.append(_boxed(region.box))
+            maps.append(_boxed(region.box))
             continue
         assert region.colour is not None
         map_ = _coloured(request.region_map, region.colour)
         if not bool(map_.any()):
             raise RequestError("the map of regions has no {colour}; paint a part of it so", colour=region.colour)
-        found.append(map_)
-    return found
+        maps.append(map_)
+    return maps
 
 
 def _boxed(box: tuple[float, float, float, float]) -> Tensor:
@@ -65,7 +65,9 @@ def _coloured(image: Image.Image | None, colour: str) -> Tensor:
 
 
 def shares(request: Request, shape: tuple[int, ...]) -> list[Tensor]:
-    """How much the whole prompt and each region's count at each place of x (C, h, w), [1, 1, h, w] each, 1 together."""
+    """The weights of the main prompt and of each region at each position of x (C, h, w), [1, 1, h, w] each; they sum to
+    1.
+    """
     maps = [functional.adaptive_avg_pool2d(map_[None, None], (shape[1], shape[2])) for map_ in painted(request)]
     maps = [region.weight * map_ for region, map_ in zip(request.regions, maps, strict=True)]
     total = torch.stack(maps).sum(dim=0)
@@ -74,27 +76,30 @@ def shares(request: Request, shape: tuple[int, ...]) -> list[Tensor]:
     return [1 - covered, *(map_ / total.clamp(min=1e-6) * covered for map_ in maps)]
 
 
-def placed(
-    ask: DenoiserInput, request: Request, rows: Sequence[Conditioning]
+def compose_regions(
+    inputs: DenoiserInput, request: Request, rows: Sequence[Conditioning]
 ) -> Generator[DenoiserInput, Tensor, Tensor]:
-    """The answer [1, C, h, w] of a level that works out its whole x in one step: of the whole prompt, and upon it each
-    region's own, asked at the largest size of the picture's shape that fits into the middle of its place.
+    """The output [1, C, h, w] of a single-step level for regions: that of the main prompt, with the output of each
+    region's prompt pasted into it at the largest size with the picture's aspect ratio that fits into the region.
 
-    A regression answers with a whole picture whatever is masked later: a thing would be cut at its region's edge.
+    Masking does not work here: a regression predicts the whole picture, and an object would be cut at the region's
+    edge.
     """
-    answer = yield ask
-    height, width = ask.x.shape[-2:]
+    output = yield inputs
+    height, width = inputs.x.shape[-2:]
     for region, map_, conditioning in zip(request.regions, painted(request), rows, strict=True):
         own = functional.adaptive_avg_pool2d(map_[None, None], (height, width))
         window = _fitted(own[0, 0], height, width)
-        part = yield replace(ask, x=torch.zeros_like(window.cut(ask.x[:1])), t=ask.t[:1], conditioning=conditioning)
+        part = yield replace(
+            inputs, x=torch.zeros_like(window.cut(inputs.x[:1])), t=inputs.t[:1], conditioning=conditioning
+        )
         soft = region.weight * window.cut(own).to(part) * _faded(window).to(part)
-        window.cut(answer).add_(soft.clamp(max=1) * (part - window.cut(answer)))
-    return answer
+        window.cut(output).add_(soft.clamp(max=1) * (part - window.cut(output)))
+    return output
 
 
 def _fitted(map_: Tensor, height: int, width: int) -> Window:
-    """The window of the picture's shape that fits into the box about a region."""
+    """The window with the picture's aspect ratio that fits into the bounding box of a region."""
     rows, columns = (torch.nonzero(map_.amax(dim=axis) >= 0.5).flatten() for axis in (1, 0))
     if not len(rows) or not len(columns):
         rows, columns = (torch.nonzero(map_.amax(dim=axis) > 0).flatten() for axis in (1, 0))
@@ -105,6 +110,6 @@ def _fitted(map_: Tensor, height: int, width: int) -> Window:
 
 
 def _faded(window: Window) -> Tensor:
-    """[height, width]: less at the outermost places, so that no edge of a background stands in the picture."""
+    """[height, width]: smaller at the border, so that the edge of a background does not show in the picture."""
     inner = torch.ones(1, 1, window.height, window.width)
     return functional.avg_pool2d(functional.pad(inner, (1, 1, 1, 1)), 3, 1)[0, 0]

@@ -1,4 +1,4 @@
-"""A request against the system that is to draw it: what it leaves open is filled in, what cannot be drawn refused."""
+"""Validates a request against a system: fills in defaults, and raises errors for what cannot be drawn."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from bimo.prompts.a1111 import composed, lora_tags
 from bimo.prompts.negation import negation
 from bimo.prompts.token_budget import listed
 
-#: The share of the steps that a picture goes through where nothing is said, as in diffusers; with a mask the recipe's.
+#: The default strength, as in diffusers; with a mask that of the recipe.
 STRENGTH = 0.8
-#: Where drawing begins with noise alone, the most that its first time may leave of x, as the root of the cumulative
-#: product of 1 - beta: at more the denoiser takes noise for traces of a picture. Stable Diffusion's last time leaves
-#: 0.07, seven "leading" steps begin at 0.15.
+#: The most of x that the first timestep may leave when sampling starts from pure noise, as the root of the cumulative
+#: product of 1 - beta: above it the denoiser takes noise for traces of a picture. Stable Diffusion's last timestep
+#: leaves 0.07, seven "leading" steps start at 0.15.
 LEFT_AT_FIRST = 0.155
-#: As many times the pixels that a system learned at are no size that it knows.
+#: A size with this many times the pixels that a system was trained at is out of its range.
 UNLEARNED = 3
 
 
 def fill_request(system: System, request: Request | Mapping[str, object]) -> Request:
-    """The request with everything it leaves open taken from the recipe. Raises RequestError."""
+    """The request with all defaults taken from the recipe. Raises RequestError."""
     request = checked(request)
     recipe = system.recipe
     if not recipe.levels:
@@ -55,7 +55,7 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         "size": size,
         "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
         "steps": request.steps or wanted.steps or last.steps,
-        "guidance": guidance.first_given(request.guidance, wanted.guidance, last.guidance.scale),
+        "guidance": guidance.first_set(request.guidance, wanted.guidance, last.guidance.scale),
         "sampler": wanted.sampler or last.sampler,
         **_sampling(system, request),
     }
@@ -105,15 +105,15 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
 
 
 def _shortcuts(system: System, request: Request) -> None:
-    """Raises RequestError for what the last level's denoiser cannot leave out."""
+    """Raises RequestError for shortcuts that the last level's denoiser does not support."""
     level = system.level(system.recipe.levels[-1].name)
     setting = None if request.step_cache is None else StepCacheSetting.named(request.step_cache)
-    asked = {
+    shortcuts = {
         "step_cache deep": setting is not None and setting.kind == "deep",
         "token_merging": request.token_merging is not None,
         "nag": request.nag is not None,
     }
-    for name, wanted in asked.items():
+    for name, wanted in shortcuts.items():
         if wanted and not isinstance(level.denoiser, ShortcutDenoiser):
             raise RequestError(
                 "{shortcut} is for a UNet of Stable Diffusion's kind, without an adapter beside it, and {name} has "
@@ -139,7 +139,7 @@ def can_be_seamless(system: System) -> bool:
 
 
 def _seamless(system: System, request: Request) -> None:
-    """Raises RequestError where opposite edges cannot be made neighbours."""
+    """Raises RequestError if the system cannot draw seamless pictures."""
     if request.seamless is None:
         return
     if not can_be_seamless(system):
@@ -155,8 +155,8 @@ def _seamless(system: System, request: Request) -> None:
 
 
 def _canvas(system: System, request: Request, unit: int) -> tuple[int, int]:
-    """The size that an image is drawn at with its border. Raises RequestError where another was asked for, or the image
-    is no picture to go on from but a condition.
+    """The size to draw an image with its border at. Raises RequestError if the request has another size, or if its
+    image is only a condition.
     """
     assert request.outpaint is not None
     assert request.image is not None
@@ -177,7 +177,7 @@ def _canvas(system: System, request: Request, unit: int) -> tuple[int, int]:
 
 
 def _parts(system: System, request: Request) -> None:
-    """Raises RequestError for settings that do not go with regions or windows."""
+    """Raises RequestError for settings that cannot be combined with regions or tiles."""
     flat = [level.name for level in system.recipe.levels if len(system.space(level.name).shape((64, 64))) != 3]
     if request.regions and flat:
         raise RequestError(
@@ -197,17 +197,17 @@ def _parts(system: System, request: Request) -> None:
 
 
 def picture_unit(system: System) -> int:
-    """Pixels that a side of the picture must be a multiple of."""
+    """A side of the picture must be a multiple of this number of pixels."""
     return math.lcm(system.recipe.request.multiple, *(_unit(system, level.name) for level in system.recipe.levels))
 
 
 def _unit(system: System, level: str) -> int:
-    """Pixels of the picture that a side must be a multiple of, for a level's space and the patches of its denoiser."""
+    """As ``picture_unit``, for one level: by its space and the patches of its denoiser."""
     return system.space(level).factor * system.level(level).denoiser.multiple
 
 
 def _negative(system: System, negative: str | None) -> str | None:
-    """The negative prompt: the recipe's where none is given. None stays where the empty one would draw otherwise."""
+    """The negative prompt: the recipe's if there is none. None is preserved if an empty one has another effect."""
     if negative is not None:
         return negative
     return system.recipe.request.negative or (None if heeds_empty(system) else "")
@@ -218,32 +218,32 @@ def heeds_empty(system: System) -> bool:
 
 
 def _sampling(system: System, request: Request) -> dict[str, object]:
-    """What is said of the sampler, by the names that records keep. Raises RequestError."""
-    found: dict[str, object] = {}
+    """The sampler settings, by the names in records. Raises RequestError."""
+    settings: dict[str, object] = {}
     schedule = request.schedule
     if request.sampler:
         last: Any = system.level(system.recipe.levels[-1].name).schedule
-        found["sampler"], said = last.named(request.sampler)
-        if said is not None and schedule is not None and schedule_named(schedule) != said:
+        settings["sampler"], named_schedule = last.named(request.sampler)
+        if named_schedule is not None and schedule is not None and schedule_named(schedule) != named_schedule:
             raise RequestError(
                 "the sampler {sampler!r} says {said}, but schedule is {schedule!r}; say one of them",
                 sampler=request.sampler,
-                said=said,
+                said=named_schedule,
                 schedule=schedule,
             )
-        schedule = said or schedule
+        schedule = named_schedule or schedule
     if schedule is not None:
-        found["schedule"] = schedule_named(schedule)
+        settings["schedule"] = schedule_named(schedule)
     if request.spacing is not None:
-        found["spacing"] = request.spacing.strip().casefold()
-        if found["spacing"] not in SPACINGS:
+        settings["spacing"] = request.spacing.strip().casefold()
+        if settings["spacing"] not in SPACINGS:
             near = meant(request.spacing, SPACINGS)
             raise RequestError("there is no spacing {spacing!r}{near}", spacing=request.spacing, near=near)
-    return found
+    return settings
 
 
 def _not_enlarging(system: System, size: tuple[int, int]) -> None:
-    """Raises RequestError where a picture put into the last level would not go with what an earlier one drew."""
+    """Raises RequestError if a picture for the last level would contradict the output of an earlier one."""
     if name := _enlarged(system, size):
         raise RequestError(
             "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
@@ -253,7 +253,7 @@ def _not_enlarging(system: System, size: tuple[int, int]) -> None:
 
 
 def _enlarged(system: System, size: tuple[int, int]) -> str:
-    """The earlier level of another shape whose result the last one works out, "" for none."""
+    """The earlier level of another shape that the last one upscales, "" for none."""
     *earlier, last = system.recipe.levels
     shape = system.space(last.name).shape(size)
     for level in earlier:
@@ -264,9 +264,7 @@ def _enlarged(system: System, size: tuple[int, int]) -> str:
 
 
 def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """Warnings about the last level's sampler, before anything is drawn. Raises RequestError where it cannot go
-    as the request says.
-    """
+    """Warnings about the last level's sampler before anything is drawn. Raises RequestError for impossible settings."""
     level = system.level(system.recipe.levels[-1].name)
     shape = system.space(level.recipe.name).shape(request.size or (0, 0))
     steps = request.steps or level.recipe.steps
@@ -307,35 +305,35 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
 
 
 def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]]:
-    """(what is wanted, the negative prompt, what is said of it) of a request: systems of our own take 不要猫 for a
-    negative prompt, published ones get the prompt as it was typed, as from whoever published them.
+    """(prompt, negative prompt, warnings) of a request: for our own systems 不要猫 becomes a negative prompt; published
+    systems get the prompt unchanged.
     """
     negative = request.negative or ""
-    found = negation(request.text)
-    if not found.things:
+    negation_ = negation(request.text)
+    if not negation_.things:
         return request.text, negative, ()
     level = system.recipe.levels[-1]
     heard = (
-        guidance.first_given(request.guidance, level.guidance.scale) > 1
+        guidance.first_set(request.guidance, level.guidance.scale) > 1
         and level.guidance.unconditional not in ZERO_NULLS
     )
-    said, things = listed([f"“{words}”" for words in found.phrases]), listed(found.things)
+    phrases, things = listed([f"“{words}”" for words in negation_.phrases]), listed(negation_.things)
     if system.recipe.source != "own" or not heard:
         note = say(
             "{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",
-            said=said,
+            said=phrases,
             things=things,
         )
         return request.text, negative, ((note,) if heard else ())
-    note = say("{said} is taken as a negative prompt: {things}", said=said, things=things)
-    if not found.text:
+    note = say("{said} is taken as a negative prompt: {things}", said=phrases, things=things)
+    if not negation_.text:
         note += say("; nothing else was asked for")
     comma = ", " if negative.isascii() else "，"
-    return found.text, comma.join(filter(None, (negative, *found.things))), (note,)
+    return negation_.text, comma.join(filter(None, (negative, *negation_.things))), (note,)
 
 
 def size_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """What is said of a size far above the one that was learned: pictures repeat themselves there, or fall apart."""
+    """Warnings about a size far above the training size: pictures repeat or fall apart there."""
     width, height = request.size or (0, 0)
     own = system.recipe.request.size
     if system.recipe.request.sizes or request.image is not None or width * height < UNLEARNED * math.prod(own):
@@ -353,7 +351,7 @@ def size_warnings(system: System, request: Request) -> tuple[str, ...]:
 
 
 def picture_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """What is said where a system that edits a picture is given none."""
+    """Warnings about a missing picture for a system that edits pictures."""
     every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
     named = {IMAGE: request.image, **request.condition_images}
     names = {name for each in every for name in each.edits}

@@ -1,4 +1,4 @@
-"""Samplers by the names people type, as classes of diffusers with their settings."""
+"""Samplers by the names people type, as diffusers classes with their settings."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bimo.core.part import meant
 
 @dataclass(frozen=True)
 class NamedSampler:
-    """A class of diffusers. ``fixed`` is what makes it this sampler; ``defaults`` hold where nothing says otherwise.
+    """A diffusers class. ``fixed`` settings define the sampler; ``defaults`` can be overridden.
 
-    ``a1111`` are AUTOMATIC1111's names for it, which people type in any case, with or without blanks and hyphens.
+    ``a1111`` are its names in AUTOMATIC1111, matched whatever their case, blanks and hyphens.
     """
 
     cls: str
@@ -33,7 +33,7 @@ _CONSISTENCY: dict[str, Any] = {"set_alpha_to_one": False, "steps_offset": 1}
 _DDPM: dict[str, Any] = {"clip_sample": False, "steps_offset": 1}
 _SDE: dict[str, Any] = {"algorithm_type": "sde-dpmsolver++"}
 _MULTISTEP = "DPMSolverMultistepScheduler"
-#: Samplers of noise that has betas (Stable Diffusion and its relatives), by the keys that are saved.
+#: Samplers for beta schedules (Stable Diffusion and its relatives), by the keys that are saved.
 SAMPLERS: dict[str, NamedSampler] = {
     "ddim": NamedSampler("DDIMScheduler", _DDIM, a1111=("DDIM",)),
     "ddpm": NamedSampler("DDPMScheduler", _DDPM, a1111=("DDPM",)),
@@ -72,13 +72,13 @@ FLOW_SAMPLERS = {
     "heun": NamedSampler("FlowMatchHeunDiscreteScheduler", a1111=("Heun",)),
     "lcm": NamedSampler("FlowMatchLCMScheduler", a1111=("LCM",)),
 }
-#: The sampler that cascades were published with, which diffusers has only nearly (see
+#: The sampler with which cascades were published; diffusers' is not equivalent (see
 #: `bimo.diffusion.dpm_solver_singlestep`).
 SINGLESTEP = "dpm-singlestep"
 UNLIMITED = 1e9
 
-#: How the noise falls from step to step, as settings of diffusers' classes. "sgm_uniform" and "simple" are what
-#: diffusers calls trailing times, by its own table of AUTOMATIC1111's names.
+#: Noise schedules, as settings of diffusers' classes. "sgm_uniform" and "simple" are trailing timesteps in diffusers,
+#: by its own table of AUTOMATIC1111's names.
 SCHEDULES: dict[str, dict[str, Any]] = {
     "normal": {},
     "karras": {"use_karras_sigmas": True},
@@ -88,20 +88,20 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "sgm_uniform": {"timestep_spacing": "trailing"},
     "simple": {"timestep_spacing": "trailing"},
 }
-#: Settings of which a scheduler takes one at most.
+#: Settings of which a scheduler takes at most one.
 SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 SPACINGS = ("leading", "trailing", "linspace")
 
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """What a request says of its sampler besides the name: a key of ``SCHEDULES``, one of ``SPACINGS``, or nothing."""
+    """The sampler options of a request besides the name: a key of ``SCHEDULES``, one of ``SPACINGS``, or nothing."""
 
     schedule: str | None = None
     spacing: str | None = None
 
     def settings(self, name: str, cls: Any) -> dict[str, Any]:
-        """As settings of a class of diffusers. Raises RequestError where it has none of the kind."""
+        """The options as settings of a diffusers class. Raises RequestError if it does not have them."""
         found: dict[str, Any] = {}
         if self.schedule is not None:
             wanted = SCHEDULES[self.schedule]
@@ -125,12 +125,12 @@ class SamplerOptions:
 
 
 def takes(cls: Any, name: str) -> bool:
-    """Whether a class has a setting of a name."""
+    """Whether a class has a setting of this name."""
     return name in inspect.signature(cls.__init__).parameters
 
 
 def scheduler_class(name: str) -> Any:
-    """The scheduler of diffusers that has a name."""
+    """The diffusers scheduler of this name."""
     import diffusers
 
     return getattr(diffusers, name)
@@ -142,15 +142,15 @@ def samplers_taking(setting: str) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """What of a name tells samplers apart: neither case nor blanks, hyphens and underscores, nor whether ++ is spelt as
-    k-diffusion and ComfyUI do (k_dpmpp_2m).
+    """Normalises a name: case, blanks, hyphens and underscores are ignored, and ++ may be spelt as in k-diffusion and
+    ComfyUI (k_dpmpp_2m).
     """
     plain = re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name)).casefold()
     return re.sub("^k(?=dpm|euler|heun|lms)(?!.*(discrete|scheduler))", "", plain).replace("dpmpp", "dpm++")
 
 
 def schedule_named(name: str) -> str:
-    """The key of ``SCHEDULES`` for what was typed ("SGM Uniform"). Raises RequestError."""
+    """The key of ``SCHEDULES`` for a typed name ("SGM Uniform"). Raises RequestError."""
     for key in SCHEDULES:
         if plain_name(key) == plain_name(name):
             return key
@@ -159,23 +159,23 @@ def schedule_named(name: str) -> str:
 
 
 def shown_names(table: Mapping[str, NamedSampler]) -> list[str]:
-    """What the samplers of a table are known as: AUTOMATIC1111's names, where it has them."""
+    """Display names of the samplers of a table: AUTOMATIC1111's names if there are any."""
     return [sampler.a1111[0] for sampler in table.values() if sampler.a1111]
 
 
 def sampler_named(name: str, table: Mapping[str, NamedSampler], others: Iterable[str] = ()) -> tuple[str, str | None]:
-    """What was typed ("DPM++ 2M Karras", "EulerDiscreteScheduler") as a key of a table and the schedule it says, None
-    for none. ``others`` are keys besides. Raises RequestError for what no sampler is called, and for a sampler of
-    another table.
+    """The key of a table and the schedule (None for none) for a typed name ("DPM++ 2M Karras",
+    "EulerDiscreteScheduler"). ``others`` are further keys. Raises RequestError for an unknown name, and for a sampler
+    of another table.
     """
-    found = _keys(table) | {plain_name(key): key for key in others}
+    keys = _keys(table) | {plain_name(key): key for key in others}
     wanted = plain_name(name)
-    if wanted in found:
-        return found[wanted], None
+    if wanted in keys:
+        return keys[wanted], None
     for schedule in SCHEDULES:
         rest = wanted.removesuffix(plain_name(schedule))
-        if rest != wanted and rest in found:
-            return found[rest], schedule
+        if rest != wanted and rest in keys:
+            return keys[rest], schedule
     fitting = [*table, *others]
     every = (SAMPLERS, EDM_SAMPLERS, FLOW_SAMPLERS)
     if wanted == plain_name(SINGLESTEP) or any(_is_of(wanted, other) for other in every):
@@ -191,13 +191,15 @@ def sampler_named(name: str, table: Mapping[str, NamedSampler], others: Iterable
 
 
 def _keys(table: Mapping[str, NamedSampler]) -> dict[str, str]:
-    """The key of a table by the plain form of every name it has; of two samplers of a class the first has its name."""
-    found: dict[str, str] = {}
+    """The key of a table by the normalised form of each of its names; the first of two samplers of a class has the
+    class's name.
+    """
+    keys: dict[str, str] = {}
     for key, sampler in table.items():
-        # First what people type: "DPM++ SDE" must not be taken for a key that is spelt alike.
+        # A1111's names first: "DPM++ SDE" must not match a key that is spelt alike.
         for name in (*sampler.a1111, key, sampler.cls, sampler.cls.removesuffix("Scheduler")):
-            found.setdefault(plain_name(name), key)
-    return found
+            keys.setdefault(plain_name(name), key)
+    return keys
 
 
 def _is_of(wanted: str, table: Mapping[str, NamedSampler]) -> bool:

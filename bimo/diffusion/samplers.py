@@ -1,4 +1,4 @@
-"""Samplers: how x moves from one time to the next. Those of diffusers, and two that must not wait for its import."""
+"""Samplers: from x at one timestep to x at the next. Those of diffusers, and two that do not need to import it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bimo.diffusion.sampler_names import SamplerOptions
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step may depend on besides x: the generator of its noise; ``eta`` of DDIM and TCD, None for 0; whether
-    the denoiser's output is worked out again from the x that was clipped.
+    """What a step may depend on besides x: the generator of its noise; ``eta`` of DDIM and TCD, None for 0; whether the
+    model output is recomputed from the clipped x_0.
     """
 
     generator: torch.Generator | None = None
@@ -35,26 +35,26 @@ class Sampler(ABC):
     """Takes x from noise to a picture over ``timesteps``, from the noisiest to the cleanest."""
 
     timesteps: Tensor
-    #: Standard deviation of the x that sampling begins with; 0 where it begins with zeros.
+    #: The standard deviation of the initial x; 0 if sampling starts from zeros.
     init_noise_sigma: float = 1.0
-    #: Whether noise is mixed in as (1 - s) x + s noise.
+    #: Whether noise is added as (1 - s) x + s noise.
     of_flow: bool = False
-    #: Whether it can begin with a picture that ``add_noise`` made noisy.
+    #: Whether it can start from a picture noised by ``add_noise``.
     can_add_noise: bool = False
     #: Whether a step depends on ``StepSettings.eta``.
     takes_eta: bool = False
-    #: Whether a step reads the variance that a denoiser learned, in the second half of its channels.
+    #: Whether a step reads a learned variance, in the second half of the output's channels.
     reads_variance: bool = False
-    #: How the times are spaced, as diffusers' ``timestep_spacing`` has it; "" where it has no such setting.
+    #: The spacing of timesteps, as diffusers' ``timestep_spacing``; "" if there is no such setting.
     spacing: str = ""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return type(self).__name__
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as the denoiser takes it at this time: as it is, unless a sampler scales it."""
+        """x as the denoiser's input at this timestep: unchanged, unless a sampler scales it."""
         return sample
 
     @abstractmethod
@@ -64,29 +64,29 @@ class Sampler(ABC):
         """x at the time after ``timestep``."""
 
     def add_noise(self, sample: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """Clean x [B, *shape] as noisy as it is at ``timestep`` [B]. Raises RequestError unless ``can_add_noise``."""
+        """Clean x [B, *shape] with the noise of ``timestep`` [B]. Raises RequestError unless ``can_add_noise``."""
         raise RequestError(
             "the sampler {name} cannot begin with a picture; leave the image out, or take another sampler",
             name=self.name,
         )
 
     def times_from(self, first: int) -> Tensor:
-        """The times that are left where the first steps are not taken."""
+        """The remaining timesteps if the first steps are skipped."""
         return self.timesteps[first:]
 
     def seed_noise(self, seed: int) -> None:
-        """Seeds the noise of a sampler that has a generator of its own; of others nothing."""
+        """Seeds the noise of a sampler with a generator of its own; no effect on others."""
         return
 
 
 class DiffusersSampler(Sampler):
-    """A scheduler of diffusers. What its classes have differs from one to the next; here alone they are asked."""
+    """A diffusers scheduler. Its classes differ in what they have; they are probed here and nowhere else."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
         self.timesteps = scheduler.timesteps
         config = scheduler.config
-        # The schedulers of flows have neither of the two, but their Heun.
+        # Flow schedulers have neither method, except their Heun.
         self._scales = hasattr(scheduler, "scale_model_input")
         self.init_noise_sigma = scheduler.init_noise_sigma if hasattr(scheduler, "init_noise_sigma") else 1.0
         self.of_flow = hasattr(scheduler, "scale_noise")
@@ -98,31 +98,31 @@ class DiffusersSampler(Sampler):
 
     @property
     def name(self) -> str:
-        """The class of diffusers."""
+        """The name of the diffusers class."""
         return type(self.scheduler).__name__
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """x as the denoiser takes it at this time."""
+        """x as the denoiser's input at this timestep."""
         return self.scheduler.scale_model_input(sample, timestep) if self._scales else sample
 
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
     ) -> Tensor:
-        """x at the time after ``timestep``. Raises RequestError where the scheduler cannot go on as it is set."""
-        given: dict[str, Any] = {}
+        """x at the time after ``timestep``. Raises RequestError if the scheduler fails with its settings."""
+        options: dict[str, Any] = {}
         if "generator" in self._parameters:
-            given["generator"] = settings.generator
+            options["generator"] = settings.generator
         if self.takes_eta:
-            given["eta"] = settings.eta or 0.0
+            options["eta"] = settings.eta or 0.0
         if settings.clipped and "use_clipped_model_output" in self._parameters:
-            given["use_clipped_model_output"] = True
+            options["use_clipped_model_output"] = True
         try:
-            # What schedulers reckon by themselves stays on the processor, where they were made.
+            # Tensors that schedulers compute themselves stay on the CPU, where they were created.
             own = nullcontext() if sample.device.type == "cpu" else torch.device("cpu")
             with warnings.catch_warnings(), own:
-                # torchsde warns of the last bit of a time that diffusers gives it.
+                # torchsde warns about rounding of the times that diffusers passes.
                 warnings.filterwarnings("ignore", module="torchsde")
-                return self.scheduler.step(model_output, timestep, sample, **given).prev_sample
+                return self.scheduler.step(model_output, timestep, sample, **options).prev_sample
         except (ValueError, IndexError, NotImplementedError, AssertionError, RecursionError) as error:
             raise RequestError(
                 "the sampler {name} cannot go on ({error}, of {count} steps); take another sampler or other steps",
@@ -132,28 +132,28 @@ class DiffusersSampler(Sampler):
             ) from None
 
     def add_noise(self, sample: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """Clean x as noisy as it is at ``timestep`` [B]."""
+        """Clean x with the noise of ``timestep`` [B]."""
         if self.of_flow:
             return self.scheduler.scale_noise(sample, timestep, noise)
         return self.scheduler.add_noise(sample, noise, timestep)
 
     def times_from(self, first: int) -> Tensor:
-        """The times that are left; a scheduler of second order has two for each step."""
+        """The remaining timesteps; a second-order scheduler has two for each step."""
         first *= self.scheduler.order
-        if hasattr(self.scheduler, "set_begin_index"):  # DDIM's and PNDM's know their place from the time
+        if hasattr(self.scheduler, "set_begin_index"):  # DDIM and PNDM find their position by the timestep
             self.scheduler.set_begin_index(first)
         return self.timesteps[first:]
 
     def seed_noise(self, seed: int) -> None:
-        """DPMSolverSDEScheduler's noise would else come from a seed that nobody knows."""
+        """DPMSolverSDEScheduler would otherwise use a random seed."""
         if self.scheduler.config.get("noise_sampler_seed", seed) is None:
             self.scheduler.noise_sampler_seed = seed
 
 
 class Euler(Sampler):
-    """Euler's method for a flow: x + (s_next - s) v. ``sigmas`` [steps + 1] are the shares of noise from first to
-    last, t is ``last`` times as much. To the bit what diffusers' FlowMatchEulerDiscreteScheduler steps; written here
-    because importing the library takes longer than drawing a picture.
+    """Euler's method for flows: x + (s_next - s) v. ``sigmas`` [steps + 1] are the noise levels from first to last; t
+    is ``last`` times as much. Bit-identical to diffusers' FlowMatchEulerDiscreteScheduler; implemented here because
+    importing diffusers takes longer than drawing a picture.
     """
 
     of_flow = can_add_noise = True
@@ -172,7 +172,7 @@ class Euler(Sampler):
         return moved.to(model_output.dtype)
 
     def add_noise(self, sample: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-        """x as noisy as it is at ``timestep``."""
+        """x with the noise of ``timestep``."""
         sigma = self._at[float(timestep)][0]
         return sigma * noise + (1.0 - sigma) * sample
 
@@ -193,7 +193,7 @@ class OneStepSampler(Sampler):
 
 
 def timed(scheduler: Any, name: str, steps: int, **settings: Any) -> DiffusersSampler:
-    """A scheduler of diffusers with its times set. Raises RequestError where it cannot take so many steps."""
+    """A diffusers scheduler with its timesteps set. Raises RequestError if it does not support this number of steps."""
     try:
         count = {} if settings.keys() & {"sigmas", "timesteps"} else {"num_inference_steps": steps}
         scheduler.set_timesteps(**count, **settings)
@@ -211,5 +211,5 @@ def timed(scheduler: Any, name: str, steps: int, **settings: Any) -> DiffusersSa
 
 
 def options_of(request: Request) -> SamplerOptions:
-    """What a request says of the sampler besides its name."""
+    """The sampler options of a request besides the name."""
     return SamplerOptions(request.schedule, request.spacing)

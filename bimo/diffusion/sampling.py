@@ -1,4 +1,4 @@
-"""Sampling as a coroutine: it yields the denoiser's input and is sent its output. The main path, top to bottom."""
+"""Sampling as a coroutine: it yields denoiser inputs and is sent the outputs. The main path, top to bottom."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from bimo.diffusion import (
     regions,
     windows,
 )
-from bimo.diffusion.conditioner import APART, Drawing
-from bimo.diffusion.conditioning import at_rest, merge_conditioning, stack_rows, zero_text
+from bimo.diffusion.conditioner import CONDITIONER_SEED, Drawing
+from bimo.diffusion.conditioning import merge_conditioning, stack_rows, zero_scalars, zero_text
 from bimo.diffusion.decoding import decode
 from bimo.diffusion.denoiser import NEXT
 from bimo.diffusion.image_inputs import MASK
@@ -33,14 +33,14 @@ from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import StepSettings, options_of
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.seamless import circular
-from bimo.diffusion.step_cache import LessWork
+from bimo.diffusion.step_cache import StepShortcuts
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
 
 SamplingLoop = Generator[DenoiserInput, Tensor, Picture]
 
 
 def sample(system: System, prepared: Prepared, index: int = 0) -> SamplingLoop:
-    """One picture, as ``pixels`` gives it."""
+    """One picture from ``pixels``, with its metadata and warnings."""
     drawn, decoding = yield from _drawn(system, prepared, index)
     if not bool(drawn.isfinite().all()):
         system.check_files()
@@ -56,8 +56,8 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
     """One picture as [3, H, W] in about [-1, 1], or its layers [layers, 4, H, W]: level by level, step by step, decoded
     once at the end.
 
-    Its first noise is ``torch.randn`` of one picture's shape from a generator seeded with seed + index, as diffusers
-    draws it; so it is the same whatever the batch, the device or its neighbours.
+    The initial noise is ``torch.randn`` with one picture's shape from a generator seeded with seed + index, as in
+    diffusers; it does not depend on the batch or the device.
     """
     return (yield from _drawn(system, prepared, index))[0]
 
@@ -65,7 +65,7 @@ def pixels(system: System, prepared: Prepared, index: int = 0) -> Generator[Deno
 def _drawn(
     system: System, prepared: Prepared, index: int
 ) -> Generator[DenoiserInput, Tensor, tuple[Tensor, tuple[str, ...]]]:
-    """A picture [3, H, W] and warnings about its decoding: drawn once, or over a larger one of itself."""
+    """A picture [3, H, W] and warnings about its decoding, with the second pass of "hires fix" if requested."""
     drawing = yield from _levels(system, prepared, index)
     drawn, decoding = _decoded(system, drawing)
     if prepared.request.hires is not None:
@@ -82,13 +82,13 @@ def _drawn(
 
 
 def calls(system: System, request: Request) -> int:
-    """How often a filled request asks a denoiser, by the steps that it says."""
+    """The number of denoiser calls of a filled request, by its steps."""
     *earlier, last = system.recipe.levels
     built, count = system.level(last.name), request.steps or last.steps
     space = system.space(last.name)
-    seen = windows.windows(request, space.shape_for(request), space.factor, built.denoiser.multiple)
-    before = sum(level.steps * (1 + len(request.regions) * (level.steps == 1)) for level in earlier)
-    first = before + count * max(1, len(seen))
+    tiles = windows.windows(request, space.shape_for(request), space.factor, built.denoiser.multiple)
+    earlier_calls = sum(level.steps * (1 + len(request.regions) * (level.steps == 1)) for level in earlier)
+    first = earlier_calls + count * max(1, len(tiles))
     if request.hires is None:
         return first
     steps, share = hires.steps_of(request, count)
@@ -99,13 +99,23 @@ def calls(system: System, request: Request) -> int:
 def _levels(
     system: System, prepared: Prepared, index: int, latent: Tensor | None = None
 ) -> Generator[DenoiserInput, Tensor, Drawing]:
-    """All levels of a picture."""
+    """Runs all levels of a picture."""
     request = prepared.request
     seed, subseed = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
-    # Conditioners have a generator of their own: how many numbers they take must not move the noise.
-    apart, own = (torch.Generator().manual_seed(one) for one in (seed ^ APART, seed))
-    other = None if subseed is None else torch.Generator().manual_seed(subseed)
-    drawing = Drawing(request, apart, prepared.prompt, own, prepared.pictures, variation=other, latent=latent)
+    # Conditioners have a generator of their own, so that the random numbers they take do not change the noise.
+    conditioner_generator, noise_generator = (
+        torch.Generator().manual_seed(one) for one in (seed ^ CONDITIONER_SEED, seed)
+    )
+    variation_generator = None if subseed is None else torch.Generator().manual_seed(subseed)
+    drawing = Drawing(
+        request,
+        conditioner_generator,
+        prepared.prompt,
+        noise_generator,
+        prepared.pictures,
+        variation=variation_generator,
+        latent=latent,
+    )
     for level in system.recipe.levels:
         x = yield from _level(system, system.level(level.name), prepared, drawing)
         drawing.results[level.name] = x
@@ -129,20 +139,20 @@ def _level(
 ) -> Generator[DenoiserInput, Tensor, Tensor]:
     recipe, request = level.recipe, prepared.request
     last = recipe.name == system.recipe.levels[-1].name
-    # A request's settings are for the level that makes the picture; earlier levels keep their own.
-    scale = guidance.first_given(request.guidance, recipe.guidance.scale) if last else recipe.guidance.scale
+    # A request's settings apply to the last level; earlier levels use those of the recipe.
+    scale = guidance.first_set(request.guidance, recipe.guidance.scale) if last else recipe.guidance.scale
     scale = guidance.wanted(recipe.guidance, scale, request.negative)
     steps = request.steps or recipe.steps if last else recipe.steps
     shape = system.space(recipe.name).shape_for(request)
     name = (request.sampler or recipe.sampler) if last else recipe.sampler
-    with torch.device("cpu"):  # diffusers' schedulers compute in numpy, and leave x where it is
+    with torch.device("cpu"):  # diffusers' schedulers compute in numpy, and do not move x
         sampler = level.schedule.sampler(name, steps, shape, options_of(request) if last else SamplerOptions())
     sampler.seed_noise(drawing.noise.initial_seed())
-    guide = recipe.guidance
+    guidance_ = recipe.guidance
     if last and request.guidance_rescale is not None:
-        guide = replace(guide, rescale=request.guidance_rescale)
+        guidance_ = replace(guidance_, rescale=request.guidance_rescale)
     if last and request.guidance_interval is not None:
-        guide = replace(guide, interval=request.guidance_interval)
+        guidance_ = replace(guidance_, interval=request.guidance_interval)
     weights = [(b, weight_of(request, b)) for b in recipe.guidance.branches if weight_of(request, b)]
     for conditioner in level.conditioners:
         conditioner.before_noise(system, drawing)
@@ -150,22 +160,22 @@ def _level(
         x, times, original = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
         x, times, original = noise.initial(sampler, drawing, shape), sampler.timesteps, None
-    said = _SaidOverSteps(system, level, prepared, drawing, shape, weights)
+    step_conditioning = _StepConditioning(system, level, prepared, drawing, shape, weights)
     derived = any(each.earlier_level for each in level.conditioners)
     if request.regions and recipe.steps == 1 and not sampler.init_noise_sigma and not derived:
-        return (yield from _regressed(said, x, times, request))
+        return (yield from _compose_single_step(step_conditioning, x, times, request))
     shares = [each.to(x) for each in regions.shares(request, shape)] if request.regions and len(shape) == 3 else []
-    seen = windows.windows(request, shape, system.space(recipe.name).factor, level.denoiser.multiple) if last else []
-    shortcuts = LessWork(request) if last else LessWork()
+    tiles = windows.windows(request, shape, system.space(recipe.name).factor, level.denoiser.multiple) if last else []
+    shortcuts = StepShortcuts(request) if last else StepShortcuts()
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
-    projection = guidance.Projection(guide.projected, prepared.prompt) if guide.projected else None
+    projection = guidance.Projection(guidance_.projected, prepared.prompt) if guidance_.projected else None
     count = len(times)
     for step, t in enumerate(times):
-        guided = guidance.on(guide, scale, step, count)
-        words = said.at(step, count)
-        all_rows = words.joined or (guided and not shortcuts.branches_kept())
-        conditional, stacked = said.conditionings(words, step, count)
+        guided = guidance.on(guidance_, scale, step, count)
+        words = step_conditioning.at(step, count)
+        all_rows = words.joined or (guided and not shortcuts.branches_cached())
+        conditional, stacked = step_conditioning.conditionings(words, step, count)
         conditioning, rows = (stacked, 2 + len(weights) + len(words.prompts)) if all_rows else (conditional, 1)
         if level.denoiser.reads_next:
             following = times[step + 1] if step + 1 < count else torch.zeros_like(t)
@@ -178,31 +188,37 @@ def _level(
                 *(recipe.name, torch.cat([scaled] * rows), t.expand(rows), conditioning, step, count),
                 seamless=request.seamless or "",
             )
-            output = yield from windows.answered(shortcuts.asked(denoiser_input), seen)
+            output = yield from windows.predict_in_windows(shortcuts.with_shortcuts(denoiser_input), tiles)
             shortcuts.keep(scaled, output)
         if words.joined:
-            output = guidance.join(guide, output, 2 + len(weights), words.weights(shares))
+            output = guidance.join(guidance_, output, 2 + len(weights), words.weights(shares))
             output = output if guided else output[1:2]
         elif guided:
-            output = shortcuts.all_branches(output)
-        output = guidance.combine(guide, scale, output, weights, projection, step)
+            output = shortcuts.restore_branches(output)
+        output = guidance.combine(guidance_, scale, output, weights, projection, step)
         x = sampler.step(output if sampler.reads_variance else output[:, : shape[0]], t, x, settings)
         if original is not None:
             x = original.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x
 
 
-def _regressed(
-    said: _SaidOverSteps, x: Tensor, times: Tensor, request: Request
+def _compose_single_step(
+    step_conditioning: _StepConditioning, x: Tensor, times: Tensor, request: Request
 ) -> Generator[DenoiserInput, Tensor, Tensor]:
-    """The x of a level of one step, every region's put at its place."""
-    words = said.at(0, 1)
-    ask = DenoiserInput(said.level.recipe.name, x, times[:1], said.conditionings(words, 0, 1)[0])
-    return (yield from regions.placed(ask, request, [said.conditioned(text) for text in words.regions]))
+    """The x of a single-step level, with every region's output at its place."""
+    words = step_conditioning.at(0, 1)
+    inputs = DenoiserInput(
+        step_conditioning.level.recipe.name, x, times[:1], step_conditioning.conditionings(words, 0, 1)[0]
+    )
+    return (
+        yield from regions.compose_regions(
+            inputs, request, [step_conditioning.conditioned(text) for text in words.regions]
+        )
+    )
 
 
-class _SaidOverSteps:
-    """What a level is told at each step: its conditions once, its words as they are edited."""
+class _StepConditioning:
+    """The conditioning of a level at each step: conditions are computed once, prompts may be edited over the steps."""
 
     def __init__(
         self,
@@ -222,17 +238,17 @@ class _SaidOverSteps:
         self._made: dict[int, tuple[Conditioning, Conditioning]] = {}
 
     def at(self, step: int, count: int) -> Words:
-        """The words of a step, of ``count`` of this level; a sampler may take two for one that was asked for."""
+        """The prompts of a step of ``count``; samplers of second order have two steps for each of the request's."""
         every = self.prepared.words
         place = 1 + step * every[-1].until // count
         return next((words for words in every if words.until >= place), every[-1])
 
     def conditioned(self, text: tuple[TextEncoding, ...]) -> Conditioning:
-        """That of a prompt under the level's conditions."""
+        """The conditioning of a prompt with the level's conditions."""
         return self.system.condition(text, self.conditions)
 
     def conditionings(self, words: Words, step: int, count: int) -> tuple[Conditioning, Conditioning]:
-        """That of the conditional branch at a step of so many, and those of all branches in the order of
+        """The conditioning of the conditional branch at a step, and that of all branches in the order of
         ``guidance.combine``, then of ``guidance.join``.
         """
         if words.until not in self._made:
@@ -240,7 +256,7 @@ class _SaidOverSteps:
         conditional, stacked = self._made[words.until]
         request = self.prepared.request
         names = [name for each in self.level.conditioners for name in each.resting(request, step, count)]
-        return (at_rest(conditional, names), at_rest(stacked, names)) if names else (conditional, stacked)
+        return (zero_scalars(conditional, names), zero_scalars(stacked, names)) if names else (conditional, stacked)
 
     def _conditionings(self, words: Words) -> tuple[Conditioning, Conditioning]:
         system, request = self.system, self.prepared.request

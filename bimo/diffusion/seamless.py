@@ -1,7 +1,7 @@
-"""Pictures whose opposite edges meet: convolutions whose padding goes on at the other edge.
+"""Seamless pictures: circular padding of convolutions, so that opposite edges are neighbours.
 
-A network that knows places by zero-padded convolutions alone becomes one on a torus with circular padding: whatever
-crosses an edge comes in at the other, and no place of the picture is an edge to it.
+A network in which zero-padded convolutions alone know positions becomes one on a torus by circular padding: no position
+of the picture is at an edge.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from torch.nn import functional
 
 @contextmanager
 def circular(module: nn.Module, axes: str) -> Generator[None]:
-    """Inside, the convolutions of a module are padded with what stands at the other edge, along "x", "y" or "both" axes
-    ("" leaves them as they are).
-    """
+    """In this context the convolutions of a module use circular padding along "x", "y" or "both" axes ("" for none)."""
     changed = [one for one in module.modules() if axes and isinstance(one, nn.Conv2d) and any(_padding(one))]
     try:
         for one in changed:
-            # Where a module looks it up; what a LoRA or a hook wraps calls it as well.
+            # Set on the instance, where modules look it up, and where wrappers such as LoRA and hooks call it.
             one.__dict__["_conv_forward"] = partial(_convolved, one, axes)
         yield
     finally:
@@ -31,7 +29,7 @@ def circular(module: nn.Module, axes: str) -> Generator[None]:
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int]:
-    """Rows and columns that a layer is padded by, at each side."""
+    """The padding of a layer at each side, rows and columns."""
     if isinstance(layer.padding, str):
         if layer.padding == "valid":
             return 0, 0

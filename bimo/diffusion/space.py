@@ -1,4 +1,4 @@
-"""What every space does: pixels to the x of a level and back."""
+"""The base classes of spaces: pixels to the x of a level and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bimo.core.request import Request
 
 
 class Decoder(Protocol):
-    """What makes pixels of x."""
+    """Decodes x to pixels."""
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, *shape] -> [B, 3, H, W]."""
@@ -20,18 +20,17 @@ class Decoder(Protocol):
 
 
 class Space(nn.Module, ABC):
-    """Where a level's x lives. ``factor`` pixels of the picture a side are one position of x; ``channels`` is C.
+    """The space of a level's x. One position of x covers ``factor`` pixels of the picture a side; ``channels`` is C.
 
-    The picture is that of the request: a level that draws it at a quarter of its side (``shrink`` 4) has 4 times the
-    factor.
+    A level that draws the picture at a quarter of its side (``shrink`` 4) has 4 times the factor.
     """
 
     channels: int
     factor: int
     shrink: int = 1
-    #: Whether the decoder knows places by convolutions alone: see ``Denoiser.shift_equivariant``.
+    #: Whether the decoder knows positions by convolutions alone: see ``Denoiser.shift_equivariant``.
     shift_equivariant: bool = False
-    #: Whether x of a picture is one of many (``posterior``), of which training may draw another at each step.
+    #: Whether x of a picture is sampled from a ``posterior``, so that training may sample it anew at each step.
     has_posterior: bool = False
 
     @abstractmethod
@@ -51,7 +50,7 @@ class Space(nn.Module, ABC):
         """[B, *shape] -> [B, 3, H / shrink, W / shrink]; a space of layers: [B, layers, 4, H, W], the lowest first."""
 
     def tile(self, side: int) -> bool:
-        """Has pictures larger than ``side`` decoded tile by tile, blended at the seams; False where it knows none."""
+        """Enables tiled decoding, with blended seams, of pictures larger than ``side``; False if unsupported."""
         return False
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Steps that ask the denoiser less: EasyCache, and the answer of guidance's other branches kept for some steps.
+"""Step caches: EasyCache, and guidance branches that are reused for some steps.
 
-What is kept belongs to one drawing, inside its own loop. So drawings at different steps still share a call, and each
-is the same as when it is drawn alone.
+A cache belongs to one drawing, inside its own loop. Drawings at different steps can still share a call, and each is the
+same as when it is drawn alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from bimo.core.messages import Listed
 from bimo.core.request import Request
 from bimo.core.tensors import DeepFeatures, DenoiserInput, Nag
 
-#: What a step cache may be called in a request, "easy:0.05", and the number where none is given.
+#: The names of step caches in requests ("easy:0.05"), and their default numbers.
 KINDS: dict[str, float] = {"easy": 0.05, "deep": 3, "first-block": 0.1, "taylor": 3}
-#: Those that are steps between two whole ones, and so are whole numbers.
+#: Those whose number is an interval of steps, an integer.
 INTERVALS = ("deep", "taylor")
-#: The first steps decide what is drawn where, and are always whole.
+#: The first steps decide the composition and are never skipped.
 WARM_STEPS = 2
 
 
@@ -27,10 +27,10 @@ WARM_STEPS = 2
 class StepCacheSetting:
     """A kind of step cache and its number.
 
-    ``easy`` (EasyCache, arXiv:2507.02860; number: how much change is let pass, 0.05) leaves whole steps out; ``deep``
-    (DeepCache, arXiv:2312.00858; every how many steps the whole UNet is asked) its inner layers; ``first-block``
-    (ParaAttention's; how much the first block may change) and ``taylor`` (TaylorSeer, arXiv:2503.06923; every how many
-    steps) are diffusers' for transformers.
+    ``easy`` (EasyCache, arXiv:2507.02860; the number is the tolerated change, 0.05) skips whole steps; ``deep``
+    (DeepCache, arXiv:2312.00858; the number is the interval at which the whole UNet is run) skips its inner layers;
+    ``first-block`` (of ParaAttention; the tolerated change of the first block) and ``taylor`` (TaylorSeer,
+    arXiv:2503.06923; an interval of steps) are diffusers' for transformers.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class StepCacheSetting:
 
     @classmethod
     def named(cls, text: str) -> StepCacheSetting:
-        """'easy' or 'easy:0.05'. Raises RequestError."""
+        """Parses 'easy' or 'easy:0.05'. Raises RequestError."""
         kind, _, written = text.strip().partition(":")
         if kind in KINDS:
             try:
@@ -57,82 +57,83 @@ class StepCacheSetting:
 
 
 class EasyCache:
-    """Leaves out steps at which the answer would hardly be another (arXiv:2507.02860, equations 5 to 8).
+    """Skips steps at which the output hardly changes (arXiv:2507.02860, equations 5 to 8).
 
-    How much an answer changes for a change of x, k, is measured at whole steps. While k |change of x| / |answer|, added
-    up since the last whole step, stays below ``threshold``, that step's answer less its x is taken for this one's.
+    The rate k of the output's change by that of x is measured at full steps. While k |change of x| / |output|, summed
+    since the last full step, stays below ``threshold``, the output is x plus the difference of output and x at the last
+    full step.
     """
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self._change = 0.0
         self._rate: float | None = None
-        self._seen: Tensor | None = None
-        self._answer: Tensor | None = None
+        self._last_x: Tensor | None = None
+        self._last_output: Tensor | None = None
         self._difference: Tensor | None = None
-        self._whole: tuple[Tensor, Tensor] | None = None
-        #: How many steps were left out.
+        self._last_full_step: tuple[Tensor, Tensor] | None = None
+        #: The number of skipped steps.
         self.left_out = 0
 
-    def guess(self, seen: Tensor, rows: int, step: int, steps: int) -> Tensor | None:
-        """The answer [rows, ...] for x [1, ...] as the denoiser would see it; None where it has to be asked."""
-        kept = self._difference
-        if kept is None or self._rate is None or self._seen is None or self._answer is None:
+    def guess(self, x: Tensor, rows: int, step: int, steps: int) -> Tensor | None:
+        """The output [rows, ...] for x [1, ...] (the denoiser's input); None if the denoiser must be called."""
+        difference = self._difference
+        if difference is None or self._rate is None or self._last_x is None or self._last_output is None:
             return None
-        if step < WARM_STEPS or step == steps - 1 or kept.shape[0] != rows:
+        if step < WARM_STEPS or step == steps - 1 or difference.shape[0] != rows:
             return None
-        moved = _size(seen - self._seen)
-        self._seen = seen
-        self._change += self._rate * moved / max(_size(self._answer), 1e-12)
+        moved = _size(x - self._last_x)
+        self._last_x = x
+        self._change += self._rate * moved / max(_size(self._last_output), 1e-12)
         if self._change >= self.threshold:
             return None
         self.left_out += 1
-        channels = seen.shape[1]
-        answer = kept.clone()
-        answer[:, :channels] += seen
-        return answer
+        channels = x.shape[1]
+        output = difference.clone()
+        output[:, :channels] += x
+        return output
 
-    def keep(self, seen: Tensor, answer: Tensor) -> None:
-        """Takes note of a whole step: x [1, C, ...] and the answer [R, C or more, ...] to it."""
-        channels = seen.shape[1]
-        if self._whole is not None and self._whole[1].shape == answer.shape:
-            before, last = self._whole
-            self._rate = _size(answer - last) / max(_size(seen - before), 1e-12)
-        difference = answer.clone()
-        difference[:, :channels] -= seen
-        self._whole = (seen, answer)
-        self._seen, self._answer, self._difference, self._change = seen, answer, difference, 0.0
+    def keep(self, x: Tensor, output: Tensor) -> None:
+        """Records a full step: x [1, C, ...] and its output [R, C or more, ...]."""
+        channels = x.shape[1]
+        if self._last_full_step is not None and self._last_full_step[1].shape == output.shape:
+            before, last = self._last_full_step
+            self._rate = _size(output - last) / max(_size(x - before), 1e-12)
+        difference = output.clone()
+        difference[:, :channels] -= x
+        self._last_full_step = (x, output)
+        self._last_x, self._last_output, self._difference, self._change = x, output, difference, 0.0
 
 
 def _size(values: Tensor) -> float:
     return float(values.abs().mean())
 
 
-class KeptBranches:
-    """The branches of guidance but the given one, asked every ``every`` steps: between them they are as far from the
-    given one as they were (after FasterCache, arXiv:2410.19355, without its frequencies).
+class CachedBranches:
+    """Computes the guidance branches other than the conditional one every ``every`` steps only; between them their
+    difference from the conditional one is reused (after FasterCache, arXiv:2410.19355, without its frequencies).
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._apart: Tensor | None = None
+        self._offsets: Tensor | None = None
         self._since = 0
 
     def holds(self) -> bool:
-        """Whether what is kept does for this step."""
-        return self._apart is not None and self._since < self.every
+        """Whether the cached differences can be used at this step."""
+        return self._offsets is not None and self._since < self.every
 
-    def all_rows(self, answer: Tensor) -> Tensor:
-        """[1, ...] of the given branch -> [R, ...] in the order of ``guidance.combine``; [R, ...] is kept."""
-        if len(answer) == 1 and self._apart is not None:
+    def all_rows(self, output: Tensor) -> Tensor:
+        """[1, ...] of the conditional branch -> [R, ...] in the order of ``guidance.combine``; [R, ...] is cached."""
+        if len(output) == 1 and self._offsets is not None:
             self._since += 1
-            return answer + self._apart
-        self._apart, self._since = answer - answer[1:2], 1
-        return answer
+            return output + self._offsets
+        self._offsets, self._since = output - output[1:2], 1
+        return output
 
 
-class LessWork:
-    """All that a request leaves out of one level's steps; nothing where there is no request."""
+class StepShortcuts:
+    """All shortcuts of a request for one level; none without a request."""
 
     def __init__(self, request: Request | None = None) -> None:
         cache = request.step_cache if request is not None else None
@@ -144,32 +145,34 @@ class LessWork:
         self._branches = None
         self._merged, self._nag = 0.0, None
         if request is not None:
-            self._branches = None if request.guidance_every is None else KeptBranches(request.guidance_every)
+            self._branches = None if request.guidance_every is None else CachedBranches(request.guidance_every)
             self._merged = request.token_merging or 0.0
             self._nag = None if request.nag is None else Nag(request.nag)
 
-    def branches_kept(self) -> bool:
-        """Whether the branches of guidance but the given one need not be asked at this step."""
+    def branches_cached(self) -> bool:
+        """Whether this step needs the conditional branch alone."""
         return self._branches is not None and self._branches.holds()
 
-    def all_branches(self, answer: Tensor) -> Tensor:
-        """The answer of every branch, [R, ...], from that of those which were asked."""
-        return answer if self._branches is None else self._branches.all_rows(answer)
+    def restore_branches(self, output: Tensor) -> Tensor:
+        """The output of all branches, [R, ...], from those that were computed."""
+        return output if self._branches is None else self._branches.all_rows(output)
 
-    def guess(self, seen: Tensor, rows: int, step: int, steps: int) -> Tensor | None:
-        """The answer of a step that is left out; None where it is not."""
-        return None if self._easy is None else self._easy.guess(seen, rows, step, steps)
+    def guess(self, x: Tensor, rows: int, step: int, steps: int) -> Tensor | None:
+        """The output of a skipped step; None if it is not skipped."""
+        return None if self._easy is None else self._easy.guess(x, rows, step, steps)
 
-    def keep(self, seen: Tensor, answer: Tensor) -> None:
-        """Takes note of a step that was not left out."""
+    def keep(self, x: Tensor, output: Tensor) -> None:
+        """Records a step that was not skipped."""
         if self._easy is not None:
-            self._easy.keep(seen, answer)
+            self._easy.keep(x, output)
 
-    def asked(self, ask: DenoiserInput) -> DenoiserInput:
-        """An ask with what the denoiser itself is to leave out."""
+    def with_shortcuts(self, denoiser_input: DenoiserInput) -> DenoiserInput:
+        """The input with the shortcuts that the denoiser itself takes."""
         if self._deep is not None:
             held = self._deep.value
-            self._deep.reused = held is not None and len(held) == len(ask.x) and ask.step % self._interval != 0
+            self._deep.reused = (
+                held is not None and len(held) == len(denoiser_input.x) and denoiser_input.step % self._interval != 0
+            )
         if self._deep is None and not self._merged and self._nag is None:
-            return ask
-        return replace(ask, deep=self._deep, token_merging=self._merged, nag=self._nag)
+            return denoiser_input
+        return replace(denoiser_input, deep=self._deep, token_merging=self._merged, nag=self._nag)

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.json"
 WEIGHTS_FILE = "weights.safetensors"
 HASHES_FILE = "hashes.json"
-#: How many broken tensors are named.
+#: The number of broken tensors that a message names.
 NAMES_SHOWN = 3
-#: The nulls of guidance that no negative prompt changes.
+#: Unconditional branches that do not depend on a negative prompt.
 ZERO_NULLS = ("zeros", "masked")
 
 
 class BuiltLevel(nn.Module):
-    """A level with its modules. A space shared with another level is registered there alone."""
+    """A level with its modules. A space shared with another level is registered there only."""
 
     def __init__(self, level: Level) -> None:
         super().__init__()
@@ -54,29 +54,30 @@ class BuiltLevel(nn.Module):
         self.denoiser: Denoiser = cast(Any, level.denoiser).build()
 
     def conditions_of(self, system: System, batch: Batch) -> list[Conditioning]:
-        """What the conditioners make of a training batch, B rows; in rows that drop one, its unconditional form."""
+        """The output of the conditioners for a training batch, B rows; rows that drop a conditioner have its
+        unconditional form.
+        """
         return [with_dropout(each, each.from_batch(system, batch), batch) for each in self.conditioners]
 
 
 class StepwiseWeights(Protocol):
-    """Weights of denoisers that are not the same in every step, as of LoRAs that count in a range of them."""
+    """Weights of denoisers that depend on the step, such as those with LoRAs in a range of steps."""
 
     def phase(self, step: int, steps: int) -> tuple[bool, ...]:
-        """What is the same where the weights of two steps are."""
+        """A key that is equal for two steps if their weights are."""
         ...
 
     def enter(self, system: System, phase: tuple[bool, ...]) -> None:
-        """Has the weights be those of a phase."""
+        """Sets the weights of a phase."""
         ...
 
 
 class System(nn.Module):
-    """A recipe built: text encoders under ``text.0 ...``, ``vision`` where it has one, each level under its own name.
+    """A built recipe: text encoders under ``text.0 ...``, ``vision`` if there is one, each level under its own name.
 
-    ``weights_hash`` is the SHA-256 of what was loaded. It may be set to what works it out, ``hashed``: that reads files
-    of gigabytes, and is called when the hash is first asked for. ``aligned`` says that weights begin at cache lines
-    when they work, as those of a module that torch has made; where they were left in their file, whoever takes them
-    from it sees to that.
+    ``weights_hash`` is the SHA-256 of the loaded weights. It can be set by a function, ``hashed``, which is called on
+    first use because it reads gigabytes. ``aligned`` says that all weights are aligned to cache lines, as those of
+    modules that torch creates; weights that are memory-mapped from a file are aligned by whoever reads them.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -86,15 +87,15 @@ class System(nn.Module):
         #: The files that its weights were read from.
         self.files: tuple[Path, ...] = ()
         self.aligned = False
-        #: A small decoder of the last level's x, where one was given: see ``Request.tiny_decoder``.
+        #: A small decoder of the last level's x, if one was loaded: see ``Request.tiny_decoder``.
         self.tiny_space: Decoder | None = None
         #: The LoRAs that are merged into its weights, of `bimo.models.adapters.lora_merging`.
         self.merged_loras: object | None = None
-        #: The captions, in their normal form, that what is merged into its weights was trained on besides.
+        #: The captions, in normal form, of the training data of merged adapters.
         self.captions_learned: tuple[str, ...] = ()
-        #: Weights that change from step to step, where there are some.
+        #: Weights that depend on the step, if there are any.
         self.stepwise: StepwiseWeights | None = None
-        #: What is attached to it, of `bimo.engine.adapters`.
+        #: The attached adapters, of `bimo.engine.adapters`.
         self.attached: object | None = None
         #: What moves its modules while it learns, a `bimo.engine.offload.WeightMover`.
         self.weight_mover: object | None = None
@@ -108,7 +109,7 @@ class System(nn.Module):
 
     @property
     def weights_hash(self) -> str:
-        """The SHA-256 of what was loaded, "" where nothing was. Raises WeightsError as what works it out."""
+        """The SHA-256 of the loaded weights, "" if nothing was loaded. Raises WeightsError if a file cannot be read."""
         return self.hashed()
 
     @weights_hash.setter
@@ -116,7 +117,7 @@ class System(nn.Module):
         self.hashed = (lambda: value) if isinstance(value, str) else value
 
     def check_files(self) -> None:
-        """Raises WeightsError where a file that its weights were read from holds values that are no finite numbers."""
+        """Raises WeightsError if a file of weights holds values that are not finite."""
         for file in self.files:
             if file.is_file() and not is_gguf(file) and (names := checkpoint_io.unsound(file)):
                 shown = ", ".join(names[:NAMES_SHOWN]) + (
@@ -148,8 +149,8 @@ class System(nn.Module):
     def encode(
         self, texts: Sequence[str], skip: int = 0, pictures: Sequence[Image.Image] = ()
     ) -> tuple[TextEncoding, ...]:
-        """Texts through every text encoder; those of CLIP leave ``skip`` of their last layers out. Those that read
-        pictures look at ``pictures`` with each text.
+        """Encodes texts by every text encoder; CLIPs skip their last ``skip`` layers. Encoders that read pictures see
+        ``pictures`` with each text.
         """
         rows = [
             encoder.encode_with(texts, [pictures] * len(texts))
@@ -160,43 +161,43 @@ class System(nn.Module):
         return tuple(cast_encoding(row, torch.float32) for row in rows)
 
     def budgets(self, text: str) -> list[Budget]:
-        """What of a text each text encoder reads."""
+        """The token budget of a text for each text encoder."""
         return [encoder.budget(text).knowing(self.captions_learned) for encoder in self.text_encoders]
 
     def conditions_of_seed(self, seed: int) -> dict[str, list[float]]:
-        """What the conditioners take from a seed, by name: requested so, it is known what was drawn."""
+        """The values that conditioners derive from a seed, by name: a request with them reproduces the picture."""
         every = [each for level in self.recipe.levels for each in self.level(level.name).conditioners]
         drawn = {each.name: each.of_seed(seed) for each in every}
         return {name: [float(number) for number in value[0]] for name, value in drawn.items() if value is not None}
 
     def condition(self, encodings: tuple[TextEncoding, ...], conditions: Sequence[Conditioning] = ()) -> Conditioning:
-        """Encodings and conditions as a level's denoiser takes them. Without a ``text_fusion`` in the recipe each
-        encoding is a stream, and the vector is the last pooled output there is.
+        """The inputs of a level's denoiser from encodings and conditions. Without a ``text_fusion`` in the recipe each
+        encoding is a stream, and the vector is the last pooled output.
         """
         if self.text_fusion is not None:
             return merge_conditioning(cast(TextFusion, self.text_fusion).fuse(encodings), conditions)
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         return merge_conditioning(Conditioning(encodings, pooled[-1] if pooled else None), conditions)
 
-    def denoise(self, ask: DenoiserInput) -> Tensor:
-        """The denoiser's output, [R, *shape] (twice the channels where it learnt the variance).
+    def denoise(self, inputs: DenoiserInput) -> Tensor:
+        """The denoiser's output, [R, *shape] (twice the channels with a learned variance).
 
-        A denoiser kept as other numbers is given those; its answer is of the kind of x all the same.
+        The denoiser runs in its own dtype; the output has the dtype of x.
         """
-        denoiser: Any = self.level(ask.level).denoiser
-        if isinstance(denoiser, ShortcutDenoiser) and ask.shortcuts != Shortcuts(seamless=ask.seamless):
-            denoiser = partial(denoiser.shortened, ask=ask)
-        module = self.level(ask.level).denoiser
-        kind = dtype_of(module) or ask.x.dtype
-        t = ask.t.to(ask.x.device)  # a sampler's times are the processor's
-        with circular(module, ask.seamless):
-            if kind == ask.x.dtype:
-                return denoiser(ask.x, t, ask.conditioning)
-            return denoiser(ask.x.to(kind), t, cast_conditioning(ask.conditioning, kind)).to(ask.x.dtype)
+        denoiser: Any = self.level(inputs.level).denoiser
+        if isinstance(denoiser, ShortcutDenoiser) and inputs.shortcuts != Shortcuts(seamless=inputs.seamless):
+            denoiser = partial(denoiser.shortened, ask=inputs)
+        module = self.level(inputs.level).denoiser
+        kind = dtype_of(module) or inputs.x.dtype
+        t = inputs.t.to(inputs.x.device)  # samplers keep timesteps on the CPU
+        with circular(module, inputs.seamless):
+            if kind == inputs.x.dtype:
+                return denoiser(inputs.x, t, inputs.conditioning)
+            return denoiser(inputs.x.to(kind), t, cast_conditioning(inputs.conditioning, kind)).to(inputs.x.dtype)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None) -> None:
-        """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back. ``state`` are the
-        weights where those of the modules are not all here.
+        """Writes recipe, weights, tokenizers and their hashes; ``bimo.load(folder)`` reads them back. ``state``
+        replaces the modules' own weights if these are not complete in this process.
         """
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / RECIPE_FILE, dumps(self.recipe).encode())
@@ -209,9 +210,9 @@ class System(nn.Module):
 
     @classmethod
     def read(cls, folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
-        """A system that ``save`` wrote, ready to draw, its numbers as ``dtype`` or with None as they lie in the file.
-        The weights may lie in several files that hashes.json lists, parts of a system as `bimo export --only` writes
-        them. Raises WeightsError and RecipeError.
+        """Reads a system that ``save`` wrote, with its weights as ``dtype`` (None: as stored). The weights may be in
+        several files listed in hashes.json, parts of a system as `bimo export --only` writes them. Raises WeightsError
+        and RecipeError.
         """
         recipe = checkpoint_io.read_recipe(folder / RECIPE_FILE)
         if not isinstance(recipe, Recipe):
@@ -227,7 +228,7 @@ class System(nn.Module):
                 system.weights_hash = LateDigest(files[0])
             system.files = files
             state = {name: value for file in files for name, value in checkpoint_io.read(file, dtype).items()}
-            # Copied where it must be, so that it draws the same bits as before it was saved.
+            # Copied if unaligned, so that it draws the same bits as before it was saved.
             system.aligned = True
             if dtype is not None:
                 state = {name: module_weights.aligned(value) for name, value in state.items()}

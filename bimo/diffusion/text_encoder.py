@@ -1,4 +1,4 @@
-"""What every text encoder does: texts to tokens by a tokenizer of its own."""
+"""The base classes of text encoders and of their fusion."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 class TextEncoder(nn.Module, ABC):
     """A text encoder with its tokenizer."""
 
-    #: Its tokenizer, of the tokenizers library; None before it is loaded.
+    #: A tokenizer of the tokenizers library; None before it is loaded.
     tokenizer: Any = None
-    #: The id of its padding.
+    #: The id of the padding token.
     pad: int = 0
-    #: Tokens before those of the text; None where its tokens do not stand as those of the text do.
+    #: The number of tokens before those of the text; None if tokens do not correspond to the text.
     begins: int | None = None
-    #: Whether it can be taught a word afterwards (textual inversion).
+    #: Whether it can learn new words later (textual inversion).
     teachable: bool = False
-    #: Whether a UNet reads the tokens of several texts side by side as those of one long text.
+    #: Whether long texts can be encoded in chunks, whose tokens a UNet reads side by side.
     chunkable: bool = False
-    #: How many of its last layers clip_skip counts.
+    #: The number of last layers that clip_skip can skip.
     skippable: int = 0
-    #: Last names of its modules whose weights stay in float32 where the others are float16, as transformers'
+    #: Last names of modules whose weights stay in float32 in a float16 model, as transformers'
     #: ``_keep_in_fp32_modules``.
     keep_in_fp32: tuple[str, ...] = ()
-    #: Whether it looks at pictures beside the texts.
+    #: Whether it reads pictures with the texts.
     reads_pictures: bool = False
-    #: What the names of its head's parameters begin with: the head may learn while the trunk is frozen.
+    #: Prefixes of its head's parameter names: the head may be trained while the trunk is frozen.
     heads: tuple[str, ...] = ()
 
     def share(self, others: Sequence[TextEncoder]) -> None:
@@ -45,10 +45,12 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
-        """Texts -> tokens [B, L, D] and what goes with them; without the last ``skip`` layers (up to ``skippable``)."""
+        """Texts -> tokens [B, L, D] with mask and pooled output; without the last ``skip`` layers (up to
+        ``skippable``).
+        """
 
     def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
-        """Texts, each with its pictures -> as ``encode``; the texts alone where it reads no pictures."""
+        """Texts, each with its pictures -> as ``encode``; the texts alone if it reads no pictures."""
         return self.encode(texts)
 
     @abstractmethod
@@ -57,11 +59,13 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def budget(self, text: str) -> Budget:
-        """How many tokens a text takes, and what of it is not read."""
+        """The number of tokens of a text, and the part of it that is not read."""
 
     @abstractmethod
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Makes the tokenizer from captions and known words. Raises WeightsError where its words were published."""
+        """Builds the tokenizer from captions and known words. Raises WeightsError if the vocabulary was published with
+        the weights.
+        """
 
     @abstractmethod
     def save_tokenizer(self, folder: Path) -> None:
@@ -69,30 +73,33 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def load_tokenizer(self, folder: Path) -> None:
-        """Reads the tokenizer's files. Raises WeightsError where they are missing or damaged."""
+        """Reads the tokenizer's files. Raises WeightsError if they are missing or damaged."""
 
     def pieces(self, text: str) -> list[tuple[int, str, int]]:
-        """The tokens of a text without the marks around it: (id, what it reads, where in the text it begins)."""
-        found = self.tokenizer.encode(text, add_special_tokens=False)
-        return [(number, text[start:end], start) for number, (start, end) in zip(found.ids, found.offsets, strict=True)]
+        """The tokens of a text without special tokens: (id, text, offset in the text)."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return [
+            (number, text[start:end], start)
+            for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
 
     def trunk(self, texts: Sequence[str]) -> TextEncoding:
-        """Texts -> what the head is given: ``encode`` is ``finished`` of it."""
+        """Texts -> the input of the head: ``encode`` is ``finished`` of it."""
         return self.encode(texts)
 
     def finished(self, trunk: TextEncoding) -> TextEncoding:
-        """The trunk's output -> the text encoder's."""
+        """The trunk's output -> the text encoder's output."""
         return trunk
 
     def blank(self) -> Tensor | None:
-        """The trunk's output for padding in front of a shorter text, [D], where the denoiser sees that: the same for
-        every text. None where there is no such padding.
+        """The trunk's output for padding before a shorter text, [D], if the denoiser attends to it: the same for every
+        text. None if there is no such padding.
         """
         return None
 
 
 class TextFusion(Protocol):
-    """One conditioning of several text encoders' encodings."""
+    """Fuses the encodings of several text encoders into one conditioning."""
 
     def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
         """Encodings of B texts by every text encoder -> streams and vector of B rows."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RecipeError
 from bimo.core.part import Part
-from bimo.diffusion.casting import dtype_of, in_own_numbers
+from bimo.diffusion.casting import dtype_of, run_in_own_dtype
 from bimo.diffusion.space import Space
 
 #: Mean and deviation of red, green and blue in [0, 1] that CLIP's encoders were trained with (arXiv:2103.00020).
@@ -133,7 +133,7 @@ class LatentSpace(Space):
         else:
             z = x / self.part.scaling
             z = z + self.part.shift if self.part.shift else z
-        return in_own_numbers(self.model, lambda z: cast(Any, self.model.decode(cast(Any, z))).sample, z)
+        return run_in_own_dtype(self.model, lambda z: cast(Any, self.model.decode(cast(Any, z))).sample, z)
 
 
 def coded(model: Any, pixels: Tensor) -> Any:
@@ -260,7 +260,7 @@ class ClipImageSpace(Space):
         whole = (self.part.size, self.part.size)
         resized = functional.interpolate(square, whole, mode="bicubic", antialias=True).clamp(-1, 1)
         normalised = (resized / 2 + 0.5 - self.mean) / self.deviation
-        embeddings = in_own_numbers(self.model, lambda pixels: self.model(pixels).image_embeds, normalised)
+        embeddings = run_in_own_dtype(self.model, lambda pixels: self.model(pixels).image_embeds, normalised)
         return at_root_length(embeddings)
 
     def decode(self, x: Tensor) -> Tensor:

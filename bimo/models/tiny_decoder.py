@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bimo.core.errors import WeightsError
-from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.space import Space
 from bimo.diffusion.system import System
 
@@ -38,7 +38,7 @@ class TinySpace:
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]. It was trained on x itself, scaled as the denoiser sees it."""
-        return in_own_numbers(self.network, lambda x: self.network.decode(x).sample, x)
+        return run_in_own_dtype(self.network, lambda x: self.network.decode(x).sample, x)
 
 
 def tiny_space(folder: Path, system: System) -> TinySpace:

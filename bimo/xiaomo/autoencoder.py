@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.part import Part
-from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.space import Space
 
 UNSHUFFLE = 4
@@ -114,11 +114,12 @@ class CompactSpace(Space):
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]; there is one code, whatever the generator."""
         seen = pixels.contiguous(memory_format=torch.channels_last)
-        return self.normal(in_own_numbers(self.encoder, self.encoder, seen))
+        return self.normal(run_in_own_dtype(self.encoder, self.encoder, seen))
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]."""
-        return in_own_numbers(self.decoder, self.decoder, x.contiguous(memory_format=torch.channels_last)).contiguous()
+        x = x.contiguous(memory_format=torch.channels_last)
+        return run_in_own_dtype(self.decoder, self.decoder, x).contiguous()
 
     def reconstruct(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """Pixels through latents with a part of some noise [B, C, h, w], and back: what training compares with the

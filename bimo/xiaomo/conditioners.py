@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bimo.core.errors import RequestError
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
-from bimo.diffusion.conditioner import APART, Conditioner, Drawing
+from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Drawing
 from bimo.diffusion.system import System
 
 POSE = ("flip", "scale", "dx", "dy", "angle")
@@ -104,7 +104,7 @@ class Pose(Conditioner):
         if drawing.variation is None:
             return own
         share = drawing.request.subseed_strength or 0.0
-        other = self.of_seed(drawing.variation.initial_seed() ^ APART)
+        other = self.of_seed(drawing.variation.initial_seed() ^ CONDITIONER_SEED)
         between = torch.lerp(own, other, share)
         between[:, 0] = (own if share <= 0.5 else other)[:, 0]
         return between

@@ -19,7 +19,7 @@ from bimo.core.picture import Picture, metadata_of
 from bimo.core.request import checked
 from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.diffusion.sampling import calls, sample
-from bimo.diffusion.windows import Window, answered, windows
+from bimo.diffusion.windows import Window, predict_in_windows, windows
 from bimo.engine.engine import Engine
 from bimo.serve.infotext import infotext, request_of
 from tests.support.tiny_checkpoints import checkpoint
@@ -106,7 +106,7 @@ def test_windows_cover_all_and_blend_to_what_all_agree_on(shape: Any, overlap: i
     picture = torch.randn(2, 3, shape[1] * 8, shape[2] * 8)
     pictures = {"control": picture, "prompt": torch.ones(2, 4, 768)}
     ask = DenoiserInput("image", x, torch.ones(2), Conditioning(spatial=spatial, pictures=pictures))
-    assert torch.allclose(summed(answered(ask, seen)), x + spatial + picture[:, :1, ::8, ::8], atol=1e-5)
+    assert torch.allclose(summed(predict_in_windows(ask, seen)), x + spatial + picture[:, :1, ::8, ::8], atol=1e-5)
 
 
 def summed(loop: Generator[DenoiserInput, torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -15,7 +15,7 @@ import bimo
 from bimo.cli.redrawing import border_of
 from bimo.core.errors import RequestError
 from bimo.core.picture import metadata_of
-from bimo.diffusion.outpainting import evened
+from bimo.diffusion.outpainting import match_seam
 from bimo.engine.engine import Engine
 from tests.support.tiny_checkpoints import checkpoint
 
@@ -68,7 +68,7 @@ def test_the_seam_is_even_and_what_is_far_is_as_drawn() -> None:
     """Given 0.2 beside drawn 0.8: at the seam the drawn is as the given, and further away it is itself again."""
     drawn, given, mask = torch.full((1, 3, 8, 64), 0.8), torch.full((1, 3, 8, 64), 0.2), torch.zeros(1, 1, 8, 64)
     mask[..., 32:] = 1
-    row = evened(drawn, given, mask, 16)[0, 0, 4]
+    row = match_seam(drawn, given, mask, 16)[0, 0, 4]
     assert torch.equal(row[:32], drawn[0, 0, 4, :32])
     assert float(row[32]) == pytest.approx(0.2, abs=0.05)
     assert float(row[-1]) == pytest.approx(0.8)

@@ -19,7 +19,7 @@ from bimo.core.recipe import Guidance
 from bimo.core.request import checked
 from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.diffusion.guidance import join
-from bimo.diffusion.regions import placed, shares
+from bimo.diffusion.regions import compose_regions, shares
 from bimo.diffusion.request_validation import fill_request
 from bimo.engine.engine import Engine
 from bimo.hub import registry
@@ -81,7 +81,7 @@ def test_in_one_step_each_region_is_a_whole_picture_at_its_place() -> None:
     asked: list[DenoiserInput] = []
     request = checked({**REQUEST, "regions": [RIGHT]})
     ask = DenoiserInput("first", torch.zeros(1, 2, 8, 16), torch.ones(1), Conditioning())
-    loop = placed(ask, request, [Conditioning()])
+    loop = compose_regions(ask, request, [Conditioning()])
     asked.append(next(loop))
     asked.append(loop.send(torch.full((1, 2, 8, 16), 1.0)))
     with pytest.raises(StopIteration) as end:

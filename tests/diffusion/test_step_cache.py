@@ -12,7 +12,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler
 
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.tensors import DeepFeatures
-from bimo.diffusion.step_cache import EasyCache, KeptBranches, StepCacheSetting
+from bimo.diffusion.step_cache import CachedBranches, EasyCache, StepCacheSetting
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.engine.fast import Fast
@@ -129,7 +129,7 @@ def test_merged_tokens_come_back_to_their_places() -> None:
 
 
 def test_kept_branches_are_as_far_from_the_given_one_as_they_were() -> None:
-    kept = KeptBranches(2)
+    kept = CachedBranches(2)
     assert not kept.holds()
     kept.all_rows(torch.tensor([[1.0], [3.0]]))
     assert kept.holds()

@@ -1,4 +1,4 @@
-"""Rectified flow (arXiv:2209.03003), with the shifts of time that published systems draw by."""
+"""Rectified flow (arXiv:2209.03003), with the timestep shifts of published systems."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from bimo.diffusion.schedules.schedule import PLAIN, Schedule, expand
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Schedule):
-    """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the answer is noise - x; t = 1000 s.
+    """Rectified flow (arXiv:2209.03003): x_t = (1 - s) x + s noise, the denoiser predicts noise - x; t = 1000 s.
 
-    Training times are logit-normal (arXiv:2403.03206, section 3.1) with the given mean and deviation. ``shift`` moves
-    the times of drawing towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` takes a
-    from x's size in place of ``shift``, as its length in patches of ``patch`` a side is to ``base_length`` and
-    ``max_length``: a mu on the line through ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` +
-    ``max_shift`` times the root of length / ``base_length`` ("root"); a is e^mu, or mu itself where ``curve`` is
-    "linear". ``grid`` are the times before that: the sampler's own, from 1 to 1 / steps ("even"), or whole ones from
-    the last to 1, which the denoiser is given as they are ("whole"). ``terminal`` stretches them so as to end there.
-    ``config`` is the publisher's own sampler setting where the fields do not say all of it.
+    Training times are logit-normal (arXiv:2403.03206, section 3.1) with ``mean`` and ``deviation``. ``shift`` moves
+    sampling times towards noise (the same paper, equation 23): s' = a s / (1 + (a - 1) s). ``dynamic`` computes a from
+    the size of x instead, as its length in patches of ``patch`` a side relative to ``base_length`` and ``max_length``:
+    a mu linear between ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` + ``max_shift`` times the root of
+    length / ``base_length`` ("root"); a is e^mu, or mu itself if ``curve`` is "linear". ``grid`` are the times before
+    the shift: the sampler's own, from 1 to 1 / steps ("even"), or integers from the last to 1, which are passed to the
+    denoiser unchanged ("whole"). ``terminal`` stretches them to end there. ``config`` is the publisher's own scheduler
+    config if these fields do not cover it.
     """
 
     logit_mean: float = 0.0
@@ -67,16 +67,16 @@ class Flow(Schedule):
         """The velocity noise - x, [B, C, h, w]."""
         return noise - x
 
-    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """x that an answer means at x_t, [B, C, h, w]."""
-        return noised - expand(t / self.last, noised) * answer
+    def clean(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """x_0 by the denoiser's output at x_t, [B, C, h, w]."""
+        return noised - expand(t / self.last, noised) * output
 
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler of flows. Raises RequestError."""
         return sampler_named(name, self._table())
 
     def names(self) -> list[str]:
-        """The samplers that these times are for."""
+        """The samplers for flows."""
         return shown_names(self._table())
 
     def _table(self) -> dict[str, NamedSampler]:
@@ -86,8 +86,8 @@ class Flow(Schedule):
         return not (self.dynamic or self.terminal or self.config) and self.grid == "own"
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """Euler's method, or diffusers' solver where the name or the times ask for it. Raises RequestError for an
-        unknown name, and for what a solver does not take.
+        """Euler's method, or diffusers' solver if the name or the times require it. Raises RequestError for an unknown
+        name, and for options that a solver does not have.
         """
         if name and name not in self._table():
             name, schedule = self.named(name)
@@ -107,7 +107,7 @@ class Flow(Schedule):
         """A scheduler of diffusers: the publisher's for "", else the named one with the publisher's settings."""
         settings: dict[str, Any] = {"shift": self.shift}
         if self.dynamic:
-            # The sampler reads the first two; the rest is for a folder that keeps its settings.
+            # The sampler reads the first two; the rest is for exported configs.
             settings |= {"use_dynamic_shifting": True, "time_shift_type": self.curve}
             settings |= {"base_shift": self.base_shift, "max_shift": self.max_shift}
             settings |= {"base_image_seq_len": self.base_length, "max_image_seq_len": self.max_length}
@@ -120,7 +120,7 @@ class Flow(Schedule):
         return cls(**(taken | options.settings(name or "euler", cls)))
 
     def mu(self, shape: tuple[int, ...]) -> float:
-        """How far the times of an x of a shape (C, h, w) are moved, where that is dynamic."""
+        """The dynamic shift mu for x with shape (C, h, w)."""
         length = math.prod(shape[1:]) // self.patch**2
         if self.dynamic == "root":
             return (length / self.base_length) ** 0.5 * self.max_shift + self.base_shift
@@ -128,9 +128,9 @@ class Flow(Schedule):
         return length * slope + self.base_shift - slope * self.base_length
 
     def _signals(self, steps: int) -> Tensor:
-        """The shares of noise at each step, the last 0: float32 of as many places as diffusers takes. [steps + 1]"""
+        """The noise levels of all steps, the last 0: float32 at the same places as in diffusers. [steps + 1]"""
         first, final = (self._shifted(torch.tensor(s, dtype=torch.float32)).double() for s in (1.0, 1.0 / self.last))
-        # diffusers shifts both ends before it spaces them out, and then all once more.
+        # diffusers shifts both ends before it interpolates, and then all of them again.
         spaced = first + (final - first) / max(1, steps - 1) * torch.arange(steps, dtype=torch.float64)
         if steps > 1:
             spaced[-1] = final

@@ -1,4 +1,4 @@
-"""What a noise schedule must answer."""
+"""The base class of noise schedules."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bimo.diffusion.sampler_names import (
 )
 from bimo.diffusion.samplers import Sampler
 
-#: A sampler of which nothing is said but its name.
+#: A sampler without options.
 PLAIN = SamplerOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Part, ABC):
-    """A noise schedule. Times t are what the denoiser is given: 0 is clean, ``last`` is noise alone."""
+    """A noise schedule. Timesteps t are those that the denoiser gets: 0 is clean, ``last`` is pure noise."""
 
     @abstractmethod
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Times for a training batch, [B]."""
+        """Timesteps of a training batch, [B]."""
 
     @abstractmethod
     def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -35,22 +35,22 @@ class Schedule(Part, ABC):
         """What the denoiser should predict for x_t, [B, C, h, w]."""
 
     @abstractmethod
-    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """x that an answer of the denoiser means at x_t, [B, C, h, w]: what a preview shows."""
+    def clean(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """x_0 by the denoiser's output at x_t, [B, C, h, w]; used for previews."""
 
     @abstractmethod
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """A fresh sampler with its times set; ``shape`` is that of x, on whose size the times may depend."""
+        """A new sampler with its timesteps set; ``shape`` is that of x, on which timesteps may depend."""
 
     def named(self, name: str) -> tuple[str, str | None]:
-        """The key of a sampler by what was typed, and the schedule that this says. Raises RequestError."""
+        """The key of a sampler by its typed name, and the schedule that the name includes. Raises RequestError."""
         return name, None
 
     def names(self) -> list[str]:
-        """The samplers to choose from, by the names people know; none where there is no choice."""
+        """The available samplers by their display names; empty if there is no choice."""
         return []
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """[B] -> [B, 1, 1, ...] to go with x."""
+    """[B] -> [B, 1, 1, ...], broadcastable to x."""
     return t.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,4 +1,4 @@
-"""Diffusion at its last time alone: regression in one step."""
+"""Diffusion at its last timestep alone: regression in one step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from bimo.diffusion.schedules.schedule import PLAIN, Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class SingleStepRegression(Schedule):
-    """Diffusion at its last time alone: x_t says nothing, so the best answer is E[x | conditioning], in one step."""
+    """Diffusion at its last timestep alone: x_t carries no information, so the optimal output is E[x | conditioning],
+    in one step.
+    """
 
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Ones, [B]."""
@@ -30,10 +32,10 @@ class SingleStepRegression(Schedule):
         """x itself, [B, C, h, w]."""
         return x
 
-    def clean(self, answer: Tensor, noised: Tensor, t: Tensor) -> Tensor:
-        """The answer, [B, C, h, w]."""
-        return answer
+    def clean(self, output: Tensor, noised: Tensor, t: Tensor) -> Tensor:
+        """The output itself, [B, C, h, w]."""
+        return output
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """One step whatever was asked: there is no noise to remove bit by bit."""
+        """One step, whatever was requested."""
         return OneStepSampler()

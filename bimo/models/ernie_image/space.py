@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bimo.core.part import Part
-from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.space import Space
 from bimo.models.spaces import coded
 
@@ -103,7 +103,7 @@ class Flux2LatentSpace(Space):
         """[B, C, h, w] -> [B, 3, H, W]."""
         mean, deviation = self._statistics(x)
         z = functional.pixel_shuffle(x * deviation + mean, PATCH)
-        return in_own_numbers(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z)
+        return run_in_own_dtype(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of each channel of x, [1, C, 1, 1]."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bimo.core.part import Part
-from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.space import Space
 from bimo.models.spaces import coded
 
@@ -98,7 +98,7 @@ class QwenLatentSpace(Space):
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]."""
         z = x * self._of(self.part.deviation, x) + self._of(self.part.mean, x)
-        frames = in_own_numbers(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z.unsqueeze(2))
+        frames = run_in_own_dtype(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z.unsqueeze(2))
         return frames.squeeze(2)
 
     def _of(self, values: tuple[float, ...], like: Tensor) -> Tensor:
