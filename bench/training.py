@@ -244,18 +244,18 @@ def bare(run: Trainer, learning: Any) -> Callable[[], None]:
     learns = any(p.requires_grad for p in system.text.parameters())
     part = frozen_of(system)[0]
     ids = tower.ids(inputs.texts) if learns and part is None else None
-    said = part.asked(inputs.texts) if learns and part is not None else None
+    said = part.encode_batch(inputs.texts) if learns and part is not None else None
     parameters = list(learning.parameters.values())
 
     def step() -> None:
         learning.optimiser.zero_grad(set_to_none=True)
         with autocast(stage, run.processes.device):
-            conditioning = question.ask.conditioning
+            conditioning = question.denoiser_input.conditioning
             if ids is not None:
                 conditioning = system.condition((tower(*ids),))
             elif said is not None:
                 conditioning = system.condition((tower.finished(said),))
-            answer = denoiser(question.ask.x, question.ask.t, conditioning)
+            answer = denoiser(question.denoiser_input.x, question.denoiser_input.t, conditioning)
             torch.nn.functional.mse_loss(answer.float(), question.noise).backward()
         torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm, foreach=True)
         learning.optimiser.step()

@@ -103,18 +103,18 @@ class DenoiserInput:
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of a training step that one of several processes learns from: ``first`` to ``last`` of ``whole``."""
+    """The rows of a training step that one of several processes learns from: ``first`` to ``last`` of ``total``."""
 
     first: int
     last: int
-    whole: int
+    total: int
 
     @overload
     def of(self, values: torch.Tensor) -> torch.Tensor: ...
     @overload
     def of(self, values: Sequence[Row]) -> Sequence[Row]: ...
     def of(self, values: Any) -> Any:
-        """Those rows of what has one for each of the step's: [whole, ...] -> [last - first, ...]."""
+        """Those rows of what has one for each of the step's: [total, ...] -> [last - first, ...]."""
         return values if len(values) == self.last - self.first else values[self.first : self.last]
 
 
@@ -128,7 +128,7 @@ class Batch:
     height and width of the original, top and left of the cut, height and width. ``maps`` [B, 3, H, W] by name come with
     the pictures: depth, instances. ``labels`` are all that the data declares of each row.
 
-    Where several processes share a step the B rows are one's ``share`` of the ``whole``. What is random is drawn for
+    Where several processes share a step the B rows are one's ``share`` of the ``total``. What is random is drawn for
     the whole, alike in all of them, and then cut to one's ``own`` rows: so that it is what one process alone draws.
     """
 
@@ -144,16 +144,16 @@ class Batch:
     labels: Sequence[Mapping[str, Any]] = ()
 
     @property
-    def whole(self) -> int:
+    def total_rows(self) -> int:
         """How many rows the step has in all processes together."""
-        return len(self.x) if self.share is None else self.share.whole
+        return len(self.x) if self.share is None else self.share.total
 
     def own(self, values: torch.Tensor) -> torch.Tensor:
-        """The rows that are here of what has one for each of the step's: [whole, ...] -> [B, ...]."""
+        """The rows that are here of what has one for each of the step's: [total, ...] -> [B, ...]."""
         return values if self.share is None else self.share.of(values)
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Normal numbers of the step's generator, [B, *shape]."""
         import torch
 
-        return self.own(torch.randn((self.whole, *shape), generator=self.generator))
+        return self.own(torch.randn((self.total_rows, *shape), generator=self.generator))

@@ -1,4 +1,4 @@
-"""Averages of what learns, which a stage leaves, draws with and is measured by."""
+"""Averages of the trained parameters: a stage is validated with them, draws with them, and ends with them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from bimo.training.optimizer_classes import schedule_free
 
 
 class EMA:
-    """Exponential moving average of what learns; its decay rises to ``decay`` as (1 + n) / (10 + n)."""
+    """Exponential moving average of the trained parameters; its decay rises to ``decay`` as (1 + n) / (10 + n)."""
 
     def __init__(self, parameters: dict[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
         self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in parameters.items()} if decay else {}
 
     def update(self, parameters: dict[str, nn.Parameter], step: int) -> None:
-        """One step towards the parameters as they are now."""
+        """One update from the current parameters."""
         if not self.values:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -36,13 +36,13 @@ class EMA:
                 value.copy_(weights)
 
     def averaged(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """The averages by the names of their parameters, none where there are no others than these."""
+        """The averages by the names of their parameters; empty if they are the parameters themselves."""
         return self.values
 
 
 class ScheduleFreeAverage(EMA):
-    """The average that a schedule-free optimiser (arXiv:2405.15682) keeps between its steps: it is worked out of the
-    parameters and of the optimiser's state, and put away again to the bit.
+    """The average of a schedule-free optimiser (arXiv:2405.15682), computed from the parameters and the optimiser's
+    state; swapping back restores the parameters bit by bit.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
@@ -60,19 +60,19 @@ class ScheduleFreeAverage(EMA):
             for name, value in self._training.items():
                 parameters[name].copy_(value)
         for group in self._optimiser.param_groups:
-            group["train_mode"] = True  # as ``train`` leaves it, which would round the parameters
+            group["train_mode"] = True  # what ``train`` sets; calling it would round the parameters
         self._training = {}
 
     def averaged(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
         """The averages by the names of their parameters."""
         self.swap(parameters)
-        found = {name: p.detach().clone() for name, p in parameters.items()}
+        averages = {name: p.detach().clone() for name, p in parameters.items()}
         self.swap(parameters)
-        return found
+        return averages
 
 
 def average_of(stage: Stage, parameters: dict[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> EMA:
-    """The average that a stage leaves."""
+    """The average that a stage ends with."""
     if schedule_free(stage.optimiser):
         return ScheduleFreeAverage(parameters, optimiser)
     return EMA(parameters, stage.ema)

@@ -1,4 +1,4 @@
-"""Which rows each batch of a stage has."""
+"""The rows of each batch of a stage."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from bimo.data.loader import Size
 
 
 class BatchSampler:
-    """The rows of every batch of a stage: epochs in shuffled order, a group never split, a batch never of two sizes.
+    """The rows of every batch of a stage: epochs in shuffled order; groups are never split, and all pictures of a batch
+    have one size.
 
-    With one size what is left of an epoch after its last full batch is left out; with several a batch that a size
-    cannot fill takes rows of that size twice, so that no picture is never seen.
+    With a single size the incomplete last batch of an epoch is dropped; with several sizes it is filled with repeated
+    rows of its size, so that every picture is seen.
     """
 
     def __init__(self, groups: Sequence[tuple[int, ...]], sizes: Sequence[Size], batch: int, seed: int) -> None:
@@ -26,10 +27,10 @@ class BatchSampler:
         for number, group in enumerate(groups):
             by_size.setdefault(sizes[group[0]], array("q")).append(number)
         self.sizes = sorted(by_size)
-        #: The numbers of the groups of each size.
+        #: The group indices of each size.
         self.by_size = [np.asarray(by_size[size], np.int64) for size in self.sizes]
-        whole = len(self.by_size) == 1
-        self.per_epoch = max(1, len(groups) // self.count if whole else sum(map(self._batches, self.by_size)))
+        single_size = len(self.by_size) == 1
+        self.per_epoch = max(1, len(groups) // self.count if single_size else sum(map(self._batches, self.by_size)))
         self._epoch_cached: tuple[int, npt.NDArray[np.int64]] = (-1, self.by_size[0])
 
     def groups_of(self, number: int) -> list[tuple[int, ...]]:
@@ -40,12 +41,12 @@ class BatchSampler:
         return [self.groups[place] for place in self._epoch_cached[1][at].tolist()]
 
     def _epoch(self, epoch: int) -> npt.NDArray[np.int64]:
-        """[batches, groups a batch]: the numbers of the groups of every batch of an epoch."""
+        """[batches, groups a batch]: the group indices of every batch of an epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         orders = [same[torch.randperm(len(same), generator=generator).numpy()] for same in self.by_size]
         if len(orders) == 1:
             return orders[0][: self.per_epoch * self.count].reshape(self.per_epoch, -1)
-        # np.resize takes rows of a size again where they do not fill its last batch.
+        # np.resize repeats rows of a size to fill its last batch.
         full = [np.resize(order, (self._batches(order), self.count)) for order in orders]
         batches = np.concatenate(full)
         return batches[torch.randperm(len(batches), generator=generator).numpy()]

@@ -1,4 +1,4 @@
-"""Captions as a step learns them: a trigger before them, tags in another order, tags left out."""
+"""Edits of captions at each step: a trigger word, shuffled tags, dropped tags."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bimo.core.stage_data import CaptionEdits
 
 
 def edited(caption: str, edits: CaptionEdits, seed: int) -> str:
-    """The caption of a step, whose order and gaps come from ``seed``. The marks between tags stay what and where they
-    are; an empty caption stays empty but for the trigger.
+    """The caption of a step; order and dropped tags come from ``seed``. Separators stay unchanged at their positions;
+    an empty caption stays empty but for the trigger.
     """
     if edits.varies:
         caption = _varied(caption, edits, random.Random(seed))

@@ -1,6 +1,8 @@
-"""Checks of a stage's data before its first step: captions that a text encoder cannot read, too few of a size."""
+"""Checks of a stage's data before its first step: captions that a text encoder cannot read, too few pictures of a
+size.
+"""
 
-# torch and tokenizers leave parts of their interfaces untyped; what crosses them here is named where it is kept.
+# torch and tokenizers leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from bimo.data.loader import Pictures
 from bimo.diffusion.text_encoder import TextEncoder
 from bimo.training.batch_sampler import BatchSampler
 
-#: How many captions tell of all.
+#: The number of captions that are sampled.
 SAMPLE = 2000
 SHOWN = 5
 UNSUITED = Message("hardly suit its text encoders")
@@ -29,7 +31,7 @@ REMEDY = Message("mend the tokenizer or the data, or raise that limit of the sta
 
 
 def check_seed(begun: int, wanted: int, out: Path) -> None:
-    """Raises TrainingError for a run that was begun with another seed."""
+    """Raises TrainingError if a run is resumed with another seed."""
     if begun != wanted:
         raise TrainingError(
             "the run in {out} was begun with seed {begun}, and now it is {wanted}; go on with --seed "
@@ -42,14 +44,14 @@ def check_seed(begun: int, wanted: int, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text encoder reads of some captions: the share of unknown tokens, and of captions cut short."""
+    """How a text encoder reads some captions: the share of unknown tokens, and of truncated captions."""
 
     unknown: float
     truncated: float
 
 
 def reading(text_encoder: TextEncoder, captions: Sequence[str]) -> Reading:
-    """The unknown tokens are counted by their id, those of an empty text left out: byte pairs have none."""
+    """Counts unknown tokens by their id, without those of an empty text; byte-level BPE has none."""
     if not captions:
         return Reading(0.0, 0.0)
     cut = sum(budget.used > budget.limit for budget in map(text_encoder.budget, captions))
@@ -64,7 +66,7 @@ def reading(text_encoder: TextEncoder, captions: Sequence[str]) -> Reading:
 
 
 def sampled(pictures: Pictures) -> list[str]:
-    """At most ``SAMPLE`` captions of the rows that are learnt, always the same; a row without any has an empty one."""
+    """At most ``SAMPLE`` captions of the training rows, always the same; a row without any has an empty one."""
     rows = np.fromiter((row for group in pictures.groups for row in group), np.int64)
     ends = np.cumsum([len(pictures.captions[row]) or 1 for row in rows.tolist()])
     places = range(int(ends[-1]))
@@ -78,9 +80,9 @@ def sampled(pictures: Pictures) -> list[str]:
 
 
 def check_words(stage: Stage, text_encoders: Sequence[TextEncoder], pictures: Pictures, prefix: str = "") -> None:
-    """Prints what the text encoders read of the captions with ``prefix`` before each, a line each.
+    """Prints how the text encoders read the captions with ``prefix`` before each, one line each.
 
-    Raises TrainingError where more is unknown, cut short or empty than the stage allows.
+    Raises TrainingError if more is unknown, truncated or empty than the stage allows.
     """
     captions = sampled(pictures)
     read = readings(text_encoders, captions, prefix)
@@ -108,13 +110,13 @@ def check_words(stage: Stage, text_encoders: Sequence[TextEncoder], pictures: Pi
 
 
 def readings(text_encoders: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
-    """What each text encoder reads of the captions that say something, with ``prefix`` before each."""
+    """How each text encoder reads the captions that are not empty, with ``prefix`` before each."""
     written = [prefix + caption for caption in captions if caption.strip()]
     return [reading(text_encoder, written) for text_encoder in text_encoders]
 
 
 def too_much(stage: Stage, captions: Sequence[str], readings: Sequence[Reading]) -> str:
-    """What is unknown, cut short or empty more often than a stage allows, "" where nothing is."""
+    """The shares that exceed what a stage allows (unknown, truncated, empty), "" if none does."""
     shares = [("max_empty", say("empty captions"), _empty(captions))]
     for number, one in enumerate(readings, 1):
         what = say("unknown tokens of text encoder {number}", number=number)
@@ -130,7 +132,7 @@ def _empty(captions: Sequence[str]) -> float:
 
 
 def check_groups(stage: Stage, order: BatchSampler, processes: int) -> None:
-    """Raises TrainingError where a batch has fewer groups than there are processes: one would have no rows."""
+    """Raises TrainingError if a batch has fewer groups than there are processes: one would have no rows."""
     least = min(order.count, sum(map(len, order.by_size)))
     if least < processes:
         raise TrainingError(
@@ -143,7 +145,7 @@ def check_groups(stage: Stage, order: BatchSampler, processes: int) -> None:
 
 
 def check_sizes(stage: Stage, order: BatchSampler) -> None:
-    """Says which sizes have too few pictures for a batch, before it costs time."""
+    """Warns about sizes with too few pictures for a batch, before training starts."""
     small = [
         (size, len(group)) for size, group in zip(order.sizes, order.by_size, strict=True) if len(group) < order.count
     ]
@@ -174,7 +176,7 @@ def check_sizes(stage: Stage, order: BatchSampler) -> None:
 
 
 def _unknown_id(text_encoder: TextEncoder) -> int | None:
-    """The id of a text encoder's unknown token; None where its words have none or are no plain tokenizer."""
+    """The id of a text encoder's unknown token; None if its tokenizer has none."""
     if text_encoder.tokenizer is None:
         return None
     model = cast("dict[str, Any]", json.loads(text_encoder.tokenizer.to_str())["model"])
@@ -185,6 +187,6 @@ def _unknown_id(text_encoder: TextEncoder) -> int | None:
 
 
 def _counts(text_encoder: TextEncoder, text: str, mark: int) -> tuple[int, int]:
-    """(tokens, unknown ones) of a text, padding left out."""
+    """(tokens, unknown tokens) of a text, without padding."""
     ids, mask = text_encoder.ids([text])
     return int(mask.sum()), int((ids[mask] == mark).sum())

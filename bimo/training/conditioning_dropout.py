@@ -17,7 +17,9 @@ from bimo.diffusion.conditioner import Conditioner
 
 @dataclass(frozen=True)
 class Dropout:
-    """What is dropped of each row, each [B] bool: the captions of all text encoders, of each, conditioners by name."""
+    """The dropout masks of a batch, each [B] bool: of captions for all text encoders, for each one, of conditioners by
+    name.
+    """
 
     captions: Tensor
     encoders: tuple[Tensor, ...]
@@ -25,10 +27,10 @@ class Dropout:
 
 
 class ConditioningDropout:
-    """The dropout of a stage, for ``encoder_count`` text encoders and the ``conditioners`` of the levels it trains.
+    """The dropout of a stage, for ``encoder_count`` text encoders and the ``conditioners`` of its levels.
 
-    Raises RecipeError for a share that is not in [0, 1], for shares that are not one a text encoder, and for
-    conditioners that are not there or may not be dropped.
+    Raises RecipeError for a probability outside [0, 1], for a number of probabilities other than that of text encoders,
+    and for conditioners that do not exist or cannot be dropped.
     """
 
     def __init__(self, stage: Stage, encoder_count: int, conditioners: Sequence[Conditioner] = ()) -> None:
@@ -38,7 +40,7 @@ class ConditioningDropout:
         self._check()
 
     def of(self, group_sizes: Sequence[int], generator: torch.Generator) -> Dropout:
-        """What is dropped of a batch whose groups of rows have these sizes: the rows of a group share their draws."""
+        """The masks of a batch with groups of these sizes: rows of a group share their draws."""
         stage, every = self.stage, torch.tensor(group_sizes)
 
         def drawn() -> Tensor:
@@ -54,18 +56,18 @@ class ConditioningDropout:
         }
         if stage.joint_dropout or stage.joint_keep:
             together = drawn()
-            none, together_kept = together < stage.joint_dropout, together < 1 - stage.joint_keep
-            captions = captions & together_kept | none
-            encoders = [gone & together_kept | none for gone in encoders]
-            conditions = {name: gone & together_kept | none for name, gone in conditions.items()}
+            none, jointly_kept = together < stage.joint_dropout, together < 1 - stage.joint_keep
+            captions = captions & jointly_kept | none
+            encoders = [gone & jointly_kept | none for gone in encoders]
+            conditions = {name: gone & jointly_kept | none for name, gone in conditions.items()}
         encoders = [gone | captions for gone in encoders]
-        # A caption that no text encoder sees is dropped, whichever way.
+        # A caption that every text encoder drops counts as dropped.
         captions = torch.stack(encoders).all(0) if encoders else captions
         rows = [gone.repeat_interleave(every) for gone in (captions, *encoders)]
         return Dropout(rows[0], tuple(rows[1:]), {n: gone.repeat_interleave(every) for n, gone in conditions.items()})
 
     def _shares_of(self, names: Sequence[str]) -> dict[str, float]:
-        """The share of every conditioner by its name, 0 where no glob matches it."""
+        """The probability of every conditioner by name, 0 if no glob matches it."""
         shares = dict.fromkeys(names, 0.0)
         for glob, share in self.stage.condition_dropout:
             matched = fnmatch.filter(names, glob)

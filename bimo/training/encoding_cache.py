@@ -1,10 +1,10 @@
-"""Encodings of frozen text encoders, computed once and cached on disk by the text itself, never by its place.
+"""Encodings of frozen text encoders, computed once and cached on disk by the text itself.
 
-Where it is worth while every text goes through a text encoder by itself, cached or not: the rounding of a batched
-product depends on what else is in the batch, so only then are losses the same to the bit with and without the cache.
+If caching pays, every text is encoded separately, cached or not: the rounding of a batched product depends on the rest
+of the batch, so only then are losses bit-identical with and without the cache.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from bimo.training.logging import counted
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The share of the free disk that encodings may take; where they would take more, nothing is kept.
+#: The largest share of the free disk for encodings; above it nothing is cached.
 SHARE_OF_FREE_DISK = 0.5
-#: How often a text must be asked for, on the average, to be kept. By itself it takes longer than in a batch (2.3 times
-#: on a processor), and a stage may see but a few of all captions.
+#: How often a text must be used on average for caching to pay. Encoding texts separately is slower than in batches (2.3
+#: times on a CPU), and a stage may see few of the captions.
 WORTH = 2.5
-#: How many texts tell beforehand how much room all will take.
+#: The number of texts from which the size of all encodings is estimated.
 SAMPLE = 32
 SHAPE_FILE = "shape.json"
 KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
@@ -65,30 +65,30 @@ class Encode:
 
 @dataclass(frozen=True)
 class FrozenEncoder:
-    """What of a text encoder is frozen: all of it, or its ``trunk`` alone."""
+    """The frozen part of a text encoder: all of it, or its ``trunk``."""
 
     encoder: TextEncoder
     part: Part
     trunk: bool = False
 
-    def asked(self, texts: Sequence[str]) -> TextEncoding:
-        """What is frozen of it says of texts as one batch."""
+    def encode_batch(self, texts: Sequence[str]) -> TextEncoding:
+        """The output of the frozen part for texts in one batch."""
         with default_device(self.home):
             return self.encoder.trunk(texts) if self.trunk else self.encoder.encode(texts)
 
-    def said(self, text: str) -> TextEncoding:
-        """What it says of one text, 1 row on the processor, without a gradient, dropout or narrower numbers."""
+    def encode_one(self, text: str) -> TextEncoding:
+        """The output of the frozen part for one text, 1 row on the CPU, without gradient, dropout or autocast."""
         with self._still():
-            return _here(self.asked([text]))
+            return _here(self.encode_batch([text]))
 
-    def finished(self, said: TextEncoding) -> TextEncoding:
-        """The text encoder's output, float32, from that of its frozen part; with a gradient for a head that learns."""
+    def finished(self, trunk_output: TextEncoding) -> TextEncoding:
+        """The text encoder's output, float32, from that of its frozen part; with a gradient if its head is trained."""
         if not self.trunk:
-            return said
-        return cast_encoding(self.encoder.finished(to_device(said, self.home)), torch.float32)
+            return trunk_output
+        return cast_encoding(self.encoder.finished(to_device(trunk_output, self.home)), torch.float32)
 
     def blank(self) -> Tensor | None:
-        """What it says of padding that a denoiser sees in front of shorter texts, None where there is none."""
+        """The output for padding that a denoiser sees before shorter texts, None if there is none."""
         with self._still():
             padding = self.encoder.blank()
             return padding if padding is None or self.trunk else self._headed(padding)
@@ -99,7 +99,7 @@ class FrozenEncoder:
         return device_of_module(self.encoder)
 
     def digest(self) -> str:
-        """The hash of what is frozen: weights and settings."""
+        """The hash of the frozen weights and settings."""
         heads = self.encoder.heads if self.trunk else ()
         state, held = self.encoder.state_dict(), held_in(self.encoder)
         frozen = {n: value for n, value in state.items() if n not in held and not n.startswith(heads)}
@@ -122,7 +122,7 @@ class FrozenEncoder:
 
 
 def frozen_of(system: System) -> list[FrozenEncoder | None]:
-    """What is frozen of each text encoder, adapters in it included; None where something in its middle learns."""
+    """The frozen part of each text encoder, including adapters; None if something in its middle is trained."""
     encoders: list[FrozenEncoder | None] = []
     for encoder, part in zip(system.text_encoders, system.recipe.text_encoders, strict=True):
         learns = [name for name, p in encoder.named_parameters() if p.requires_grad]
@@ -134,21 +134,21 @@ def frozen_of(system: System) -> list[FrozenEncoder | None]:
 def encoded(
     encoder: TextEncoder, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]] | None = None
 ) -> TextEncoding:
-    """Texts through a text encoder as one batch, each with its pictures: how one that learns is used."""
+    """Encodes texts in one batch, each with its pictures: for encoders that are trained."""
     with default_device(device_of_module(encoder)):
-        said = encoder.encode(texts) if pictures is None else encoder.encode_with(texts, pictures)
-        return cast_encoding(said, torch.float32)
+        encoding = encoder.encode(texts) if pictures is None else encoder.encode_with(texts, pictures)
+        return cast_encoding(encoding, torch.float32)
 
 
 def alone(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> TextEncoding:
-    """Texts through what is frozen of a text encoder one by one, then as one batch, and through its head."""
-    each = {text: frozen.said(text) for text in dict.fromkeys(texts)}
+    """Encodes texts one by one through the frozen part of a text encoder, then batches them and applies its head."""
+    each = {text: frozen.encode_one(text) for text in dict.fromkeys(texts)}
     return frozen.finished(gathered([each[text] for text in texts], blank))
 
 
 def gathered(rows: Sequence[TextEncoding], blank: Tensor | None = None) -> TextEncoding:
-    """Encodings of one text each as a batch, float32: padded on the right to the longest, and then masked; or with
-    ``blank`` [D] in front, in sight of all.
+    """Batches encodings of single texts, float32: padded and masked on the right, or with ``blank`` [D] on the left,
+    unmasked.
     """
     lengths = [row.tokens.shape[1] for row in rows]
     longest, width = max(lengths), rows[0].tokens.shape[2]
@@ -167,34 +167,34 @@ def gathered(rows: Sequence[TextEncoding], blank: Tensor | None = None) -> TextE
     return TextEncoding(tokens, mask, torch.cat(pooled).float() if pooled else None)
 
 
-def apart_is_together(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> bool:
-    """Whether a text by itself has the tokens that it has beside the others: not where a longer neighbour changes what
-    a denoiser sees of padding, nor where an empty text is no token at all.
+def independent_of_batch(frozen: FrozenEncoder, texts: Sequence[str], blank: Tensor | None = None) -> bool:
+    """Whether a text has the same tokens alone and in a batch: not if longer neighbours change the padding that a
+    denoiser sees, nor if an empty text has no token.
     """
     if not all(frozen.encoder.budget(text).used for text in texts):
         return False
-    each = [frozen.said(text) for text in texts]
+    each = [frozen.encode_one(text) for text in texts]
     lengths = [row.tokens.shape[1] for row in each]
     ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
     with torch.no_grad():
-        together = _here(frozen.asked([texts[end] for end in ends]))
+        together = _here(frozen.encode_batch([texts[end] for end in ends]))
     separate = gathered([each[end] for end in ends], blank)
     if separate.tokens.shape != together.tokens.shape or (separate.mask is None) != (together.mask is None):
         return False
     return separate.mask is None or torch.equal(separate.mask, cast(Tensor, together.mask))
 
 
-def cached_encoder(system: System, texts: Iterable[str], asked: int, out: Path, writes: bool = True) -> Encode:
-    """The encoding function of a system's text encoders: what is frozen of each comes from ``out``/cache, where all of
-    ``texts`` are there or find room.
+def cached_encoder(system: System, texts: Iterable[str], encode_batch: int, out: Path, writes: bool = True) -> Encode:
+    """The encoding function of a system's text encoders: frozen parts are read from ``out``/cache, if all of ``texts``
+    are there or fit on the disk.
 
-    What is kept is named after the texts and what is frozen (weights, settings, tokenizers). Nothing is kept where too
-    few are ``asked`` for in the whole stage, of a text encoder whose output depends on the neighbours in a batch, or
-    where the disk is too small, which is said. The first two are known from recipe and data, so that a run that is
-    resumed does the same. A process that does not write (``writes``) reads what another wrote.
+    Cache files are named by a hash of the texts and of the frozen part (weights, settings, tokenizers). Nothing is
+    cached if too few encodings are ``asked`` for in the stage, for a text encoder whose output depends on the batch, or
+    if the disk is too small, with a message. The first two are known from recipe and data, so that a resumed run
+    decides the same. A process without ``writes`` only reads.
     """
     every = sorted({*texts, ""})
-    parts = frozen_of(system) if asked >= WORTH * len(every) else [None] * len(system.text_encoders)
+    parts = frozen_of(system) if encode_batch >= WORTH * len(every) else [None] * len(system.text_encoders)
     folders = [None if it is None else _folder(it, index, every, out) for index, it in enumerate(parts)]
     for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
         if old not in folders:
@@ -218,7 +218,7 @@ def _how(frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, 
         step = max(1, len(every) // SAMPLE)
         by_length = sorted(every, key=lambda text: (len(text), text))
         sample = [*by_length[::step], by_length[-1]]
-        if not apart_is_together(frozen, sample, blank):
+        if not independent_of_batch(frozen, sample, blank):
             print(
                 say(
                     "text encoder text.{index} encodes a text by itself otherwise than in a batch; nothing of it is "
@@ -234,7 +234,7 @@ def _how(frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, 
 
 
 class TextRows:
-    """The row of each text by 16 bytes of its hash: the texts themselves would fill the memory."""
+    """Row indices by 16 bytes of each text's hash: the texts themselves would fill the memory."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         hashes = np.fromiter(map(_text_hash, texts), "S16", len(texts))
@@ -242,7 +242,7 @@ class TextRows:
         self._hashes = hashes[self._rows]
 
     def of(self, text: str) -> int:
-        """The place of a text among all; KeyError for one that is not among them."""
+        """The row of a text; KeyError for one that is unknown."""
         wanted = np.bytes_(_text_hash(text))
         at = int(np.searchsorted(self._hashes, wanted))
         if at == len(self._hashes) or self._hashes[at] != wanted:
@@ -264,8 +264,8 @@ def _folder(frozen: FrozenEncoder, index: int, every: Sequence[str], out: Path) 
 
 @dataclass(frozen=True)
 class CachedEncodings:
-    """The encodings of all texts by one text encoder, mapped from disk: ``tokens`` [sum of L, D], ``masks`` [sum of L]
-    and ``pooled`` [N, P] where it has them; those of row i begin at ``starts``[i] of [N + 1].
+    """The encodings of all texts by one text encoder, memory-mapped: ``tokens`` [sum of L, D], ``masks`` [sum of L] and
+    ``pooled`` [N, P] if there are any; those of row i begin at ``starts``[i] of [N + 1].
     """
 
     starts: Tensor
@@ -286,7 +286,7 @@ class CachedEncodings:
         return cls(starts, tokens, masks, pooled)
 
     def of(self, rows: Sequence[int]) -> list[TextEncoding]:
-        """The encodings of some rows, each by itself."""
+        """The encodings of some rows, one by one."""
         some: list[TextEncoding] = []
         for row in rows:
             here = slice(*self.starts[row : row + 2].tolist())
@@ -296,18 +296,18 @@ class CachedEncodings:
         return some
 
 
-def _here(said: TextEncoding) -> TextEncoding:
-    """An encoding on the processor, where it is kept."""
-    mask, pooled = (None if value is None else value.cpu() for value in (said.mask, said.pooled))
-    return TextEncoding(said.tokens.cpu(), mask, pooled)
+def _here(encoding: TextEncoding) -> TextEncoding:
+    """An encoding on the CPU, where it is cached."""
+    mask, pooled = (None if value is None else value.cpu() for value in (encoding.mask, encoding.pooled))
+    return TextEncoding(encoding.tokens.cpu(), mask, pooled)
 
 
 def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path) -> bool:
-    """Whether the encodings of so many texts find room, by those of a sample."""
+    """Whether the encodings of this many texts fit on the disk, estimated from a sample."""
     taken = 0
     for text in sample:
-        said = frozen.said(text)
-        taken += sum(t.nbytes for t in (said.tokens, said.mask, said.pooled) if t is not None)
+        encoding = frozen.encode_one(text)
+        taken += sum(t.nbytes for t in (encoding.tokens, encoding.mask, encoding.pooled) if t is not None)
     wanted = taken / len(sample) * count
     free = shutil.disk_usage(folder.parent.parent).free
     if wanted <= free * SHARE_OF_FREE_DISK:
@@ -325,7 +325,7 @@ def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path
 
 
 def _keep(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path) -> bool:
-    """Writes the encodings of texts, whole or not at all; False where the disk is full all the same."""
+    """Writes the encodings of texts completely or not at all; False if the disk is full nevertheless."""
     part = folder.with_suffix(".part")
     part.mkdir(parents=True)
     try:
@@ -351,14 +351,19 @@ def _write(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path
     tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
     with tokens, masks, pooled:
         for text in counted(texts, title):
-            said = frozen.said(text)
-            starts.append(starts[-1] + said.tokens.shape[1])
-            width = 0 if said.pooled is None else said.pooled.shape[1]
-            kind = str(said.tokens.dtype)
-            shape = {"kind": kind, "width": said.tokens.shape[2], "masked": said.mask is not None, "pooled": width}
-            _append(tokens, said.tokens)
-            _append(masks, said.mask)
-            _append(pooled, None if said.pooled is None else said.pooled.to(said.tokens.dtype))
+            encode_one = frozen.encode_one(text)
+            starts.append(starts[-1] + encode_one.tokens.shape[1])
+            width = 0 if encode_one.pooled is None else encode_one.pooled.shape[1]
+            kind = str(encode_one.tokens.dtype)
+            shape = {
+                "kind": kind,
+                "width": encode_one.tokens.shape[2],
+                "masked": encode_one.mask is not None,
+                "pooled": width,
+            }
+            _append(tokens, encode_one.tokens)
+            _append(masks, encode_one.mask)
+            _append(pooled, None if encode_one.pooled is None else encode_one.pooled.to(encode_one.tokens.dtype))
     (folder / "starts").write_bytes(bytes_of(torch.tensor(starts)))
     return shape | {"count": len(texts)}
 

@@ -1,4 +1,4 @@
-"""What a run was begun with and what was changed under way, from which step on: RUN/history.json."""
+"""The initial recipe and data of a run and their changes by step: RUN/history.json."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bimo.training.adapters.adapter import adapter_of
 from bimo.training.objectives.objective import objective_of
 
 HISTORY_FILE = "history.json"
-#: Fields of a recipe that say how a system is shown, not what it learns.
+#: Fields of a recipe for display only, which do not affect training.
 SHOWN = ("title", "paper", "licence", "languages", "prompts")
-#: What a stage under way cannot change: its name in the record, what learns and by what, and what is held out.
+#: Fields that cannot change during a stage: its name, what is trained by which optimiser, and what is held out.
 FIXED = ("name", "level", "train", "optimiser", "fused_backward", "adapter", "validation")
-#: What a stage may change at any time, for it says what is shown and kept and not what is learnt.
+#: Fields that can change at any time, as they do not affect what is trained.
 FREE = ("sample_every", "save_every", "keep_last", "trackers")
 FEW = 6
 
@@ -34,7 +34,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 @dataclass
 class Place:
-    """Where a run stands: in which stage, after how many steps of it."""
+    """The position of a run: its stage, and the steps of it that are done."""
 
     stage: int = 0
     step: int = 0
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Had:
-    """The data that a run learns from: its ``digest`` and how many rows have a picture and how many are texts alone."""
+    """The data of a run: its ``digest``, and how many rows have a picture and how many are text only."""
 
     digest: str
     pictures: int
@@ -55,8 +55,8 @@ class Had:
 
 
 def had(pictures: Pictures, recipe: Recipe) -> Had:
-    """What some data is, in a line; of the maps that a recipe's stages read the names and sizes in bytes count, for to
-    read them all would take as long as a good part of learning.
+    """Describes data in a line; maps that the stages read count by names and sizes, since hashing their contents would
+    take too long.
     """
     drawn = sum(all(size) for size in pictures.sizes)
     digest = pictures.digest
@@ -84,7 +84,7 @@ def _maps(recipe: Recipe) -> set[str]:
 
 @dataclass(frozen=True)
 class Change:
-    """From a ``step`` of a ``stage`` on, by its number and its name: other settings, or other data."""
+    """A change of settings or data from a ``step`` of a ``stage`` on."""
 
     number: int
     stage: str
@@ -93,22 +93,22 @@ class Change:
     data: tuple[Had, Had] | None = None
 
     def lines(self) -> list[str]:
-        """What was changed, one a line."""
-        found = [f"{path}: {_short(old)} → {_short(new)}" for path, (old, new) in self.settings.items()]
+        """The changes, one a line."""
+        changes = [f"{path}: {_short(old)} → {_short(new)}" for path, (old, new) in self.settings.items()]
         if self.data is not None:
-            found.append(say("data: {data} → {data_2}", data=self.data[0], data_2=self.data[1]))
-        return found
+            changes.append(say("data: {data} → {data_2}", data=self.data[0], data_2=self.data[1]))
+        return changes
 
 
 @dataclass(frozen=True)
 class History:
-    """The data of a run as it is now, None where an older version kept none, and its changes in their order."""
+    """The current data of a run, None if an older version recorded none, and its changes in order."""
 
     data: Had | None = None
     changes: tuple[Change, ...] = ()
 
     def with_change(self, change: Change) -> History:
-        """With one more; one of the same place and paths was broken off before it was used, and is replaced."""
+        """The history with one more change; it replaces an unused one at the same position and paths."""
         changes = self.changes
         if changes and replace(changes[-1], settings={}, data=None) == replace(change, settings={}, data=None):
             same = changes[-1].settings.keys() == change.settings.keys()
@@ -126,7 +126,7 @@ class History:
 
 
 def read_history(out: Path) -> History:
-    """That of a run, an empty one where there is none. Raises TrainingError for one that is damaged."""
+    """The history of a run, empty if there is none. Raises TrainingError if it is damaged."""
     path = out / HISTORY_FILE
     if not path.is_file():
         return History()
@@ -152,8 +152,8 @@ def read_history(out: Path) -> History:
 
 
 def differences(before: Any, after: Any, path: str = "") -> Changes:
-    """The fields in which two recipes differ, by their paths as ``--set`` names them. A note that was worded anew is no
-    difference: it changes nothing that is learnt.
+    """The fields in which two recipes differ, by their paths as in ``--set``. Reworded notes are no difference, as they
+    do not affect training.
     """
     return _differences(dump(before), dump(after), path)
 
@@ -177,10 +177,10 @@ def _differences(before: Any, after: Any, path: str) -> Changes:
 
 
 def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_here: bool) -> Changes:
-    """What a run that stands at ``place`` is to change from there on; nothing where the recipe is the one it has.
+    """The changes of a run that stands at ``place``; none if the recipe is the same.
 
-    Raises TrainingError for another recipe, for a change that nobody asked to be one, and for one that cannot be made
-    where the run stands.
+    Raises TrainingError for another recipe, for changes without permission, and for changes that are impossible at this
+    position.
     """
     changes = {path: value for path, value in differences(before, wanted).items() if not _is_free(path)}
     if not changes:
@@ -267,9 +267,9 @@ def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:
 
 
 def same_data(history: History, now: Had, out: Path, accepted: bool) -> tuple[Had, Had] | None:
-    """The data of before and of now, None where it is the same or was never kept.
+    """The data before and now, None if it is the same or was never recorded.
 
-    Raises TrainingError where it was exchanged and that was not ``accepted``.
+    Raises TrainingError if it changed and that was not ``accepted``.
     """
     before = history.data
     if before is None or before.digest == now.digest:
@@ -290,7 +290,7 @@ def same_data(history: History, now: Had, out: Path, accepted: bool) -> tuple[Ha
 
 
 def standing(recipe: Recipe, place: Place) -> str:
-    """Where a run stands, in words."""
+    """The position of a run in words."""
     if place.stage >= len(recipe.stages):
         return say("its end, with all stages done")
     name = recipe.stages[place.stage].name
@@ -304,7 +304,7 @@ def _listed(changes: Changes) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as ``--set`` takes it, of a part its name alone."""
+    """A value as ``--set`` takes it; of a part its name alone."""
     if value is None:
         return say("none")
     if isinstance(value, Mapping):
@@ -315,7 +315,7 @@ def _short(value: Any) -> str:
 
 
 def describe_changes(history: History) -> Sequence[tuple[str, Sequence[str]]]:
-    """(where, what) of every change, for people."""
+    """(position, change) of every change, for display."""
     return [
         (
             say(

@@ -1,4 +1,4 @@
-"""What a run says of itself: one line a step in log.jsonl, a progress bar, learning curves."""
+"""The log of a run: one line for each step in log.jsonl, a progress bar, learning curves."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ T = TypeVar("T")
 
 
 def save_whole(value: object, path: Path) -> None:
-    """Saves what ``torch.load`` reads, whole or not at all: a file of before stays until then.
+    """Saves with ``torch.save`` atomically: an existing file stays until the new one is complete.
 
-    Raises TrainingError where the disk is full or cannot be written.
+    Raises TrainingError if the disk is full or not writable.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -59,7 +59,7 @@ def save_whole(value: object, path: Path) -> None:
 
 def _unwritten(path: Path, error: Exception) -> TrainingError:
     free = shutil.disk_usage(path.parent).free / 2**20
-    # Of what torch's writer says nothing is about the disk.
+    # The messages of torch's writer say nothing about the disk.
     near = "" if not isinstance(error, OSError) else Message(": {strerror}", strerror=error.strerror)
     return TrainingError(
         "cannot write {path} ({free:.1f} MB are free on its disk){near}; what was saved before is still "
@@ -71,20 +71,20 @@ def _unwritten(path: Path, error: Exception) -> TrainingError:
 
 
 class Journal:
-    """RUN/log.jsonl: stage, step, samples, loss, lr, seconds, and where it was measured valid. Written in bursts, whole
-    lines only; the trackers of a stage are told as well. One that ``writes`` nothing forgets what it is told.
+    """RUN/log.jsonl: stage, step, samples, loss, lr, seconds, and valid if it was validated. Written in bursts of whole
+    lines, and to the trackers of a stage. Without ``writes`` it ignores everything.
     """
 
     def __init__(self, out: Path, writes: bool = True) -> None:
         self.path = out / LOG_FILE
         self.lines: list[str] = []
         self.writes = writes
-        #: The last step that is written of the stage under way, and its samples: a batch may have changed since.
+        #: The last logged step of the current stage, and its samples: the batch size may have changed.
         self.done: tuple[str, int, int] = ("", 0, 0)
         self.trackers: dict[str, Any] = {}
 
     def track(self, stage: Stage) -> None:
-        """Opens the trackers that a stage names, and those alone."""
+        """Opens the trackers of a stage."""
         for name in stage.trackers if self.writes else ():
             if name not in self.trackers:
                 self.trackers[name] = opened(name, self.path.parent, dump(stage))
@@ -97,7 +97,7 @@ class Journal:
             self.trackers.pop(name).finish()
 
     def add(self, stage: Stage, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
-        """One step."""
+        """Logs one step."""
         if not self.writes:
             return
         row = {
@@ -114,7 +114,7 @@ class Journal:
             tracker.log(values, step=row["samples"])
 
     def show(self, stage: Stage, step: int, sheet: Path) -> None:
-        """Pictures of the fixed prompts after a step, to the trackers that take them; the page finds the file."""
+        """Sends pictures of the fixed prompts to the trackers that accept them; the run page reads the files."""
         shown = [tracker for name, tracker in self.trackers.items() if name in WITH_PICTURES]
         if shown:
             with Image.open(sheet) as image:
@@ -124,7 +124,7 @@ class Journal:
                 tracker.log_images({f"{stage.name}/prompts": pixels[None]}, step=self._samples(stage, step), **own)
 
     def flush(self) -> None:
-        """Appends what has been added since. Raises TrainingError where the disk is full; no half line is left."""
+        """Appends all pending lines. Raises TrainingError if the disk is full; no partial line is left."""
         if not self.lines:
             return
         before = self.path.stat().st_size if self.path.is_file() else 0
@@ -138,12 +138,12 @@ class Journal:
         self.lines = []
 
     def best(self, stage: int) -> float:
-        """The lowest validation loss of a stage so far, by its number; infinite where there is none."""
+        """The lowest validation loss of a stage by its number; infinite if there is none."""
         values = [row["valid"] for number, row in self._rows() if number == stage and "valid" in row]
         return min(values, default=math.inf)
 
     def cut(self, stages_done: int, step: int) -> None:
-        """Forgets steps later than the state that a run goes on from: they will be made again."""
+        """Removes steps after the state from which a run resumes: they will be repeated."""
         if not self.path.is_file():
             return
         rows = [row for at, row in self._rows() if at < stages_done or (at == stages_done and row["step"] <= step)]
@@ -159,7 +159,7 @@ class Journal:
         return samples + (step - before) * rows_a_step(stage)
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number of the stage, row) of every line; one that a stop left half written is none."""
+        """(stage number, row) of every line but an incomplete last one."""
         names: list[str] = []
         for row in rows_of(self.path):
             if row["stage"] not in names:
@@ -168,21 +168,21 @@ class Journal:
 
 
 def rows_a_step(stage: Stage) -> int:
-    """How many samples an optimiser's step is made of."""
+    """The number of samples in an optimiser step."""
     return stage.batch * stage.accumulate
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log.jsonl that are whole."""
+    """The complete rows of a log.jsonl."""
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            return  # what a stop left half written is the end
+            return  # an interrupted run may leave an incomplete last line
 
 
 class Progress:
-    """A progress bar with the smoothed loss, samples a second and the time left; each step goes to the journal."""
+    """A progress bar with smoothed loss, samples per second and remaining time; each step is logged to the journal."""
 
     def __init__(self, stage: Stage, step: int, journal: Journal) -> None:
         self.stage = stage
@@ -205,7 +205,7 @@ class Progress:
         self.journal.flush()
 
     def on_step(self, step: int, loss: float, lr: float, valid: float | None = None) -> None:
-        """A step is done."""
+        """Called after each step."""
         now = time.monotonic()
         self.journal.add(self.stage, step, loss, lr, now - self.last, valid)
         self.last = now
@@ -219,9 +219,7 @@ class Progress:
 
 
 def counted(items: Sequence[T], title: str) -> Iterator[T]:
-    """The items, with a bar in a terminal; elsewhere, where a bar shows nothing before its end, with a line now and
-    then, and one at the end.
-    """
+    """Iterates with a progress bar in a terminal; elsewhere with a line now and then, and one at the end."""
     from rich.console import Console
 
     if Console().is_terminal:
@@ -245,7 +243,7 @@ def tell(shown: Table) -> None:
 def table(
     stage: Stage, number: int, step: int, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
 ) -> Table:
-    """What learns in a stage and what is frozen, part by part, with the peak of its rate."""
+    """What is trained and what is frozen in a stage, part by part, with the peak learning rate."""
     share = {id(p): float(group["share"]) for group in optimiser.param_groups for p in group["params"]}
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
@@ -274,7 +272,7 @@ def _millions(count: int) -> str:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential means, each over as much of the past as there is."""
+    """Exponential moving averages, corrected for their start."""
     means: list[float] = []
     total = weight = 0.0
     for value in values:
@@ -312,11 +310,11 @@ def _panel(
     points: list[tuple[int, float]],
     valid: list[tuple[int, float]],
 ) -> None:
-    """The smoothed loss of a stage in red, that of what is held out in blue."""
+    """The smoothed training loss of a stage in red, its validation loss in blue."""
     x0, y0 = corner[0] + MARGIN[0], corner[1] + MARGIN[1]
     x1, y1 = corner[0] + PANEL[0] - MARGIN[2], corner[1] + PANEL[1] - MARGIN[3]
     losses = smoothed([loss for _, loss in points])
-    # The first steps of a stage fall so far that they would flatten all the rest.
+    # The steep fall of the first steps would flatten the rest of the curve.
     shown = [*losses[len(losses) // 50 :], *(loss for _, loss in valid)]
     low, high, last = min(shown), max(shown), max(1, points[-1][0])
     spread = max(high - low, 1e-9)

@@ -1,4 +1,4 @@
-"""The learning rate of a step, by the laws that diffusers' trainers have."""
+"""The learning rate of a step, by the schedules of diffusers' trainers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from bimo.core.recipe import Stage
 
 
 def rate(stage: Stage, step: int) -> float:
-    """The learning rate of a step: linear warm-up to ``stage.lr``, then the stage's law down to ``stage.floor``."""
+    """The learning rate of a step: linear warm-up to ``stage.lr``, then the stage's schedule down to
+    ``stage.floor``.
+    """
     if step < stage.warmup:
         return stage.lr * (step + 1) / stage.warmup
     share = min(1.0, (step - stage.warmup) / max(1, stage.steps - stage.warmup))
@@ -16,7 +18,7 @@ def rate(stage: Stage, step: int) -> float:
 
 
 def _left(stage: Stage, share: float, step: int) -> float:
-    """How much of the peak is left after a ``share`` of the steps behind the warm-up."""
+    """The fraction of the peak that is left after a ``share`` of the steps following the warm-up."""
     if stage.lr_schedule == "constant":
         return 1.0
     if stage.lr_schedule == "piecewise_constant":

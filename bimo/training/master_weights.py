@@ -1,6 +1,6 @@
-"""Denoisers that work in bfloat16 while what is learnt is a float32 copy of their weights (arXiv:1710.03740, 3.1).
+"""bfloat16 denoisers with float32 master weights (arXiv:1710.03740, 3.1).
 
-A step of the optimiser is mostly smaller than bfloat16 can add to a weight; added to the copy none is lost.
+Most optimiser steps are too small to be added to a bfloat16 weight; the master weights accumulate them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from bimo.diffusion.system import System
 
 
 class MasterWeights:
-    """The float32 copies, by name, of the parameters of a system's denoisers that learn; these become bfloat16.
+    """The float32 master weights, by name, of the trained parameters of a system's denoisers, which become bfloat16.
 
-    Raises TrainingError where a denoiser learns in part: its modules would have numbers of two kinds.
+    Raises TrainingError if a denoiser is trained in part: its modules would have two dtypes.
     """
 
     def __init__(self, stage: Stage, system: System, names: Sequence[str]) -> None:
@@ -43,23 +43,23 @@ class MasterWeights:
             parameter.data = parameter.data.to(torch.bfloat16)
 
     def take_gradients(self) -> None:
-        """Moves the gradients of what works to the copies, as float32."""
+        """Moves the gradients of the bfloat16 parameters to the master weights, as float32."""
         for name, working in self._working.items():
             self.parameters[name].grad = None if working.grad is None else working.grad.float()
             working.grad = None
 
     @torch.no_grad()
     def copy_to_working(self) -> None:
-        """What works becomes the copies, rounded."""
+        """Copies the master weights to the bfloat16 parameters."""
         for name, working in self._working.items():
             working.copy_(self.parameters[name])
 
     def values(self) -> Mapping[str, Tensor]:
-        """The copies by the names that they have in the system."""
+        """The master weights by the names of their parameters."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     def close(self) -> None:
-        """Leaves the copies, whole, in the place of what worked."""
+        """Replaces the bfloat16 parameters by the master weights."""
         for name, working in self._working.items():
             working.grad = None
             working.data = self.parameters[name].detach()

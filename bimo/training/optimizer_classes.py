@@ -1,6 +1,6 @@
-"""Optimisers by name: those of the library pytorch-optimizer, 8 bits of bitsandbytes, or a class of one's own."""
+"""Optimisers by name: those of the library pytorch-optimizer, 8-bit ones of bitsandbytes, or a class by its path."""
 
-# pytorch-optimizer's loaders are typed by a union of its classes, and take what each of these does.
+# pytorch-optimizer's loaders are typed by a union of its classes, and accept the arguments of each.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bimo.core.installing import installing
 from bimo.core.messages import Message
 from bimo.core.recipe import Stage
 
-#: Those that a stage makes of torch's own classes, and whose settings are the stage's fields.
+#: Those that are torch's own classes, with the stage's fields as settings.
 OWN = ("adamw", "adafactor", "muon")
-#: What trainers call an optimiser -> the library's name of it.
+#: Names in other trainers -> names in the library.
 ALIASES = {
     "adamwschedulefree": "schedulefreeadamw",
     "radamschedulefree": "schedulefreeradam",
@@ -29,17 +29,18 @@ ALIASES = {
     "dadaptadampreprint": "dadaptadam",
     "prodigyopt": "prodigy",
 }
-#: Those whose moments are kept in 8 bits, by bitsandbytes, on CUDA alone; "paged..." lie in the processor's memory.
+#: Those with 8-bit moments by bitsandbytes, for CUDA only; "paged..." keep them in CPU memory.
 EIGHT_BIT = ("adam8bit", "adamw8bit", "lion8bit", "pagedadam8bit", "pagedadamw8bit", "pagedlion8bit")
-#: Those that find one rate for all that learns, from the first group's alone.
+#: Those that estimate one learning rate for all parameters, from the first group.
 ONE_RATE = ("prodigy", "dadaptadagrad", "dadaptadam", "dadaptadan", "dadaptlion", "dadaptsgd")
-#: Those whose step of a parameter asks nothing of the others, so that it may be taken as soon as there is a gradient.
+#: Those whose step of a parameter does not depend on others, so that it can be taken as soon as its gradient is
+#: complete.
 BY_PARAMETER = (*OWN, "adamw8bit", "adam8bit", "lion8bit", "lion", "came", "ademamix", "adopt", "stableadamw", "tiger")
 _MODEL = Message("a step of it asks for more than gradients: the loss or the model itself")
 _OTHER = Message("it is made for other parameters, or asks for more")
 _MUON = Message("it wants each matrix marked as one; muon is here by itself")
 _STATE = Message("its state is no plain data, so that a run could not go on from a file")
-#: Those of the library that cannot be used here, and why.
+#: Those of the library that are unsupported, and why.
 UNUSABLE = {
     **dict.fromkeys(("adahessian", "adalomo", "adammini", "alig", "bsam", "demo", "lbfgs", "lomo", "sophiah"), _MODEL),
     "kron": Message("its steps are drawn by a generator of its own, so that a run could not go on to the bit"),
@@ -50,18 +51,18 @@ UNUSABLE = {
 
 
 def plain(name: str) -> str:
-    """The name of an optimiser as it is looked up: kohya's "AdamWScheduleFree" and the library's are one."""
+    """The normalised name of an optimiser: kohya's "AdamWScheduleFree" and the library's are one."""
     short = name.lower().replace("_", "").replace("-", "")
     return ALIASES.get(short, short)
 
 
 def schedule_free(name: str) -> bool:
-    """Whether an optimiser keeps an average by itself, which is drawn with (arXiv:2405.15682)."""
+    """Whether an optimiser has an average of its own, which is used for drawing (arXiv:2405.15682)."""
     return plain(name).startswith("schedulefree")
 
 
 def check_optimiser(stage: Stage) -> None:
-    """Raises RecipeError for an optimiser that is not there, and for settings that it would not look at."""
+    """Raises RecipeError for an unknown optimiser, and for settings that it would ignore."""
     if stage.optimiser in OWN:
         return
     optimizer_class(stage)
@@ -87,8 +88,8 @@ def check_optimiser(stage: Stage) -> None:
 
 
 def optimizer_class(stage: Stage) -> Callable[..., torch.optim.Optimizer]:
-    """The class of a stage's optimiser that is none of ``OWN``: "package.module:Class" of an installed package, or
-    the library's. Raises RecipeError for one that is not there, or cannot be used.
+    """The class of a stage's optimiser outside ``OWN``: "package.module:Class" of an installed package, or the
+    library's. Raises RecipeError for one that does not exist or is unsupported.
     """
     if ":" in stage.optimiser:
         return _imported(stage)
@@ -151,14 +152,14 @@ def _eight_bit(stage: Stage, name: str) -> Callable[..., torch.optim.Optimizer]:
 def _imported(stage: Stage) -> Callable[..., torch.optim.Optimizer]:
     module, _, wanted = stage.optimiser.partition(":")
     try:
-        found: object = vars(import_module(module)).get(wanted)
+        class_: object = vars(import_module(module)).get(wanted)
     except ImportError:
-        found = None
-    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        class_ = None
+    if not (isinstance(class_, type) and issubclass(class_, torch.optim.Optimizer)):
         raise RecipeError(
             "optimiser of stage {name!r} is {optimiser!r}; expected package.module:Class of an installed package, a "
             "subclass of torch.optim.Optimizer",
             name=stage.name,
             optimiser=stage.optimiser,
         )
-    return found
+    return class_

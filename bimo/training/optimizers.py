@@ -1,4 +1,4 @@
-"""What learns, by globs over parameter names, and by which optimiser and numbers."""
+"""Selects the trained parameters by globs over names, and builds their optimiser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bimo.training.optimizer_classes import optimizer_class
 
 
 def chosen(names: Iterable[str], globs: Sequence[str]) -> list[str]:
-    """The names that any glob matches, in their order. Raises RecipeError for a glob that matches none."""
+    """The names that any glob matches, in order. Raises RecipeError for a glob that matches none."""
     every = list(names)
     selected: set[str] = set()
     for glob in globs:
@@ -32,7 +32,7 @@ def chosen(names: Iterable[str], globs: Sequence[str]) -> list[str]:
 
 
 def freeze(parameters: dict[str, nn.Parameter], globs: Sequence[str]) -> list[str]:
-    """Lets the chosen parameters learn and no other; answers their names. Raises RecipeError as ``chosen``."""
+    """Freezes all but the chosen parameters; returns the names of these. Raises RecipeError as ``chosen``."""
     names = set(chosen(parameters, globs))
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in names)
@@ -40,9 +40,10 @@ def freeze(parameters: dict[str, nn.Parameter], globs: Sequence[str]) -> list[st
 
 
 def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a stage; vectors and scalars (norms, biases) do not decay. Each group has its ``share`` of the
-    stage's rate. With ``stage.fused_backward`` every parameter has one of its own. Raises RecipeError for a glob of
-    ``stage.lr_overrides`` that nothing that learns matches, and for an optimiser that cannot be had.
+    """The optimiser of a stage; vectors and scalars (norms, biases) have no weight decay. Each group has its ``share``
+    of the stage's learning rate. With ``stage.fused_backward`` every parameter has an optimiser of its own. Raises
+    RecipeError for a glob of ``stage.lr_overrides`` that matches no trained parameter, and for an unavailable
+    optimiser.
     """
     shares = dict.fromkeys(parameters, 1.0)
     for glob, peak in stage.lr_overrides:
@@ -56,7 +57,7 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
 
 
 def _optimiser(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str, float]) -> torch.optim.Optimizer:
-    """AdamW (arXiv:1711.05101), Adafactor, Muon with AdamW for what it is not made for, or a library's."""
+    """AdamW (arXiv:1711.05101), Adafactor, Muon with AdamW for parameters that are no matrices, or one of a library."""
     try:
         options: dict[str, Any] = dict(stage.optimiser_args)
         kernels = stage.optimiser == "muon" and options.pop("convolutions", False)
@@ -70,10 +71,10 @@ def _optimiser(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[s
         groups = _groups(stage, parameters, shares)
         if stage.optimiser in ("adamw", "muon"):
             return _adamw(stage, groups, stage.optimiser_args if stage.optimiser == "adamw" else {})
-        given: Any = {"lr": stage.lr, **stage.optimiser_args}
+        settings: Any = {"lr": stage.lr, **stage.optimiser_args}
         if stage.optimiser == "adafactor":
-            return torch.optim.Adafactor(groups, **given)
-        return optimizer_class(stage)(groups, **given)
+            return torch.optim.Adafactor(groups, **settings)
+        return optimizer_class(stage)(groups, **settings)
     except (TypeError, ValueError, ImportError, NotImplementedError) as error:
         raise RecipeError(
             "the optimiser {optimiser} of stage {name!r} refuses what it is given (optimiser_args): {error}",
@@ -84,7 +85,7 @@ def _optimiser(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[s
 
 
 def ordered(stage: Stage, parameters: dict[str, nn.Parameter]) -> list[str]:
-    """The names of parameters in the order in which a stage's optimiser counts them."""
+    """The names of parameters in the order of a stage's optimiser."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     made = optimiser(stage, parameters)
     return [names[id(parameter)] for group in made.param_groups for parameter in group["params"]]
@@ -100,9 +101,9 @@ def _groups(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str,
     ]
 
 
-def _adamw(stage: Stage, groups: list[dict[str, Any]], given: Mapping[str, Any]) -> torch.optim.Optimizer:
-    told: Any = {"lr": stage.lr, "betas": stage.betas, "eps": stage.eps, "fused": True, **given}
-    return torch.optim.AdamW(groups, **told)
+def _adamw(stage: Stage, groups: list[dict[str, Any]], overrides: Mapping[str, Any]) -> torch.optim.Optimizer:
+    settings: Any = {"lr": stage.lr, "betas": stage.betas, "eps": stage.eps, "fused": True, **overrides}
+    return torch.optim.AdamW(groups, **settings)
 
 
 def _is_matrix(name: str, parameter: nn.Parameter, kernels: bool) -> bool:
@@ -144,7 +145,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
     def __init__(self, *optimisers: torch.optim.Optimizer) -> None:
         self.optimisers = optimisers
         super().__init__([group for each in optimisers for group in each.param_groups], {})
-        # The very groups of each, so that a rate set here is theirs.
+        # The same group objects, so that a learning rate set here applies to them.
         self.param_groups = [group for each in optimisers for group in each.param_groups]
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -153,7 +154,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
             each.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of each, the parameters counted through them all as an optimiser counts its own."""
+        """The states of all optimisers, with parameters numbered through them."""
         made: dict[str, Any] = {"state": {}, "param_groups": []}
         for each in self.optimisers:
             state, first = each.state_dict(), sum(len(g["params"]) for g in made["param_groups"])
@@ -163,7 +164,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
         return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what ``state_dict`` gave."""
+        """Loads what ``state_dict`` returned."""
         groups = list(state_dict["param_groups"])
         first = 0
         for each in self.optimisers:
@@ -177,8 +178,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
 
 def autocast(stage: Stage, device: torch.device) -> AbstractContextManager[object]:
-    """Products in the numbers of ``stage.precision``. Raises TrainingError for fp16 elsewhere than on a GPU of CUDA:
-    its gradients vanish unless they are scaled.
+    """Autocast to ``stage.precision``. Raises TrainingError for fp16 without a CUDA GPU: gradients underflow without
+    loss scaling.
     """
     if stage.precision in ("fp32", "bf16_weights"):
         return nullcontext()
@@ -193,13 +194,13 @@ def autocast(stage: Stage, device: torch.device) -> AbstractContextManager[objec
 
 
 def scaler(stage: Stage, device: torch.device) -> torch.amp.GradScaler:
-    """What scales the loss, so that no small gradient of fp16 becomes zero; with other precisions it does nothing."""
+    """The loss scaler for fp16, against underflow of gradients; disabled for other precisions."""
     return torch.amp.GradScaler(device.type, enabled=stage.precision == "fp16")
 
 
 def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:
-    """Has diffusers' modules work their blocks out twice where the stage says so: what is frozen too, for gradients
-    go through it to what learns. Raises TrainingError where it says so and no module can.
+    """Enables gradient checkpointing of diffusers' modules if the stage asks for it: of frozen ones too, as gradients
+    pass through them. Raises TrainingError if no module supports it.
     """
     on, able = stage.gradient_checkpointing, 0
     for name, module in cast("Iterable[tuple[str, Any]]", system.named_modules()):
@@ -207,7 +208,7 @@ def checkpoint_gradients(stage: Stage, system: nn.Module) -> None:
             continue
         if on != module.is_gradient_checkpointing:
             (module.enable_gradient_checkpointing if on else module.disable_gradient_checkpointing)()
-        # Pictures are encoded without a gradient unless their space learns.
+        # Pictures are encoded without a gradient unless their space is trained.
         able += ".space." not in name or any(p.requires_grad for p in module.parameters())
     if on and not able:
         raise TrainingError("no module of stage {name!r} can do gradient_checkpointing; leave it out", name=stage.name)

@@ -1,4 +1,6 @@
-"""What stages will want of the data, looked for before the first step of the first: all that is missing, at once."""
+"""Checks the needs of all stages against the data before the first step, and reports everything that is missing at
+once.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ from bimo.training.train_inputs import Prospect, Vocabulary, refusals
 
 
 def sized(recipe: Recipe, pictures: Pictures) -> Recipe:
-    """The recipe with the system's own size for stages that want pictures of one and say none, where the data has
-    several sizes, or one that the system cannot see. Said once for all of them.
+    """The recipe with the system's own size for stages without one, if the data has several sizes or an unsupported
+    one. Reported once for all of them.
     """
     sizes = {size for size in pictures.sizes if all(size)}
     unit = size_unit(recipe)
@@ -58,7 +60,7 @@ def sized(recipe: Recipe, pictures: Pictures) -> Recipe:
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises RecipeError for a recipe that has nothing to learn."""
+    """Raises RecipeError for a recipe that trains nothing."""
     if not recipe.stages:
         raise RecipeError(
             "{name} has no stages, so nothing would be learnt; to fine-tune it add --tune lora (or --tune "
@@ -75,8 +77,8 @@ def check_stages(
     teacher: System | None,
     judges: Judges | None,
 ) -> None:
-    """Raises an error that lists what each of the stages that are to come, by their numbers, lacks: of the kind of
-    what is lacking, where that is one, else TrainingError.
+    """Raises an error that lists what each of the remaining stages, by number, lacks: of the type of these errors if
+    they share one, else TrainingError.
     """
     stages_by_problem: dict[tuple[type[BimoError], str, str], list[int]] = {}
     read: dict[str, list[Reading]] = {}
@@ -129,8 +131,8 @@ def problems(prospect: Prospect) -> Iterator[BimoError]:
 
 
 def _unreadable_captions(prospect: Prospect, read: dict[str, list[Reading]]) -> Iterator[BimoError]:
-    """Captions of which the text encoders read little, for objectives that learn from all captions as they are;
-    ``read`` keeps what was read, by the prefix of the captions.
+    """Captions that the text encoders read badly, for objectives that use all captions unchanged; ``read`` caches the
+    results by the prefix of the captions.
     """
     stage, objective = prospect.stage, objective_of(prospect.stage)
     if objective.captions != "all" or not prospect.system.text_encoders:
@@ -151,7 +153,7 @@ def _unreadable_captions(prospect: Prospect, read: dict[str, list[Reading]]) -> 
 
 
 def _unmatched_globs(stage: Stage, system: System) -> Iterator[BimoError]:
-    """Globs that match nothing of the system. What only training needs is known when its stage begins."""
+    """Globs that match nothing in the system. Modules for training only exist when their stage starts."""
     own = f"{objective_of(stage).prefix()}."
     names = [name for name, _ in system.named_parameters()]
     for glob in stage.train:
@@ -165,19 +167,19 @@ def _unmatched_globs(stage: Stage, system: System) -> Iterator[BimoError]:
 
 
 def _unvarying_rows(prospect: Prospect) -> Iterator[BimoError]:
-    """Variations of the rows that an objective would not see, or that would say wrong things of them."""
+    """Variations of the rows that an objective ignores, or that would make labels wrong."""
     stage, objective = prospect.stage, objective_of(prospect.stage)
-    asked = {
+    variations = {
         "captions": stage.captions != CaptionEdits(),
         "augment": stage.augment.count > 1,
         "repeats": bool(stage.repeats),
     }
-    asked_for = [name for name, wanted in asked.items() if wanted]
-    if asked_for and not (objective.varies_rows and objective.sees == "latents"):
+    requested = [name for name, wanted in variations.items() if wanted]
+    if requested and not (objective.varies_rows and objective.sees == "latents"):
         yield RecipeError(
             "{fields} do nothing in {objective}, which does not learn from pictures of the data with their captions; "
             "leave them out",
-            fields=", ".join(asked_for),
+            fields=", ".join(requested),
             objective=type(objective).__name__,
         )
     if stage.augment.flip and prospect.pictures.poses is not None:
@@ -245,8 +247,8 @@ def _sees_pictures(stage: Stage) -> bool:
 
 
 def size_unit(recipe: Recipe) -> int:
-    """What sides of a picture must be multiples of."""
-    with unfilled():  # what a space is made of is not needed to know how much it shrinks a side
+    """Sides of a picture must be multiples of this."""
+    with unfilled():  # the weights of a space are not needed to know its downsampling factor
         spaces: list[Any] = [cast(Any, level.space).build() for level in recipe.levels if isinstance(level.space, Part)]
     return math.lcm(recipe.request.multiple, *(int(space.factor) for space in spaces))
 

@@ -15,7 +15,7 @@ from bimo.core.recipe import Stage
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.training.adapters.adapter import adapter_of
-from bimo.training.stage_trainer import StageTrainer, whole
+from bimo.training.stage_trainer import StageTrainer, gather_to_cpu
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +44,7 @@ def write_snapshot(system: System, stage: Stage, trainer: StageTrainer, path: Pa
     """Writes the system as a folder that draws, or the adapter that is being trained as a file."""
     adapter = adapter_of(stage)
     # All processes take part in gathering sharded weights.
-    state = whole(trainer.system_state() if adapter is None else adapter.learnt(system))
+    state = gather_to_cpu(trainer.system_state() if adapter is None else adapter.learnt(system))
     if not is_main_process:
         return
     if adapter is not None:

@@ -1,6 +1,6 @@
-"""A stage under way: what learns, how, and how several processes bring its gradients together."""
+"""One stage in training: its parameters, optimiser and averages, and the reduction of gradients over processes."""
 
-# torch and accelerate leave parts of their interfaces untyped; what crosses them here is named where it is kept.
+# torch and accelerate leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class TrainModule(nn.Module):
-    """The one module that DDP, FSDP and DeepSpeed know: whatever uses what learns is done inside its ``forward``."""
+    """The one module that DDP, FSDP and DeepSpeed wrap: trained parameters are used inside its ``forward`` only."""
 
     def __init__(self, system: System, extra: nn.Module | None) -> None:
         super().__init__()
         self.system = system
         self.extra = extra
-        #: Of the rows that are being learnt from.
+        #: The share of rows that this process trains on.
         self.share: Share | None = None
 
     def forward(self, work: Callable[[], Any]) -> Any:
-        """What some work answers."""
+        """Returns the result of ``work``."""
         return work()
 
     def see_all_rows(self) -> list[Any]:
-        """Has batch normalisation take its statistics from all rows of a step; answers the handles of what does so."""
+        """Makes batch normalisation use the statistics of all rows of a step; returns the handles of its hooks."""
 
         def widened(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             return (gather(inputs[0], self.share),) if module.training and self.share else None
 
-        def narrow(module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor | None:
-            return self.share.of(answer) if module.training and self.share else None
+        def narrow(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            return self.share.of(output) if module.training and self.share else None
 
         norms = [module for module in self.modules() if isinstance(module, NORMS)]
         hooks = [norm.register_forward_pre_hook(widened) for norm in norms]
@@ -66,10 +66,10 @@ class TrainModule(nn.Module):
 
 
 class StageTrainer:
-    """What a stage learns from, what learns, and how.
+    """One stage in training.
 
-    ``parameters`` are those that learn, by name: with FSDP this process's parts of them, as are their average and the
-    optimiser's state. What ``state`` answers is whole, and alike whatever the number of processes.
+    ``parameters`` are the trained ones by name: with FSDP this process's shards, as are their average and the
+    optimiser's state. ``state`` returns whole tensors, independent of the number of processes.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class StageTrainer:
         self._module = TrainModule(batches.blank.system, self.extra)
         self._hooks: list[Any] = []
         self._forward: Any = self._module
-        #: Where denoisers work in bfloat16; then ``parameters`` are its copies.
+        #: The master weights if denoisers work in bfloat16; ``parameters`` are these then.
         self.masters: MasterWeights | None = None
         if stage.precision == "bf16_weights":
             if self.processes.sharded or self.processes.zero:
@@ -109,7 +109,7 @@ class StageTrainer:
         if self.processes.count > 1:
             self._hooks = self._module.see_all_rows()
             self._forward = self.processes.wrapped(stage, self._module)
-        # Looked up here, for FSDP puts others in their place.
+        # Collected after wrapping, as FSDP replaces parameters.
         every = named(self._module.system, self.extra, objective)
         self.parameters = {name: every[name] for name in names}
         if self.masters is not None:
@@ -119,7 +119,7 @@ class StageTrainer:
             self.optimiser = DeepSpeedZero(stage, self._module, self.optimiser, self.processes)
             self._forward = self.optimiser.engine
         self.average = average_of(stage, self.parameters, self.optimiser)
-        #: Of each parameter whose step was taken in the backward pass, whether its gradient was finite.
+        #: For each parameter that is updated in the backward pass, whether its gradient was finite.
         self._fused: dict[str, Tensor] = {}
         if stage.fused_backward:
             self._step_in_backward()
@@ -128,7 +128,7 @@ class StageTrainer:
             self._go_on(saved)
 
     def step(self, step: int, generator: torch.Generator, lr: float) -> float:
-        """One step of the optimiser; answers the loss of all its rows. Raises TrainingError where that is no number."""
+        """One optimiser step; returns the mean loss of all its rows. Raises TrainingError if that is not finite."""
         stage, value = self.stage, 0.0
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["share"]
@@ -136,17 +136,17 @@ class StageTrainer:
         self._fused = {}
         batches = range(step * stage.accumulate, (step + 1) * stage.accumulate)
         for batch in batches:
-            # Gradients are brought together once a step.
-            with nullcontext() if batch == batches[-1] else self.processes.apart(self._forward):
+            # Gradients are reduced once a step.
+            with nullcontext() if batch == batches[-1] else self.processes.no_sync(self._forward):
                 loss, inputs = self._loss(batch, generator)
                 part = self.processes.part(cast(Share, inputs.share))
                 loss = loss / stage.accumulate
                 value += self.processes.total(float(loss.detach()) * part)[0]
-                # The device has just been waited for: what it found a step ago costs nothing now.
+                # The device was just synchronised: the flags of the step before cost nothing now.
                 self.check_gradients()
                 if not math.isfinite(value):
                     self._broken(step, inputs, math.isfinite(float(loss.detach())))
-                # What is brought together is the mean over the processes, whatever rows each has.
+                # Reduction averages over processes, whose numbers of rows may differ.
                 loss = self.scaler.scale(loss * (part * self.processes.count))
                 self.processes.backward(self._forward, loss)
         if self.masters is not None:
@@ -154,7 +154,7 @@ class StageTrainer:
         self.scaler.unscale_(self.optimiser)
         if self._fused:
             self._gradients = step, list(self._fused), torch.stack(list(self._fused.values()))
-        elif not self.processes.zero and not stage.fused_backward:  # which clips before it parts
+        elif not self.processes.zero and not stage.fused_backward:  # DeepSpeed clips before it shards
             self._clip(step)
         if not stage.fused_backward:
             self.scaler.step(self.optimiser)
@@ -165,7 +165,7 @@ class StageTrainer:
         return value
 
     def validate(self, generators: Callable[[int], torch.Generator]) -> float:
-        """The mean loss of what is held out; each batch has a generator by its number."""
+        """The mean validation loss; the generator of each batch is seeded by its number."""
         order = cast(BatchSampler, self.batches.held_out)
         total = 0.0
         with torch.no_grad():
@@ -175,7 +175,7 @@ class StageTrainer:
         return self.processes.total(total)[0] / order.per_epoch
 
     def check_gradients(self) -> None:
-        """Raises TrainingError where the gradients of the last step were not finite."""
+        """Raises TrainingError if gradients of the last step were not finite."""
         if self._gradients is None:
             return
         (step, names, fine), self._gradients = self._gradients, None
@@ -185,7 +185,7 @@ class StageTrainer:
             raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
 
     def check_weights(self, step: int) -> None:
-        """Raises TrainingError where what learns, or its average, is not finite after so many steps."""
+        """Raises TrainingError if trained parameters or their averages are not finite after a step."""
         self.check_gradients()
         tensors = self.parameters | {f"{name} (ema)": value for name, value in self.average.values.items()}
         bad = not_finite({name: _own_part(value) for name, value in tensors.items()})
@@ -195,7 +195,7 @@ class StageTrainer:
             raise broken(self.stage, self.number, step, what, self.batches.out, self._file)
 
     def swap_average(self) -> None:
-        """Exchanges the averages with what learns; a second call undoes it."""
+        """Exchanges the averages with the parameters; a second call undoes it."""
         self.average.swap(self.parameters)
         if self.masters is not None:
             self.masters.copy_to_working()
@@ -211,18 +211,18 @@ class StageTrainer:
         return nullcontext() if self._frozen is None else self._frozen.whole()
 
     def within(self, work: Callable[[], Any]) -> Any:
-        """What some work answers that uses what learns otherwise than a step does: all processes do it."""
+        """Runs ``work``, which uses trained parameters outside of a step: all processes must call this."""
         return self._forward(work)
 
     def state(self) -> dict[str, Any]:
-        """What goes on from here, on the processor. With FSDP or DeepSpeed all processes have to ask."""
+        """The state to resume from, on the CPU. With FSDP or DeepSpeed all processes must call this."""
         extra = None if self.extra is None else self.extra.state_dict()
         average = self.average.averaged(self.parameters)
         state = {"optimiser": self.optimiser.state_dict(), "average": average, "extra": extra}
-        return whole(state | {"scaler": self.scaler.state_dict()})
+        return gather_to_cpu(state | {"scaler": self.scaler.state_dict()})
 
     def close(self) -> None:
-        """Leaves the modules as they were."""
+        """Unwraps the modules."""
         for hook in self._hooks:
             hook.remove()
         if self.masters is not None:
@@ -233,7 +233,7 @@ class StageTrainer:
             self.optimiser.close()
 
     def _step_in_backward(self) -> None:
-        """Has each parameter step as soon as its gradient is whole. Raises TrainingError where that cannot be."""
+        """Updates each parameter as soon as its gradient is complete. Raises TrainingError if that is unsupported."""
         stage, plain_name = self.stage, plain(self.stage.optimiser)
         if plain_name not in BY_PARAMETER:
             raise TrainingError(
@@ -262,7 +262,7 @@ class StageTrainer:
             self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(take, each)))
 
     def _clip(self, step: int) -> None:
-        """Clips the gradients, and has their norms, which that takes anyway, tell whether each is finite."""
+        """Clips the gradients, and uses their norms to check whether each is finite."""
         learnt = {name: p for name, p in self.parameters.items() if p.grad is not None}
         if not learnt:
             return
@@ -272,13 +272,13 @@ class StageTrainer:
             total = total.full_tensor() if hasattr(total, "full_tensor") else total
             norms, names = total[None], ["*"]
         else:
-            # As clip_grad_norm_ has it, to the bit, with the norm of each kept.
+            # Bit-identical to clip_grad_norm_, keeping the norm of each gradient.
             each = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage, reportPrivateUsage]
             norms, names = torch.stack(list(each)), list(learnt)
             total = torch.linalg.vector_norm(norms)
         if self.stage.max_grad_norm:
             nn.utils.clip_grads_with_norm_(learnt.values(), self.stage.max_grad_norm, total, foreach=True)
-        if not self.scaler.is_enabled():  # which leaves such a step out, and scales less
+        if not self.scaler.is_enabled():  # which skips such a step and lowers its scale
             self._gradients = step, names, norms.detach().isfinite()
 
     def _loss(
@@ -287,7 +287,7 @@ class StageTrainer:
         device, made = self.processes.device, list[TrainInputs]()
 
         def work() -> Tensor:
-            # In here, for DeepSpeed allows no such numbers but its own around it.
+            # Inside, as DeepSpeed forbids autocast around it.
             with autocast(self.stage, device):
                 inputs = self.batches.inputs(number, generator, order)
                 self._module.share = inputs.share
@@ -306,7 +306,7 @@ class StageTrainer:
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = as_is(value, parameter)
-        # Learning rates and decay of a group come from the stage, which may have been changed since.
+        # Learning rates and weight decay of a group come from the stage, which may have changed since.
         group_settings = [{n: v for n, v in g.items() if self._is_setting(n)} for g in self.optimiser.param_groups]
         self.optimiser.load_state_dict(optimiser_state)
         for group, own in zip(self.optimiser.param_groups, group_settings, strict=True):
@@ -319,13 +319,15 @@ class StageTrainer:
             self.scaler.load_state_dict(saved["scaler"])
 
     def _is_setting(self, name: str) -> bool:
-        """Whether an entry of the optimiser's groups comes from the stage: a library's keep there what they found."""
+        """Whether an entry of the optimiser's groups comes from the stage; libraries store their own state there
+        too.
+        """
         settings = ("lr", "weight_decay", "share", *self.stage.optimiser_args)
         return name != "params" and (self.stage.optimiser in OWN or name in settings)
 
     def _regrouped(self, state: dict[str, Any], before: Stage) -> dict[str, Any]:
-        """An optimiser's state whose parameters are counted as the stage has them now: rates of their own make groups,
-        and so another order.
+        """An optimiser's state with parameters in the order of the current stage: learning rates of their own form
+        groups, which changes the order.
         """
         names, now = ordered(before, self.parameters), ordered(self.stage, self.parameters)
         if names == now:
@@ -344,7 +346,7 @@ class StageTrainer:
         return {"state": {at: known[name] for at, name in enumerate(now) if name in known}, "param_groups": groups}
 
     def _broken(self, step: int, inputs: TrainInputs, others: bool) -> None:
-        """Raises TrainingError, with the batch saved that did it: that of another process where it was ``others``."""
+        """Raises TrainingError and saves the batch that caused it; with ``others`` that of another process."""
         rank = self.processes.rank
         path = self.batches.out / (f"broken-batch.{rank}.pt" if rank else "broken-batch.pt")
         if not others:
@@ -359,7 +361,7 @@ class StageTrainer:
 
 
 def named(system: System, extra: nn.Module | None, objective: Objective) -> dict[str, nn.Parameter]:
-    """All parameters by name: the system's, and those of the objective's own module after the objective."""
+    """All parameters by name: the system's, and those of the objective's own module with the objective's prefix."""
     parameters = dict(system.named_parameters())
     if extra is not None:
         parameters |= {f"{objective.prefix()}.{name}": p for name, p in extra.named_parameters()}
@@ -367,25 +369,25 @@ def named(system: System, extra: nn.Module | None, objective: Objective) -> dict
 
 
 def _own_part(value: Tensor) -> Tensor:
-    """What of a tensor lies in this process."""
+    """This process's shard of a tensor."""
     dtensor: Any = value.detach()
     return dtensor.to_local() if hasattr(dtensor, "to_local") else dtensor
 
 
-def whole(value: Any) -> Any:
-    """The same with its tensors whole and on the processor, in maps and lists of whatever depth."""
+def gather_to_cpu(value: Any) -> Any:
+    """Gathers all tensors in nested maps and lists, and moves them to the CPU."""
     if isinstance(value, Tensor):
         dtensor: Any = value
         return (dtensor.full_tensor() if hasattr(dtensor, "full_tensor") else dtensor).detach().cpu()
     if isinstance(value, Mapping):
-        return {name: whole(part) for name, part in cast("Mapping[Any, Any]", value).items()}
+        return {name: gather_to_cpu(part) for name, part in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list):
-        return [whole(part) for part in cast("list[Any]", value)]
+        return [gather_to_cpu(part) for part in cast("list[Any]", value)]
     return value
 
 
 def as_is(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor where a parameter is, and in parts as that is."""
+    """Shards a whole tensor like a parameter."""
     other: Any = parameter
     if not hasattr(other, "placements"):
         return value.to(parameter.device)
@@ -395,6 +397,6 @@ def as_is(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def read_alike(one: object, other: object) -> bool:
-    """Whether two text encoders have the same vocabulary: a longer one of the kind, or one pooled elsewhere, has."""
+    """Whether two text encoders have the same vocabulary, even if they differ in length limit or pooling."""
     names = ("vocab", "width", "words")
     return type(one) is type(other) and all(getattr(one, n, None) == getattr(other, n, None) for n in names)

@@ -1,4 +1,4 @@
-"""What a run tells besides its own log: TensorBoard, Weights & Biases and others, by accelerate's trackers."""
+"""Experiment trackers: TensorBoard, Weights & Biases and others, by accelerate."""
 
 # accelerate's trackers are typed in part.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -14,12 +14,12 @@ from bimo.core.installing import installing
 from bimo.core.part import meant
 from bimo.core.recipe import Stage
 
-#: Those that are shown pictures too.
+#: Trackers that accept pictures.
 WITH_PICTURES = ("tensorboard", "wandb")
 
 
 def check_trackers(stage: Stage) -> None:
-    """Raises RecipeError for a tracker that there is none of, or whose package is not installed."""
+    """Raises RecipeError for an unknown tracker, or one whose package is not installed."""
     if not stage.trackers:
         return
     try:
@@ -48,12 +48,12 @@ def check_trackers(stage: Stage) -> None:
 
 
 def opened(name: str, out: Path, settings: dict[str, Any]) -> Any:
-    """A tracker of a run in ``out``, told its settings; its own files lie in ``out`` where it has any."""
+    """A tracker of a run in ``out`` with the run's settings; its own files are in ``out``."""
     from accelerate import tracking
 
     cls: Any = tracking.LOGGER_TYPE_TO_CLASS[name]
     tracker = cls(out.name, logging_dir=str(out)) if cls.requires_logging_directory else cls(out.name)
     tracker.start()
-    if name != "tensorboard":  # whose table of settings takes numbers alone
+    if name != "tensorboard":  # its table of settings takes numbers only
         tracker.store_init_configuration(settings)
     return tracker

@@ -1,4 +1,4 @@
-"""What a step of training brings to an objective."""
+"""The inputs of objectives in a training step."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from bimo.training.objectives.rewards import Judges
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The values of each label that the data has, in a fixed order: what a classifier's outputs mean. Of a label that
-    is several things, a list of words or a table by them, each word is a value.
+    """The values of each label in the data, in a fixed order: the classes of a classifier. Each word of a multi-valued
+    label (a list of words or a table by them) is a value.
     """
 
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
 
     def sizes(self, labels: Sequence[str]) -> dict[str, int]:
-        """How many values each label has, 0 for one that the data does not declare."""
+        """The number of values of each label, 0 for one that the data lacks."""
         return {label: len(self.values.get(label, ())) for label in labels}
 
     def indices(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        """[B]: the place of each row's value, 0 where it has none."""
+        """[B]: the index of each row's value, 0 without one."""
         table = {value: i + 1 for i, value in enumerate(self.values.get(label, ()))}
         return torch.tensor([table.get(str(row.get(label)), 0) for row in rows])
 
     def members(self, label: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-        """[B, values]: 1 for each value that a row's label has, 0 for the others."""
+        """[B, values]: 1 for each value of a row's label, else 0."""
         table = {value: i for i, value in enumerate(self.values.get(label, ()))}
         members = torch.zeros(len(rows), len(table))
         for number, row in enumerate(rows):
@@ -47,7 +47,7 @@ class Vocabulary:
 
 
 def several(value: object) -> tuple[str, ...]:
-    """The words of a label that is a list of words, or a table by them; () for any other."""
+    """The words of a multi-valued label, a list of words or a table by them; () for any other."""
     words = list(cast("Sequence[object]", value)) if isinstance(value, (Mapping, list, tuple)) else []
     return tuple(str(word) for word in words) if all(isinstance(word, str) for word in words) else ()
 
@@ -61,19 +61,19 @@ def vocabulary(labels: Sequence[Mapping[str, Any]]) -> Vocabulary:
                 values.setdefault(label, set()).add(str(value))
             elif words := several(value):
                 values.setdefault(label, set()).update(words)
-    return Vocabulary({label: tuple(sorted(found)) for label, found in sorted(values.items())})
+    return Vocabulary({label: tuple(sorted(known)) for label, known in sorted(values.items())})
 
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """What an objective sees of a step.
+    """What an objective gets in a step.
 
-    ``texts`` are one caption a row, "" where it was dropped; ``captions`` all of each row by language. ``pixels``
-    [B, 3, H, W] or a level's ``batch`` come as the objective ``sees``. ``teacher`` is the frozen system that was named
-    for the run to learn from, ``judges`` open what rewards look through.
+    ``texts`` are one caption for each row, "" if it was dropped; ``captions`` all of each row by language. ``pixels``
+    [B, 3, H, W] or a level's ``batch`` are there as the objective ``sees``. ``teacher`` is a frozen system for
+    distillation, ``judges`` load the models of rewards.
 
-    Where several processes share a step, labels, texts and captions are of all its rows, pixels and batch of one's
-    ``share``; whatever is random is drawn for all rows, alike in every process, and then cut to one's ``own``.
+    In a step of several processes, labels, texts and captions are those of all rows, pixels and batch those of this
+    process's ``share``; random numbers are drawn for all rows, equal in every process, and then reduced to its ``own``.
     """
 
     system: System
@@ -91,26 +91,26 @@ class TrainInputs:
     share: Share | None = None
 
     @property
-    def whole(self) -> int:
-        """How many rows the step has in all processes together."""
-        return len(self.labels) if self.share is None else self.share.whole
+    def total_rows(self) -> int:
+        """The number of rows of the step in all processes."""
+        return len(self.labels) if self.share is None else self.share.total
 
     @overload
     def own(self, values: Tensor) -> Tensor: ...
     @overload
     def own(self, values: Sequence[Row]) -> Sequence[Row]: ...
     def own(self, values: Any) -> Any:
-        """One's own rows of what has one for each of the step's."""
+        """This process's rows of a sequence with one entry for each row of the step."""
         return values if self.share is None else cast(Any, self.share.of(values))
 
     def gather(self, value: Tensor) -> Tensor:
-        """[B, ...] of one's own rows -> [whole, ...] of all, with a gradient for one's own."""
+        """[B, ...] of this process's rows -> [total, ...] of all, with a gradient for its own."""
         return value if self.share is None else gather(value, self.share)
 
 
 @dataclass(frozen=True)
 class Prospect:
-    """What there is for a stage before anything is learnt."""
+    """What is available to a stage before training starts."""
 
     system: System
     stage: Stage
@@ -121,9 +121,9 @@ class Prospect:
 
 
 def refusals(work: Callable[[], object]) -> Iterator[BimoError]:
-    """What some work says that it cannot be done for."""
+    """The reasons for which work is refused, as errors."""
     try:
-        with redirect_stdout(io.StringIO()):  # what it counts is said when its stage comes
+        with redirect_stdout(io.StringIO()):  # counts are reported when the stage starts
             work()
     except BimoError as error:
         yield error

@@ -1,6 +1,6 @@
-"""The batches of a stage: which rows each has, their captions, pixels or latents; what is frozen is encoded once."""
+"""The batches of a stage: rows, captions, pixels or latents; frozen modules encode once."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from bimo.training.train_inputs import TrainInputs
 from bimo.training.unvaried import unvaried
 
 ENCODE_BATCH = 64
-#: What a batch of encoding holds at most, so that large pictures go through one by one.
+#: The most pixels that are encoded in a batch, so that large pictures are encoded one by one.
 ENCODE_PIXELS = ENCODE_BATCH * 128 * 128
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Pictures in a level's space: a tensor [n, *shape] a size, and each row's place [N] in that of its size; where
-    they are to be sampled [n, 2, *shape], mean and standard deviation.
+    """Pictures in a level's space: a tensor [n, *shape] for each size, and each row's index [N] in that of its size;
+    for sampled posteriors [n, 2, *shape], mean and standard deviation.
     """
 
     tensors: dict[str, Tensor]
@@ -54,7 +54,7 @@ class Latents:
     sampled: bool
 
     def rows(self, rows: Sequence[int], generator: torch.Generator, share: Share) -> Tensor:
-        """[B, *shape] of a share of rows of one size, drawn by ``generator`` where they are sampled."""
+        """[B, *shape] of a share of rows of one size; posteriors are sampled with ``generator``."""
         latents = self.tensors[_size_name(self.sizes[rows[0]])][self.places[list(share.of(rows))]].float()
         if not self.sampled:
             return latents
@@ -63,7 +63,7 @@ class Latents:
 
 
 class TrainLoader:
-    """The batches of a stage. ``out`` is the folder of the run: encodings are cached there."""
+    """The batches of a stage. ``out`` is the folder of the run, in which encodings are cached."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class TrainLoader:
         processes: Processes = ALONE,
         masks: Sequence[str] = (),
     ) -> None:
-        """``masks`` are maps of the pictures that an objective looks at itself."""
+        """``masks`` are maps of the pictures that an objective reads itself."""
         pictures = pictures if sees == "texts" else _with_pictures(pictures)
         self.blank, self.sees, self.level, self.pictures, self.out = blank, sees, next(iter(levels), ""), pictures, out
         self.processes = processes
@@ -90,7 +90,7 @@ class TrainLoader:
         self.order = BatchSampler(train, sizes, stage.batch, seed)
         self.held_out = BatchSampler(held_out, sizes, stage.batch, seed) if held_out else None
         self.conditioners = [c for name in levels for c in blank.system.level(name).conditioners]
-        #: A system's prompt prefix stands before the captions that it learns from, too.
+        #: A system's prompt prefix is used in training as well.
         self.prefix = blank.system.recipe.request.prefix if sees == "latents" else ""
         self.dropping = ConditioningDropout(stage, len(blank.system.text_encoders), self.conditioners)
         self._masks = masks
@@ -98,14 +98,14 @@ class TrainLoader:
         self._encode: Encode | None = None
 
     def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
-        """The inputs of a batch by its number; all that is random in it comes from ``generator``. ``order`` may be
+        """The inputs of a batch by its number; all randomness comes from ``generator``. ``order`` may be
         ``held_out``.
         """
         order = order or self.order
         groups = order.groups_of(number)
         rows = [row for group in groups for row in group]
         pictures = self.pictures
-        # Rows of a group have their captions chosen, and dropped, together.
+        # Rows of a group share the choice and dropout of captions.
         group_sizes = [len(group) for group in groups]
         dropped = self.dropping.of(group_sizes, generator)
         picks = torch.rand(len(groups), generator=generator).repeat_interleave(torch.tensor(group_sizes)).tolist()
@@ -123,8 +123,8 @@ class TrainLoader:
         )
         if self.fitted is None:
             return inputs
-        seen = self._variants(rows, group_sizes, generator)
-        own, drawn = share.of(rows), share.of(seen)
+        variant_rows = self._variants(rows, group_sizes, generator)
+        own, drawn = share.of(rows), share.of(variant_rows)
         # Pixels are loaded beside latents only if a conditioner needs them.
         wanted = self.sees == "pixels" or any(conditioner.pixels for conditioner in self.conditioners)
         pixels = self._pixels(self.fitted, drawn, order, number) if wanted else None
@@ -143,16 +143,16 @@ class TrainLoader:
         prompts = [self.prefix + text for text in chosen]
         spoken = [share.of(_emptied(prompts, gone)) for gone in dropped.encoders]
         encodings = self._encodings(spoken, maps)
-        x = latents.rows(seen, generator, share)
+        x = latents.rows(variant_rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
         gone, labels = share.of(dropped.captions), [pictures.labels[row] for row in own]
         batch = Batch(x, encodings, scalars, gone, generator, pixels, maps, without, share, labels)
         return replace(inputs, batch=to_device(batch, self.processes.device))
 
     def _pixels(self, fitted: Fitted, rows: Sequence[int], order: BatchSampler, number: int) -> Tensor:
-        """[B, 3, H, W] of this process's rows of a batch; the next are decoded during the step."""
+        """[B, 3, H, W] of this process's rows of a batch; the next batch is decoded during the step."""
         pixels = fitted.pixels(rows)
-        if fitted.variants > 1:  # which of the next are asked for is drawn with their step
+        if fitted.variants > 1:  # the variants of the next batch are drawn in its own step
             return pixels
         groups = order.groups_of(number + 1)
         share = self.processes.share([len(group) for group in groups])
@@ -160,7 +160,7 @@ class TrainLoader:
         return pixels
 
     def _fitted(self, pictures: Pictures) -> Fitted:
-        """The pictures at the stage's sizes, in variants where it has any, but for those that stay as they are."""
+        """The pictures at the stage's sizes, in augmented variants except for those that must not be varied."""
         stage, augment, stays = self.blank.stage, self.blank.stage.augment, None
         if augment.count > 1 and not augment.anyway:
             with self.processes.main_process_first():
@@ -168,7 +168,7 @@ class TrainLoader:
         return pictures.fitted(stage.size, stage.buckets, augment, stays)
 
     def _edited(self, captions: Sequence[str], group_sizes: Sequence[int], generator: torch.Generator) -> list[str]:
-        """The captions as this step learns them: those of a group vary alike."""
+        """The captions of this step; those of a group are edited alike."""
         edits = self.blank.stage.captions
         seeds = [0] * len(captions)
         if edits.varies:
@@ -177,7 +177,7 @@ class TrainLoader:
         return [edited(text, edits, seed) for text, seed in zip(captions, seeds, strict=True)]
 
     def _variants(self, rows: Sequence[int], group_sizes: Sequence[int], generator: torch.Generator) -> Sequence[int]:
-        """The rows of ``fitted`` that stand for rows in this step: one of the variants of each, of a group the same."""
+        """The rows of ``fitted`` that represent rows in this step: one variant of each, the same for all of a group."""
         count = 1 if self.fitted is None else self.fitted.variants
         if count == 1:
             return rows
@@ -186,8 +186,8 @@ class TrainLoader:
         return [row + variant * len(self.pictures) for row, variant in zip(rows, variants, strict=True)]
 
     def prepared(self) -> Latents:
-        """Has everything encoded that is encoded once, as the first batch would have it; returns the latents."""
-        # The cache serves stages of every precision.
+        """Encodes everything that is encoded once, as for the first batch; returns the latents."""
+        # The cache is shared by stages of every precision.
         with torch.autocast(self.processes.device.type, enabled=False):
             self._latents = self._encoded_once()
             self._encode = self._text_encoder()
@@ -200,13 +200,13 @@ class TrainLoader:
 
     @property
     def _shown(self) -> list[str]:
-        """The maps that text encoders look at with each caption."""
+        """The maps that text encoders see with each caption."""
         if not any(encoder.reads_pictures for encoder in self.blank.system.text_encoders):
             return []
         return list(dict.fromkeys(name for each in self.conditioners for name in each.shown if name in each.maps))
 
     def _encodings(self, texts: Sequence[Sequence[str]], maps: Mapping[str, Tensor]) -> tuple[TextEncoding, ...]:
-        """The texts of the rows, one list a text encoder, through those, with the pictures that they look at."""
+        """Encodes the texts of the rows, one list for each text encoder, with their pictures."""
         names = self._shown
         if not names:
             return cast(Encode, self._encode)(texts)
@@ -216,7 +216,7 @@ class TrainLoader:
         return tuple(encoded(encoder, own, pictures) for encoder, own in zip(encoders, texts, strict=True))
 
     def _text_encoder(self) -> Encode:
-        """What encodes captions: from the cache what is frozen of the text encoders."""
+        """The encoding function for captions: frozen parts of text encoders come from the cache."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
         if self._shown:
             print(
@@ -245,7 +245,7 @@ class TrainLoader:
         return cached_encoder(system, texts, samples, self.out, writes=self.processes.is_main_process)
 
     def _encoded_once(self) -> Latents:
-        """All pictures in the level's space, half precision: encoded once, kept by data and encoder."""
+        """All pictures in the level's space in half precision, encoded once and cached by data and encoder."""
         fitted = cast(Fitted, self.fitted)
         system = self.blank.system
         space = system.space(self.level)
@@ -274,7 +274,7 @@ class TrainLoader:
         return Latents(torch.load(path, weights_only=True, mmap=True), fitted.sizes, places, sampled)
 
     def _encoded(self, space: Any, rows: Sequence[int], size: Size, sampled: bool) -> Iterator[Tensor]:
-        """[B, *shape] of all rows of a size in half precision, or [B, 2, *shape], B after B."""
+        """[B, *shape] of all rows of a size in half precision, or [B, 2, *shape], batch by batch."""
         fitted = cast(Fitted, self.fitted)
         width, height = size
         count = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (width * height)))
@@ -297,8 +297,8 @@ def _size_name(size: Size) -> str:
 
 
 def _on_disk(files: ExitStack, folder: Path, batches: Iterator[Tensor], count: int) -> Tensor:
-    """[count, ...] of batches [B, ...], written to a nameless file as they come and mapped from it: latents of a large
-    data set do not fit in memory.
+    """[count, ...] from batches [B, ...], written to an unnamed file and memory-mapped: latents of a large data set do
+    not fit in memory.
     """
     file = files.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
     shape: tuple[int, ...] = ()
@@ -314,10 +314,10 @@ def _emptied(texts: Sequence[str], gone: Tensor) -> list[str]:
 
 
 def _split(pictures: Pictures, share: float) -> tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]:
-    """(groups to train on, groups held out), split by the hash of a picture's content and not by its number: more data
-    moves none of them, and no copy of a picture that is held out is trained on.
+    """(training groups, validation groups), split by the hash of a picture's content and not by its index: more data
+    moves none of them, and no copy of a validation picture is trained on.
 
-    Raises TrainingError where one of the two would be empty.
+    Raises TrainingError if one of the two is empty.
     """
     if not share:
         return pictures.groups, []
@@ -337,8 +337,8 @@ def _split(pictures: Pictures, share: float) -> tuple[Sequence[tuple[int, ...]],
 def _repeated(
     pictures: Pictures, groups: Sequence[tuple[int, ...]], repeats: Sequence[tuple[str, int]]
 ) -> Sequence[tuple[int, ...]]:
-    """The groups as often as (glob over "FOLDER/KEY" of their first row, count) says, the last that matches; once where
-    none does. Raises RecipeError for a glob that matches nothing, and where nothing is left.
+    """Repeats groups by (glob over "FOLDER/KEY" of their first row, count), the last match wins; once without a match.
+    Raises RecipeError for a glob that matches nothing, and if nothing is left.
     """
     if not repeats:
         return groups

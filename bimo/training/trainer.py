@@ -27,7 +27,7 @@ from bimo.data.sheets import sheet
 from bimo.diffusion.system import RECIPE_FILE, System
 from bimo.engine.devices import CPU, exact
 from bimo.training.adapters.adapter import adapter_of
-from bimo.training.adapters.lora_stage import apart
+from bimo.training.adapters.lora_stage import split_adapter_state
 from bimo.training.checks import check_groups, check_seed, check_sizes, check_words
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.distributed.zero import zero_settings
@@ -43,7 +43,7 @@ from bimo.training.preflight import check_recipe, check_stages, sized
 from bimo.training.run_page import leave
 from bimo.training.run_state import STATE_FILE, history_of, read_state, tensors_in
 from bimo.training.snapshots import averaged, draw_samples, remove_old, write_snapshot
-from bimo.training.stage_trainer import StageTrainer, named, whole
+from bimo.training.stage_trainer import StageTrainer, gather_to_cpu, named
 from bimo.training.starting_weights import copy_matching, demand_finite
 from bimo.training.tokenizers import build_tokenizer
 from bimo.training.train_inputs import TrainInputs, vocabulary
@@ -248,7 +248,7 @@ class Trainer:
         adapter = adapter_of(stage)
         if self.processes.sharded:
             # FSDP cannot be undone: build a new system and load the gathered weights.
-            state = whole(self.system.state_dict())
+            state = gather_to_cpu(self.system.state_dict())
             self.system = System(self.recipe)
             self._words()
             if adapter is not None:
@@ -370,7 +370,9 @@ class Trainer:
 
     def _save(self, stage_state: dict[str, Any], trainer: StageTrainer | None = None) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
-        system, adapter = apart(whole(self.system.state_dict() if trainer is None else trainer.system_state()))
+        system, adapter = split_adapter_state(
+            gather_to_cpu(self.system.state_dict() if trainer is None else trainer.system_state())
+        )
         state = (
             empty
             | stage_state

@@ -1,4 +1,4 @@
-"""Stages for one's own pictures, made for whatever system there is: LoRA beside its denoisers, or all of these."""
+"""Stages for fine-tuning any system on one's own pictures: LoRA on its denoisers, or full fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
 
 Tuning = Literal["lora", "full"]
-#: The projections of attention, as diffusers names them.
+#: Attention projections, by their names in diffusers.
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 RANK = 16
 STEPS = 1000
-#: What diffusers' scripts begin with: for LoRA, and for all of a denoiser.
+#: The default learning rates of diffusers' scripts, for LoRA and for a full denoiser.
 RATES = {"lora": 1e-4, "full": 1e-5}
 
 
 def tuned(recipe: Recipe, how: str) -> Recipe:
-    """The recipe with stages that teach it a folder of pictures with captions, a level after the other, at its own
-    size; a level of a single step is one more denoiser to them. Raises RecipeError for a word that is none, and for a
-    system that does not draw.
+    """The recipe with stages for a folder of pictures with captions, one level after the other, at its own size; a
+    single-step level counts as one more denoiser. Raises RecipeError for an unknown method, and for a system that does
+    not draw.
     """
     if how not in get_args(Tuning):
         near = meant(how, get_args(Tuning))
@@ -47,7 +47,7 @@ def _stage(recipe: Recipe, level: Level, how: str) -> Stage:
         warmup=20,
         caption_dropout=0.1,
         size=recipe.request.size,
-        max_unknown=0.5,  # names of dishes or people may well be new to its words
+        max_unknown=0.5,  # names of dishes or people may be new to the vocabulary
         note="settings of nobody in particular: rate, steps and rank are for you to find",
     )
     if how == "full":
@@ -56,7 +56,7 @@ def _stage(recipe: Recipe, level: Level, how: str) -> Stage:
 
 
 def attention(recipe: Recipe, level: Level) -> tuple[str, ...]:
-    """Globs of the projections of attention in a level's denoiser; of all of its layers where it has none so named."""
+    """Globs of the attention projections in a level's denoiser; of all of its layers if none has such a name."""
     from bimo.diffusion.system import System
 
     with unfilled():

@@ -1,4 +1,4 @@
-"""A run that is not done, as a system that draws or that another run begins as: its weights as they stand."""
+"""Reads an unfinished run as a system: its current weights, for drawing or to start another run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from bimo.training.run_state import STATE_FILE
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a folder is that of a run that has left no weights yet."""
+    """Whether a folder holds a run that has written no weights yet."""
     begun = (folder / STATE_FILE).is_file() or (folder / HISTORY_FILE).is_file()
     return begun and (folder / RECIPE_FILE).is_file() and not (folder / WEIGHTS_FILE).is_file()
 
 
 def read_unfinished(folder: Path) -> System:
-    """The system of a run as it would be if its stage ended now: with averaged weights, an adapter merged where it is
-    to be. Raises WeightsError where nothing was saved yet.
+    """The system of a run as if its stage ended now: with averaged weights, an adapter merged if it is to be. Raises
+    WeightsError if nothing was saved yet.
     """
     file = folder / STATE_FILE
     if not file.is_file():
@@ -50,7 +50,7 @@ def read_unfinished(folder: Path) -> System:
         own = dict(system.named_parameters())
         with torch.no_grad():
             for name, value in saved["average"].items():
-                if name in own:  # what only training needs is no part of the system
+                if name in own:  # modules for training only are not part of the system
                     own[name].copy_(value)
         if adapter is not None:
             adapter.leave(system)

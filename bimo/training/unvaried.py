@@ -1,4 +1,4 @@
-"""Which pictures are not to be varied: those with text in them, and those that captions say sides or people of."""
+"""Finds pictures that must not be flipped: those with text, and those whose captions mention sides or people."""
 
 # numpy's arrays are typed in part.
 # pyright: reportUnknownMemberType=false
@@ -17,40 +17,40 @@ from bimo.core.messages import say
 from bimo.data.loader import Pictures
 from bimo.training.logging import counted
 
-#: What a caption says of text, of sides, and of people, whose faces are not the same from the other side.
+#: Mentions of text, of sides, and of people, whose faces are not symmetric.
 SPOKEN = re.compile(
     '[「」《》“”"]|文字|字样|写着|写有|书法|招牌|海报|标志|左|右|人|脸|肖像|她|他|女|男|孩'
     r"|\b(?:text|letters?|sign|logo|poster|words?|left|right|faces?|portraits?|people|person|wom[ae]n|m[ae]n|girls?|boys?"
     r"|child(?:ren)?)\b",
     re.IGNORECASE,
 )
-#: The share of a picture above which text that is read counts.
+#: The least share of a picture that text must cover to count.
 AREA = 0.002
 
 
 def unvaried(pictures: Pictures, out: Path) -> npt.NDArray[np.bool_]:
-    """[N]: which pictures stay as they are. What was found is kept in ``out``/cache by the data's digest, and said."""
+    """[N] bool: the pictures that are not varied. Cached in ``out``/cache by the data's digest, and reported."""
     path = out / "cache" / f"unvaried-{pictures.digest[:24]}.npy"
     if path.is_file():
         return np.load(path)
     reads = find_spec("rapidocr") is not None
     title = say("looking for text, sides and people")
-    found = np.zeros(len(pictures), np.bool_)
+    flags = np.zeros(len(pictures), np.bool_)
     for row in counted(range(len(pictures)), title):
         if all(pictures.sizes[row]):
-            found[row] = bool(SPOKEN.search(" ".join(pictures.captions[row]))) or (reads and _has_text(pictures, row))
+            flags[row] = bool(SPOKEN.search(" ".join(pictures.captions[row]))) or (reads and _has_text(pictures, row))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _bytes(found))
+    write_whole(path, _bytes(flags))
     where = say("in captions and pictures") if reads else say("in captions alone, as rapidocr is not installed")
     print(
         say(
             "{count} of {whole} pictures are not varied: text, sides or people were found {where}",
-            count=int(found.sum()),
+            count=int(flags.sum()),
             whole=len(pictures),
             where=where,
         )
     )
-    return found
+    return flags
 
 
 def _has_text(pictures: Pictures, row: int) -> bool:

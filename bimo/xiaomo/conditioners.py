@@ -44,7 +44,7 @@ class Earlier(Conditioner):
         answer = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
         if self.noise:
             answer = answer + self.noise * batch.normal(*answer.shape[1:])
-        gone = (batch.own(torch.rand(batch.whole, generator=batch.generator)) < self.drop) | batch.dropped_captions
+        gone = (batch.own(torch.rand(batch.total_rows, generator=batch.generator)) < self.drop) | batch.dropped_captions
         return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:

@@ -73,8 +73,8 @@ class LayeredObjects(Denoise):
         """The mean over the rows of both."""
         batch = cast(Batch, inputs.batch)
         question = self.question(inputs, inputs.stage.level)
-        loss = self.errors(question, inputs.system.denoise(question.ask)).mean()
-        apart = layered(inputs.system, inputs.stage.level).apart(question.ask.conditioning)
+        loss = self.errors(question, inputs.system.denoise(question.denoiser_input)).mean()
+        apart = layered(inputs.system, inputs.stage.level).apart(question.denoiser_input.conditioning)
         rows = [dict(row) for row in inputs.own(inputs.labels)]
         return loss + self.weight * self.told_apart(apart, rows, batch.dropped_captions, inputs)
 

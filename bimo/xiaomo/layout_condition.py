@@ -64,7 +64,7 @@ class LayoutBoxes(Conditioner):
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, channels, h, w]."""
         generator = torch.Generator().manual_seed(batch.generator.initial_seed() ^ APART)
-        gone = batch.own(torch.rand(batch.whole, generator=generator)) < self.drop
+        gone = batch.own(torch.rand(batch.total_rows, generator=generator)) < self.drop
         dropped: list[bool] = gone.tolist()
         rows: list[Mapping[str, Any]] = [
             {} if out else row.get(LABEL) or {} for row, out in zip(batch.labels, dropped, strict=True)

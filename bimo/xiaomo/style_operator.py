@@ -125,12 +125,14 @@ class DefaultLook(LayeredObjects):
         batch = cast(Batch, inputs.batch)
         question = self.question(inputs, inputs.stage.level)
         denoiser = cast(RestyledDenoiser, inputs.system.level(inputs.stage.level).denoiser)
-        content, answer = denoiser.both(question.ask.x, question.ask.t, question.ask.conditioning)
+        content, answer = denoiser.both(
+            question.denoiser_input.x, question.denoiser_input.t, question.denoiser_input.conditioning
+        )
         loss = self.errors(question, answer.to(batch.x.dtype)).mean()
         rows: list[dict[str, Any]] = [dict(row) for row in inputs.own(inputs.labels)]
         plain = torch.tensor([row.get("style") in self.looks and not row.get("effect") for row in rows])
         given = plain.to(batch.x.device) & ~batch.dropped_captions
         error = self.errors(question, content.to(batch.x.dtype))
         loss = loss + self.look * (error * given).mean()
-        apart = layered(inputs.system, inputs.stage.level).apart(question.ask.conditioning)
+        apart = layered(inputs.system, inputs.stage.level).apart(question.denoiser_input.conditioning)
         return loss + self.weight * self.told_apart(apart, rows, batch.dropped_captions, inputs)

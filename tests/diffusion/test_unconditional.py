@@ -64,13 +64,13 @@ def test_some_rows_are_silenced() -> None:
 def test_the_null_branch_sees_as_many_zeros_as_there_are_words(tmp_path: Path, null: str, seen: int) -> None:
     system = built(tmp_path / "words", null)
     with torch.inference_mode():
-        ask = next(sample(system, prepare(system, {"text": "一只红苹果", "seed": 1})))
-    stream = ask.conditioning.streams[0]
+        denoiser_input = next(sample(system, prepare(system, {"text": "一只红苹果", "seed": 1})))
+    stream = denoiser_input.conditioning.streams[0]
     assert stream.mask is not None
     assert stream.mask.sum(1).tolist() == [seen, 7]
     assert bool(stream.tokens[0].any()) == (null == "empty")
-    assert ask.conditioning.vector is not None
-    assert bool(ask.conditioning.vector[0].any()) == (null == "empty")
+    assert denoiser_input.conditioning.vector is not None
+    assert bool(denoiser_input.conditioning.vector[0].any()) == (null == "empty")
 
 
 @pytest.mark.parametrize(("null", "count"), [("zeros", 1), ("masked", 1), ("empty", 0), ("zeros_without_negative", 0)])
@@ -89,7 +89,7 @@ def test_a_dropped_caption_is_what_the_null_branch_will_be(tmp_path: Path, null:
     objective = Denoise()
     stage = Stage(name="paint", objective=objective, level="image", train=("image.*",))
     inputs = TrainInputs(system, stage, None, [{}, {}], Vocabulary({}), batch.generator, batch=batch)
-    stream = objective.question(inputs, "image").ask.conditioning.streams[0]
+    stream = objective.question(inputs, "image").denoiser_input.conditioning.streams[0]
     assert stream.mask is not None
     assert bool(stream.tokens[0].any())
     assert bool(stream.tokens[1].any()) == (null == "empty")

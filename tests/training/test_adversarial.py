@@ -49,7 +49,7 @@ def test_the_discriminator_learns_from_telling_apart_alone(tiny_shards: Path, tm
     found = gradients(discriminator)
     discriminator.zero_grad()
     run.system.zero_grad()
-    answer, pixels = objective.answered(replace(inputs, generator=torch.Generator().manual_seed(5)))
+    answer, pixels = objective.reconstruct(replace(inputs, generator=torch.Generator().manual_seed(5)))
     real, fake = discriminator(pixels)[-1], discriminator(answer.detach())[-1]
     (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean()).backward()
     assert all(torch.equal(a, b) for a, b in zip(found, gradients(discriminator), strict=True))
@@ -61,9 +61,9 @@ def test_the_decoder_is_pulled_by_both_and_by_the_share_that_is_asked(tiny_shard
         _, inputs, stage = begun(tiny_shards, tmp_path / str(share), share=share)
         objective: Any = stage.objective
         seen: list[Tensor] = []
-        answered = Reconstruct.answered
+        reconstruct = Reconstruct.reconstruct
 
-        def caught(self: Any, given: TrainInputs, seen: list[Tensor] = seen, whole: Any = answered) -> Any:
+        def caught(self: Any, given: TrainInputs, seen: list[Tensor] = seen, whole: Any = reconstruct) -> Any:
             answer, pixels = whole(self, given)
             answer.register_hook(seen.append)  # the last time it is the whole loss's
             return answer, pixels

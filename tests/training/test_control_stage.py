@@ -54,8 +54,10 @@ def begun(wanted: Recipe, shards: Path, out: Path) -> tuple[Trainer, Any]:
     return made, learning
 
 
-def _with(ask: Any, weight: torch.Tensor) -> Any:
-    return replace(ask, conditioning=replace(ask.conditioning, scalars={"control.weight": weight}))
+def _with(denoiser_input: Any, weight: torch.Tensor) -> Any:
+    return replace(
+        denoiser_input, conditioning=replace(denoiser_input.conditioning, scalars={"control.weight": weight})
+    )
 
 
 @pytest.mark.slow
@@ -66,11 +68,11 @@ def test_it_learns_beside_a_denoiser_that_stays(tiny_shards: Path, tmp_path: Pat
     inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
     question = Denoise().question(inputs, "image")
     assert all(".beside." in name for name in learning.parameters)
-    assert float(question.ask.conditioning.pictures["control"].max()) > 0.9
+    assert float(question.denoiser_input.conditioning.pictures["control"].max()) > 0.9
     with torch.no_grad():
-        told = made.system.denoise(question.ask)
-        weight = question.ask.conditioning.scalars["control.weight"]
-        plain = made.system.denoise(_with(question.ask, torch.zeros_like(weight)))
+        told = made.system.denoise(question.denoiser_input)
+        weight = question.denoiser_input.conditioning.scalars["control.weight"]
+        plain = made.system.denoise(_with(question.denoiser_input, torch.zeros_like(weight)))
     # Convolutions of zeros: to the bit nothing yet. A T2I-Adapter speaks at once.
     assert torch.equal(told, plain) == (network == "controlnet")
     before = {name: value.clone() for name, value in made.system.state_dict().items()}
@@ -120,7 +122,7 @@ def test_a_map_of_the_data_is_what_it_sees(tiny_shards: Path, tmp_path: Path) ->
         Image.new("RGB", pictures.sizes[number], (number * 9, 0, 0)).save(shards / "maps" / "height" / f"{key}.png")
     _, learning = begun(recipe(name="height", source="map"), shards, tmp_path / "run")
     inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
-    conditioning = Denoise().question(inputs, "image").ask.conditioning
+    conditioning = Denoise().question(inputs, "image").denoiser_input.conditioning
     rows = [row for (row,) in learning.batches.order.groups_of(0)]
     assert conditioning.pictures["height"][:, 0, 0, 0].tolist() == pytest.approx([row * 9 / 255 for row in rows])
 

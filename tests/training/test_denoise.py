@@ -56,9 +56,9 @@ class Fake:
     def condition(self, encodings: Any, hints: Any) -> Conditioning:
         return merge_conditioning(Conditioning(), hints)
 
-    def denoise(self, ask: DenoiserInput) -> Tensor:
-        self.asks.append(ask)
-        return self.answer(ask)
+    def denoise(self, denoiser_input: DenoiserInput) -> Tensor:
+        self.asks.append(denoiser_input)
+        return self.answer(denoiser_input)
 
 
 def train_inputs(system: Fake, x: Tensor, pixels: Tensor | None = None) -> TrainInputs:
@@ -68,8 +68,8 @@ def train_inputs(system: Fake, x: Tensor, pixels: Tensor | None = None) -> Train
     return TrainInputs(system, stage, None, [], Vocabulary(), generator, batch=batch)  # type: ignore[arg-type]
 
 
-def zeros(ask: DenoiserInput) -> Tensor:
-    return torch.zeros_like(ask.x)
+def zeros(denoiser_input: DenoiserInput) -> Tensor:
+    return torch.zeros_like(denoiser_input.x)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -81,7 +81,7 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
     t = torch.tensor([0.0, 3.0, 100.0, 500.0, 900.0, 999.0])
     objective = Denoise(snr=5.0)
     answer = law.target(x, noise, t) + off
-    system = Fake(law, lambda ask: answer)
+    system = Fake(law, lambda denoiser_input: answer)
     question = replace_question(objective, system, x, noise, t)
     found = objective.errors(question, answer)
     clean = law.clean(answer, law.add_noise(x, noise, t), t)
@@ -93,7 +93,9 @@ def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -
 def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor, t: Tensor) -> Any:
     question = objective.question(train_inputs(system, x), "image")
     return replace(
-        question, noise=noise, ask=DenoiserInput("image", system.schedule.add_noise(x, noise, t), t, Conditioning())
+        question,
+        noise=noise,
+        denoiser_input=DenoiserInput("image", system.schedule.add_noise(x, noise, t), t, Conditioning()),
     )
 
 
@@ -184,7 +186,7 @@ def test_times_are_moved_as_drawing_moves_them() -> None:
 
 
 def test_a_mask_leaves_the_error_of_what_it_shows() -> None:
-    system = Fake(Flow(), lambda ask: torch.zeros_like(ask.x))
+    system = Fake(Flow(), lambda denoiser_input: torch.zeros_like(denoiser_input.x))
     inputs = train_inputs(system, torch.zeros(2, 1, 4, 4))
     left = torch.full((2, 3, 32, 32), -1.0)
     left[..., :16] = 1.0
@@ -217,7 +219,7 @@ def test_perturbed_is_what_is_given_and_not_what_is_asked() -> None:
         questions.append(Denoise(perturbation=perturbation).question(inputs, "image"))
     plain, other = questions
     assert torch.equal(plain.noise, other.noise)
-    added = (other.ask.x - plain.ask.x) / (plain.ask.t / 1000)[:, None, None, None]
+    added = (other.denoiser_input.x - plain.denoiser_input.x) / (plain.denoiser_input.t / 1000)[:, None, None, None]
     assert added.std().item() == pytest.approx(0.5, rel=0.1)
 
 
@@ -240,8 +242,10 @@ def test_plain_it_is_the_mean_squared_error() -> None:
     system = Fake(Flow(), zeros)
     x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     loss = Denoise().loss(train_inputs(system, x))
-    ask = system.asks[0]
-    noise = (ask.x - x * (1 - ask.t / 1000)[:, None, None, None]) / (ask.t / 1000)[:, None, None, None]
+    denoiser_input = system.asks[0]
+    noise = (denoiser_input.x - x * (1 - denoiser_input.t / 1000)[:, None, None, None]) / (denoiser_input.t / 1000)[
+        :, None, None, None
+    ]
     assert torch.allclose(loss, functional.mse_loss(torch.zeros_like(x), noise - x), rtol=1e-3)
 
 
@@ -268,7 +272,7 @@ def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
 
     def gradient(weight: float) -> Tensor:
         parameter.grad = None
-        Denoise(variance=weight).loss(train_inputs(Fake(law, lambda ask: parameter), x)).backward()
+        Denoise(variance=weight).loss(train_inputs(Fake(law, lambda denoiser_input: parameter), x)).backward()
         assert parameter.grad is not None
         return parameter.grad
 
@@ -280,7 +284,7 @@ def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
 
 def test_of_a_fixed_variance_the_second_half_learns_nothing() -> None:
     parameter = torch.randn(4, 4, 4, 4).requires_grad_()
-    Denoise().loss(train_inputs(Fake(Ddpm(), lambda ask: parameter), torch.zeros(4, 2, 4, 4))).backward()
+    Denoise().loss(train_inputs(Fake(Ddpm(), lambda denoiser_input: parameter), torch.zeros(4, 2, 4, 4))).backward()
     assert parameter.grad is not None
     assert not parameter.grad[:, 2:].any()
 
@@ -308,9 +312,9 @@ def test_crops_cut_x_and_its_pixels_at_one_place() -> None:
 def test_rows_of_a_group_have_one_time_and_noise() -> None:
     system = Fake(Flow(), zeros)
     question = Denoise().question(train_inputs(system, torch.zeros(6, 1, 2, 2)), "image", group=2)
-    assert torch.equal(question.ask.t[0::2], question.ask.t[1::2])
+    assert torch.equal(question.denoiser_input.t[0::2], question.denoiser_input.t[1::2])
     assert torch.equal(question.noise[0::2], question.noise[1::2])
-    assert question.ask.t.unique().numel() == 3
+    assert question.denoiser_input.t.unique().numel() == 3
 
 
 def test_offset_noise_moves_whole_channels() -> None:
@@ -323,7 +327,7 @@ def test_offset_noise_moves_whole_channels() -> None:
     assert moved.mean((2, 3)).var() == pytest.approx(1 / 16 + 0.25, rel=0.1)
     assert (moved - plain).std((2, 3)).max() < 1e-6
     question = Denoise(offset=0.5).question(train_inputs(Fake(Ddpm(), zeros), torch.zeros(4, 3, 4, 4)), "image")
-    assert torch.equal(Ddpm().target(question.x, question.noise, question.ask.t), question.noise)
+    assert torch.equal(Ddpm().target(question.x, question.noise, question.denoiser_input.t), question.noise)
 
 
 def test_recipes_name_their_levels() -> None:

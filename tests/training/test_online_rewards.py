@@ -70,12 +70,12 @@ def test_a_round_is_drawn_scored_and_learnt_from(tiny_shards: Path, tmp_path: Pa
     by_pair: dict[str, list[dict[str, Any]]] = {}
     for key, _, row in rows:
         by_pair.setdefault(row["labels"]["pair"], []).append(row)
-        asked = read_metadata(folder / f"{key}.png")["request"]
+        plan = read_metadata(folder / f"{key}.png")["request"]
         # What is declared is what was asked for.
-        assert asked["text"] == row["captions"][0]["text"]
-        assert asked["seed"] == row["labels"]["seed"]
-        assert asked["conditions"]["pose"] == pytest.approx(row["pose"])
-        assert asked["text"] in captions
+        assert plan["text"] == row["captions"][0]["text"]
+        assert plan["seed"] == row["labels"]["seed"]
+        assert plan["conditions"]["pose"] == pytest.approx(row["pose"])
+        assert plan["text"] in captions
     assert [len(some) for some in by_pair.values()] == [2, 2, 2]
     for some in by_pair.values():
         assert len({row["labels"]["seed"] for row in some}) == 2
@@ -132,9 +132,9 @@ def test_every_caption_is_asked_for_before_any_comes_again(tiny_shards: Path, tm
     wanted = recipe(rounds(requests=4))
     run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run")
     batches = run._stage_trainer(wanted.stages[0], None).batches
-    rows = [one.row for which in range(4) for one in batches.asked(which)[::2]]
+    rows = [one.row for which in range(4) for one in batches.plan(which)[::2]]
     assert sorted(rows) == list(range(16))
-    assert [one.row for one in batches.asked(4)] != [one.row for one in batches.asked(0)]
+    assert [one.row for one in batches.plan(4)] != [one.row for one in batches.plan(0)]
 
 
 def test_rounds_say_what_cannot_be_learnt_from(tiny_shards: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
     found = learning.objective.loss(inputs)
     again = learning.batches.inputs(0, torch.Generator().manual_seed(3))
     question = Denoise().question(again, "image")
-    errors = Denoise().errors(question, run.system.denoise(question.ask))
+    errors = Denoise().errors(question, run.system.denoise(question.denoiser_input))
     weights = torch.tensor([row["score"] / 0.2 for row in inputs.labels]).exp()
     assert torch.allclose(found, (weights / weights.sum() * errors).sum(), rtol=1e-5)
     assert weights.max() > 2 * weights.min()
@@ -134,7 +134,7 @@ def test_dreambooth_halves_are_the_subject_and_its_class(tiny_shards: Path, tmp_
     found = objective.loss(inputs)
     again = learning.batches.inputs(0, torch.Generator().manual_seed(3))
     question = Denoise().question(again, "image")
-    errors = Denoise().errors(question, run.system.denoise(question.ask))
+    errors = Denoise().errors(question, run.system.denoise(question.denoiser_input))
     assert torch.allclose(found, (errors[0] + errors[2]) / 2 + 0.5 * (errors[1] + errors[3]) / 2)
     alone = replace(objective, prior=0.0).pictures(run.system, Pictures(tiny_shards), tmp_path / "none")
     assert len(alone) == 16

@@ -72,7 +72,7 @@ class Control(Conditioner):
             # Of a batch that holds x alone the pixels are what the space makes of it.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
             if self.painting == "alone":
-                mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], WHOLE, batch.generator))
+                mask = batch.own(random_masks(batch.total_rows, batch.x.shape[2:], WHOLE, batch.generator))
                 return self._of(system, pixels, 1.0, nn.functional.interpolate(mask, size=pixels.shape[2:]))
             picture = edges(pixels) if self.source == "edges" else outlines(pixels).expand(-1, 3, -1, -1)
         return self._of(system, picture * 2 - 1, 1.0)

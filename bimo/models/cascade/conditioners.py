@@ -48,7 +48,7 @@ class LowRes(Conditioner):
         t = torch.zeros(len(small))
         if self.noise:
             schedule = system.level(self.level).schedule
-            t = batch.own((schedule.timesteps(batch.whole, batch.generator) * self.noise).floor())
+            t = batch.own((schedule.timesteps(batch.total_rows, batch.generator) * self.noise).floor())
             small = schedule.add_noise(small, batch.normal(*small.shape[1:]), t)
         return self._conditioning(small, t, batch.x.shape)
 

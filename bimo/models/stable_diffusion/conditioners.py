@@ -43,7 +43,7 @@ class Masked(Conditioner):
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, 1 + C, h, w]."""
         space: Any = system.space(self.level)
-        mask = batch.own(random_masks(batch.whole, batch.x.shape[2:], self.whole, batch.generator))
+        mask = batch.own(random_masks(batch.total_rows, batch.x.shape[2:], self.whole, batch.generator))
         with torch.no_grad():
             # Of a batch that holds x alone the pixels are what the space makes of it.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels

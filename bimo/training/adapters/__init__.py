@@ -1,1 +1,1 @@
-"""Stages that learn beside frozen weights."""
+"""Adapters: stages that train a few weights next to frozen ones."""

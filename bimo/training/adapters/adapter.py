@@ -1,4 +1,4 @@
-"""What an adapter of a stage is: a few weights that are trained beside a system's own."""
+"""The base class of adapters: a few weights that are trained next to a system's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bimo.diffusion.system import System
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter(Part, ABC):
-    """A part that a stage names as its adapter. ``kind`` is what its files are called."""
+    """A part that a stage names as its adapter. ``kind`` is the prefix of its files."""
 
     kind: ClassVar[str]
 
@@ -27,28 +27,28 @@ class Adapter(Part, ABC):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that the data must bring for it."""
+        """The maps that the data must have."""
         return ()
 
     @abstractmethod
     def put(self, system: System) -> list[str]:
-        """Puts it into a system; answers the names of its parameters."""
+        """Inserts it into a system; returns the names of its parameters."""
 
     @abstractmethod
     def learnt(self, system: System) -> dict[str, Tensor]:
-        """What it has learnt, to be written."""
+        """The trained weights, to be written."""
 
     @abstractmethod
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
-        """Writes what it learnt under a name, which gets the ending it needs; answers where."""
+        """Writes the trained weights under a name, to which it adds the extension; returns the path."""
 
     @abstractmethod
     def leave(self, system: System) -> None:
-        """Takes it out of the system."""
+        """Removes it from the system."""
 
 
 def adapter_of(stage: Stage) -> Adapter | None:
-    """The adapter of a stage, None where it has none. Raises RecipeError for a part that is none."""
+    """The adapter of a stage, None without one. Raises RecipeError for a part that is no adapter."""
     if stage.adapter is not None and not isinstance(stage.adapter, Adapter):
         raise RecipeError(
             "{kind} of stage {name!r} is no adapter; take Lora, TextualInversion or ControlAdapters",

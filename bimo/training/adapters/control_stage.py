@@ -1,5 +1,6 @@
-"""A stage that learns to look at a picture beside a frozen denoiser: ControlNet (arXiv:2302.05543), T2I-Adapter
-(arXiv:2302.08453)."""
+"""Stages that train a control network next to a frozen denoiser: ControlNet (arXiv:2302.05543), T2I-Adapter
+(arXiv:2302.08453).
+"""
 
 from __future__ import annotations
 
@@ -26,12 +27,11 @@ from bimo.training.adapters.adapter import Adapter
 
 @dataclass(frozen=True, kw_only=True)
 class ControlAdapters(Adapter):
-    """A ``network`` beside the denoiser of a ``level``, the last where none is named: "controlnet", a copy of the
-    denoiser's first half that says nothing yet, or "t2i", a small one that sees the picture alone.
+    """A control ``network`` for the denoiser of a ``level`` (the last by default): "controlnet", a zero-initialised
+    copy of the denoiser's first half, or "t2i", a small network that reads the control picture alone.
 
-    Its control picture is the ``source`` of each picture: its "edges", its "outlines", or a "map" of that ``name``
-    that comes with the data, such as depth. It is written as a folder ``control-<stage>`` in diffusers' layout and
-    given with each drawing.
+    Control pictures are computed from each picture: its "edges" or "outlines", or they are a "map" of that ``name`` in
+    the data, such as depth. The network is written as a folder ``control-<stage>`` in diffusers' layout.
     """
 
     kind: ClassVar[str] = "control"
@@ -43,12 +43,12 @@ class ControlAdapters(Adapter):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The map that its network is shown."""
+        """The map that is its control picture."""
         return (self.name,) if self.source == "map" else ()
 
     def put(self, system: System) -> list[str]:
-        """Puts it beside the denoiser; answers the names of its parameters. Raises RecipeError for a denoiser that
-        there is no such network for.
+        """Attaches it to the denoiser; returns the names of its parameters. Raises RecipeError for a denoiser without
+        such a network.
         """
         level, path = self._place(system)
         denoiser = system.get_submodule(path)
@@ -69,7 +69,7 @@ class ControlAdapters(Adapter):
         return {name: value.detach().clone() for name, value in network.model.state_dict().items()}
 
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
-        """A folder as diffusers reads it, read back and compared. Raises WeightsError."""
+        """Writes a folder as diffusers reads it, reads it back and compares. Raises WeightsError."""
         made = cast(Any, self._part(system)).build()
         made.model.load_state_dict(learnt)
         made.model.save_pretrained(str(path))
@@ -80,7 +80,7 @@ class ControlAdapters(Adapter):
         return path
 
     def leave(self, system: System) -> None:
-        """The denoiser is as it was."""
+        """Restores the denoiser."""
         level, path = self._place(system)
         denoiser: Any = system.get_submodule(path)
         denoiser.beside.hook.remove()

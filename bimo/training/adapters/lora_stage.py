@@ -1,4 +1,4 @@
-"""A stage that learns beside frozen weights: a low-rank adapter (arXiv:2106.09685, arXiv:2402.09353), a new word."""
+"""Stages that train a low-rank adapter (arXiv:2106.09685, arXiv:2402.09353) or a new token next to frozen weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bimo.models.adapters.lora_names import Spelling, is_unet, published
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, vectors_of
 from bimo.training.adapters.adapter import Adapter
 
-#: What the names of an adapter's parameters have in them, and no other name of a system.
+#: Substrings of the names of adapters' parameters, which no other parameter has.
 MARKS = (".lora.", ".learnt.", ".beside.")
 
 
@@ -23,16 +23,17 @@ MARKS = (".lora.", ".learnt.", ".beside.")
 class Lora(Adapter):
     """``targets`` are globs over the layers of the whole system: "image.denoiser.*.to_[qkv]", "text.0.*.query".
 
-    It learns with the stage's own rates (``rates`` find it as "*.to_q.lora.*"), beside whatever the stage's ``train``
-    names. At the end it is written as ``lora-<stage>.safetensors``, spelt as diffusers does; with ``merge`` the weights
-    that the run leaves have it in them, else they are as they were and it is given with each drawing. With ``dora``
-    the length of each row of a weight learns by itself, beside its direction. ``ranks`` are (glob, rank, alpha) of some
-    of the layers, the last that matches.
+    It is trained with the stage's learning rates (``rates`` match it as "*.to_q.lora.*"), with the parameters of the
+    stage's ``train``. At the end it is written as ``lora-<stage>.safetensors``, by default with diffusers' names; with
+    ``merge`` it is merged into the weights of the run, else these are unchanged and it is loaded for drawing. With
+    ``dora`` the magnitude of each row of a weight is trained separately from its direction. ``ranks`` are (glob, rank,
+    alpha) for some of the layers; the last match wins.
 
-    ``algo`` "loha", "lokr" and "oft" are LyCORIS' (arXiv:2309.14859): products of low-rank matrices number by number
-    or by Kronecker, and turns of the rows in blocks of at most ``rank``, no further than ``alpha``. ``spelling`` is how
-    the file names layers: as diffusers does, "kohya" (A1111, ComfyUI; of a UNet) or "comfyui" (`diffusion_model.…`, of
-    a transformer); "" is diffusers' for LoRA, and of the other algorithms the one of the two that goes with the model.
+    ``algo`` "loha", "lokr" and "oft" are those of LyCORIS (arXiv:2309.14859): Hadamard or Kronecker products of
+    low-rank matrices, and orthogonal transforms in blocks of at most ``rank``, limited by ``alpha``. ``spelling`` are
+    the layer names of the file: those of diffusers, "kohya" (A1111, ComfyUI; for a UNet) or "comfyui"
+    (`diffusion_model.…`, for a transformer); "" is diffusers' for LoRA, and for the other algorithms the one of the two
+    that fits the model.
     """
 
     kind: ClassVar[str] = "lora"
@@ -61,7 +62,7 @@ class Lora(Adapter):
             )
 
     def tiny(self) -> Self:
-        """Rank 2 at most, as strong."""
+        """Rank 2 at most, with the same scale."""
         rank = min(self.rank, 2)
         ranks = tuple((glob, min(own, 2), alpha * min(own, 2) / own) for glob, own, alpha in self.ranks)
         return replace(self, rank=rank, alpha=self.alpha * rank / self.rank, ranks=ranks)
@@ -71,8 +72,8 @@ class Lora(Adapter):
         return self.targets
 
     def put(self, system: System) -> list[str]:
-        """Puts it into a system; answers the names of its parameters. Raises RecipeError for a glob without a layer,
-        and for a layer that its file could not name.
+        """Inserts it into a system; returns the names of its parameters. Raises RecipeError for a glob without a layer,
+        and for a layer that has no name in the file.
         """
         named = published(system, self._spelling(system))
         names = inject(system, self.targets, self.rank, self.alpha, self.dora, self.algo, self.ranks)
@@ -85,21 +86,21 @@ class Lora(Adapter):
         return names
 
     def learnt(self, system: System) -> dict[str, Tensor]:
-        """What it has learnt."""
+        """The trained weights."""
         return extract(system)
 
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
-        """A .safetensors in its spelling."""
+        """Writes a .safetensors file with the names of ``spelling``."""
         file = path.with_suffix(".safetensors")
         save_lora(file, system, learnt, self._spelling(system))
         return file
 
     def leave(self, system: System) -> None:
-        """Takes it out of the system, merged where it is to be."""
+        """Removes it from the system, merged if ``merge``."""
         eject(system, self.merge)
 
     def _spelling(self, system: System) -> Spelling:
-        """How its file names layers. Raises RecipeError for a spelling that nobody reads for such a model."""
+        """The layer names of its file. Raises RecipeError for a spelling that does not exist for such a model."""
         unet = is_unet(system)
         if (self.spelling == "comfyui" and unet) or (self.spelling == "kohya" and not unet):
             raise RecipeError(
@@ -114,11 +115,11 @@ class Lora(Adapter):
 
 @dataclass(frozen=True, kw_only=True)
 class TextualInversion(Adapter):
-    """A word that is learnt while every weight stays as it is: textual inversion (arXiv:2208.01618).
+    """Textual inversion (arXiv:2208.01618): the embedding of a new token is trained while all weights are frozen.
 
-    ``token`` is what it is called, a word that the ``text_encoder``-th text encoder does not have; of its ``vectors``
-    each begins as one of the words ``initial``. Captions that say it are the data's, or those of
-    ``Dreambooth`` with ``prior`` 0. It is written as ``tokens-<stage>.safetensors`` and given with each drawing.
+    ``token`` is a word that the ``text_encoder``-th text encoder does not have; each of its ``vectors`` is initialised
+    with one of the words ``initial``. Captions with it are those of the data, or of
+    ``Dreambooth`` with ``prior`` 0. It is written as ``tokens-<stage>.safetensors`` and loaded for drawing.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -129,26 +130,26 @@ class TextualInversion(Adapter):
     text_encoder: int = 0
 
     def put(self, system: System) -> list[str]:
-        """Adds the word to the text encoder; answers its parameter's name. Raises RecipeError as ``begin_word``."""
+        """Adds the token to the text encoder; returns its parameter's name. Raises RecipeError as ``begin_word``."""
         name = begin_word(system.text_encoders[self.text_encoder], self.token, self.initial, self.vectors)
         return [f"text.{self.text_encoder}.{name}"]
 
     def learnt(self, system: System) -> dict[str, Tensor]:
-        """The vectors of the word."""
+        """The vectors of the token."""
         return {self.token: vectors_of(system.text_encoders[self.text_encoder])}
 
     def write(self, system: System, path: Path, learnt: dict[str, Tensor]) -> Path:
-        """A .safetensors as diffusers reads it."""
+        """Writes a .safetensors file as diffusers reads it."""
         file = path.with_suffix(".safetensors")
         save_word(file, self.token, learnt[self.token])
         return file
 
     def leave(self, system: System) -> None:
-        """The text encoder is as it was."""
+        """Restores the text encoder."""
         end_word(system.text_encoders[self.text_encoder])
 
 
-def apart(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A system's state without adapters under way, and these."""
+def split_adapter_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Splits a system's state into that without adapters and that of the adapters being trained."""
     added = {name: value for name, value in state.items() if any(mark in name for mark in MARKS)}
     return {name: value for name, value in state.items() if name not in added}, added

@@ -1,6 +1,6 @@
-"""Several processes that take a step together: whose the rows of its batch are, and what they bring together."""
+"""Data-parallel processes: the rows of each process, and the reduction of losses and gradients."""
 
-# torch and accelerate leave parts of their interfaces untyped; what crosses them here is named where it is kept.
+# torch and accelerate leave parts of their interfaces untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 
@@ -24,18 +24,18 @@ from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
 from bimo.engine.devices import CPU, device_of
 
-#: How long processes wait for the one that encodes or draws before the first step.
+#: How long processes wait for the main process, which encodes or draws before the first step.
 PATIENCE = timedelta(hours=24)
-#: What accelerate's launcher sets where its configuration says so.
+#: Variables that accelerate's launcher sets by its configuration.
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
-#: What modules are asked by besides ``forward``: for that too the parts are gathered.
+#: Methods besides ``forward`` for which sharded parameters are gathered.
 METHODS = ("encode", "decode", "posterior", "look", "blank")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process, the ``rank``-th of ``count``, and its device. Where it is ``sharded`` each keeps a part of what
-    learns (FSDP), else all of it (DDP). Where there is ``zero`` each keeps a part of the optimiser's state (DeepSpeed).
+    """This process, the ``rank``-th of ``count``, and its device. If ``sharded`` each process has a part of the trained
+    parameters (FSDP), else all of them (DDP). With ``zero`` each has a part of the optimiser's state (DeepSpeed).
     """
 
     rank: int = 0
@@ -46,12 +46,12 @@ class Processes:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this process writes files."""
         return not self.rank
 
     def share(self, group_sizes: Sequence[int]) -> Share:
-        """This process's rows of a batch, by the sizes of its groups of rows: groups next to each other, as many as the
-        others have or one fewer. Where there are fewer groups than processes each has all rows.
+        """This process's rows of a batch, by the sizes of its groups of rows: consecutive groups, as many as the others
+        have or one fewer. With fewer groups than processes each has all rows.
         """
         ends = [0]
         for rows in group_sizes:
@@ -62,12 +62,12 @@ class Processes:
         return Share(ends[first], ends[last], ends[-1])
 
     def part(self, share: Share) -> float:
-        """How much of the loss of all rows the mean over a share is."""
+        """The weight of the mean loss of a share in the mean over all rows."""
         rows = share.last - share.first
-        return 1 / self.count if rows == share.whole else rows / share.whole
+        return 1 / self.count if rows == share.total else rows / share.total
 
     def total(self, *values: float) -> list[float]:
-        """Each number added up over all processes."""
+        """The sum of each number over all processes."""
         if self.count == 1:
             return list(values)
         summed = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -75,12 +75,12 @@ class Processes:
         return summed.tolist()
 
     def wait(self) -> None:
-        """Until all of them are here."""
+        """A barrier of all processes."""
         self.total(0.0)
 
     @contextmanager
     def main_process_first(self) -> Generator[None]:
-        """What is inside is done by the leader, then by the others, who find what it wrote."""
+        """The main process runs the body first, then the others, which read what it wrote."""
         if not self.is_main_process:
             self.wait()
         yield
@@ -89,28 +89,28 @@ class Processes:
         self.wait()
 
     def wrapped(self, stage: Stage, module: nn.Module) -> nn.Module:
-        """The module wrapped by DDP or FSDP, so that its gradients are the mean over all processes. DeepSpeed wraps it
+        """The module wrapped by DDP or FSDP, so that its gradients are averaged over all processes. DeepSpeed wraps it
         together with its optimiser: `bimo.training.distributed.zero.DeepSpeedZero`.
         """
         if self.sharded:
             return fully_shard(stage, module, self.device)
         if self.zero:
             return module
-        # Told to look for unused parameters, DDP keeps its buckets as they are: they may not change from the first step
-        # to the second, or a run that goes on would add up in another order.
+        # With find_unused_parameters DDP does not rebuild its buckets after the first step; otherwise a resumed run
+        # would sum in another order.
         ddp = nn.parallel.DistributedDataParallel
         return ddp(module, find_unused_parameters=True, broadcast_buffers=False)
 
     def backward(self, module: Any, loss: Tensor) -> None:
-        """Gradients of a loss, brought together unless ``apart``."""
+        """Backpropagates a loss; gradients are reduced unless inside ``no_sync``."""
         if self.zero:
             module.backward(loss)
         else:
             loss.backward()
 
     @contextmanager
-    def apart(self, module: Any) -> Generator[None]:
-        """The gradients of the ``wrapped`` module stay each process's own inside."""
+    def no_sync(self, module: Any) -> Generator[None]:
+        """In this context the gradients of a ``wrapped`` module are not reduced."""
         if self.count == 1:
             yield
         elif self.sharded:
@@ -131,10 +131,10 @@ ALONE = Processes()
 
 @contextmanager
 def init_distributed(device: str) -> Generator[Processes]:
-    """The processes that a launcher has begun (torchrun, accelerate, Ray Train), for as long as they work together; one
-    alone where nothing has. All but the leader are silent.
+    """Joins the processes of a launcher (torchrun, accelerate, Ray Train) for the duration of the context; a single
+    process without one. All but the main process are silent.
 
-    Raises TrainingError where another process has ended.
+    Raises TrainingError if another process has ended.
     """
     own = device_of(device)
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
@@ -143,7 +143,7 @@ def init_distributed(device: str) -> Generator[Processes]:
         return
     from accelerate import PartialState
 
-    own_group = not distributed.is_initialized()  # Ray has begun its own
+    own_group = not distributed.is_initialized()  # Ray has created its own
     state = PartialState(cpu=own.type == "cpu", timeout=PATIENCE)
     if state.num_processes != wanted:
         raise TrainingError(
@@ -170,17 +170,17 @@ def init_distributed(device: str) -> Generator[Processes]:
 
 
 def _add_up(tensor: Tensor) -> None:
-    """The tensor added up over all processes, in place."""
+    """Sums a tensor over all processes, in place."""
     distributed.all_reduce(tensor)
-    # A thread of gloo's has the tensor for a moment longer. Were it the last to let go, it would have to ask for
-    # Python's lock, and asking that of an interpreter that is ending aborts the process (pytorch/pytorch#190489). DDP
-    # never gives its group up, so destroying the group does not end that thread.
+    # A thread of gloo holds the tensor for a moment longer. If it released it last, it would need Python's lock, and
+    # waiting for the lock of an interpreter that is shutting down aborts the process (pytorch/pytorch#190489). DDP
+    # never releases its group, so that destroying the group does not end the thread.
     while tensor.device.type == "cpu" and tensor._use_count() > 1:  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
         time.sleep(0)
 
 
 class _Summed(torch.autograd.Function):
-    """A tensor added up over all processes, and so its gradient."""
+    """The sum of a tensor over all processes, with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -196,22 +196,24 @@ class _Summed(torch.autograd.Function):
 
 
 def gather(value: Tensor, share: Share) -> Tensor:
-    """[B, ...] of a process's own rows -> [whole, ...] of all; to its own goes the gradient of every process's loss."""
-    if share.last - share.first == share.whole:
+    """[B, ...] of a process's own rows -> [total, ...] of all; its own rows get the gradients of all processes'
+    losses.
+    """
+    if share.last - share.first == share.total:
         return value
-    before, after = share.first, share.whole - share.last
+    before, after = share.first, share.total - share.last
     parts = [value.new_zeros(before, *value.shape[1:]), value, value.new_zeros(after, *value.shape[1:])]
-    # Others have zeros where this process has its rows: their sum is exact.
+    # Other rows are zeros here, so that the sum is exact.
     return _Summed.apply(torch.cat(parts))  # type: ignore[no-any-return]
 
 
 def fully_shard(stage: Stage, module: nn.Module, device: torch.device) -> nn.Module:
-    """The module by FSDP2: what learns in it is sharded over the processes, what is frozen stays whole in each.
+    """Shards a module by FSDP2: its trained parameters are sharded over the processes, frozen ones are whole in each.
 
-    accelerate's launcher says by its configuration which modules are gathered by themselves (``fsdp_auto_wrap_policy``
-    and what belongs to it), whether they are given up between forward and backward (``fsdp_reshard_after_forward``),
-    and whether parts lie in the processor's memory (``fsdp_offload_params``). Raises TrainingError where the stage
-    cannot be learnt in parts, and for a class to wrap that is not there.
+    accelerate's launcher configures which modules are gathered separately (``fsdp_auto_wrap_policy`` and its settings),
+    whether they are freed between forward and backward (``fsdp_reshard_after_forward``), and whether shards are in CPU
+    memory (``fsdp_offload_params``). Raises TrainingError if the stage cannot be sharded, and for a class to wrap that
+    does not exist.
     """
     from accelerate import FullyShardedDataParallelPlugin
     from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
@@ -232,7 +234,7 @@ def fully_shard(stage: Stage, module: nn.Module, device: torch.device) -> nn.Mod
         raise TrainingError("a class that FSDP is configured to wrap: {error}", error=error) from None
     if wanted is not None:
         for child in [*module.modules()][:0:-1]:
-            # What has no forward of its own is used through its parts.
+            # A module without forward is used through its children.
             used = type(child).forward is not nn.Module.forward
             if used and wanted(child) and any(p.requires_grad for p in child.parameters()):
                 fully_shard(child, **settings)

@@ -1,6 +1,6 @@
-"""A run by the processes of a Ray cluster, one a worker of Ray Train."""
+"""Runs training on a Ray cluster, one process in each worker of Ray Train."""
 
-# ray leaves most of its interface untyped; what crosses it here is named where it is kept.
+# ray leaves most of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 
@@ -17,10 +17,10 @@ from bimo.training.distributed.processes import PATIENCE
 
 
 def on_ray(work: Callable[..., None], settings: Mapping[str, Any], out: Path, workers: int, device: str) -> None:
-    """Has ``workers`` processes of a cluster call ``work`` with settings, joined as a launcher joins them.
+    """Calls ``work`` with settings in ``workers`` processes of a cluster, joined as by a launcher.
 
-    The cluster is the one that RAY_ADDRESS names, else this machine. ``out`` and the data lie where all nodes see them,
-    under the same names. Raises TrainingError that says what a worker said.
+    The cluster is that of RAY_ADDRESS, else a local one. ``out`` and the data must be visible to all nodes under the
+    same paths. Raises TrainingError with the error of a worker.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -58,7 +58,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def _first_own_error(error: BaseException) -> TrainingError:
-    """What a worker raised: its own sentence where it has one, rather than that another has ended."""
+    """The error that a worker raised itself, in preference to one that reports another worker's end."""
     errors = [cause for cause in _causes(error) if isinstance(cause, BimoError)]
     own = [cause for cause in errors if "another process has ended" not in cause.en]
     for cause in own or errors:

@@ -1,4 +1,4 @@
-"""ZeRO by DeepSpeed: an optimiser whose state lies in parts, one a process."""
+"""ZeRO by DeepSpeed: an optimiser whose state is sharded over the processes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from bimo.core.messages import Message
 from bimo.core.recipe import Stage
 from bimo.training.distributed.processes import Processes
 
-#: What a stage says, and DeepSpeed's configuration therefore cannot.
+#: Settings of the stage, which DeepSpeed's configuration must not have.
 OF_THE_STAGE = ("optimizer", "scheduler", "fp16", "bf16", "amp", "torch_autocast")
 
 
 class DeepSpeedZero(torch.optim.Optimizer):
-    """ZeRO by DeepSpeed (arXiv:1910.02054): an AdamW whose state lies in parts, one a process. What
-    ``state_dict`` answers is whole, and is that of AdamW itself: it goes on with any number of processes, and without
-    DeepSpeed.
+    """ZeRO by DeepSpeed (arXiv:1910.02054): AdamW with sharded state. ``state_dict`` returns the gathered state of a
+    plain AdamW: it can be resumed with any number of processes, and without DeepSpeed.
 
-    Gradients are brought together, clipped and parted by ``engine``, through which the module is used.
+    ``engine``, through which the module is used, reduces, clips and shards gradients.
     """
 
     def __init__(self, stage: Stage, module: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes) -> None:
-        """Raises TrainingError for a stage, or a configuration, that this cannot learn by."""
+        """Raises TrainingError for a stage or configuration that is not supported."""
         os.environ.setdefault("DS_ACCELERATOR", processes.device.type)
         config = zero_settings(stage)
         deepspeed: Any = import_module("deepspeed")
-        # None of its compiled operations is used; it would compile one for processors all the same.
+        # None of its compiled operations is used, but it would compile one for CPUs.
         deepspeed.ops.__compatible_ops__ = {}
         parameters: list[Any] = list(module.parameters())
         for parameter in parameters:
-            # Not to be sent to all by the first process: each has it already, and of a single number that fails.
+            # Excluded from the initial broadcast: all processes have the same values, and broadcasting scalars fails.
             parameter.ds_optim_param = True
         self.parameters: list[list[nn.Parameter]] = [list(group["params"]) for group in optimiser.param_groups]
         try:
@@ -44,7 +43,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
         except ValueError as error:
             raise _refused(stage, Message("its configuration is wrong: {error}", error=error)) from None
         self._inner = optimiser
-        # What DeepSpeed put in their place: one flat part of each group.
+        # DeepSpeed replaces them by one flat shard of each group.
         super().__init__(optimiser.param_groups, {})
         self.param_groups = optimiser.param_groups
         self._all = [parameter for members in self.parameters for parameter in members]
@@ -56,7 +55,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
         self._used.add(at)
 
     def _link(self) -> None:
-        """Has DeepSpeed know each parameter's state: by itself it does after one group's step, for that group alone."""
+        """Links each parameter to its state; DeepSpeed does this itself after a group's step, for that group alone."""
         utils: Any = import_module("deepspeed.utils")
         for group, members in zip(self.param_groups, self.parameters, strict=True):
             utils.lazy_init_hp_params_optimizer_state(members, group["params"][0], self._inner.state)
@@ -64,11 +63,11 @@ class DeepSpeedZero(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step by the gradients of all processes."""
+        """One step with the gradients of all processes."""
         users = self._processes.total(*(float(at in self._used) for at in range(len(self._all))))
         idle = [parameter for parameter, used in zip(self._all, users, strict=True) if not used]
         self._used.clear()
-        # AdamW passes by what has no gradient; in a flat part that is one of zeros, by which it would decay.
+        # AdamW skips parameters without a gradient; in a flat shard their gradient is zero, and they would decay.
         before = [(view, view.clone()) for parameter in idle for view in _views(parameter)]
         self.engine.step()
         for view, value in before:
@@ -77,22 +76,22 @@ class DeepSpeedZero(torch.optim.Optimizer):
             self._link()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing: a step leaves no gradients behind."""
+        """Does nothing: a step frees its gradients."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as AdamW has it, each tensor whole. All processes have to ask."""
+        """The state as AdamW has it, with whole tensors. All processes must call this."""
         utils: Any = import_module("deepspeed.utils")
         made: dict[str, Any] = {"state": {}, "param_groups": []}
         for group, members in zip(self.param_groups, self.parameters, strict=True):
             state, first = self._inner.state[group["params"][0]], len(made["state"])
             for at, parameter in enumerate(members, first):
-                whole = {n: utils.safe_get_full_optimizer_state(parameter, n) for n in state if n != "step"}
-                made["state"][at] = {n: whole.get(n, value).clone() for n, value in state.items()}
+                full_state = {n: utils.safe_get_full_optimizer_state(parameter, n) for n in state if n != "step"}
+                made["state"][at] = {n: full_state.get(n, value).clone() for n, value in state.items()}
             made["param_groups"].append({**group, "params": list(range(first, len(made["state"])))})
         return made
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes its part of what ``state_dict`` gave, or AdamW's."""
+        """Loads this process's part of ``state_dict`` or of AdamW's state."""
         utils: Any = import_module("deepspeed.utils")
         states: list[dict[str, Any]] = [
             state_dict["state"].get(at, {}) for group in state_dict["param_groups"] for at in group["params"]
@@ -101,7 +100,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
         for group, members in zip(self.param_groups, self.parameters, strict=True):
             own, first = states[first : first + len(members)], first + len(members)
             flat = cast(Tensor, group["params"][0])
-            # What no step used has no state in AdamW alone.
+            # Parameters that were never updated have no state in AdamW.
             known = max(own, key=lambda state: float(state.get("step", 0.0)))
             self._inner.state[flat] = {
                 name: value.clone() if name == "step" else torch.zeros_like(flat) for name, value in known.items()
@@ -112,7 +111,7 @@ class DeepSpeedZero(torch.optim.Optimizer):
                 utils.safe_set_full_optimizer_state(parameter, state[name].to(self._processes.device), name)
 
     def close(self) -> None:
-        """Leaves what learnt as parameters like any others."""
+        """Leaves the trained parameters as ordinary ones."""
         self.engine.destroy()
         for hook in self._hooks:
             hook.remove()
@@ -121,19 +120,19 @@ class DeepSpeedZero(torch.optim.Optimizer):
 
 
 def _views(parameter: nn.Parameter) -> list[Tensor]:
-    """A parameter, and what of its flat copy and of its state lies in this process."""
+    """A parameter with the parts of its flat copy and of its state in this process."""
     own: Any = getattr(parameter, "_hp_mapping", None)
     return [parameter.data] + ([] if own is None else [own.hp_fragment, *(own.optim_fragment or {}).values()])
 
 
 def zero_settings(stage: Stage) -> dict[str, Any]:
-    """DeepSpeed's configuration: from accelerate's how it shards, from the stage how it learns."""
+    """DeepSpeed's configuration: sharding from accelerate's, optimisation from the stage."""
     accelerate: Any = import_module("accelerate")
     try:
         config: dict[str, Any] = accelerate.DeepSpeedPlugin().deepspeed_config
     except ValueError as error:
         raise _refused(stage, Message("its configuration is wrong: {error}", error=error)) from None
-    # What is left to accelerate is left to DeepSpeed.
+    # "auto" of accelerate means DeepSpeed's default.
     parts = {name: value for name, value in config["zero_optimization"].items() if value != "auto"}
     overridden = [name for name in OF_THE_STAGE if config.get(name, {}).get("enabled", name in config)]
     if overridden:
@@ -156,10 +155,10 @@ def zero_settings(stage: Stage) -> dict[str, Any]:
     return {
         "zero_optimization": parts,
         "gradient_clipping": stage.max_grad_norm,
-        # Rows and their weights are the loop's: for DeepSpeed each batch is one, and a step ends where it is called.
+        # The loop accumulates and weighs batches: for DeepSpeed each batch is one, and a step ends when it is called.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        # torch's AdamW, wherever its state lies.
+        # torch's AdamW, wherever its state is.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }

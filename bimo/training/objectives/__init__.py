@@ -1,1 +1,1 @@
-"""What a stage minimises."""
+"""Objectives: what a stage minimises."""

@@ -1,7 +1,7 @@
-"""An autoencoder's reconstruction judged by a discriminator of patches as well: textures that L1 alone leaves blurred.
+"""Adversarial training of an autoencoder by a patch discriminator, for textures that L1 alone leaves blurred.
 
-What no latent holds, the grains of rice or the hairs of a brush, L1 answers by their mean; a discriminator asks for
-something that looks like them (arXiv:1611.07004, section 3.2; for autoencoders arXiv:2012.09841, section 3.1).
+L1 answers details that no latent holds, such as grains of rice or hairs of a brush, by their mean; a discriminator
+demands realistic ones (arXiv:1611.07004, section 3.2; for autoencoders arXiv:2012.09841, section 3.1).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ SLOPE = 0.2
 
 
 class PatchDiscriminator(nn.Module):
-    """Pictures [B, 3, H, W] -> features of each layer, then one logit a patch, [B, 1, H / 8, W / 8], as the last."""
+    """Pictures [B, 3, H, W] -> the features of each layer, then one logit for each patch, [B, 1, H / 8, W / 8], as the
+    last.
+    """
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -40,22 +42,23 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features and logits."""
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         x = x.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             x = layer(x)
-            found.append(x)
-        return [*found, self.leave(x)]
+            features.append(x)
+        return [*features, self.leave(x)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial(Reconstruct):
-    """``Reconstruct`` plus what a discriminator of patches finds wrong, whose gradient at the picture is as long as
-    ``share`` of that of the reconstruction (the adaptive weight of arXiv:2012.09841, equation 7, taken at the picture).
+    """``Reconstruct`` plus the loss of a patch discriminator, weighted so that its gradient by the picture has
+    ``share`` of the norm of the reconstruction's (the adaptive weight of arXiv:2012.09841, equation 7, computed at the
+    picture).
 
-    The discriminator, ``widths`` wide, learns in the same step by the hinge loss (arXiv:1705.02894); the picture is
-    also to have its features of the truth, ``matching`` times their L1 (arXiv:1711.11585, equation 4). Its rate is set
-    by ``lr_overrides`` of "adversarial.*".
+    The discriminator, ``widths`` wide, is trained in the same step by the hinge loss (arXiv:1705.02894); feature
+    matching adds ``matching`` times the L1 of its features (arXiv:1711.11585, equation 4). Its learning rate is set by
+    ``lr_overrides`` of "adversarial.*".
     """
 
     share: float = 0.4
@@ -71,23 +74,29 @@ class Adversarial(Reconstruct):
         return PatchDiscriminator(self.widths)
 
     def loss(self, inputs: TrainInputs) -> Tensor:
-        """Reconstruction and what deceives, for the autoencoder; the hinge loss, for the discriminator."""
-        answer, pixels = self.answered(inputs)
+        """Reconstruction and adversarial loss for the autoencoder, plus the hinge loss for the discriminator."""
+        reconstruction, pixels = self.reconstruct(inputs)
         discriminator = cast(PatchDiscriminator, inputs.extra)
         *true, real = discriminator(pixels)
-        *_, fake = discriminator(answer.detach())
-        told_apart = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
+        *_, fake = discriminator(reconstruction.detach())
+        discriminator_loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         frozen: Mapping[str, Tensor] = {name: value.detach() for name, value in discriminator.named_parameters()}
-        *features, logits = cast("list[Tensor]", functional_call(discriminator, dict(frozen), (answer,)))
+        *features, logits = cast("list[Tensor]", functional_call(discriminator, dict(frozen), (reconstruction,)))
         pairs = zip(features, true, strict=True)
-        unlike = sum((functional.l1_loss(one, other.detach()) for one, other in pairs), answer.new_zeros(()))
-        deceives = self.matching * unlike / len(features) - logits.mean()
-        distance = self.distance(answer, pixels)
-        return distance + self._weight(distance, deceives, answer) * deceives + told_apart
+        feature_matching = sum(
+            (functional.l1_loss(one, other.detach()) for one, other in pairs), reconstruction.new_zeros(())
+        )
+        deceives = self.matching * feature_matching / len(features) - logits.mean()
+        distance = self.distance(reconstruction, pixels)
+        return distance + self._weight(distance, deceives, reconstruction) * deceives + discriminator_loss
 
-    def _weight(self, distance: Tensor, deceives: Tensor, answer: Tensor) -> Tensor:
-        """What makes the second's gradient at the picture ``share`` times as long as the first's; 0 without any."""
-        if not answer.requires_grad:
-            return answer.new_zeros(())
-        (own,), (other,) = (torch.autograd.grad(loss, answer, retain_graph=True) for loss in (distance, deceives))
+    def _weight(self, distance: Tensor, deceives: Tensor, reconstruction: Tensor) -> Tensor:
+        """The weight that makes the norm of the second gradient at the picture ``share`` of the first's; 0 without
+        gradients.
+        """
+        if not reconstruction.requires_grad:
+            return reconstruction.new_zeros(())
+        (own,), (other,) = (
+            torch.autograd.grad(loss, reconstruction, retain_graph=True) for loss in (distance, deceives)
+        )
         return self.share * own.float().square().sum().sqrt() / (other.float().square().sum().sqrt() + 1e-8)

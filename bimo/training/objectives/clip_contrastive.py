@@ -1,4 +1,4 @@
-"""Captions and pictures brought together in the space of a locked image encoder: how Taiyi-CLIP was trained."""
+"""Contrastive training of a text encoder against a locked image encoder, as for Taiyi-CLIP."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ClipContrastive(Objective):
     """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between a text encoder's pooled output and the
     embeddings of the system's image encoder, which is locked (arXiv:2111.07991) unless the stage names it.
 
-    The temperature is kept above 1/100. Of each picture a random part is seen: ``area`` (from, to) of it, its shape
-    changed by at most ``shape`` either way.
+    The temperature is clamped to at least 1/100. Pictures are randomly cropped: ``area`` (from, to) of each, with the
+    aspect ratio changed by at most ``shape``.
     """
 
     area: tuple[float, float] = (0.9, 1.0)
@@ -34,13 +34,13 @@ class ClipContrastive(Objective):
     sees: str = "pixels"
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """None. Raises RecipeError for a system that has no image encoder."""
+        """None. Raises RecipeError for a system without an image encoder."""
         if system.vision is None:
             raise RecipeError("recipe {name} has no vision to match words with", name=system.recipe.name)
         return None
 
     def loss(self, inputs: TrainInputs) -> Tensor:
-        """The mean of both directions."""
+        """The mean over both directions."""
         vision: Any = inputs.system.vision
         with torch.no_grad():
             vision.logit_scale.clamp_(0, MAXIMUM_LOGIT_SCALE)
@@ -48,10 +48,10 @@ class ClipContrastive(Objective):
         words = functional.normalize(cast(Tensor, pooled), dim=1)
         pixels = cast(Tensor, inputs.pixels)
         height, width = pixels.shape[2:]
-        places = [self._part(height, width, inputs.generator) for _ in range(inputs.whole)]
+        places = [self._part(height, width, inputs.generator) for _ in range(inputs.total_rows)]
         crops = self._parts(pixels, inputs.own(places), vision.part.size)
         pictures = functional.normalize(vision(crops), dim=1)
-        scale, right = vision.logit_scale.exp(), inputs.own(torch.arange(inputs.whole))
+        scale, right = vision.logit_scale.exp(), inputs.own(torch.arange(inputs.total_rows))
         to_pictures = functional.cross_entropy(scale * words @ inputs.gather(pictures).T, right)
         to_words = functional.cross_entropy(scale * pictures @ inputs.gather(words).T, right)
         return (to_pictures + to_words) / 2

@@ -1,4 +1,4 @@
-"""Denoising as an objective: one squared error for every noise schedule, with the weights and ranges of the papers."""
+"""The denoising objective: a squared error for every noise schedule, with the published weights and timestep ranges."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ TRIES = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """A denoiser's input, with what it was made of: clean ``x`` and ``noise`` [B, C, h, w], and what each place
-    counts for, ``places`` [B, 1, h, w] in [0, 1], None for all alike.
+    """A denoiser's input with its clean ``x`` and ``noise`` [B, C, h, w], and the loss weight of each position,
+    ``places`` [B, 1, h, w] in [0, 1], None for equal weights.
     """
 
     schedule: Schedule
-    ask: DenoiserInput
+    denoiser_input: DenoiserInput
     x: Tensor
     noise: Tensor
     places: Tensor | None = None
@@ -50,24 +50,24 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Denoise(Objective):
-    """Mean squared error of a level's answer (arXiv:2006.11239, equation 14), whatever its noise schedule.
+    """Mean squared error of a level's prediction (arXiv:2006.11239, equation 14), for any noise schedule.
 
-    ``also`` names levels whose own loss is added, as when a level and the one it is conditioned on learn together.
-    ``times`` (from, below) are those of an expert that answers for a part of the noise alone (arXiv:2312.16486);
-    ``flow`` draws and weighs the times of a flow otherwise than its schedule. ``crops`` are sides in positions of x:
-    each batch is cut at a random place to one of them. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672,
-    equation 16), where the model learns its variance.
+    ``also`` names levels whose loss is added, as when a level and the one it is conditioned on are trained together.
+    ``times`` (from, below) are those of an expert for a part of the timesteps (arXiv:2312.16486); ``flow`` samples and
+    weighs the timesteps of a flow in place of its schedule. ``crops`` are sides in positions of x: each batch is
+    cropped at random to one of them. ``variance`` is lambda of the hybrid loss (arXiv:2102.09672, equation 16), for
+    models with a learned variance.
 
-    The noise: ``offset`` times one more random number is added to that of each whole channel, as diffusers'
-    ``noise_offset``: else pictures stay of middling brightness. ``multires`` adds noise of so many smaller sizes, each
-    ``multires_discount`` times as strong as the one before (pyramid noise). ``perturbation`` is added to the noise that
-    x is given and not to that which is to be answered (arXiv:2301.11706), as diffusers' ``input_perturbation``.
+    The noise: ``offset`` times a random number is added to each channel, as diffusers' ``noise_offset``: without it
+    pictures keep a medium brightness. ``multires`` adds noise of so many smaller sizes, each ``multires_discount``
+    times as strong as the one before (pyramid noise). ``perturbation`` is added to the noise of x but not to the target
+    (arXiv:2301.11706), as diffusers' ``input_perturbation``.
 
     The error: ``snr`` is gamma of the min-SNR weight (arXiv:2303.09556, section 3.4), 0 for none; ``debiased`` weighs
-    by 1 / sqrt(snr) instead (arXiv:2310.08442). ``loss`` "huber" or "smooth_l1" grows as its size alone beyond
-    ``huber_c`` (arXiv:2403.16728), which is that at the noisiest time where ``huber_schedule`` is "snr" or
-    "exponential". With ``mask`` the error counts where the map of that name is white and ``outside`` of it that share:
-    it is the mean over what counts.
+    by 1 / sqrt(snr) instead (arXiv:2310.08442). ``loss`` "huber" or "smooth_l1" is linear beyond ``huber_c``
+    (arXiv:2403.16728), which is its value at the noisiest timestep if ``huber_schedule`` is "snr" or "exponential".
+    With ``mask`` the error counts where the map of that name is white, and by the factor ``outside`` elsewhere; it is
+    the weighted mean.
     """
 
     also: tuple[str, ...] = ()
@@ -108,16 +108,16 @@ class Denoise(Objective):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The mask, where there is one."""
+        """The mask, if there is one."""
         return (self.mask,) if self.mask else ()
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """Whether each level's schedule knows what is asked."""
+        """Whether each level's schedule supports the settings."""
         for name in self.levels(prospect.stage):
             yield from refusals(partial(self.check, prospect.system.level(name).schedule))
 
     def check(self, schedule: Schedule) -> None:
-        """Raises RecipeError for a schedule that something asked for is not defined for."""
+        """Raises RecipeError for a schedule for which a setting is not defined."""
         once = torch.ones(1)
         if self.flow is not None and not isinstance(schedule, Flow):
             raise RecipeError(
@@ -130,7 +130,7 @@ class Denoise(Objective):
             huber_c(schedule, once, self.huber_c, self.huber_schedule)
 
     def tiny(self) -> Self:
-        """Crops of an eighth, as pictures are of about that."""
+        """Crops of an eighth, about the size of tiny pictures."""
         return replace(self, crops=tuple(max(8, side // 8) for side in self.crops))
 
     def levels(self, stage: Stage) -> tuple[str, ...]:
@@ -143,16 +143,16 @@ class Denoise(Objective):
         losses: list[Tensor] = []
         for name in (inputs.stage.level, *self.also):
             question = self.question(inputs, name)
-            losses.append(self.errors(question, inputs.system.denoise(question.ask)).mean())
+            losses.append(self.errors(question, inputs.system.denoise(question.denoiser_input)).mean())
         return torch.stack(losses).sum()
 
     def question(self, inputs: TrainInputs, name: str, group: int = 1) -> Question:
-        """The denoiser's input of a level: noised pictures and their conditioning. ``group`` rows next to each other
-        share their timestep and noise.
+        """The denoiser's input of a level: noised pictures and their conditioning. Each ``group`` of consecutive rows
+        shares its timestep and noise.
         """
         batch = cast(Batch, inputs.batch)
         level = inputs.system.level(name)
-        count = batch.whole // group
+        count = batch.total_rows // group
         shape = tuple(batch.x.shape[1:])
         t = batch.own(self._times(level.schedule, shape, count, batch.generator).repeat_interleave(group))
         noise = torch.randn((count, *shape), generator=batch.generator)
@@ -160,39 +160,43 @@ class Denoise(Objective):
             noise = offset_noise(noise, self.offset, batch.generator)
         if self.multires:
             noise = multires_noise(noise, self.multires, self.multires_discount, batch.generator)
-        given = noise
+        input_noise = noise
         if self.perturbation:
-            given = noise + self.perturbation * torch.randn((count, *shape), generator=batch.generator)
-        noise, given = (batch.own(each.repeat_interleave(group, dim=0)) for each in (noise, given))
+            input_noise = noise + self.perturbation * torch.randn((count, *shape), generator=batch.generator)
+        noise, input_noise = (batch.own(each.repeat_interleave(group, dim=0)) for each in (noise, input_noise))
         conditioning = inputs.system.condition(batch.encodings, level.conditions_of(inputs.system, batch))
         null = level.recipe.guidance.unconditional
         if null in ZERO_NULLS:
-            # The null branch of drawing has no words, so neither has a dropped caption.
+            # The unconditional branch of sampling has no text, so neither has a dropped caption.
             conditioning = zero_text(conditioning, batch.dropped_captions, null == "masked")
-        ask = DenoiserInput(name, level.schedule.add_noise(batch.x, given, t), t, conditioning)
-        return Question(level.schedule, ask, batch.x, noise, self._places(batch))
+        denoiser_input = DenoiserInput(name, level.schedule.add_noise(batch.x, input_noise, t), t, conditioning)
+        return Question(level.schedule, denoiser_input, batch.x, noise, self._places(batch))
 
-    def errors(self, question: Question, answer: Tensor) -> Tensor:
+    def errors(self, question: Question, output: Tensor) -> Tensor:
         """The weighted error of each row, [B]."""
-        schedule, ask, x = question.schedule, question.ask, question.x
+        schedule, denoiser_input, x = question.schedule, question.denoiser_input, question.x
         channels = x.shape[1]
-        difference = answer[:, :channels] - schedule.target(x, question.noise, ask.t)
-        c = ask.t if self.loss_type == "l2" else huber_c(schedule, ask.t, self.huber_c, self.huber_schedule)
+        difference = output[:, :channels] - schedule.target(x, question.noise, denoiser_input.t)
+        c = (
+            denoiser_input.t
+            if self.loss_type == "l2"
+            else huber_c(schedule, denoiser_input.t, self.huber_c, self.huber_schedule)
+        )
         each = squared_or_huber(difference, self.loss_type, c)
         error = each.flatten(1).mean(1) if question.places is None else _mean_of(each, question.places)
         if self.snr:
-            error = error * min_snr_weight(schedule, ask.t, self.snr)
+            error = error * min_snr_weight(schedule, denoiser_input.t, self.snr)
         if self.debiased:
-            error = error * debiased_weight(schedule, ask.t)
+            error = error * debiased_weight(schedule, denoiser_input.t)
         if self.flow is not None:
-            error = error * self.flow.weights(cast(Flow, schedule), ask.t)
+            error = error * self.flow.weights(cast(Flow, schedule), denoiser_input.t)
         if isinstance(schedule, Ddpm) and schedule.variance == "learned_range":
-            bound = schedule.variational(answer, x, question.noise, ask.t)
+            bound = schedule.variational(output, x, question.noise, denoiser_input.t)
             error = error + self.variance * schedule.count * bound
         return error
 
     def cropped(self, batch: Batch) -> Batch:
-        """The batch cut to one of ``crops``, its pixels where they belong to it; all of it where there are none."""
+        """The batch cropped to one of ``crops``, with its pixels if they correspond; unchanged without ``crops``."""
         if not self.crops:
             return batch
         draws = [float(draw) for draw in torch.rand(3, generator=batch.generator)]
@@ -230,7 +234,9 @@ class Denoise(Objective):
         return self.flow.timesteps(cast(Flow, schedule), shape, count, generator)
 
     def _places(self, batch: Batch) -> Tensor | None:
-        """What each place of x counts for, [B, 1, h, w], None without a mask. Raises RecipeError where x has none."""
+        """The loss weight of each position of x, [B, 1, h, w], None without a mask. Raises RecipeError if x has no
+        positions.
+        """
         if not self.mask:
             return None
         if batch.x.ndim != 4:
@@ -241,7 +247,7 @@ class Denoise(Objective):
 
 
 def _mean_of(error: Tensor, places: Tensor) -> Tensor:
-    """[B]: the mean of errors [B, C, h, w] over what the places count for; 0 where none does."""
+    """The weighted mean of errors [B, C, h, w] over positions, [B]; 0 if all weights are 0."""
     counted = places.expand_as(error).flatten(1).sum(1)
     return (error * places).flatten(1).sum(1) / counted.clamp(min=1e-6)
 

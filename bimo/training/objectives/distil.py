@@ -1,4 +1,4 @@
-"""A text encoder distilled from another on parallel text: the first stage of AltCLIP and of SkyCLIP."""
+"""Distils a text encoder from another on parallel text: the first stage of AltCLIP and of SkyCLIP."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bimo.diffusion.text_encoder import TextEncoder
 from bimo.training.objectives.objective import Objective
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusals
 
-#: Which state of a text encoder stands for a sentence: its first token's, its last real one's, its pooled output.
+#: The state of a text encoder that represents a sentence: of the first token, of the last token, or the pooled output.
 Place = Literal["first", "last", "pooled"]
 PAST = -100
 
 
 class Writer(nn.Module):
-    """A small causal decoder that writes token ids [B, L] from another text's states [B, K, width]."""
+    """A small causal decoder that predicts token ids [B, L] from another text's states [B, K, width]."""
 
     def __init__(self, vocab: int, width: int, layers: int, heads: int, length: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Writer(nn.Module):
         nn.init.normal_(self.places.weight, std=0.02)
 
     def forward(self, ids: Tensor, states: Tensor, unseen: Tensor) -> Tensor:
-        """Logits [B, L, vocab] of what follows each id; ``unseen`` [B, K] bool says which states are padding."""
+        """Logits [B, L, vocab] of the token after each id; ``unseen`` [B, K] bool marks padding."""
         count = ids.shape[1]
         later = torch.ones(count, count, dtype=torch.bool).triu(1)
         hidden = self.words(ids) + self.places.weight[:count]
@@ -49,14 +49,14 @@ class Writer(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Distil(Objective):
-    """A student text encoder learns to give a sentence, in each of ``languages``, the state that a frozen ``teacher``
+    """Trains a student text encoder to give a sentence, in each of ``languages``, the state that a frozen ``teacher``
     gives it in the teacher's own language; the captions of one picture are the sentence in its languages.
 
-    What is compared is the student's state at ``student`` with the teacher's at ``at``, by the weighted sum of mean
-    squared error, mean absolute error and 1 - cosine. AltCLIP (arXiv:2211.06679, section 3.2): the first token with
-    the teacher's last, squared. SkyCLIP: all three, in both languages, and with ``decoder`` a second task: from the
-    student's states of the teacher's language a small causal decoder writes the sentence in the other languages, so
-    that every state says its part whatever the length (its form was not published: this one is an analogy).
+    The student's state at ``student`` is compared with the teacher's at ``at``, by the weighted sum of mean squared
+    error, mean absolute error and 1 - cosine. AltCLIP (arXiv:2211.06679, section 3.2): the first token with the
+    teacher's last, squared. SkyCLIP: all three, in both languages, and with ``decoder`` a second task: from the
+    student's states of the teacher's language a small causal decoder predicts the sentence in the other languages, so
+    that every state carries information at any length (its form was not published: this one is an analogy).
     """
 
     captions: ClassVar = "selected"
@@ -76,11 +76,13 @@ class Distil(Objective):
     sees: str = "texts"
 
     def tiny(self) -> Self:
-        """A tiny teacher, one layer of two heads in the decoder."""
+        """A tiny teacher; one layer with two heads in the decoder."""
         return replace(super().tiny(), decoder_layers=1, decoder_heads=2)
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Those that have captions in the teacher's language and in all others. Raises DataError where none has."""
+        """The pictures with captions in the teacher's language and in all others. Raises DataError if there are
+        none.
+        """
         wanted = {self.language, *self.languages}
         groups = [group for group in pictures.groups if all(wanted <= set(pictures.languages[row]) for row in group)]
         if not groups:
@@ -95,7 +97,7 @@ class Distil(Objective):
         return pictures.of(groups)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """The decoder as ``distil.writer``, where there is one."""
+        """The decoder as ``distil.writer``, if there is one."""
         if not self.decoder:
             return None
         part: Any = system.recipe.text_encoders[self.text_encoder]
@@ -103,7 +105,7 @@ class Distil(Objective):
         return nn.ModuleDict({"writer": writer})
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """A teacher, and sentences in all languages."""
+        """A missing teacher, and missing languages."""
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
         yield from refusals(lambda: self._fitting(prospect.stage, prospect.teacher))
 
@@ -111,17 +113,17 @@ class Distil(Objective):
         """The mean over the languages, plus the second task. Raises TrainingError without a fitting teacher."""
         teacher = self._fitting(inputs.stage, inputs.teacher)
         student = inputs.system.text_encoders[self.text_encoder]
-        said = [self._chosen(inputs, row, self.language) for row in range(inputs.whole)]
+        sentences = [self._chosen(inputs, row, self.language) for row in range(inputs.total_rows)]
         with torch.no_grad():
-            wanted = state(teacher, inputs.own(said), self.at)
+            wanted = state(teacher, inputs.own(sentences), self.at)
         losses: list[Tensor] = []
         for language in self.languages:
-            texts = said
+            texts = sentences
             if language != self.language:
-                texts = [self._chosen(inputs, row, language) for row in range(len(said))]
+                texts = [self._chosen(inputs, row, language) for row in range(len(sentences))]
             losses.append(self._distance(state(student, inputs.own(texts), self.student), wanted))
             if self.decoder and language != self.language:
-                losses[-1] = losses[-1] + self.decoder * self._written(inputs, student, said, texts)
+                losses[-1] = losses[-1] + self.decoder * self._written(inputs, student, sentences, texts)
         return torch.stack(losses).mean()
 
     def _fitting(self, stage: Stage, teacher: System | None) -> TextEncoder:
@@ -140,7 +142,7 @@ class Distil(Objective):
 
     def _chosen(self, inputs: TrainInputs, row: int, language: str) -> str:
         captions = inputs.captions[row][language]
-        # On the generator's own device, the processor: nothing waits for another.
+        # On the generator's device, the CPU: no synchronisation.
         home = inputs.generator.device
         return captions[int(torch.randint(len(captions), (1,), generator=inputs.generator, device=home))]
 
@@ -154,23 +156,25 @@ class Distil(Objective):
         loss = self.squared * functional.mse_loss(states, wanted) + self.absolute * functional.l1_loss(states, wanted)
         return loss + self.cosine * (1 - functional.cosine_similarity(states, wanted, dim=1)).mean()
 
-    def _written(self, inputs: TrainInputs, student: TextEncoder, said: Sequence[str], texts: Sequence[str]) -> Tensor:
+    def _written(
+        self, inputs: TrainInputs, student: TextEncoder, sentences: Sequence[str], texts: Sequence[str]
+    ) -> Tensor:
         writer = cast(nn.ModuleDict, inputs.extra)["writer"]
         every = _lengths(student, texts)
-        lengths, said = inputs.own(every), inputs.own(said)
+        lengths, sentences = inputs.own(every), inputs.own(sentences)
         ids = cast(Tensor, cast(Any, student).ids(inputs.own(texts))[0])
         count = int(lengths.max())
         wanted = ids[:, 1:count].masked_fill(torch.arange(1, count) >= lengths[:, None], PAST)
-        states = student.encode(said).tokens
-        unseen = torch.arange(states.shape[1]) >= _lengths(student, said)[:, None]
+        states = student.encode(sentences).tokens
+        unseen = torch.arange(states.shape[1]) >= _lengths(student, sentences)[:, None]
         logits = writer(ids[:, : count - 1], states, unseen)
         loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=PAST)
-        # Every token of the step counts alike, not every process.
+        # Every token of the step has the same weight, not every process.
         return loss * ((lengths - 1).float().mean() / (every - 1).float().mean())
 
 
 def state(encoder: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
-    """The states [B, D] of texts at a place. Raises RecipeError for a text encoder that pools nothing."""
+    """The states [B, D] of texts at a place. Raises RecipeError for a text encoder without a pooled output."""
     encoding = encoder.encode(texts)
     if place == "first":
         return encoding.tokens[:, 0]
@@ -182,6 +186,6 @@ def state(encoder: TextEncoder, texts: Sequence[str], place: Place) -> Tensor:
 
 
 def _lengths(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """How many tokens of each text are read, [B]."""
+    """The number of tokens of each text, [B]."""
     budgets = [encoder.budget(text) for text in texts]
     return torch.tensor([min(budget.used, budget.limit) for budget in budgets])

@@ -1,6 +1,6 @@
-"""Reward fine-tuning by the reward's own gradient, through the last steps of drawing (DRaFT, arXiv:2309.17400)."""
+"""Reward fine-tuning by backpropagation through the last sampling steps (DRaFT, arXiv:2309.17400)."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ Drawing = Generator[DenoiserInput, Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class DRaFT(Objective):
-    """The reward of the level's own drawings is the objective: each step draws a picture for every caption of the
-    batch and follows the gradient of ``reward`` through the decoder and the last ``through`` steps of drawing. That is
-    DRaFT-K of arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is the like with
-    one step at a random time. The steps before are drawn without a gradient, so memory holds ``through`` of them.
+    """Maximises the reward of the level's own drawings: each step draws a picture for every caption of the batch and
+    backpropagates ``reward`` through the decoder and the last ``through`` sampling steps. That is DRaFT-K of
+    arXiv:2309.17400, which maximises E[r(sample(theta, c, x_T))]; ReFL, arXiv:2304.05977, is similar with one step at a
+    random timestep. The steps before have no gradient, so memory holds ``through`` of them.
 
-    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.OnlineRewards`. What a
-    reward does not see is soon given up for it: ``anchor`` weighs the mean squared distance of the answers on those
-    steps from the level's as it was before the stage, and an adapter (`Lora`), as in the paper, can be taken off again.
+    The reward must be differentiable; for others see `bimo.training.objectives.online_rewards.OnlineRewards`. Against
+    reward hacking, ``anchor`` weighs the mean squared distance of the predictions in those steps from those of the
+    level before the stage, and an adapter (`Lora`), as in the paper, can be removed again.
 
-    ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's. The level must be the last.
+    ``steps``, ``size`` and ``guidance`` are those of sampling; 0 and None are the recipe's. The level must be the last.
     """
 
     captions: ClassVar = "selected"
@@ -63,25 +63,25 @@ class DRaFT(Objective):
             raise RecipeError("through of DRaFT is {through}; at least 1", through=self.through)
 
     def tiny(self) -> Self:
-        """Two steps of drawing; a reward that needs no weights."""
+        """Two sampling steps; a reward without weights."""
         return replace(self, reward=ColourfulReward(), steps=2, size=(128, 128))
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """The denoiser as it is before the stage, where there is an anchor."""
+        """A copy of the denoiser before the stage, if there is an anchor."""
         if not self.anchor:
             return None
         denoiser = system.level(system.recipe.levels[-1].name).denoiser
         return nn.ModuleDict({"before": copy.deepcopy(denoiser).eval()})
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """Functions of the user's that the reward names."""
+        """Missing user functions that the reward names."""
         yield from of_rewards(self.reward, prospect.judges)
 
     def loss(self, inputs: TrainInputs) -> Tensor:
-        """Minus the mean reward, plus the anchor. Raises RecipeError where a gradient does not reach what learns."""
+        """Minus the mean reward, plus the anchor. Raises RecipeError if no gradient reaches the trained parameters."""
         self._check(inputs)
         system = inputs.system
-        seeds = inputs.own(torch.randint(2**31, (inputs.whole,), generator=inputs.generator)).tolist()
+        seeds = inputs.own(torch.randint(2**31, (inputs.total_rows,), generator=inputs.generator)).tolist()
         texts, labels = inputs.own(inputs.texts), inputs.own(inputs.labels)
         requests = [request_of(system, self, text, seed) for text, seed in zip(texts, seeds, strict=True)]
         drawings: list[Drawing] = [pixels(system, prepare(system, request)) for request in requests]
@@ -89,29 +89,31 @@ class DRaFT(Objective):
         drawn, drift = self._driven(system, drawings, before)
         shown = Shown(drawn.float(), texts, labels)
         worth = (inputs.judges or Judges()).scores(self.reward, shown)[TOTAL]
-        # One that the reward has nothing to say of counts as none.
+        # Pictures without a reward do not count.
         return -worth.nanmean() + self.anchor * drift
 
     def _driven(self, system: System, drawings: Sequence[Drawing], before: nn.Module | None) -> tuple[Tensor, Tensor]:
-        """(drawings [B, 3, H, W], mean squared distance of their answers from those of ``before``), step by step."""
+        """Drives the sampling loops: (drawings [B, 3, H, W], mean squared distance of the predictions from those of
+        ``before``).
+        """
         last = system.recipe.levels[-1].name
         done: list[Tensor] = []
         drifts: list[Tensor] = []
         with torch.no_grad():
-            asks = [next(drawing) for drawing in drawings]
-            while asks:
-                ask = asks[0]
-                with torch.set_grad_enabled(ask.level == last and ask.step >= ask.steps - self.through):
-                    outputs = denoise_together(system, asks)
+            pending = [next(drawing) for drawing in drawings]
+            while pending:
+                first = pending[0]
+                with torch.set_grad_enabled(first.level == last and first.step >= first.steps - self.through):
+                    outputs = denoise_together(system, pending)
                     if torch.is_grad_enabled() and before is not None:
-                        drifts.append(_distance(before, asks, outputs))
+                        drifts.append(_distance(before, pending, outputs))
                     following: list[DenoiserInput] = []
-                    for drawing, answer in zip(drawings, outputs, strict=True):
+                    for drawing, output in zip(drawings, outputs, strict=True):
                         try:
-                            following.append(drawing.send(answer))
+                            following.append(drawing.send(output))
                         except StopIteration as stop:
                             done.append(stop.value)
-                    asks = following
+                    pending = following
         return torch.stack(done), torch.stack(drifts).mean() if drifts else torch.zeros(())
 
     def _check(self, inputs: TrainInputs) -> None:
@@ -134,9 +136,9 @@ class DRaFT(Objective):
             )
 
 
-def _distance(before: nn.Module, asks: Sequence[DenoiserInput], outputs: Sequence[Tensor]) -> Tensor:
-    """The mean squared distance of answers from those of the level as it was."""
+def _distance(before: nn.Module, pending: Sequence[DenoiserInput], outputs: Sequence[Tensor]) -> Tensor:
+    """The mean squared distance of predictions from those of the level before the stage."""
     with torch.no_grad():
-        # A sampler's times are the processor's.
-        wanted = [before(ask.x, ask.t.to(ask.x.device), ask.conditioning) for ask in asks]
+        # Samplers keep timesteps on the CPU.
+        wanted = [before(first.x, first.t.to(first.x.device), first.conditioning) for first in pending]
     return torch.stack([(a - b).square().mean() for a, b in zip(outputs, wanted, strict=True)]).mean()

@@ -1,4 +1,4 @@
-"""DreamBooth (arXiv:2208.12242): a system learns one subject from a few pictures without forgetting its class."""
+"""DreamBooth (arXiv:2208.12242): learns one subject from a few pictures without forgetting its class."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NO_CLASS = Message("where prior of Dreambooth is not 0 it needs class_noun: what
 
 @dataclass(frozen=True, kw_only=True)
 class Dreambooth(Objective):
-    """Half of a batch are the subject's pictures under ``subject``, a sentence with its identifier ("[小黄鸭]") or one
-    of several at random; with none each picture has its own captions, so that several subjects are learnt at once.
-    Half are pictures of its class, ``class_noun`` ("小黄鸭") or several in turn, that the system drew of itself before
-    the stage, whose error is added with the weight ``prior``; with 0 there are none.
+    """Half of a batch are the subject's pictures with the caption ``subject``, a sentence with its identifier
+    ("[小黄鸭]") or one of several at random; without one each picture has its own captions, so that several subjects
+    can be learned at once. The other half are pictures of its class, ``class_noun`` ("小黄鸭") or several in turn, that
+    the system drew before the stage; their error is added with the weight ``prior``; 0 for none.
 
-    ``count`` of them are drawn, at ``size`` and with ``steps`` or as the recipe draws. They stay in the run's folder: a
-    stop while drawing loses one picture. Where a level wants to know how things stand, each picture declares the pose
-    it was drawn in.
+    ``count`` of them are drawn, at ``size`` and with ``steps``, or by the recipe's defaults. They are saved in the
+    run's folder: an interruption loses one picture at most. If a level is conditioned on poses, each picture records
+    the pose that it was drawn in.
     """
 
     captions: ClassVar = "selected"
@@ -59,8 +59,8 @@ class Dreambooth(Objective):
         return self.denoise.maps
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Pairs of one of the subject and one of the class, each seen as often as the other allows. Raises RecipeError
-        where there is to be a class and it has no name.
+        """Pairs of one picture of the subject and one of the class, each seen as often as the other allows. Raises
+        RecipeError if the class has no name.
         """
         own, subject = len(pictures), _several(self.subject)
         captions = [subject] * own if subject else pictures.captions
@@ -76,7 +76,7 @@ class Dreambooth(Objective):
         return both.of(groups, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """What the class is called."""
+        """A missing name of the class."""
         if self.prior and not _several(self.class_noun):
             yield RecipeError(NO_CLASS)
         if self.prior and prospect.stage.captions.trigger:
@@ -91,7 +91,7 @@ class Dreambooth(Objective):
         losses: list[Tensor] = []
         for name in (inputs.stage.level, *self.denoise.also):
             question = self.denoise.question(inputs, name)
-            errors = self.denoise.errors(question, inputs.system.denoise(question.ask))
+            errors = self.denoise.errors(question, inputs.system.denoise(question.denoiser_input))
             if self.prior:
                 losses.append(errors[0::2].mean() + self.prior * errors[1::2].mean())
             else:
@@ -99,7 +99,7 @@ class Dreambooth(Objective):
         return torch.stack(losses).sum()
 
     def _draw(self, system: System, folder: Path, nouns: tuple[str, ...]) -> None:
-        """The pictures of the class that are not there yet, then all of them as a shard."""
+        """Draws the missing pictures of the class, then writes all of them as a shard."""
         wanted = json.dumps([self.class_noun, self.count, self.steps, self.size], ensure_ascii=False)
         shard = folder / shard_name(0)
         if finished(shard, wanted) is not None:
@@ -114,14 +114,14 @@ class Dreambooth(Objective):
         for seed in counted(range(self.count), title):
             noun = nouns[seed % len(nouns)]
             path = folder / f"{seed:05d}.png"
-            # Asked for by name, so that what is declared is what was drawn.
+            # Requested by name, so that the recorded values are those that were drawn.
             conditions = system.conditions_of_seed(seed)
             if not path.is_file():
                 engine.draw(request | {"text": noun, "seed": seed, "conditions": conditions})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | conditions))
         system.train(modes)
-        for name in self.maps:  # all of a picture of the class counts
+        for name in self.maps:  # no part of a class picture is masked
             (folder / "maps" / name).mkdir(parents=True, exist_ok=True)
             for key, _, _ in rows:
                 Image.new("L", (8, 8), 255).save(folder / "maps" / name / f"{key}.png")

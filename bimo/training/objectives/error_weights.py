@@ -1,4 +1,4 @@
-"""What a row's error at a time counts for, and how an error is measured: min-SNR, debiased estimation, Huber."""
+"""Loss weights by timestep, and the loss functions: min-SNR, debiased estimation, Huber."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.schedules.flow import Flow
 from bimo.diffusion.schedules.schedule import Schedule, expand
 
-#: What of a picture is left at the least at a time of a flow, so that no weight is infinite.
+#: The least signal at a timestep of a flow, so that weights are finite.
 LEAST = 1e-4
 
 Loss = Literal["l2", "huber", "smooth_l1"]
 
 
 def signal_to_noise(schedule: Schedule, t: Tensor) -> Tensor:
-    """The ratio of the squares of what is left of x and of the noise, [B]. Raises RecipeError for a schedule that has
-    none.
+    """The signal-to-noise ratio, [B]: the ratio of the squared coefficients of x and noise. Raises RecipeError for a
+    schedule that has none.
     """
     if isinstance(schedule, Ddpm):
         a = schedule.signal().to(t)[t.long()]
@@ -31,8 +31,8 @@ def signal_to_noise(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
-    """min(snr, gamma) as a weight on the error of x (arXiv:2303.09556, section 3.4), for what the schedule predicts: of
-    the noise it is divided by snr, of v by snr + 1, of a flow's velocity by 1 / s^2. [B]
+    """min(snr, gamma) as a weight on the error of x (arXiv:2303.09556, section 3.4), converted to the schedule's
+    prediction type: divided by snr for noise, by snr + 1 for v, by 1 / s^2 for a flow's velocity. [B]
     """
     snr = signal_to_noise(schedule, t)
     return snr.clamp(max=gamma) / _times_error_of_x(schedule, t, snr)
@@ -40,15 +40,15 @@ def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
 
 def debiased_weight(schedule: Schedule, t: Tensor) -> Tensor:
     """1 / sqrt(snr) as a weight on the error of the noise (arXiv:2310.08442, equation 11), snr at most 1000 as in the
-    authors' code, for what the schedule predicts. [B]
+    authors' code, converted to the schedule's prediction type. [B]
     """
     snr = signal_to_noise(schedule, t)
     return snr / snr.clamp(max=1000.0).sqrt() / _times_error_of_x(schedule, t, snr)
 
 
 def squared_or_huber(difference: Tensor, kind: Loss, c: Tensor) -> Tensor:
-    """The error of each number: squared; or growing as its size alone far beyond ``c`` [B]: 2 c (sqrt(d^2 + c^2) - c)
-    ("huber", pseudo-Huber, arXiv:2403.16728, equation 7), the same without the factor c ("smooth_l1").
+    """The error of each value: squared, or linear far beyond ``c`` [B]: 2 c (sqrt(d^2 + c^2) - c) ("huber",
+    pseudo-Huber, arXiv:2403.16728, equation 7), or the same without the factor c ("smooth_l1").
     """
     if kind == "l2":
         return difference.square()
@@ -58,8 +58,8 @@ def squared_or_huber(difference: Tensor, kind: Loss, c: Tensor) -> Tensor:
 
 
 def huber_c(schedule: Schedule, t: Tensor, least: float, law: Literal["constant", "snr", "exponential"]) -> Tensor:
-    """c of each row, [B] (arXiv:2403.16728, section 4.3): ``least`` everywhere; falling from 1 where x is clean to
-    ``least`` where it is noise, by the time ("exponential") or by the ratio of noise to signal ("snr").
+    """c of each row, [B] (arXiv:2403.16728, section 4.3): constant ``least``; or falling from 1 for clean x to
+    ``least`` for noise, by the timestep ("exponential") or by the noise-to-signal ratio ("snr").
     """
     if law == "constant":
         return torch.full_like(t, least)
@@ -70,14 +70,14 @@ def huber_c(schedule: Schedule, t: Tensor, least: float, law: Literal["constant"
 
 
 def _times_error_of_x(schedule: Schedule, t: Tensor, snr: Tensor) -> Tensor:
-    """How many times the error of x the error of what the schedule predicts is, [B]."""
+    """The ratio of the squared error of the schedule's prediction to that of x, [B]."""
     if isinstance(schedule, Ddpm):
         return {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[schedule.prediction]
     return _noise(schedule, t) ** -2
 
 
 def _noise(schedule: Schedule, t: Tensor) -> Tensor:
-    """The share of noise of a flow, [B]."""
+    """The noise level of a flow, [B]."""
     if not isinstance(schedule, Flow):
         raise RecipeError(
             "a weight by signal and noise (snr, debiased, huber_schedule snr) is defined for the schedules Ddpm and "

@@ -1,4 +1,4 @@
-"""At which times a flow is trained, and with which weights: the densities of Stable Diffusion 3 (arXiv:2403.03206)."""
+"""Timestep densities and loss weights for training flows, as in Stable Diffusion 3 (arXiv:2403.03206)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bimo.diffusion.schedules.flow import Flow
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTimes(Part):
-    """Times of a training batch in place of the schedule's own, by the share s of noise (0 clean, 1 noise).
+    """Timesteps of a training batch in place of the schedule's own, by the noise level s (0 clean, 1 noise).
 
-    ``density`` is "logit_normal" of ``mean`` and ``std`` (section 3.1, equation 19), "uniform", or "mode" of ``scale``
-    (equation 20). ``shift`` a moves them towards noise as drawing does, s' = a s / (1 + (a - 1) s) (equation 23); 0 is
-    the one that the schedule draws a picture of that size with. ``weight`` is on each row's error, as diffusers'
-    trainers have it: "none", "sigma_sqrt" (1 / s^2), or "cosmap" (2 / pi / (1 - 2 s + 2 s^2)).
+    ``density`` is "logit_normal" with ``mean`` and ``std`` (section 3.1, equation 19), "uniform", or "mode" with
+    ``scale`` (equation 20). ``shift`` a moves them towards noise as in sampling, s' = a s / (1 + (a - 1) s) (equation
+    23); 0 is the shift with which the schedule samples pictures of that size. ``weight`` is on each row's error, as in
+    diffusers' trainers: "none", "sigma_sqrt" (1 / s^2), or "cosmap" (2 / pi / (1 - 2 s + 2 s^2)).
     """
 
     density: Literal["logit_normal", "uniform", "mode"] = "logit_normal"
@@ -42,7 +42,7 @@ class FlowTimes(Part):
             )
 
     def timesteps(self, schedule: Flow, shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
-        """Times [count] for x of a shape (C, h, w)."""
+        """Timesteps [count] for x of a shape (C, h, w)."""
         if self.density == "logit_normal":
             s = torch.sigmoid(torch.randn(count, generator=generator) * self.std + self.mean)
         else:
@@ -61,7 +61,7 @@ class FlowTimes(Part):
 
 
 def drawn_shift(schedule: Flow, shape: tuple[int, ...]) -> float:
-    """The a with which a schedule draws an x of a shape."""
+    """The shift a with which a schedule samples an x of a shape."""
     if not schedule.dynamic:
         return schedule.shift
     mu = schedule.mu(shape)

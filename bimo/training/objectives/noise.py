@@ -1,4 +1,4 @@
-"""The noise that a batch is made of: offset and multi-resolution noise, drawn on the processor for all rows."""
+"""Offset and multi-resolution noise for training, generated on the CPU for all rows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 
 def offset_noise(noise: Tensor, offset: float, generator: torch.Generator) -> Tensor:
-    """Noise [B, C, ...] with ``offset`` times one more random number added to each whole channel."""
-    whole = (*noise.shape[:2], *[1] * (noise.ndim - 2))
-    return noise + offset * torch.randn(whole, generator=generator)
+    """Noise [B, C, ...] with ``offset`` times one further random number added to each channel."""
+    per_channel = (*noise.shape[:2], *[1] * (noise.ndim - 2))
+    return noise + offset * torch.randn(per_channel, generator=generator)
 
 
 def multires_noise(noise: Tensor, levels: int, discount: float, generator: torch.Generator) -> Tensor:
-    """Noise [B, C, h, w] with noise of ``levels`` smaller sizes added, each enlarged, ``discount`` times as strong as
-    the one before, then brought back to a deviation of 1: pyramid noise, as trainers have it.
+    """Pyramid noise: noise [B, C, h, w] with upsampled noise of ``levels`` smaller sizes added, each ``discount`` times
+    as strong as the one before, rescaled to unit standard deviation.
     """
     height, width = noise.shape[2:]
     for level in range(levels):

@@ -1,4 +1,4 @@
-"""What an objective is: the part of a stage that says what is minimised, and on which batches."""
+"""The base class of objectives: what a stage minimises, and on which batches."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 class BatchSource(Protocol):
-    """Where a stage takes its batches from: data, or pictures drawn as it goes."""
+    """The source of a stage's batches: data, or pictures drawn during training."""
 
     blank: TrainInputs
     out: Path
     processes: Processes
     pictures: Pictures
-    #: What stands before every caption.
+    #: The prefix of every caption.
     prefix: str
-    #: The batches of what is held out for validation.
+    #: The validation batches.
     held_out: BatchSampler | None
 
     @property
@@ -42,49 +42,49 @@ class BatchSource(Protocol):
 
     @property
     def order(self) -> BatchSampler:
-        """Which rows each batch has."""
+        """The rows of each batch."""
         ...
 
     def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
-        """The batch of that number; all that is random in it comes from ``generator``."""
+        """The batch with that number; all randomness comes from ``generator``."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Part, ABC):
-    """What a stage minimises. ``sees`` is what a batch brings besides captions: nothing ("texts"), "pixels" or the
+    """What a stage minimises. ``sees`` is what a batch has besides captions: nothing ("texts"), "pixels" or the
     "latents" of a level.
     """
 
-    #: Which captions of the data it learns from: all as they stand, some that it selects or replaces, or none.
+    #: Which captions of the data it uses: all unchanged, some that it selects or replaces, or none.
     captions: ClassVar[Literal["all", "selected", "none"]] = "all"
 
-    #: Whether its rows are pictures of the data as a stage's ``captions``, ``augment`` and ``repeats`` say.
+    #: Whether its rows are pictures of the data, varied by a stage's ``captions``, ``augment`` and ``repeats``.
     varies_rows: ClassVar[bool] = True
 
     sees: str = "latents"
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps of the pictures that it looks at itself: a mask."""
+        """The maps of the pictures that it reads itself: a mask."""
         return ()
 
     def levels(self, stage: Stage) -> tuple[str, ...]:
-        """The levels that it trains, the one whose latents a batch has first; none where no denoiser is trained."""
+        """The levels that it trains, first the one whose latents a batch has; empty if no denoiser is trained."""
         return (stage.level,) if stage.level else ()
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """What the data or the run lacks, found before anything is trained."""
+        """What the data or the run lacks, checked before anything is trained."""
         return iter(())
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """The pictures of the stage in the groups they are learnt in. ``folder`` is for those it makes itself, which
-        stay there for a run that is resumed.
+        """The pictures of the stage in their training groups. ``folder`` is for those that it draws itself; they stay
+        there for resumed runs.
         """
         return pictures
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """A module that only training needs, None for none. Its parameters are named after the objective:
+        """A module for training only, None for none. Its parameters are named after the objective:
         ``contrast.heads.kind.weight``, see ``prefix``.
         """
         return None
@@ -92,10 +92,10 @@ class Objective(Part, ABC):
     def batches(
         self, blank: TrainInputs, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes
     ) -> BatchSource:
-        """The batches of the stage, whose inputs are ``blank`` filled in. ``folder`` is the stage's in the run's
-        folder ``out``.
+        """The batches of the stage, whose inputs are ``blank`` filled in. ``folder`` is the stage's in the run's folder
+        ``out``.
         """
-        from bimo.training.train_loader import TrainLoader  # a drawing needs none
+        from bimo.training.train_loader import TrainLoader  # not needed for drawing
 
         loader = TrainLoader(blank, self.sees, self.levels(blank.stage), pictures, out, seed, processes, self.maps)
         if self.sees == "latents":
@@ -103,7 +103,7 @@ class Objective(Part, ABC):
         return loader
 
     def prefix(self) -> str:
-        """What stands before the parameters of ``extra`` in globs and in the state of a run."""
+        """The prefix of the parameters of ``extra`` in globs and in the state of a run."""
         return type(self).__name__.lower()
 
     @abstractmethod
@@ -112,7 +112,7 @@ class Objective(Part, ABC):
 
 
 def objective_of(stage: Stage) -> Objective:
-    """The objective of a stage. Raises RecipeError for a part that is none."""
+    """The objective of a stage. Raises RecipeError for a part that is no objective."""
     if not isinstance(stage.objective, Objective):
         raise RecipeError(
             "{kind} of stage {name!r} is no objective; take one of bimo.training.objectives, such as Denoise",

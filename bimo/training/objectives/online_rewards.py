@@ -1,6 +1,6 @@
-"""Learning from one's own drawings, in rounds: the level that learns draws, a reward scores, a round is learnt from."""
+"""Online reward fine-tuning in rounds: the trained level draws, a reward scores, and the round is trained on."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 from bimo.training.train_loader import TrainLoader
 
 ROUND_FILE = "round.json"
-#: Two standard errors either way: about 95 of 100.
+#: Two standard errors on either side: about 95 %.
 SPREAD = 1.96
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineRewards(Objective):
-    """Reward fine-tuning from the system's own drawings, by feedback of a reward in place of people's (RLAIF).
+    """Reward fine-tuning on the system's own drawings, with a reward in place of human feedback (RLAIF).
 
-    A round: the level as it stands draws ``draws`` pictures for each of ``requests`` captions of the data, ``reward``
-    scores them, and ``every`` steps learn from them by ``learn``: `DiffusionDPO` on the best against the worst for one
+    In a round the current level draws ``draws`` pictures for each of ``requests`` captions of the data, ``reward``
+    scores them, and ``every`` steps train on them by ``learn``: `DiffusionDPO` on the best against the worst for one
     caption (Diffusion-DPO, arXiv:2311.12908, equation 14, with pairs of its own drawings ranked by a model as in
-    arXiv:2402.04792), or `Reward`, which weighs each by exp of its score (arXiv:2302.12192, equation 3). The reward may
-    be anything: no gradient goes through it. For that see `bimo.training.objectives.draft.DRaFT`.
+    arXiv:2402.04792), or `Reward`, which weighs each by exp of its score (arXiv:2302.12192, equation 3). The reward
+    need not be differentiable; for differentiable ones see `bimo.training.objectives.draft.DRaFT`.
 
-    ``steps``, ``size`` and ``guidance`` are those of drawing, 0 and None as the recipe's; ``batch`` are drawn together.
-    Captions come in shuffled order, seeds from (seed of the run, stage, round, place). Drawings and scores stay in the
-    run's folder, ``stage-N/round-R``: a stop loses the drawings of one batch, and what is there is not drawn again.
+    ``steps``, ``size`` and ``guidance`` are those of sampling, 0 and None for the recipe's; ``batch`` are drawn
+    together. Captions come in shuffled order, seeds from (seed of the run, stage, round, place). Drawings and scores
+    are saved in the run's folder, ``stage-N/round-R``: an interruption loses the drawings of one batch, existing ones
+    are not drawn again.
 
-    Labels that ``learn`` sees: ``score``; ``pair``, one for each caption of a round; ``advantage``, the score less the
-    mean for its caption, over the deviation of that in the round, so that captions of which every drawing is good
+    Labels for ``learn``: ``score``; ``pair``, one for each caption of a round; ``advantage``, the score minus the mean
+    for its caption, divided by the standard deviation of that in the round, so that captions with only good drawings
     weigh no more than others.
     """
 
@@ -83,7 +84,7 @@ class OnlineRewards(Objective):
                 )
 
     def tiny(self) -> Self:
-        """Two drawings for each of four captions, by two steps; a reward that needs no weights."""
+        """Two drawings for each of four captions, by two steps; a reward without weights."""
         few = {"requests": min(self.requests, 4), "draws": 2, "every": min(self.every, 2), "steps": 2}
         return replace(self, reward=ColourfulReward(), learn=self.learn.tiny(), size=(128, 128), **few)
 
@@ -92,7 +93,7 @@ class OnlineRewards(Objective):
         return self.learn.extra(system, vocabulary)
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """Captions to draw, and functions of the user's that the reward names."""
+        """Missing captions, and missing user functions that the reward names."""
         yield from _undrawable(prospect.pictures)
         yield from of_rewards(self.reward, prospect.judges)
         if self.learn.maps:
@@ -107,8 +108,8 @@ class OnlineRewards(Objective):
     def batches(
         self, blank: TrainInputs, pictures: Pictures, out: Path, folder: Path, seed: int, processes: Processes = ALONE
     ) -> RoundLoader:
-        """The batches of the stage. Raises RecipeError where a share of the data is to be held out: nothing of it is
-        learnt from but its captions.
+        """The batches of the stage. Raises RecipeError if a share of the data is to be held out: only its captions are
+        used.
         """
         if blank.stage.validation:
             raise RecipeError(
@@ -124,8 +125,8 @@ class OnlineRewards(Objective):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A drawing that a round asks for: its key, its caption, the row that is of, and its seed."""
+class PlannedDrawing:
+    """A drawing of a round: its key, its caption, the row of that, and its seed."""
 
     key: str
     pair: str
@@ -135,8 +136,8 @@ class Asked:
 
 
 class RoundLoader:
-    """`bimo.training.train_loader.TrainLoader` whose pictures are drawn when their round comes. ``folder`` is that of
-    the stage.
+    """A `bimo.training.train_loader.TrainLoader` whose pictures are drawn at the start of each round. ``folder`` is
+    that of the stage.
     """
 
     def __init__(
@@ -162,11 +163,11 @@ class RoundLoader:
 
     @property
     def order(self) -> BatchSampler:
-        """That of the captions, which are drawn whatever a batch holds: one a process is enough."""
+        """The order of the captions, which does not depend on the batch size: one a process is enough."""
         return BatchSampler(self.pictures.groups, [(0, 0)] * len(self.pictures), self.processes.count, self.seed)
 
     def inputs(self, number: int, generator: torch.Generator, order: BatchSampler | None = None) -> TrainInputs:
-        """As there: a batch of the round that its number is in."""
+        """As in TrainLoader: a batch of the round that its number belongs to."""
         stage = self.blank.stage
         which = number // (self.part.every * stage.accumulate)
         if self._current[0] != which:
@@ -175,37 +176,37 @@ class RoundLoader:
 
     def _round(self, which: int) -> TrainLoader:
         folder = self.folder / f"round-{which + 1:04d}"
-        asked = self.asked(which)
-        if not asked:
+        plan = self.plan(which)
+        if not plan:
             raise TrainingError(
                 "round {which} has not one caption to draw; most captions of the data are empty", which=which + 1
             )
-        stamp = _stamp(self.part, asked)
+        stamp = _stamp(self.part, plan)
         if finished(folder / shard_name(0), stamp) is None:
             folder.mkdir(parents=True, exist_ok=True)
             system = self.blank.system
             modes = {name: module.training for name, module in system.named_modules()}
             system.eval()
-            # Drawn or found, the step goes on with the same numbers.
+            # The step's random numbers do not depend on whether drawings existed.
             with torch.random.fork_rng(), torch.autocast(self.processes.device.type, enabled=False), torch.no_grad():
-                self._draw(asked, folder)
+                self._draw(plan, folder)
                 self.processes.wait()
                 if self.processes.is_main_process:
-                    self._score(which, asked, folder, stamp)
+                    self._score(which, plan, folder, stamp)
                 self.processes.wait()
             for name, module in system.named_modules():
                 module.training = modes[name]
         drawn = Pictures(folder)
-        # What a level wants of the data besides is not known of drawings.
+        # Other labels and maps of the data are unknown for drawings.
         learn = self.part.learn
         pictures = learn.pictures(self.blank.system, drawn, folder)
         with self.processes.main_process_first():
             return cast(TrainLoader, learn.batches(self.blank, pictures, self.out, folder, self.seed, self.processes))
 
-    def asked(self, which: int) -> list[Asked]:
-        """What a round asks for: each caption of the data once before any comes again."""
+    def plan(self, which: int) -> list[PlannedDrawing]:
+        """The drawings of a round: each caption of the data once before any is repeated."""
         part, rows = self.part, [row for group in self.pictures.groups for row in group]
-        drawings: list[Asked] = []
+        drawings: list[PlannedDrawing] = []
         for place in range(part.requests):
             epoch, at = divmod(which * part.requests + place, len(rows))
             source = torch.Generator().manual_seed(_mixed(self.seed, epoch))
@@ -218,33 +219,33 @@ class RoundLoader:
             first = int(torch.randint(2**31 - part.draws, (1,), generator=source))
             for draw in range(part.draws):
                 key = f"{which + 1:04d}-{place:04d}-{draw:02d}"
-                drawings.append(Asked(key, f"{which + 1}-{place}", text, row, first + draw))
+                drawings.append(PlannedDrawing(key, f"{which + 1}-{place}", text, row, first + draw))
         return drawings
 
-    def _draw(self, asked: Sequence[Asked], folder: Path) -> None:
-        """The drawings that are not there yet, a batch at a time, each process its own. A batch is drawn whole whatever
-        is there of it.
+    def _draw(self, planned: Sequence[PlannedDrawing], folder: Path) -> None:
+        """Draws the missing pictures in batches, split over the processes. A batch is drawn completely even if some of
+        it exists.
         """
         part, system = self.part, self.blank.system
         engine = Engine(system, device=self.processes.device)
         title = say("drawing round {name}", name=folder.name[-4:])
-        firsts = range(0, len(asked), part.batch)[self.processes.rank :: self.processes.count]
+        firsts = range(0, len(planned), part.batch)[self.processes.rank :: self.processes.count]
         for first in counted(firsts, title):
-            some = asked[first : first + part.batch]
+            some = planned[first : first + part.batch]
             if all((folder / f"{one.key}.png").is_file() for one in some):
                 continue
             requests = [request_of(system, part, one.text, one.seed) for one in some]
             for one, picture in zip(some, engine.draw_together(requests), strict=True):
                 picture.save(folder / f"{one.key}.png")
 
-    def _score(self, which: int, asked: Sequence[Asked], folder: Path, stamp: str) -> None:
-        """The shard of a round, and round.json: what it is worth."""
+    def _score(self, which: int, planned: Sequence[PlannedDrawing], folder: Path, stamp: str) -> None:
+        """Scores a round: writes its shard, and round.json with the statistics."""
         from PIL import Image
 
         judges = self.blank.judges or Judges()
         by_name: dict[str, list[float]] = {}
-        for first in range(0, len(asked), self.part.batch):
-            some = asked[first : first + self.part.batch]
+        for first in range(0, len(planned), self.part.batch):
+            some = planned[first : first + self.part.batch]
             pixels: list[Tensor] = []
             for one in some:
                 with Image.open(folder / f"{one.key}.png") as image:
@@ -254,23 +255,23 @@ class RoundLoader:
             for name, values in judges.scores(self.part.reward, shown).items():
                 by_name.setdefault(name, []).extend(values.tolist())
         scores = by_name[TOTAL]
-        advantages = advantages_of([one.pair for one in asked], scores)
+        advantages = advantages_of([one.pair for one in planned], scores)
         rows: list[Sample] = []
-        for place, one in enumerate(asked):
+        for place, one in enumerate(planned):
             own = {name: values[place] for name, values in by_name.items()}
             own |= {"advantage": advantages[place]}
-            known = {name: value for name, value in own.items() if value == value}  # what is no number equals nothing
+            known = {name: value for name, value in own.items() if value == value}  # NaN equals nothing
             labels = {**self.pictures.labels[one.row], "pair": one.pair, "seed": one.seed, **known}
             row: dict[str, object] = {"captions": [{"text": one.text}], "labels": labels}
             row |= self.blank.system.conditions_of_seed(one.seed)
             rows.append((one.key, (folder / f"{one.key}.png").read_bytes(), row))
-        record: dict[str, Any] = {"round": which + 1, "step": which * self.part.every, "drawings": len(asked)}
+        record: dict[str, Any] = {"round": which + 1, "step": which * self.part.every, "drawings": len(planned)}
         record |= {"scores": {name: summary(values) for name, values in by_name.items()}}
         if not record["scores"][TOTAL]["count"]:
             raise TrainingError(
                 "the reward has nothing to say of any of the {count} drawings of round {which}; see whether it "
                 "suits the captions of the data",
-                count=len(asked),
+                count=len(planned),
                 which=which + 1,
             )
         if len({value for value in scores if value == value}) == 1:
@@ -301,7 +302,7 @@ def _undrawable(pictures: Pictures) -> Iterator[BimoError]:
 
 
 class Drawn(Protocol):
-    """How an objective draws: 0 and None as the recipe does."""
+    """The sampling settings of an objective: 0 and None for the recipe's."""
 
     @property
     def steps(self) -> int: ...
@@ -312,11 +313,11 @@ class Drawn(Protocol):
 
 
 def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, Any]:
-    """What an objective asks the system to draw."""
-    asked: dict[str, Any] = {"text": text, "seed": seed, "conditions": system.conditions_of_seed(seed)}
-    asked |= {"steps": drawn.steps} if drawn.steps else {}
-    asked |= {} if drawn.size is None else {"size": drawn.size}
-    return asked | ({} if drawn.guidance is None else {"guidance": drawn.guidance})
+    """The request for a drawing of an objective."""
+    settings: dict[str, Any] = {"text": text, "seed": seed, "conditions": system.conditions_of_seed(seed)}
+    settings |= {"steps": drawn.steps} if drawn.steps else {}
+    settings |= {} if drawn.size is None else {"size": drawn.size}
+    return settings | ({} if drawn.guidance is None else {"guidance": drawn.guidance})
 
 
 def pixels_of(image: Any) -> Tensor:
@@ -327,7 +328,7 @@ def pixels_of(image: Any) -> Tensor:
 
 
 def advantages_of(pairs: Sequence[str], scores: Sequence[float]) -> list[float]:
-    """Each score less the mean of its pair, over the deviation of all of those; NaN where the score is none."""
+    """Each score minus the mean of its pair, divided by the standard deviation of all of these; NaN without a score."""
     groups: dict[str, list[float]] = {}
     for pair, score in zip(pairs, scores, strict=True):
         if score == score:
@@ -340,7 +341,7 @@ def advantages_of(pairs: Sequence[str], scores: Sequence[float]) -> list[float]:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """How many numbers there are, their mean, and half the width of its interval of 95 of 100."""
+    """The count of numbers, their mean, and half the width of its 95 % interval."""
     known = [value for value in values if value == value]
     if not known:
         return {"count": 0}
@@ -349,15 +350,15 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def rounds_of(run: Path) -> list[Mapping[str, Any]]:
-    """What the rounds of a run were worth, in their order: round.json of each, with the number of its stage."""
-    found: list[Mapping[str, Any]] = []
+    """The statistics of a run's rounds in order: round.json of each, with the number of its stage."""
+    records: list[Mapping[str, Any]] = []
     for path in sorted(run.glob(f"stage-*/round-*/{ROUND_FILE}"), key=lambda p: (int(p.parts[-3][6:]), p.parts[-2])):
-        found.append(json.loads(path.read_text(encoding="utf-8")) | {"stage": int(path.parts[-3][6:])})
-    return found
+        records.append(json.loads(path.read_text(encoding="utf-8")) | {"stage": int(path.parts[-3][6:])})
+    return records
 
 
-def _stamp(part: OnlineRewards, asked: Sequence[Asked]) -> str:
-    text = json.dumps([dump(part), [vars(one) for one in asked]], ensure_ascii=False)
+def _stamp(part: OnlineRewards, planned: Sequence[PlannedDrawing]) -> str:
+    text = json.dumps([dump(part), [vars(one) for one in planned]], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Learning from what people or a scorer prefer: pictures weighted by their score, and pairs of better and worse."""
+"""Training on preferences of people or a scorer: pictures weighted by score, and pairs of better and worse."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary, refusa
 @dataclass(frozen=True, kw_only=True)
 class RewardWeighted(Objective):
     """Reward-weighted regression (arXiv:2302.12192, equation 3, with the weights of arXiv:1910.00177): the error of a
-    picture weighs exp(score / ``temperature``), the weights of a batch having the mean 1.
+    picture is weighted by exp(score / ``temperature``), normalised to a mean of 1 in the batch.
 
-    Scores are the data's label ``score``: of people who chose among a system's own drawings, or of an aesthetic model.
-    For systems whose publishers tell of learning from feedback but give no formula this is an analogy.
+    Scores are the data's label ``score``: of people who chose among a system's drawings, or of an aesthetic model. For
+    systems whose publishers mention learning from feedback without a formula this is an analogy.
     """
 
     captions: ClassVar = "selected"
@@ -45,11 +45,11 @@ class RewardWeighted(Objective):
         return self.denoise.maps
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Those that have a score. Raises DataError where none has."""
+        """The pictures that have a score. Raises DataError if there are none."""
         return pictures.of(_scored(pictures, self.score))
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """Scores."""
+        """Missing scores."""
         yield from self.denoise.problems(prospect)
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
@@ -57,20 +57,20 @@ class RewardWeighted(Objective):
         """The weighted mean."""
         inputs = replace(inputs, batch=self.denoise.cropped(cast(Batch, inputs.batch)))
         question = self.denoise.question(inputs, inputs.stage.level)
-        errors = self.denoise.errors(question, inputs.system.denoise(question.ask))
+        errors = self.denoise.errors(question, inputs.system.denoise(question.denoiser_input))
         scores = torch.tensor([float(row[self.score]) for row in inputs.labels])
-        weights = (scores / self.temperature).softmax(0) * inputs.whole
+        weights = (scores / self.temperature).softmax(0) * inputs.total_rows
         return (inputs.own(weights) * errors).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionDPO(Objective):
-    """Direct preference optimisation of a diffusion (arXiv:2311.12908, equation 14): of two pictures for one sentence
-    the better is to be denoised better than by the level as it was before the stage, the worse worse.
+    """Direct preference optimisation of diffusion models (arXiv:2311.12908, equation 14): of two pictures for one
+    sentence the better is to be denoised better than by the level before the stage, and the worse one worse.
 
-    Rows with the same label ``pair`` belong together; that with the highest ``score`` is better than each other one, or
-    with ``worst`` is learnt against the lowest alone.
-    ``beta`` holds the paper's number of steps as well, as in its public code: 5000 there.
+    Rows with the same label ``pair`` belong together; the one with the highest ``score`` is preferred to each other
+    one, or with ``worst`` only to the lowest.
+    ``beta`` includes the paper's number of timesteps, as in its public code: 5000 there.
     """
 
     captions: ClassVar = "selected"
@@ -82,7 +82,7 @@ class DiffusionDPO(Objective):
     denoise: Denoise = field(default_factory=Denoise)
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Groups of (better, worse), both with the caption of the better. Raises DataError where there is no pair."""
+        """Groups of (better, worse), both with the caption of the better. Raises DataError if there is no pair."""
         rows_of_pair: dict[str, list[int]] = {}
         for (row,) in _scored(pictures, self.score):
             if pictures.labels[row].get(self.pair) is not None:
@@ -106,7 +106,7 @@ class DiffusionDPO(Objective):
         return pictures.of(groups, captions)
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """The denoisers as they are before the stage, which learn nothing."""
+        """Frozen copies of the denoisers before the stage."""
         levels: dict[str, Any] = {level.name: system.level(level.name).denoiser for level in system.recipe.levels}
         return nn.ModuleDict({name: copy.deepcopy(denoiser).eval() for name, denoiser in levels.items()})
 
@@ -116,26 +116,28 @@ class DiffusionDPO(Objective):
         return self.denoise.maps
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """Pairs."""
+        """Missing pairs."""
         yield from self.denoise.problems(prospect)
         yield from refusals(lambda: self.pictures(prospect.system, prospect.pictures, Path()))
 
     def loss(self, inputs: TrainInputs) -> Tensor:
-        """-log sigmoid(-beta / 2 (what the better gained in error - what the worse gained))."""
+        """-log sigmoid(-beta / 2 (change in error of the better - change in error of the worse))."""
         name = inputs.stage.level
         inputs = replace(inputs, batch=self.denoise.cropped(cast(Batch, inputs.batch)))
         question = self.denoise.question(inputs, name, group=2)
-        ask = question.ask
-        gained = self.denoise.errors(question, inputs.system.denoise(ask))
+        denoiser_input = question.denoiser_input
+        gained = self.denoise.errors(question, inputs.system.denoise(denoiser_input))
         with torch.no_grad():
-            before = cast(nn.ModuleDict, inputs.extra)[name](ask.x, ask.t, ask.conditioning)
+            before = cast(nn.ModuleDict, inputs.extra)[name](
+                denoiser_input.x, denoiser_input.t, denoiser_input.conditioning
+            )
             at_first = self.denoise.errors(question, before)
         gained = gained - at_first
         return -functional.logsigmoid(-0.5 * self.beta * (gained[0::2] - gained[1::2])).mean()
 
 
 def _scored(pictures: Pictures, label: str) -> list[tuple[int, ...]]:
-    """The rows that have a score, each as a group of its own. Raises DataError where none has."""
+    """The rows that have a score, each as its own group. Raises DataError if there are none."""
     scored = [(row,) for row, labels in enumerate(pictures.labels) if isinstance(labels.get(label), (int, float))]
     if not scored:
         raise DataError("no picture has a label {label!r} with a score; score the data first", label=label)

@@ -1,4 +1,4 @@
-"""What a stage minimises: an autoencoder's reconstruction, and contrast of words with latents."""
+"""Objectives of autoencoders and text encoders: reconstruction, and contrast of text with latents."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ RARE_LOGIT = -4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruct(Objective):
-    """An autoencoder's own stage: L1, L1 of differences between neighbours, and L2 of means over 8 x 8 pixels.
+    """The reconstruction loss of an autoencoder: L1, L1 of differences between neighbours, and L2 of means over 8 x 8
+    pixels.
 
-    Trained on crops of ``crop`` pixels: a convolution learns as much from a part of a picture. ``scales`` are further
-    sides of squares over whose means there is an L1 of half the weight; ``chroma`` weighs that of red against green and
-    of blue against yellow over 8 x 8, without which colours are learnt long after light and dark.
+    Trained on crops of ``crop`` pixels, as convolutions learn as much from a part. ``scales`` are further sides of
+    squares whose means have an L1 of half the weight; ``chroma`` weighs the differences red - green and blue - yellow
+    over 8 x 8, without which colours are learned long after brightness.
     """
 
     captions: ClassVar = "none"
@@ -45,26 +46,26 @@ class Reconstruct(Objective):
 
     def loss(self, inputs: TrainInputs) -> Tensor:
         """The weighted sum."""
-        return self.distance(*self.answered(inputs))
+        return self.distance(*self.reconstruct(inputs))
 
-    def answered(self, inputs: TrainInputs) -> tuple[Tensor, Tensor]:
-        """What the autoencoder makes of the batch's pixels, and these, cut alike, each [B, 3, h, w]."""
+    def reconstruct(self, inputs: TrainInputs) -> tuple[Tensor, Tensor]:
+        """The reconstruction of the batch's pixels, and these with the same crop, each [B, 3, h, w]."""
         assert inputs.pixels is not None
         pixels = self._cropped(inputs.pixels, inputs.generator)
         space: Any = inputs.system.space(self.level)
         shape = space.shape((pixels.shape[3], pixels.shape[2]))
-        noise = inputs.own(torch.randn((inputs.whole, *shape), generator=inputs.generator))
+        noise = inputs.own(torch.randn((inputs.total_rows, *shape), generator=inputs.generator))
         return space.reconstruct(pixels, noise), pixels
 
-    def distance(self, answer: Tensor, pixels: Tensor) -> Tensor:
-        """The weighted sum, of pictures [B, 3, h, w] in [-1, 1]."""
-        loss = functional.l1_loss(answer, pixels)
+    def distance(self, reconstruction: Tensor, pixels: Tensor) -> Tensor:
+        """The weighted loss of pictures [B, 3, h, w] in [-1, 1]."""
+        loss = functional.l1_loss(reconstruction, pixels)
         for axis in (2, 3):
-            loss = loss + self.edges * functional.l1_loss(answer.diff(dim=axis), pixels.diff(dim=axis))
+            loss = loss + self.edges * functional.l1_loss(reconstruction.diff(dim=axis), pixels.diff(dim=axis))
         for side in self.scales:
-            error = functional.avg_pool2d(answer, side) - functional.avg_pool2d(pixels, side)
+            error = functional.avg_pool2d(reconstruction, side) - functional.avg_pool2d(pixels, side)
             loss = loss + 0.5 * error.abs().mean()
-        error = functional.avg_pool2d(answer, 8) - functional.avg_pool2d(pixels, 8)
+        error = functional.avg_pool2d(reconstruction, 8) - functional.avg_pool2d(pixels, 8)
         if self.chroma:
             red, green, blue = error.unbind(1)
             opposed = (red - green).abs().mean() + (blue - (red + green) / 2).abs().mean()
@@ -75,13 +76,13 @@ class Reconstruct(Objective):
         spare = [side - self.crop for side in pixels.shape[2:]]
         if min(spare) <= 0:
             return pixels
-        # One place a batch: whole slices, no gather; batches are small and many.
+        # One position for the whole batch: slices without a gather, as batches are small and many.
         top, left = (int(torch.randint(0, s + 1, (1,), generator=generator)) for s in spare)
         return pixels[:, :, top : top + self.crop, left : left + self.crop].contiguous()
 
 
 class Contrasted(nn.Module):
-    """The image encoder over latents, the heads that name labels from words, and the temperature."""
+    """The image encoder over latents, the heads that predict labels from text, and the temperature."""
 
     def __init__(
         self,
@@ -107,20 +108,20 @@ class Contrasted(nn.Module):
         self.heads = nn.ModuleDict({label: nn.Linear(project, count + 1) for label, count in labels.items()})
         self.sets = nn.ModuleDict({label: nn.Linear(project, count) for label, count in (sets or {}).items() if count})
         for head in self.sets.values():
-            # Of hundreds of things a picture has a few: they begin as rare as that.
+            # A picture has few of hundreds of elements: the biases start with that prior.
             nn.init.constant_(cast(Tensor, head.bias), RARE_LOGIT)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast(Objective):
-    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled words and an image encoder over latents,
-    with heads that name the labels of the picture from the words.
+    """The contrastive loss of CLIP (arXiv:2103.00020, figure 3) between pooled text and an image encoder over latents,
+    with heads that predict the labels of the picture from the text.
 
-    Pairs with equal labels, where there are any, are the same picture to the words: they count as neither right nor
-    wrong. ``flat`` has the image encoder see places apart, for pictures of the recipe's own size alone; without it they
-    are averaged. ``sets`` are labels that are several things, of which the words have to say each: the elements of a
-    scene, or what a verse names.
+    Pairs with equal labels, if there are any, describe the same picture: they count as neither right nor wrong. With
+    ``flat`` the image encoder distinguishes positions, for pictures of the recipe's own size only; without it they are
+    averaged. ``sets`` are multi-valued labels, each value of which is predicted from the text: the elements of a scene,
+    or those named in a verse.
     """
 
     level: str
@@ -155,7 +156,7 @@ class Contrast(Objective):
         words = functional.normalize(pooled, dim=1)
         pictures = functional.normalize(extra.image(inputs.batch.x), dim=1)
         scale = extra.logit_scale.clamp(max=MAXIMUM_LOGIT_SCALE).exp()
-        same, right = inputs.own(self._same(inputs.labels)), inputs.own(torch.arange(inputs.whole))
+        same, right = inputs.own(self._same(inputs.labels)), inputs.own(torch.arange(inputs.total_rows))
         to_pictures = (scale * words @ inputs.gather(pictures).T).masked_fill(same, float("-inf"))
         to_words = (scale * pictures @ inputs.gather(words).T).masked_fill(same, float("-inf"))
         loss = (functional.cross_entropy(to_pictures, right) + functional.cross_entropy(to_words, right)) / 2
@@ -165,7 +166,7 @@ class Contrast(Objective):
         return loss + self._named(extra, pooled, inputs) if extra.sets else loss
 
     def _named(self, extra: Contrasted, pooled: Tensor, inputs: TrainInputs) -> Tensor:
-        """The cross-entropy of the things of ``sets``, for each thing that a row declares."""
+        """The cross-entropy of the values of ``sets``, over the values that each row declares."""
         losses: list[Tensor] = []
         for label, head in extra.sets.items():
             wanted = inputs.own(inputs.vocabulary.members(label, inputs.labels))
@@ -178,7 +179,7 @@ class Contrast(Objective):
     @staticmethod
     def _same(labels: Sequence[Mapping[str, Any]]) -> Tensor:
         sorted_labels = [sorted((k, v) for k, v in row.items() if k != "pose") for row in labels]
-        # Pictures that nothing is said of are each another.
+        # Pictures without labels differ from each other.
         keys = [repr(some or place) for place, some in enumerate(sorted_labels)]
         number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
         places = torch.tensor([number[key] for key in keys])

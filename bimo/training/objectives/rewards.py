@@ -1,6 +1,4 @@
-"""What a drawing is worth to its request: rewards as parts. By CLIP, by a head of beauty, by reading what is
-written in it, by its colours; several weighed together; a function of the user's own.
-"""
+"""Rewards for drawings: CLIP similarity, an aesthetic head, OCR accuracy, colours; weighted sums; user functions."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ TOTAL = "score"
 
 @dataclass(frozen=True)
 class Shown:
-    """B drawings, as a reward looks at them: ``pixels`` [B, 3, H, W] in [-1, 1], the ``texts`` they were asked for by,
-    and the ``labels`` of the rows those are from.
+    """B drawings for a reward: ``pixels`` [B, 3, H, W] in [-1, 1], the ``texts`` of their requests, and the ``labels``
+    of the rows of these.
     """
 
     pixels: Tensor
@@ -43,25 +41,25 @@ class Shown:
         return [to_image(row) for row in self.pixels.detach().float().cpu()]
 
 
-#: Drawings -> what each is worth, [B], higher is better; NaN where the reward has nothing to say of one.
+#: Drawings -> the reward of each, [B], higher is better; NaN if there is none.
 Scoring = Callable[[Shown], Tensor]
 
 
 class Judging(Protocol):
-    """A reward: a part that opens what it looks through. ``differentiable``: gradients reach the pixels."""
+    """A reward: a part that loads its models. ``differentiable``: gradients reach the pixels."""
 
     @property
     def differentiable(self) -> bool:
-        """Whether what it gives has a gradient by the pixels."""
+        """Whether its scores have a gradient by the pixels."""
         ...
 
     def open(self, judges: Judges) -> Scoring:
-        """Loads what is needed; the function it gives takes batches."""
+        """Loads what is needed; returns a function of batches."""
         ...
 
 
 class Judges:
-    """What rewards look through, each opened once: systems by name or folder, and the user's own functions by name."""
+    """The models of rewards, each loaded once: systems by name or folder, and user functions by name."""
 
     def __init__(
         self, load: Callable[[str], System] | None = None, own: Mapping[str, Callable[..., Any]] | None = None
@@ -71,7 +69,7 @@ class Judges:
         self._scorings: dict[str, Scoring] = {}
 
     def system(self, name: str) -> System:
-        """A system that learns nothing. Raises TrainingError where none can be opened here, WeightsError."""
+        """A frozen system. Raises TrainingError if none can be loaded here, and WeightsError."""
         if name not in self._systems:
             if self._load is None:
                 raise TrainingError(
@@ -83,7 +81,7 @@ class Judges:
         return self._systems[name]
 
     def own(self, name: str) -> Callable[..., Any]:
-        """A function of the user's. Raises RecipeError for a name that none has."""
+        """A user function. Raises RecipeError for an unknown name."""
         if name not in self._own:
             near = meant(name, self._own) if self._own else ""
             raise RecipeError(
@@ -94,7 +92,7 @@ class Judges:
         return self._own[name]
 
     def scoring(self, reward: Part) -> Scoring:
-        """A reward, opened. Raises RecipeError for a part that is none."""
+        """A loaded reward. Raises RecipeError for a part that is no reward."""
         key = dumps(reward)
         if key not in self._scorings:
             if not hasattr(reward, "open"):
@@ -106,9 +104,9 @@ class Judges:
         return self._scorings[key]
 
     def scores(self, reward: Part, shown: Shown) -> dict[str, Tensor]:
-        """What a reward gives, [B], as "score", and with ``Weighted`` what each part of it gives, by its name.
+        """The scores of a reward, [B], as "score", and with ``Weighted`` those of each component, by its name.
 
-        Raises TrainingError for an answer that is not one number a drawing.
+        Raises TrainingError for a result other than one number for each drawing.
         """
         if isinstance(reward, WeightedRewards):
             by_name = {
@@ -133,19 +131,19 @@ class Judges:
 
 
 def name_of(reward: Part) -> str:
-    """What a reward is called in reports: its class, of a user's function that function's name."""
+    """The name of a reward in reports: its class, or the name of a user function."""
     return reward.name if isinstance(reward, CustomReward) else type(reward).__name__
 
 
 def names_of(reward: WeightedRewards) -> list[str]:
-    """What its parts are called, those of one name by their number as well."""
+    """The names of its components; equal names get a number."""
     names = [name_of(part) for _, part in reward.parts]
     return [n if names.count(n) == 1 else f"{n} {names[: place + 1].count(n)}" for place, n in enumerate(names)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedRewards(Part):
-    """The sum of other rewards, each times its weight. Where one has nothing to say of a drawing, that of the rest."""
+    """The weighted sum of other rewards. A component without a score for a drawing is left out."""
 
     parts: tuple[tuple[float, Part], ...]
 
@@ -156,18 +154,18 @@ class WeightedRewards(Part):
 
     @property
     def differentiable(self) -> bool:
-        """Where all of them are."""
+        """Whether all of them are."""
         return all(cast(Any, part).differentiable for _, part in self.parts)
 
     def open(self, judges: Judges) -> Scoring:
-        """The sum alone."""
+        """Returns the sum alone."""
         return lambda shown: judges.scores(self, shown)[TOTAL]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipReward(Part):
-    """The cosine of the request with the drawing by ``scorer``, a system's name or folder with a text and a picture
-    encoder: Taiyi-CLIP, Chinese-CLIP, AltCLIP, OpenCLIP. What is high differs from scorer to scorer.
+    """The cosine similarity of request and drawing by ``scorer``, the name or folder of a system with a text and an
+    image encoder: Taiyi-CLIP, Chinese-CLIP, AltCLIP, OpenCLIP. The range differs from scorer to scorer.
     """
 
     differentiable: ClassVar[bool] = True
@@ -175,20 +173,20 @@ class ClipReward(Part):
     scorer: str
 
     def open(self, judges: Judges) -> Scoring:
-        """Raises RecipeError for a scorer that lacks an encoder."""
+        """Raises RecipeError for a scorer without one of the encoders."""
         system = judges.system(self.scorer)
 
         def scored(shown: Shown) -> Tensor:
-            # Out of inference mode, so that a gradient may pass beside them.
+            # Cloned out of inference mode, so that gradients can be computed.
             words = word_vectors(system, list(shown.texts)).clone().to(shown.pixels.device)
-            return (words * seen_by(system, shown.pixels)).sum(1)
+            return (words * image_embeddings(system, shown.pixels)).sum(1)
 
         return scored
 
 
 @dataclass(frozen=True, kw_only=True)
 class AestheticReward(Part):
-    """What a head of linear layers gives to a CLIP's picture vector, as LAION's aesthetic predictors do (0 to 10).
+    """The score of a head of linear layers on a CLIP's image embedding, as LAION's aesthetic predictors (0 to 10).
 
     ``scorer`` names the CLIP (a ViT-L/14 for LAION's heads), ``head`` the file of the head, see
     `bimo.curation.filters.classifiers.Aesthetic`.
@@ -200,16 +198,14 @@ class AestheticReward(Part):
     head: str
 
     def open(self, judges: Judges) -> Scoring:
-        """Raises WeightsError for a head that cannot be read, DataError where the CLIP's vectors are of another width
-        than it takes.
-        """
+        """Raises WeightsError for a head that cannot be read, DataError if the CLIP's embeddings have another width."""
         from bimo.curation.filters.classifiers import head_layers
 
         layers = [(torch.as_tensor(weight), torch.as_tensor(bias)) for weight, bias in head_layers(Path(self.head))]
         system = judges.system(self.scorer)
 
         def scored(shown: Shown) -> Tensor:
-            x = seen_by(system, shown.pixels)
+            x = image_embeddings(system, shown.pixels)
             if x.shape[1] != layers[0][0].shape[1]:
                 raise DataError(
                     "{scorer} gives picture vectors of {shape} numbers; {head} takes {shape_2}",
@@ -225,25 +221,24 @@ class AestheticReward(Part):
         return scored
 
 
-def seen_by(system: System, pixels: Tensor) -> Tensor:
-    """The embeddings of pictures by a system's image encoder, [B, D], each of length 1, differentiable."""
+def image_embeddings(system: System, pixels: Tensor) -> Tensor:
+    """The embeddings of pictures by a system's image encoder, [B, D], normalised, differentiable."""
     if system.vision is None:
         raise RecipeError(
             "{name} has no image encoder; score with a system such as taiyi-clip", name=system.recipe.name
         )
-    # Words are few and stay where they are; pictures are looked at where they were drawn.
+    # Texts are few and stay where they are; pictures are embedded on the device where they were drawn.
     image_encoder = system.vision.to(pixels.device)
     return functional.normalize(image_encoder(pixels.clamp(-1, 1).float()), dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlyphReward(Part):
-    """Whether a drawing says what it was to say: the share of the characters asked for that are read in it, by OCR
-    (`bimo.curation.filters.ocr.accuracy`): 1 - min(ED, n) / n of the edit distance, as Flow-GRPO's (arXiv:2505.05470).
+    """OCR accuracy of the requested text (`bimo.curation.filters.ocr.accuracy`): 1 - min(ED, n) / n with the edit
+    distance ED, as Flow-GRPO (arXiv:2505.05470).
 
-    Asked for is what stands in quotation marks in the request, 「」《》“”, all of it together, or with ``label`` the
-    label of that name. Nothing is said of a request that asks for none. ``sure`` is how sure the reader must be of a
-    line.
+    The requested text is all that stands in quotation marks 「」《》“” in the request, or with ``label`` the label of
+    that name. Requests without text have no score. ``sure`` is the least confidence of a line.
     """
 
     differentiable: ClassVar[bool] = False
@@ -252,16 +247,16 @@ class GlyphReward(Part):
     sure: float = 0.3
 
     def open(self, judges: Judges) -> Scoring:
-        """The models lie in rapidocr's wheel."""
+        """The models come with rapidocr."""
         from bimo.curation.filters import ocr
 
         def scored(shown: Shown) -> Tensor:
             worth: list[float] = []
             for row, (picture, text) in enumerate(zip(shown.pictures(), shown.texts, strict=True)):
-                asked = "".join(quoted(text)) if not self.label else str(shown.labels[row].get(self.label) or "")
-                # Nothing is read where nothing was asked for: reading is most of the work.
-                found = ocr.accuracy(asked, ocr.read(picture, self.sure, single=True)) if asked else None
-                worth.append(torch.nan if found is None else found)
+                wanted = "".join(quoted(text)) if not self.label else str(shown.labels[row].get(self.label) or "")
+                # OCR is most of the work, and is skipped if no text was requested.
+                accuracy = ocr.accuracy(wanted, ocr.read(picture, self.sure, single=True)) if wanted else None
+                worth.append(torch.nan if accuracy is None else accuracy)
             return torch.tensor(worth)
 
         return scored
@@ -269,14 +264,14 @@ class GlyphReward(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ColourfulReward(Part):
-    """How colourful a drawing is: M of Hasler and Suesstrunk (SPIE 5007, 2003), over 100, by no weights; what their
-    judges called averagely colourful is about 0.45, highly so 0.82.
+    """Colourfulness: M of Hasler and Suesstrunk (SPIE 5007, 2003), over 100, without weights; what their judges called
+    averagely colourful is about 0.45, highly colourful 0.82.
     """
 
     differentiable: ClassVar[bool] = True
 
     def open(self, judges: Judges) -> Scoring:
-        """Spread and mean of red less green, and of yellow less blue."""
+        """Spread and mean of red - green, and of yellow - blue."""
 
         def scored(shown: Shown) -> Tensor:
             red, green, blue = ((shown.pixels.clamp(-1, 1) + 1) * 127.5).flatten(2).unbind(1)
@@ -290,8 +285,8 @@ class ColourfulReward(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class BackgroundReward(Part):
-    """How near the border of a drawing is to a ``colour`` (red, green, blue of 255): 1 - the mean distance a channel,
-    over the outermost ``border`` share of each side. By no weights.
+    """The similarity of a drawing's border to a ``colour`` (red, green, blue of 255): 1 - the mean difference of the
+    channels, over the outermost ``border`` share of each side. Without weights.
     """
 
     differentiable: ClassVar[bool] = True
@@ -308,30 +303,30 @@ class BackgroundReward(Part):
             tall, wide = (max(1, round(self.border * side)) for side in (height, width))
             inside = torch.zeros(height, width, dtype=torch.bool)
             inside[tall : height - tall, wide : width - wide] = True
-            apart = (shown.pixels.clamp(-1, 1) - wanted.to(shown.pixels)).abs().mean(1) / 2
-            return 1 - apart[:, ~inside].mean(1)
+            distance = (shown.pixels.clamp(-1, 1) - wanted.to(shown.pixels)).abs().mean(1) / 2
+            return 1 - distance[:, ~inside].mean(1)
 
         return scored
 
 
 @dataclass(frozen=True, kw_only=True)
 class CustomReward(Part):
-    """A function of the user's by its ``name``, from the recipe's own .py file or ``--reward ./mine.py:name``: of a
-    ``Shown`` it gives one number a drawing, a tensor [B] or a list.
+    """A user function by its ``name``, from the recipe's own .py file or ``--reward ./mine.py:name``: it maps a
+    ``Shown`` to one number for each drawing, a tensor [B] or a list.
 
-    A recipe says its name alone, never where it lies: a recipe is data, and data must not choose code.
+    A recipe holds its name alone, never its path: a recipe is data, and data must not choose code.
     """
 
     name: str
     differentiable: bool = field(default=False)
 
     def open(self, judges: Judges) -> Scoring:
-        """The function. Raises RecipeError where none has the name."""
+        """Returns the function. Raises RecipeError for an unknown name."""
         return judges.own(self.name)
 
 
 def of_rewards(reward: Part, judges: Judges) -> Iterator[RecipeError]:
-    """What is wrong with the functions of the user's that a reward names: nobody gave one."""
+    """The problems of the user functions that a reward names: missing ones."""
     if isinstance(reward, WeightedRewards):
         for _, part in reward.parts:
             yield from of_rewards(part, judges)
