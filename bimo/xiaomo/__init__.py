@@ -1,1 +1,1 @@
-"""What the bundled model 小墨 learns from: scenes and dishes drawn by procedure, their captions, and the verses."""
+"""The bundled model 小墨: its artwork, procedurally drawn scenes and dishes, their captions, verses, and its parts."""

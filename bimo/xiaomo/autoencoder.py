@@ -1,7 +1,7 @@
 """A small convolutional autoencoder, f8 or f16, whose latents have unit variance; for artwork at little cost.
 
-Space-to-depth by 4 before the first convolution follows the patch stem of arXiv:2201.03545; the noise on the latents
-in training stands in for a KL term, as in arXiv:2410.13720 (appendix) and others.
+Space-to-depth by 4 before the first convolution follows the patch stem of arXiv:2201.03545; noise on the latents in
+training replaces a KL term, as in arXiv:2410.13720 (appendix) and others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ UNSHUFFLE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Compact(Part):
-    """An autoencoder of ``channels`` latents: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth and,
-    where ``deep`` is not 0, ``deep`` at a sixteenth. Where its latents are, its decoder is ``decoder`` wide.
+    """An autoencoder with ``channels`` latent channels: ``fine`` wide at a quarter of the side, ``coarse`` at an eighth
+    and, unless ``deep`` is 0, ``deep`` at a sixteenth. At latent resolution the decoder is ``decoder`` wide.
     """
 
     channels: int = 8
@@ -43,7 +43,7 @@ class Compact(Part):
 
 
 class Residual(nn.Module):
-    """x + conv(silu(conv(silu(x)))); the second convolution begins at zero."""
+    """x + conv(silu(conv(silu(x)))); the second convolution is zero-initialised."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class Residual(nn.Module):
 
 
 def _narrowed(part: Compact) -> list[nn.Module]:
-    """From an eighth of the side to a sixteenth, of an encoder that goes so deep."""
+    """Downsamples from an eighth of the side to a sixteenth, for deep encoders."""
     if not part.deep:
         return []
     return [nn.Conv2d(part.coarse, part.deep, 2, stride=2), *(Residual(part.deep) for _ in range(part.blocks))]
 
 
 def _widened(part: Compact) -> list[nn.Module]:
-    """And back."""
+    """Upsamples from a sixteenth of the side to an eighth, for deep decoders."""
     if not part.deep:
         return []
     wide = nn.Conv2d(part.decoder, part.coarse * 4, 1)
@@ -74,8 +74,8 @@ def _widened(part: Compact) -> list[nn.Module]:
 
 
 class CompactSpace(Space):
-    """Latents [B, channels, H / f, W / f] of pixels [B, 3, H, W], each channel of unit variance over the data; f, the
-    ``factor``, is 8, or 16 of a deep one.
+    """Latents [B, channels, H / f, W / f] of pixels [B, 3, H, W], with unit variance of each channel over the data; f,
+    the ``factor``, is 8, or 16 for a deep one.
     """
 
     shift_equivariant = True
@@ -112,9 +112,9 @@ class CompactSpace(Space):
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]; there is one code, whatever the generator."""
-        seen = pixels.contiguous(memory_format=torch.channels_last)
-        return self.normal(run_in_own_dtype(self.encoder, self.encoder, seen))
+        """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]; deterministic, ``generator`` is not used."""
+        contiguous = pixels.contiguous(memory_format=torch.channels_last)
+        return self.normal(run_in_own_dtype(self.encoder, self.encoder, contiguous))
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]."""
@@ -122,7 +122,5 @@ class CompactSpace(Space):
         return run_in_own_dtype(self.decoder, self.decoder, x).contiguous()
 
     def reconstruct(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """Pixels through latents with a part of some noise [B, C, h, w], and back: what training compares with the
-        pixels.
-        """
+        """Encodes pixels, mixes noise [B, C, h, w] into the latents and decodes them, for training."""
         return self.decode(self.encode(pixels) + self.noise * noise)

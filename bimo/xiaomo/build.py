@@ -1,6 +1,6 @@
-"""Builds a set of scenes, verses and dishes: plans -> pictures with captions -> shards, and a report beside them.
+"""Builds a data set of scenes, verses and dishes: plans -> pictures with captions -> shards, with a report.
 
-As for artwork, the same arguments give the same bytes, whatever the number of workers, and a run that was broken off is
+As for artwork, the same arguments give the same bytes, whatever the number of workers, and an interrupted run is
 continued.
 """
 
@@ -36,9 +36,9 @@ SAMPLES_PER_SHARD = 500
 CAPTIONS = 12
 PNG_LEVEL = 2
 SIDE = 256
-#: Characters of a name; what is longer is a line.
+#: The most characters of a name; longer texts are lines of verse.
 LONGEST_NAME = 24
-#: Of ten pictures in a row so many are of each kind, spread so that any stretch of a set is like the whole.
+#: The kinds in each ten consecutive pictures, interleaved so that any part of a set has the same shares.
 TURN = ("scene", "dish", "scene", "verse", "scene", "scene", "dish", "scene", "verse", "scene")
 LICENCE = "Apache-2.0"
 SOURCE = "bimo"
@@ -47,7 +47,7 @@ AnyPlan = ScenePlan | VersePlan | DishPlan
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to write: all that a worker needs."""
+    """One shard to write, with everything that a worker needs."""
 
     out: str
     number: int
@@ -60,9 +60,9 @@ class Job:
 
 
 def plan(count: int, seed: int = 0) -> list[AnyPlan]:
-    """The pictures of a set in order: scenes, verses and dishes in the shares of TURN; held-out ones are never in it.
+    """The pictures of a set in order: scenes, verses and dishes with the shares of TURN, without held-out ones.
 
-    A larger set begins with the smaller.
+    A larger set starts with the smaller one.
     """
     kinds = [TURN[number % len(TURN)] for number in range(count)]
     wanted = Counter(kinds)
@@ -82,9 +82,9 @@ def build_scenes(
     workers: int = 2,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Builds the set under `out` and gives the report that is also in `out/report.json`.
+    """Builds the set under `out` and returns its report, which is also written to `out/report.json`.
 
-    Raises DataError where the numbers make no set.
+    Raises DataError for numbers that make no set.
     """
     if count < 1 or workers < 1 or side < 16:
         raise DataError(
@@ -114,13 +114,13 @@ def build_scenes(
 
 
 def write_job(job: Job) -> Shard:
-    """Writes one shard, unless it is there already, whole and of the same stamp."""
+    """Writes one shard, unless it exists completely with the same stamp."""
     path = Path(job.out) / shard_name(job.number)
     return finished(path, job.stamp) or write_shard(path, (sample(one, job.side) for one in job.plans), job.stamp)
 
 
 def sample(one: AnyPlan, side: int = SIDE) -> tuple[str, bytes, dict[str, Any]]:
-    """Key, PNG and record of a plan. The record's labels hold style, mood, layout and the boxes of elements."""
+    """Key, PNG and record of a plan. The record's labels are style, mood, layout and the boxes of elements."""
     if isinstance(one, DishPlan):
         drawn = draw_dish(one, side)
         table = table_kind(drawn.layout)
@@ -157,7 +157,7 @@ def _record(
 
 
 def _stamp(side: int) -> str:
-    """What pictures are made of: the code and the tables that draw them, and the side."""
+    """A hash of what determines the pictures: the code and tables that draw them, and the side."""
     made = hashlib.sha256(f"{RECIPE} {side}".encode())
     room = Path(str(resources.files("bimo.xiaomo")))
     drawing = [path for name in ("captions", "dishes", "scenes") for path in sorted((room / name).rglob("*"))]
@@ -168,7 +168,7 @@ def _stamp(side: int) -> str:
 
 
 def _count(out: Path, shards: Sequence[Shard]) -> dict[str, dict[str, int]]:
-    """Counts over the written records."""
+    """Statistics of the written records."""
     names = ("type", "subject", "style", "season", "light", "weather", "vessel")
     counts: dict[str, Counter[str]] = {name: Counter() for name in (*names, "element")}
     for shard in sorted(shards, key=lambda shard: shard.name):
@@ -182,7 +182,7 @@ def _count(out: Path, shards: Sequence[Shard]) -> dict[str, dict[str, int]]:
 
 
 def _write_tables(out: Path) -> None:
-    """`held_out.json`, `LICENSES.md` and `words.txt`, the words that a text encoder is to know whole."""
+    """Writes `held_out.json`, `LICENSES.md` and `words.txt`, the words that a tokenizer should keep whole."""
     drawn = {verse.line for verse in drawn_verses()}
     held = {
         "scenes": [list(pair) for pair in pairs() if held_out_scene(*pair)],
@@ -196,10 +196,10 @@ def _write_tables(out: Path) -> None:
 
 
 def _known_words() -> list[str]:
-    """What a text encoder is to know whole: elements, subjects, moods, manners, dishes and what is in them."""
+    """The words that a tokenizer should keep whole: elements, subjects, moods, styles, dishes and ingredients."""
     named = [*elements().values(), *subjects().values(), *styles().values()]
     named += [one for values in moods().values() for one in values.values()]
-    # A whole line of a poem is no word.
+    # A line of a poem is no word.
     words = {word for one in named for word in (*one.zh, *one.en, *one.words) if not _is_line(word)}
     words |= {word for dish in dishes().values() for word in (dish.name, dish.english, *dish.also, *dish.vessels)}
     words |= {word for one in ingredients().values() for word in (one.name, one.english)}

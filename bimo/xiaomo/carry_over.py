@@ -1,11 +1,11 @@
-"""What the second edition begins as: the words and the first level of the first edition, in the second one's shapes.
+"""Initialises the second edition from the first: its text encoder and first level, widened to the new shapes.
 
-A network is widened so that it answers what it did before (arXiv:1511.05641, section 2.2): new maps begin as the fresh
-network has them, and nothing that was there reads them. The latents are others, so the last convolution is fitted anew,
-by ridge regression on the latents of pictures of one thing.
+A network is widened without changing its function (arXiv:1511.05641, section 2.2): new feature maps keep their
+initialisation, and nothing that existed reads them. As the latents differ, the last convolution is fitted anew, by
+ridge regression on the latents of pictures of one object.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from bimo.xiaomo.style_operator import RestyledDenoiser
 
 LEVEL = "expected"
 CONTENT = "expected.denoiser.content."
-#: The last convolution of the first level, whose answer are latents.
+#: The last convolution of the first level, whose output are latents.
 LAST = "mix.5."
 WORDS = "text.0.model.embeddings.word_embeddings.weight"
 POSITIONS = "text.0.model.embeddings.position_embeddings.weight"
-#: The type of canvases of one drawn thing, of which the first level's answer is known best.
+#: The type of canvases with a single object, on which the first level is most accurate.
 SINGLE = "single"
 BATCH = 64
-#: Of the squared features' mean.
+#: Relative to the mean of the squared features.
 RIDGE = 1e-4
 
 
 def carried_over(first: System, second: System, pictures: Pictures, count: int = 6000) -> dict[str, Tensor]:
-    """The tensors of ``second``, whose vocabulary is made, that begin as in ``first``. ``count`` pictures of one thing
-    fit the last convolution.
+    """The tensors of ``second``, whose vocabulary is built, that are initialised from ``first``. ``count`` pictures of
+    one object are used to fit the last convolution.
 
-    Raises TrainingError for systems of other shapes, and where no picture is of one thing.
+    Raises TrainingError for systems of other shapes, and if there are no pictures of one object.
     """
     content, state = _content(second), second.state_dict()
     carried = _words(first, second, state) | _widened(first, _content(first), state)
@@ -59,7 +59,7 @@ def _content(system: System) -> ExpectedDenoiser:
 
 
 def _words(first: System, second: System, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The text encoder; a new word begins as the mean of what the old vocabulary makes of it."""
+    """The text encoder; a new word is initialised with the mean of its tokens in the old vocabulary."""
     old_state = first.state_dict()
     carried = {n: v for n, v in old_state.items() if n.startswith("text.") and v.shape == state[n].shape}
     old, new = (cast(BertTextEncoder, system.text_encoders[0]) for system in (first, second))
@@ -79,7 +79,7 @@ def _words(first: System, second: System, state: Mapping[str, Tensor]) -> dict[s
 
 
 def _widened(first: System, old: ExpectedDenoiser, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The first level's tensors; where the new one is larger the old is its first block, and does not read the rest."""
+    """The first level's tensors; in larger ones the old tensor is the first block, and does not read the rest."""
     carried: dict[str, Tensor] = {}
     for name, value in old.state_dict().items():
         if name.startswith(LAST):
@@ -102,7 +102,7 @@ def _widened(first: System, old: ExpectedDenoiser, state: Mapping[str, Tensor]) 
 
 @torch.inference_mode()
 def _last_layer(second: System, content: ExpectedDenoiser, pictures: Pictures, count: int) -> dict[str, Tensor]:
-    """The last convolution, by ridge regression of the pictures' latents on the features that it reads."""
+    """The last convolution by ridge regression of the latents of pictures on its input features."""
     space = second.space(LEVEL)
     last = cast(nn.Conv2d, content.get_submodule(LAST[:-1]))
     rows = [row for row, labels in enumerate(pictures.labels) if labels.get("type") == SINGLE][:count]
@@ -122,9 +122,9 @@ def _last_layer(second: System, content: ExpectedDenoiser, pictures: Pictures, c
             latents = space.encode(fitted.pixels(some, keep=False))
             encodings = second.encode([pictures.captions[row][0] for row in some])
             no_boxes = torch.zeros(len(some), content.part.spatial, side, side)
-            told = [Conditioning(spatial=no_boxes), Conditioning(scalars={content.part.pose: poses[some]})]
+            conditions = [Conditioning(spatial=no_boxes), Conditioning(scalars={content.part.pose: poses[some]})]
             features.clear()
-            content(latents, torch.ones(len(some)), second.condition(encodings, told))
+            content(latents, torch.ones(len(some)), second.condition(encodings, conditions))
             x = nn.functional.unfold(features[0], 3, padding=1).transpose(1, 2).flatten(0, 1).double()
             x = torch.cat([x, torch.ones(len(x), 1).double()], dim=1)
             y = latents.flatten(2).transpose(1, 2).flatten(0, 1).double()

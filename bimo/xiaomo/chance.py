@@ -1,4 +1,4 @@
-"""All chance of a picture, from its key alone: the same numbers in every process and with every release of NumPy."""
+"""All randomness of a picture, derived from its key: the same numbers in every process and every release of NumPy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-#: Numbers, nearly everywhere of 32 bits.
+#: Mostly 32-bit floating-point arrays.
 Floats = NDArray[np.floating[Any]]
 Choice = TypeVar("Choice")
 
 
 class Chance:
-    """A source of chance seeded by text. `fork` gives an independent one, so that one part may draw more numbers
-    without another part changing."""
+    """A random source seeded by text. `fork` returns an independent one, so that one part can draw more numbers without
+    changing another.
+    """
 
     def __init__(self, key: str) -> None:
         self.key = key
         self._random = random.Random(hashlib.sha256(key.encode()).digest())
 
     def fork(self, purpose: str) -> Chance:
-        """Another source, named by this one's key and a purpose."""
+        """An independent source, named by this one's key and a purpose."""
         return Chance(f"{self.key}/{purpose}")
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -32,23 +33,25 @@ class Chance:
         return low + (high - low) * self._random.random()
 
     def normal(self, deviation: float = 1.0) -> float:
-        """A number around zero, near to normal and never beyond 3.4 deviations (twelve uniforms would be six)."""
+        """An approximately normal number around zero, within 3.4 standard deviations (twelve uniforms would reach
+        six).
+        """
         return deviation * 1.732 * (sum(self._random.random() for _ in range(4)) - 2)
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number of low..high, both possible."""
+        """An integer in low..high, both included."""
         return low + int(self._random.random() * (high - low + 1))
 
     def chance(self, share: float) -> bool:
-        """True in that share of cases."""
+        """True with this probability."""
         return self._random.random() < share
 
     def pick(self, choices: Sequence[Choice]) -> Choice:
-        """One of some things."""
+        """A random element."""
         return choices[int(self._random.random() * len(choices))]
 
     def weighted(self, choices: Sequence[Choice], weights: Sequence[float]) -> Choice:
-        """One of some things, as often as its weight says."""
+        """A random element, with probabilities proportional to the weights."""
         mark = self._random.random() * sum(weights)
         for choice, weight in zip(choices, weights, strict=True):
             mark -= weight
@@ -57,15 +60,15 @@ class Chance:
         return choices[-1]
 
     def array(self, *shape: int) -> Floats:
-        """Uniform numbers in [0, 1) of a shape."""
+        """Uniform numbers in [0, 1) with a shape."""
         count = int(np.prod(shape))
         words = np.frombuffer(self._random.randbytes(4 * count), "<u4")
         return ((words >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).reshape(shape)
 
     def spread(self, low: float, high: float, *shape: int) -> Floats:
-        """Uniform numbers in [low, high) of a shape."""
+        """Uniform numbers in [low, high) with a shape."""
         return np.float32(low) + np.float32(high - low) * self.array(*shape)
 
     def bell(self, deviation: float, *shape: int) -> Floats:
-        """Numbers around zero of a shape, as `normal` gives them."""
+        """Numbers like those of `normal`, with a shape."""
         return np.float32(deviation * 1.732) * (self.array(4, *shape).sum(0) - np.float32(2))

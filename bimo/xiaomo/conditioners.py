@@ -1,4 +1,4 @@
-"""What 小墨's second level is told besides the text: the expected picture and the pose."""
+"""The conditioners of 小墨's second level besides text: the first level's estimate and the pose."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ POSE_AT_REST = (0.0, 1.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier(Conditioner):
-    """What an earlier one-step level of the same x answers, joined to x on the channels.
+    """The output of an earlier single-step level with the same x, concatenated to x.
 
-    In training it is asked anew for every batch, zeros for the share ``drop`` and wherever the caption is dropped; in
-    drawing it is that level's result, zeros in the null branch. ``noise`` is added in training, so that the level
-    does not trust it to the last digit.
+    In training it is computed for every batch, with zeros for the share ``drop`` and for dropped captions; in drawing
+    it is that level's result, with zeros in the unconditional branch. ``noise`` is added in training, so that the level
+    does not rely on small errors.
     """
 
     level: str
@@ -41,11 +41,11 @@ class Earlier(Conditioner):
         """Spatial [B, C, h, w]."""
         conditioning = system.condition(batch.encodings, system.level(self.level).conditions_of(system, batch))
         rows = batch.x.shape[0]
-        answer = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
+        estimate = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
         if self.noise:
-            answer = answer + self.noise * batch.normal(*answer.shape[1:])
+            estimate = estimate + self.noise * batch.normal(*estimate.shape[1:])
         gone = (batch.own(torch.rand(batch.total_rows, generator=batch.generator)) < self.drop) | batch.dropped_captions
-        return Conditioning(spatial=answer.masked_fill(gone[:, None, None, None], 0.0))
+        return Conditioning(spatial=estimate.masked_fill(gone[:, None, None, None], 0.0))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, C, h, w]."""
@@ -59,12 +59,12 @@ class Earlier(Conditioner):
 
 @dataclass(frozen=True, kw_only=True)
 class Pose(Conditioner):
-    """How a thing stands: flip, scale, dx, dy (of the side), angle in degrees; declared by the data, so that the text
-    need not account for it.
+    """The pose of an object: flip, scale, dx, dy (of the side), angle in degrees; a label of the data, so that the text
+    need not determine it.
 
-    In training a picture whose pose is not declared stands as it was made. In drawing it is the request's
-    ``conditions["pose"]``, else taken from the seed within the ranges here: this is what makes two seeds differ where
-    the text leaves nothing else open.
+    In training a picture without the label has the rest pose. In drawing it is the request's ``conditions["pose"]``,
+    else derived from the seed within the ranges here: this makes two seeds differ even if the text determines
+    everything else.
     """
 
     name: str = "pose"
@@ -77,7 +77,7 @@ class Pose(Conditioner):
     pixels: ClassVar = False
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Scalars [B, 5], as the data declares them, at rest where it declares none (no value, or NaN)."""
+        """Scalars [B, 5] by the labels; the rest pose without one (no value, or NaN)."""
         rest = torch.tensor([POSE_AT_REST] * batch.x.shape[0])
         if self.name not in batch.scalars:
             return Conditioning(scalars={self.name: rest})
@@ -85,7 +85,7 @@ class Pose(Conditioner):
         return Conditioning(scalars={self.name: torch.where(declared.isnan(), rest.to(declared), declared)})
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Scalars [1, 5]. Raises RequestError for a pose that is not five finite numbers."""
+        """Scalars [1, 5]. Raises RequestError for a pose other than five finite numbers."""
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
             return Conditioning(scalars={self.name: self._seeded(drawing)})
@@ -99,7 +99,7 @@ class Pose(Conditioner):
         return Conditioning(scalars={self.name: torch.tensor([requested])})
 
     def _seeded(self, drawing: Drawing) -> Tensor:
-        """The pose of a drawing's seed; where the seed is varied the pose between, flipped as the nearer one."""
+        """The pose of a drawing's seed; with a subseed an interpolated pose, flipped as the nearer one."""
         own = self.of_seed(drawing.generator.initial_seed())
         if drawing.variation is None:
             return own
@@ -110,8 +110,8 @@ class Pose(Conditioner):
         return between
 
     def of_seed(self, seed: int) -> Tensor:
-        """A pose within the ranges, [1, 5]: always the same of the same seed."""
-        # Each level that asks gets the same pose of the same picture: a generator of its own, seeded alike.
+        """A pose within the ranges, [1, 5], determined by the seed."""
+        # A generator of its own, so that every level gets the same pose of a picture.
         source = torch.Generator().manual_seed(seed)
         draws = torch.rand(len(POSE), generator=source)
         low, high = self.scale

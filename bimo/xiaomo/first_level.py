@@ -1,15 +1,15 @@
-"""Answers the expected picture E[x | words] at once: the first level of a two-level system.
+"""Predicts the expected picture E[x | text] in one step: the first level of a two-level system.
 
-A regression on latents learns what a word looks like at a thousandth of the cost of a diffusion step per sample; a
-diffusion level that takes its answer as a hint has only to make it sharp. Words are read by learned queries (the
-pooling by multi-head attention of arXiv:1810.00825, section 3.2); a pose moves the features before the last
-convolutions, as a spatial transformer does (arXiv:1506.02025). Several things on one picture are layers: the same
-network works out each of them from the words that are its own, and it is scaled, put at its place and laid over the
-rest (arXiv:1506.02025 and, for the layers, arXiv:2006.15055, section 2.2).
+Regression on latents learns what a word looks like at a thousandth of the cost of a diffusion step per sample; a
+diffusion level conditioned on its output only has to add detail. Text is read by learned queries (pooling by multi-head
+attention, section 3.2 of arXiv:1810.00825); a pose transforms the feature maps before the last convolutions, as a
+spatial transformer (arXiv:1506.02025). Several objects in a picture are layers: the same network computes each of them
+from its own words, then it is scaled, moved to its position and composited (arXiv:1506.02025 and, for the layers,
+arXiv:2006.15055, section 2.2).
 
-`Refine` is the other half: a denoiser for rectified flow that begins where that hint leaves off. If x is the hint plus
-Gaussian noise, the best answer to x_t is known in closed form, and a network has only to add what is not Gaussian: the
-preconditioning of arXiv:2206.00364 (section 5), about a conditional mean.
+`Refine` is the second level: a denoiser for rectified flow that starts from this estimate. If x is the estimate plus
+Gaussian noise, the optimal output for x_t is known in closed form, and the network only has to add what is not
+Gaussian: the preconditioning of arXiv:2206.00364 (section 5), about a conditional mean.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from bimo.diffusion.schedules.schedule import expand
 from bimo.xiaomo.conditioners import POSE_AT_REST
 
 POSE_WIDTH = 5
-#: What one unit of each number of a pose is to a network: about a deviation of the data's.
+#: The unit of each number of a pose as a network input: about its standard deviation in the data.
 POSE_SPREAD = (1.0, 0.1, 0.05, 0.05, 6.0)
 PLACE_WIDTH = 3
-#: How far from the centre a layer's middle may stand, of half a side, and the smallest it may be.
+#: The largest distance of a layer's centre from that of the picture, relative to half a side, and its smallest scale.
 REACH = 0.8
 SMALLEST = 0.2
-#: The width between what is read and what is picked or placed.
+#: The hidden width of the heads that assign words and positions.
 HIDDEN = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected(Part):
-    """Tokens of width ``text`` -> ``channels`` x ``size`` x ``size``, through ``queries`` and ``blocks`` of ``width``.
+    """Maps tokens of width ``text`` to ``channels`` x ``size`` x ``size``, by ``queries`` and ``blocks`` of ``width``.
 
-    ``moved`` of the ``maps`` feature maps follow the pose, the rest stay: things move, backgrounds do not. ``things``
-    more layers lie over these, each of the words that it picks, scaled and put where the words say. With them the words
-    are read by the queries and by their mean, of each layer's own words, in place of the pooled text. ``spatial``
-    channels of maps at the size of x are joined to the feature maps, in shades that what was read gives them: a box is
-    a bridge of stone or under snow.
+    ``moved`` of the ``maps`` feature maps follow the pose, the rest do not: objects move, backgrounds stay. ``things``
+    further layers are composited over these, each computed from the words assigned to it, at a predicted scale and
+    position. With layers, text is read by the queries and as the mean of the (layer's) tokens, in place of the pooled
+    output. ``spatial`` channels of box maps at the size of x modulate the feature maps, scaled and shifted by the text:
+    the box of a bridge does not say whether it is of stone or under snow.
     """
 
     channels: int = 8
@@ -73,20 +73,21 @@ class Expected(Part):
 
 
 @dataclass(frozen=True)
-class Apart:
-    """What is read of all words [R, D] and of those of each layer [R, things, D], where each layer stands
-    [R, things, 3] (scale, and the middle from the centre, of half a side) and how much there is of it before the
-    sigmoid, [R, things].
+class LayerReadings:
+    """The reading of all words ``pooled`` [R, D] and of each layer's words ``reads`` [R, things, D], the placement of
+    each
+    layer [R, things, 3] (scale, and its centre relative to the picture's, in half sides) and the logit of its presence
+    [R, things].
     """
 
-    whole: Tensor
+    pooled: Tensor
     reads: Tensor
-    stands: Tensor
-    there: Tensor
+    placements: Tensor
+    presence: Tensor
 
 
 class Block(nn.Module):
-    """x + MLP(LayerNorm(x)), the last layer beginning at zero."""
+    """x + MLP(LayerNorm(x)); the last layer is zero-initialised."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -102,8 +103,8 @@ class Block(nn.Module):
 
 
 class ExpectedDenoiser(Denoiser):
-    """Ignores x, which is nothing but noise at the last time, and t; answers [R, C, h, w]. ``width`` is that of what is
-    read of the words.
+    """Predicts E[x | text], [R, C, h, w]; ignores x, which is pure noise at the last timestep, and t. ``width`` is that
+    of the text reading.
     """
 
     rest: Tensor
@@ -136,57 +137,57 @@ class ExpectedDenoiser(Denoiser):
         self.width = read
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The expected x under the words and the pose."""
+        """The expected x for text and pose."""
         part = self.part
         pose = conditioning.scalars[part.pose] if part.pose else None
         if self.layers is None:
-            maps = self._whole(self._entered(self._read(conditioning), pose), pose, conditioning)
+            maps = self._background_maps(self._project(self._read(conditioning), pose), pose, conditioning)
         else:
-            maps = self._laid(self.layers, conditioning, pose)
-        answer = self.mix(maps)
-        if answer.shape[-2:] != x.shape[-2:]:
-            # torch has no such resizing of half-precision numbers.
-            whole = nn.functional.interpolate(answer.float(), size=x.shape[-2:], mode="bicubic", antialias=True)
-            answer = whole.to(answer.dtype)
-        return answer
+            maps = self._compose_layers(self.layers, conditioning, pose)
+        latents = self.mix(maps)
+        if latents.shape[-2:] != x.shape[-2:]:
+            # torch has no antialiased resizing in half precision.
+            resized = nn.functional.interpolate(latents.float(), size=x.shape[-2:], mode="bicubic", antialias=True)
+            latents = resized.to(latents.dtype)
+        return latents
 
-    def apart(self, conditioning: Conditioning) -> Apart:
-        """How the words are told apart. Raises RecipeError for a level without layers."""
+    def read_layers(self, conditioning: Conditioning) -> LayerReadings:
+        """The assignment of words to layers, with their placements. Raises RecipeError for a level without layers."""
         if self.layers is None:
             raise RecipeError(
                 "this level has no layers (things is 0), so nothing is told apart; give Expected things=2"
             )
         read, tokens = self._read(conditioning), conditioning.streams[0].tokens
-        stands, there = self.layers.stand(read)
+        placements, presence = self.layers.stand(read)
         picked = self.layers.picked(tokens, read[:, -tokens.shape[-1] :])
         reads = [self._read(conditioning, picked[..., thing]) for thing in range(self.part.things)]
-        return Apart(read, torch.stack(reads, dim=1), stands, there)
+        return LayerReadings(read, torch.stack(reads, dim=1), placements, presence)
 
-    def _laid(self, layers: Layers, conditioning: Conditioning, pose: Tensor | None) -> Tensor:
-        """The maps of the whole with those of every thing laid over them, [R, M, h, w]."""
-        apart = self.apart(conditioning)
-        maps = self._whole(self._entered(apart.whole, pose), pose, conditioning)
-        stands, there, numbers = apart.stands, apart.there, maps.dtype
+    def _compose_layers(self, layers: Layers, conditioning: Conditioning, pose: Tensor | None) -> Tensor:
+        """The maps of the whole picture with those of all layers composited over them, [R, M, h, w]."""
+        readings = self.read_layers(conditioning)
+        maps = self._background_maps(self._project(readings.pooled, pose), pose, conditioning)
+        placements, presence, numbers = readings.placements, readings.presence, maps.dtype
         for thing in range(self.part.things):
-            h = self._entered(apart.reads[:, thing], pose) + layers.kind[thing]
+            h = self._project(readings.reads[:, thing], pose) + layers.kind[thing]
             own = self._maps(h)
             shown = layers.shown(h).reshape(-1, 1, *(side // 2 for side in own.shape[-2:]))
             shown = nn.functional.interpolate(shown.float(), scale_factor=2.0, mode="bilinear")
-            shown = (shown + there[:, thing, None, None, None]).sigmoid()
+            shown = (shown + presence[:, thing, None, None, None]).sigmoid()
             rest = self.rest.expand(len(own), -1) if pose is None else pose
-            own, shown = placed(own, shown, rest.float(), stands[:, thing])
+            own, shown = place_layer(own, shown, rest.float(), placements[:, thing])
             maps = maps + shown * (own - maps)
         return maps.to(numbers)
 
-    def _entered(self, read: Tensor, pose: Tensor | None) -> Tensor:
-        """What was read, and the pose, at the network's width, [R, D]."""
+    def _project(self, read: Tensor, pose: Tensor | None) -> Tensor:
+        """Projects the reading and the pose to the network's width, [R, D]."""
         if pose is not None:
             read = torch.cat([read, ((pose - self.rest) / self.spread).to(read.dtype)], dim=1)
         return self.enter(read)
 
-    def _whole(self, h: Tensor, pose: Tensor | None, conditioning: Conditioning) -> Tensor:
-        """The maps of all that was read, with what stands in the boxes, [R, M, size, size]."""
-        maps = self._stood(self._maps(h), pose)
+    def _background_maps(self, h: Tensor, pose: Tensor | None, conditioning: Conditioning) -> Tensor:
+        """The maps from the whole text, modulated by boxes, [R, M, size, size]."""
+        maps = self._pose_maps(self._maps(h), pose)
         if self.boxed is None:
             return maps
         assert conditioning.spatial is not None
@@ -197,22 +198,22 @@ class ExpectedDenoiser(Denoiser):
         return maps + self.boxed(boxes.to(maps.dtype), h)
 
     def _maps(self, h: Tensor) -> Tensor:
-        """[R, D] -> feature maps [R, M, size, size] of a thing at rest."""
+        """[R, D] -> feature maps [R, M, size, size] of an object without a pose."""
         for block in self.blocks:
             h = block(h)
         half = self.part.size // 2
         maps = self.leave(h).reshape(-1, self.part.maps, half, half)
         return nn.functional.pixel_shuffle(self.up(nn.functional.silu(maps)), 2)
 
-    def _stood(self, maps: Tensor, pose: Tensor | None) -> Tensor:
-        """Those of the maps that follow the pose moved by it."""
+    def _pose_maps(self, maps: Tensor, pose: Tensor | None) -> Tensor:
+        """Transforms the maps that follow the pose."""
         if pose is None:
             return maps
         return torch.cat([moved(maps[:, : self.part.moved], pose), maps[:, self.part.moved :]], dim=1)
 
     def _read(self, conditioning: Conditioning, picked: Tensor | None = None) -> Tensor:
-        """What each query finds among the words, then the pooled text or, with layers, the mean of the words, [R, D].
-        ``picked`` [R, L] is the logarithm of how much of each word is to be read.
+        """The output of each query, then the pooled text or, with layers, the mean of the tokens, [R, D]. ``picked``
+        [R, L] is the log weight of each token.
         """
         stream = conditioning.streams[0]
         keys, values = self.keys(stream.tokens).chunk(2, dim=-1)
@@ -221,20 +222,20 @@ class ExpectedDenoiser(Denoiser):
             scores = scores + picked[:, None]
         if stream.mask is not None:
             scores = scores.masked_fill(~stream.mask[:, None], float("-inf"))
-        found = [(scores.softmax(-1).to(values.dtype) @ values).flatten(1)]
+        reads = [(scores.softmax(-1).to(values.dtype) @ values).flatten(1)]
         if self.layers is not None:
             weight = torch.ones_like(stream.tokens[..., 0]) if picked is None else picked.exp()
             weight = weight if stream.mask is None else weight * stream.mask
             mean = (stream.tokens * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1e-4)
-            found.append(mean.to(found[0].dtype))
+            reads.append(mean.to(reads[0].dtype))
         elif conditioning.vector is not None:
-            found.append(conditioning.vector)
-        return torch.cat(found, dim=1)
+            reads.append(conditioning.vector)
+        return torch.cat(reads, dim=1)
 
 
 class Boxed(nn.Module):
-    """Maps of boxes [R, S, h, w] and what was read [R, D] -> what is added to the feature maps, [R, M, h, w]; zeros at
-    first.
+    """Box maps [R, S, h, w] and the projected text [R, D] -> a residual for the feature maps, [R, M, h, w];
+    zero-initialised.
     """
 
     def __init__(self, spatial: int, maps: int, width: int) -> None:
@@ -247,18 +248,18 @@ class Boxed(nn.Module):
         nn.init.zeros_(cast(Tensor, self.second.bias))
 
     def forward(self, boxes: Tensor, h: Tensor) -> Tensor:
-        """Twice in the shades of h: scale and shift of each map (arXiv:1709.07871)."""
+        """Two convolutions with FiLM by h: scale and shift of each map (arXiv:1709.07871)."""
         scale, shift, scale_2, shift_2 = self.shade(h)[:, :, None, None].chunk(4, dim=1)
         x = nn.functional.silu(self.enter(boxes) * (1 + scale) + shift)
         return self.second(nn.functional.silu(self.first(x) * (1 + scale_2) + shift_2))
 
 
 class Layers(nn.Module):
-    """What tells the layers of things apart: which words are whose, where each stands, what of it is seen.
+    """Assigns words to layers, and predicts the placement and visibility of each.
 
-    Layers contend for each word, as slots do (arXiv:2006.15055, section 2.1), but may share it: of a style, say. They
-    begin side by side and hardly seen, so that a picture of one thing is what it was without them, and no place can
-    leave the canvas, from where it would not be led back.
+    Layers compete for each word, as slots do (arXiv:2006.15055, section 2.1), but may share one, such as a style. They
+    are initialised side by side and nearly invisible, so that a picture of one object is unchanged, and placements are
+    bounded to the canvas, outside of which they would get no gradient.
     """
 
     def __init__(self, part: Expected, read: int) -> None:
@@ -272,7 +273,7 @@ class Layers(nn.Module):
         with torch.no_grad():
             last = cast(nn.Linear, self.place[-1])
             nn.init.zeros_(last.weight)
-            # What there is of a thing is seen all over its place at first, or else nothing would teach it to be drawn.
+            # Masks are initialised visible everywhere, or else layers would get no gradient.
             self.shown.weight.mul_(0.1)
             self.shown.bias.fill_(3.0)
             for thing, begin in enumerate(last.bias.view(part.things, -1)):
@@ -280,27 +281,27 @@ class Layers(nn.Module):
                 begin.copy_(torch.tensor([-0.5, across, 0.0, -5.0]))
 
     def picked(self, tokens: Tensor, mean: Tensor) -> Tensor:
-        """The logarithm of how much each layer reads of each word, [R, L, things], of the words [R, L, D] and their
-        mean [R, D]: what is its own and what all share.
+        """The log weight of each word for each layer, [R, L, things], from the words [R, L, D] and their mean [R, D]:
+        the sum of its own share and the common one.
         """
-        whole = mean[:, None].expand_as(tokens)
-        shares = self.pick(self.norm(torch.cat([tokens, whole], dim=-1))).float().log_softmax(-1)
+        repeated = mean[:, None].expand_as(tokens)
+        shares = self.pick(self.norm(torch.cat([tokens, repeated], dim=-1))).float().log_softmax(-1)
         return torch.logaddexp(shares[..., :-1], shares[..., -1:])
 
     def stand(self, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Places [R, things, 3] (scale, and the middle from the centre, of half a side) and how much there is of each
-        thing before the sigmoid, [R, things].
+        """Placements [R, things, 3] (scale, and the centre relative to the picture's, in half sides) and presence
+        logits [R, things].
         """
-        found = self.place(read).float().unflatten(1, (-1, PLACE_WIDTH + 1))
-        scale = SMALLEST + (1 - SMALLEST) * found[..., :1].sigmoid()
-        return torch.cat([scale, REACH * found[..., 1:PLACE_WIDTH].tanh()], dim=-1), found[..., PLACE_WIDTH]
+        placement = self.place(read).float().unflatten(1, (-1, PLACE_WIDTH + 1))
+        scale = SMALLEST + (1 - SMALLEST) * placement[..., :1].sigmoid()
+        return torch.cat([scale, REACH * placement[..., 1:PLACE_WIDTH].tanh()], dim=-1), placement[..., PLACE_WIDTH]
 
 
-def placed(maps: Tensor, shown: Tensor, pose: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Feature maps [R, C, h, w] of a thing at rest and what of it is seen, [R, 1, h, w], scaled and put at its place
-    [R, 3], the whole then under the pose [R, 5].
+def place_layer(maps: Tensor, shown: Tensor, pose: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Moves the feature maps [R, C, h, w] of an object and its mask [R, 1, h, w] to its placement [R, 3], then applies
+    the pose [R, 5] of the whole.
 
-    As pictures of several things are made, a flip turns each about at its place, and nothing is seen of it outside.
+    As in the artwork of several objects, a flip mirrors each in its place; outside it the mask is zero.
     """
     flip, scale, dx, dy, angle = pose.unbind(1)
     radians = angle * (math.pi / 180)
@@ -318,10 +319,9 @@ def placed(maps: Tensor, shown: Tensor, pose: Tensor, place: Tensor) -> tuple[Te
 
 
 def moved(maps: Tensor, pose: Tensor) -> Tensor:
-    """Feature maps [B, C, h, w] under poses [B, 5]: flip (0 or 1), scale, dx, dy (of the side), angle in degrees.
+    """Applies poses [B, 5] to feature maps [B, C, h, w]: flip (0 or 1), scale, dx, dy (of the side), angle in degrees.
 
-    The thing is flipped, turned counter-clockwise, scaled about the centre, then shifted; the map is read where each
-    place came from, edges repeated.
+    Flip, rotation counter-clockwise, scaling about the centre, then translation; edges are replicated.
     """
     flip, scale, dx, dy, angle = pose.unbind(1)
     radians = angle * (math.pi / 180)
@@ -339,8 +339,8 @@ def moved(maps: Tensor, pose: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Refine(Part):
-    """``denoiser`` plus the Gaussian answer. The hint is the first spatial map, of x's own channels; a row whose hint
-    is zeros has none, and its x has variance ``whole``. ``last`` is the time of noise alone.
+    """``denoiser`` plus the Gaussian solution. The estimate is the first spatial map, with the channels of x; a row
+    with an estimate of zeros has none, and the variance of its x is ``whole``. ``last`` is the timestep of pure noise.
     """
 
     denoiser: Part
@@ -354,7 +354,7 @@ class Refine(Part):
 
 
 class RefineDenoiser(DenoiserWrapper):
-    """x [R, C, h, w], t [R] and conditioning with a spatial hint -> the velocity noise - x, [R, C, h, w]."""
+    """x [R, C, h, w], t [R] and conditioning with a spatial estimate -> the velocity noise - x, [R, C, h, w]."""
 
     def __init__(self, part: Refine) -> None:
         super().__init__()
@@ -363,17 +363,18 @@ class RefineDenoiser(DenoiserWrapper):
         self.multiple = self.denoiser.multiple
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask."""
+        """Predicts the velocity."""
         assert conditioning.spatial is not None
-        hint = conditioning.spatial[:, : x.shape[1]].to(x)
-        told = hint.abs().amax(dim=(1, 2, 3)) > 0
-        return self.denoiser(x, t, conditioning) + self.gaussian(x, t, hint, told)
+        estimate = conditioning.spatial[:, : x.shape[1]].to(x)
+        has_estimate = estimate.abs().amax(dim=(1, 2, 3)) > 0
+        return self.denoiser(x, t, conditioning) + self.gaussian(x, t, estimate, has_estimate)
 
-    def gaussian(self, x: Tensor, t: Tensor, hint: Tensor, told: Tensor) -> Tensor:
-        """E[noise - x | x_t, hint] for x = hint + N(0, v): with s = t / last and y = x_t - (1 - s) hint, of variance
-        d = (1 - s)^2 v + s^2, it is (s - (1 - s) v) / d y - hint. ``told`` [R] says which rows have a hint.
+    def gaussian(self, x: Tensor, t: Tensor, estimate: Tensor, has_estimate: Tensor) -> Tensor:
+        """E[noise - x | x_t, estimate] for x = estimate + N(0, v): with s = t / last and y = x_t - (1 - s) estimate, of
+        variance d = (1 - s)^2 v + s^2, it is (s - (1 - s) v) / d y - estimate. ``has_estimate`` [R] marks rows with an
+        estimate.
         """
         s = expand(t.to(x) / self.part.last, x)
-        v = expand(told.to(x) * (self.part.left - self.part.whole) + self.part.whole, x)
+        v = expand(has_estimate.to(x) * (self.part.left - self.part.whole) + self.part.whole, x)
         d = (1 - s) ** 2 * v + s**2
-        return (s - (1 - s) * v) / d * (x - (1 - s) * hint) - hint
+        return (s - (1 - s) * v) / d * (x - (1 - s) * estimate) - estimate

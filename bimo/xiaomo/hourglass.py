@@ -1,10 +1,10 @@
-"""A small UNet for latents of 16 x 16: convolutions at the side of x, attention at half of it.
+"""A small UNet for latents of 16 x 16: convolutions at full resolution, attention at half of it.
 
-The UNet of latent diffusion (arXiv:2112.10752) with one step down, which is all that such latents allow; scales and
-shifts of the time as in arXiv:2105.05233, section 3.
+The UNet of latent diffusion (arXiv:2112.10752) with a single downsampling, which is all that such latents allow;
+timestep scale and shift as in arXiv:2105.05233, section 3.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ GROUPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Hourglass(Part):
-    """``channels`` are x's, ``spatial`` those of hints joined to it. ``blocks`` residual blocks of ``width`` on the way
-    down and on the way up, ``deep`` blocks of ``inner`` with attention to themselves and to the words in between.
+    """``channels`` are those of x, ``spatial`` those of conditioning maps concatenated to it. ``blocks`` residual
+    blocks of ``width`` on the way down and on the way up, ``deep`` blocks of ``inner`` with self- and cross-attention
+    in between.
 
-    The pooled text (``vector`` wide) and ``scalars`` (name and width) go with the time; 0 and () for none.
+    Pooled text (``vector`` wide) and ``scalars`` (name and width) are added to the timestep embedding; 0 and () for
+    none.
     """
 
     channels: int = 16
@@ -59,7 +61,7 @@ class HourglassDenoiser(Denoiser):
     def __init__(self, part: Hourglass) -> None:
         super().__init__()
         self.part = part
-        self.multiple = 2  # of its positions a side of x must be one
+        self.multiple = 2  # downsampled once
         time = part.inner
         self.time = TimeVector(time)
         self.vector = nn.Linear(part.vector, time) if part.vector else None
@@ -79,7 +81,7 @@ class HourglassDenoiser(Denoiser):
         nn.init.zeros_(cast(Tensor, last.bias))
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The answer to an ask."""
+        """Predicts the model output, [R, C, h, w]."""
         stream = conditioning.streams[0]
         if conditioning.spatial is not None:
             x = torch.cat([x, conditioning.spatial.to(x)], dim=1)
@@ -103,7 +105,9 @@ class HourglassDenoiser(Denoiser):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))) scaled and shifted by the time)); the second begins at zero."""
+    """x + conv(silu(norm(conv(silu(norm(x)))) scaled and shifted by the timestep)); the second convolution is
+    zero-initialised.
+    """
 
     def __init__(self, width: int, time: int) -> None:
         super().__init__()
@@ -124,7 +128,9 @@ class ResidualBlock(nn.Module):
 
 
 class AttendingBlock(nn.Module):
-    """A residual block, then places attend to each other and to the words; what is added of those begins at zero."""
+    """A residual block with self-attention and cross-attention to the text; their output projections are
+    zero-initialised.
+    """
 
     def __init__(self, width: int, time: int, heads: int, text: int) -> None:
         super().__init__()
@@ -142,17 +148,17 @@ class AttendingBlock(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, time: Tensor, words: Tensor, mask: Tensor | None) -> Tensor:
-        """[R, D, h, w], [R, T], words [R, L, text] and mask [R, 1, 1, L] -> [R, D, h, w]."""
+        """[R, D, h, w], [R, T], text [R, L, text] and mask [R, 1, 1, L] -> [R, D, h, w]."""
         x = self.residual(x, time)
         rows, columns = x.shape[-2:]
         h = x.flatten(2).transpose(1, 2)
-        query, key, value = (self._apart(part) for part in self.own(self.norm(h)).chunk(3, dim=-1))
+        query, key, value = (self._split_heads(part) for part in self.own(self.norm(h)).chunk(3, dim=-1))
         h = h + self.own_out(attended(query, key, value).transpose(1, 2).flatten(2))
-        key, value = (self._apart(part) for part in self.words(words).chunk(2, dim=-1))
-        query = self._apart(self.query(self.norm_2(h)))
+        key, value = (self._split_heads(part) for part in self.words(words).chunk(2, dim=-1))
+        query = self._split_heads(self.query(self.norm_2(h)))
         h = h + self.words_out(attended(query, key, value, mask).transpose(1, 2).flatten(2))
         return h.transpose(1, 2).unflatten(2, (rows, columns))
 
-    def _apart(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         """[R, N, D] -> [R, heads, N, D / heads]."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)

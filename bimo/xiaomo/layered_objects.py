@@ -1,4 +1,6 @@
-"""Tells the layers of a first level apart: beside the picture, which words are of which thing and where it stands."""
+"""An objective for the layers of a first level: besides the picture, it supervises words and placement of each
+object.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +18,21 @@ from bimo.core.tensors import Batch
 from bimo.diffusion.system import System
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
-from bimo.xiaomo.first_level import Apart, ExpectedDenoiser
+from bimo.xiaomo.first_level import ExpectedDenoiser, LayerReadings
 
-#: What is said of pictures of several things counts for so much more than their share: they are a fourth of the data.
+#: The weight of pictures with several objects, which are a fourth of the data.
 RARE = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredObjects(Denoise):
-    """The squared error of the picture plus ``weight`` times what the labels say of its things.
+    """The squared error of the picture plus ``weight`` times the loss of the layers by the labels of its objects.
 
-    ``names`` are the labels of the first thing, the second and so on; ``boxes`` the label of where they stand, [across,
-    down, long side] of the side; ``rest`` is how long a thing at rest is. Of pictures of several things each layer has
-    to name its own from the words it picks, all by one head, so that they cannot pick alike; and to stand at its box.
-    Of all other pictures no layer is seen. The picture alone does not teach it: layers of all words draw worse than
-    none, and are hidden at once.
+    ``names`` are the labels of the first object, the second and so on; ``boxes`` the label of their positions, [across,
+    down, long side] relative to the side; ``rest`` is the length of an object at rest. In pictures of several objects
+    each layer is trained to predict its own object from its words, by one shared head, so that layers cannot read the
+    same words, and its box. In all other pictures layers are trained to be absent. The picture alone is no sufficient
+    supervision: layers that read all words draw worse than none, and are switched off at once.
     """
 
     captions: ClassVar = "selected"
@@ -41,15 +43,15 @@ class LayeredObjects(Denoise):
     weight: float = 0.05
 
     def tiny(self) -> Self:
-        """As it is."""
+        """Unchanged."""
         return self
 
     def prefix(self) -> str:
-        """As runs that are begun and recipes that are saved have it."""
+        """The prefix in existing runs and saved recipes."""
         return "things"
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
-        """The head that names a thing from the words read of it. Raises TrainingError for data without such labels,
+        """The head that predicts an object from a layer's reading. Raises TrainingError for data without such labels,
         RecipeError for a system without layers or with another number of them.
         """
         denoiser = layered(system)
@@ -65,38 +67,38 @@ class LayeredObjects(Denoise):
         return nn.Sequential(nn.LayerNorm(denoiser.width), nn.Linear(denoiser.width, known))
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:
-        """Labels by which things could be told apart."""
+        """Missing labels of objects."""
         if not _known(prospect.vocabulary, self.names):
             yield _unlabelled(self.names)
 
     def loss(self, inputs: TrainInputs) -> Tensor:
-        """The mean over the rows of both."""
+        """The mean over the rows of both losses."""
         batch = cast(Batch, inputs.batch)
         question = self.question(inputs, inputs.stage.level)
         loss = self.errors(question, inputs.system.denoise(question.denoiser_input)).mean()
-        apart = layered(inputs.system, inputs.stage.level).apart(question.denoiser_input.conditioning)
+        readings = layered(inputs.system, inputs.stage.level).read_layers(question.denoiser_input.conditioning)
         rows = [dict(row) for row in inputs.own(inputs.labels)]
-        return loss + self.weight * self.told_apart(apart, rows, batch.dropped_captions, inputs)
+        return loss + self.weight * self.layer_loss(readings, rows, batch.dropped_captions, inputs)
 
-    def told_apart(
-        self, apart: Apart, rows: Sequence[Mapping[str, Any]], dropped: Tensor, inputs: TrainInputs
+    def layer_loss(
+        self, readings: LayerReadings, rows: Sequence[Mapping[str, Any]], dropped: Tensor, inputs: TrainInputs
     ) -> Tensor:
-        """What the labels of the rows say of their things, against how the layers are told apart."""
-        home = apart.there.device
+        """The loss of the layers against the labels of the rows."""
+        home = readings.presence.device
         emptied: list[bool] = cast(Any, dropped).tolist()
-        told = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
-        several = [number for number, gone in enumerate(emptied) if told[number] and not gone]
+        labelled = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
+        several = [number for number, gone in enumerate(emptied) if labelled[number] and not gone]
         wanted = torch.tensor([[float(number in several)] for number in range(len(rows))], device=home)
-        loss = functional.binary_cross_entropy_with_logits(apart.there, wanted.expand_as(apart.there))
+        loss = functional.binary_cross_entropy_with_logits(readings.presence, wanted.expand_as(readings.presence))
         if not several:
             return loss
         known, chosen = _known(inputs.vocabulary, self.names), [rows[number] for number in several]
         kinds = torch.tensor([[known[str(row[name])] for name in self.names] for row in chosen], device=home)
         own = torch.tensor(several, device=home)
-        named = cast(nn.Module, inputs.extra)(apart.reads[own].float())
+        named = cast(nn.Module, inputs.extra)(readings.reads[own].float())
         boxes = torch.tensor([row[self.boxes] for row in chosen], device=home)
         error = functional.cross_entropy(named.flatten(0, 1), kinds.flatten())
-        error = error + functional.l1_loss(apart.stands[own], places(boxes, self.rest))
+        error = error + functional.l1_loss(readings.placements[own], places(boxes, self.rest))
         return loss + RARE * len(several) / len(rows) * error
 
 
@@ -108,14 +110,14 @@ def _unlabelled(names: Sequence[str]) -> TrainingError:
 
 
 def places(boxes: Tensor, rest: float = 1.0) -> Tensor:
-    """Boxes [..., 3] (across, down, long side, of the side) -> places [..., 3] (scale of a thing that is ``rest`` long,
-    its middle from the centre, of half a side).
+    """Boxes [..., 3] (across, down, long side, relative to the side) -> placements [..., 3] (scale relative to length
+    ``rest``, centre relative to the picture's, in half sides).
     """
     return torch.stack([boxes[..., 2] / rest, 2 * boxes[..., 0] - 1, 2 * boxes[..., 1] - 1], dim=-1)
 
 
 def layered(system: System, name: str | None = None) -> ExpectedDenoiser:
-    """The denoiser with layers of a level, or the only one there is. Raises RecipeError for a system without."""
+    """The denoiser with layers of a level, or the only one of the system. Raises RecipeError for a system without."""
     names = [level.name for level in system.recipe.levels] if name is None else [name]
     for each in names:
         for module in system.level(each).denoiser.modules():
@@ -127,6 +129,6 @@ def layered(system: System, name: str | None = None) -> ExpectedDenoiser:
 
 
 def _known(vocabulary: Vocabulary, names: Sequence[str]) -> dict[str, int]:
-    """The place of every value of the labels ``names``, taken together."""
+    """The index of every value of the labels ``names``, taken together."""
     values = sorted({value for name in names for value in vocabulary.values.get(name, ())})
     return {value: place for place, value in enumerate(values)}

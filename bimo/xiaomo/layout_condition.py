@@ -1,9 +1,9 @@
-"""The declared boxes of elements as maps: where the moon, the bridge or the bowl stands, told to both levels of 小墨.
+"""Layout conditioning: maps of the boxes of elements (the moon, the bridge, the bowl) for both levels of 小墨.
 
-In the manner of layout-to-image models (arXiv:2302.08908), whose boxes go beside x rather than into the text.
+As in layout-to-image models (arXiv:2302.08908), with boxes as maps next to x rather than in the text.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
 #: The label of the data: element -> [[left, top, right, bottom], ...], of the side.
 LABEL = "elements"
-#: A box in a request: which element, left, top, right, bottom.
+#: The numbers of a box in a request: element, left, top, right, bottom.
 NUMBERS = 5
 Numbers = npt.NDArray[np.float32]
-#: Told apart from what the step draws, and alike for every level that asks in it.
-APART = 0xB0CE5
+#: Separates the random numbers from those of the step; the same for every level that has this conditioner.
+LAYOUT_SEED = 0xB0CE5
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutBoxes(Conditioner):
-    """One map for each of ``elements``, one for all others and one that says whether boxes are declared at all: how
-    much of each place the boxes cover, [B, len(elements) + 2, h, w].
+    """A map for each of ``elements``, one for all others and one that says whether boxes are given at all: the coverage
+    of each position, [B, len(elements) + 2, h, w].
 
-    In training they are the label "elements" of the data; a row without it has no boxes, and so have the share
-    ``drop`` of those that do. In drawing they are the request's ``conditions["boxes"]``, five numbers a box: the place
-    of its element among ``elements`` (their count for any other), left, top, right, bottom. Left open they are laid out
-    from the prompt and the seed by the procedures that drew the data, and there are none where the prompt asks for no
-    scene and no dish. Both branches of guidance are told them.
+    In training boxes are the label "elements" of the data; rows without it have no boxes, nor does the share ``drop``
+    of the others. In drawing they are the request's ``conditions["boxes"]``, five numbers for each box: the index of
+    its element in ``elements`` (their count for any other), left, top, right, bottom. By default they are laid out from
+    the prompt and the seed by the procedures that drew the data; there are none if the prompt names no scene or dish.
+    Both branches of guidance get them.
     """
 
     reads: ClassVar = ()
@@ -58,12 +58,12 @@ class LayoutBoxes(Conditioner):
 
     @property
     def channels(self) -> int:
-        """How many maps there are."""
+        """The number of maps."""
         return len(self.elements) + 2
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
         """Spatial [B, channels, h, w]."""
-        generator = torch.Generator().manual_seed(batch.generator.initial_seed() ^ APART)
+        generator = torch.Generator().manual_seed(batch.generator.initial_seed() ^ LAYOUT_SEED)
         gone = batch.own(torch.rand(batch.total_rows, generator=generator)) < self.drop
         dropped: list[bool] = gone.tolist()
         rows: list[Mapping[str, Any]] = [
@@ -73,7 +73,7 @@ class LayoutBoxes(Conditioner):
         return Conditioning(spatial=torch.stack([self.covered(row, size) for row in rows]).to(batch.x.device))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Spatial [1, channels, h, w]. Raises RequestError for boxes that are none."""
+        """Spatial [1, channels, h, w]. Raises RequestError for invalid boxes."""
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
             boxes: Mapping[str, Sequence[Sequence[float]]] = planned_boxes(
@@ -102,7 +102,7 @@ class LayoutBoxes(Conditioner):
             np.maximum.at(made, maps, covered)
         if boxes:
             made[-1] = 1.0
-        return torch.tensor(made)  # on the device that is drawn or learnt on
+        return torch.tensor(made)  # on the current default device
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -127,7 +127,9 @@ class LayoutBoxes(Conditioner):
 
 
 def _overlap(low: Numbers, high: Numbers, count: int) -> Numbers:
-    """How much of each of ``count`` equal parts of 0..1 lies between pairs of numbers [N], [N, count] in 0..1."""
+    """The fraction of each of ``count`` equal intervals of 0..1 that lies between pairs of numbers [N], as [N,
+    count].
+    """
     edges = np.arange(count + 1, dtype=np.float32) / count
     inside = np.minimum(edges[1:], high[:, None]) - np.maximum(edges[:-1], low[:, None])
     return (inside * count).clip(0.0, 1.0)

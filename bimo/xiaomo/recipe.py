@@ -1,6 +1,7 @@
 """小墨 (xiaomo): the small bundled model, trained by this project on openly licensed emoji artwork, on two CPU cores.
 
-Its stages are those of Taiyi-SD (arXiv:2209.02970): words meet pictures, then words meet the painter, then all learns.
+Its stages are those of Taiyi-SD (arXiv:2209.02970): contrast of text and pictures, then alignment of text encoder and
+denoiser, then joint training.
 """
 
 from dataclasses import replace
@@ -17,8 +18,8 @@ from bimo.xiaomo.conditioners import Earlier, Pose
 from bimo.xiaomo.first_level import Expected, Refine
 from bimo.xiaomo.layered_objects import LayeredObjects
 
-#: All of the first level but what tells how much of a layer is seen.
-APART = (
+#: All parameters of the first level but those of the layers' masks.
+LAYER_PARAMETERS = (
     "expected.denoiser.query",
     "expected.denoiser.keys.*",
     "expected.denoiser.enter.*",
@@ -197,7 +198,7 @@ xiaomo = Recipe(
             expect,
             name="expected picture, things apart",
             objective=LayeredObjects(rest=0.84, weight=0.3),
-            train=APART,
+            train=LAYER_PARAMETERS,
             steps=1500,
             warmup=50,
             lr_schedule="constant",

@@ -1,4 +1,4 @@
-"""What the builders of data sets share: shards as jobs of several processes, leftovers of earlier runs, JSON files."""
+"""Shared by the builders of data sets: shards as jobs of several processes, removal of leftovers, JSON files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Job = TypeVar("Job")
 
 
 def written_shards(write_job: Callable[[Job], Shard], jobs: Sequence[Job], workers: int) -> Iterator[Shard]:
-    """Shards as they are finished, by this process or by spawned ones."""
+    """Yields shards as they are finished, written by this process or by spawned ones."""
     if workers == 1 or len(jobs) == 1:
         yield from map(write_job, jobs)
         return
@@ -27,7 +27,7 @@ def written_shards(write_job: Callable[[Job], Shard], jobs: Sequence[Job], worke
 
 
 def remove_leftovers(out: Path, count: int) -> None:
-    """Removes what an interrupted or larger earlier run left: partial files, and shards from number ``count`` on."""
+    """Removes leftovers of interrupted or larger runs: partial files, and shards from number ``count`` on."""
     names = {shard_name(number) for number in range(count)}
     for path in (*out.glob("shard-*.tar"), *out.glob("shard-*.done"), *out.glob("*.partial")):
         if path.with_suffix(".tar").name not in names or path.suffix == ".partial":
@@ -36,5 +36,5 @@ def remove_leftovers(out: Path, count: int) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Writes readable JSON, whole or not at all."""
+    """Writes readable JSON atomically."""
     write_whole(path, json.dumps(value, ensure_ascii=False, indent=1).encode())

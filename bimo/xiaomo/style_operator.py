@@ -1,8 +1,8 @@
-"""The first level in two halves: what is there, in one default look, and an operator that gives it the look asked for.
+"""A first level in two parts: the content in one default style, and an operator that restyles its latents.
 
-A kind and a style that were never seen together are each known from others: what a style does to latents is the same
-small convolution for all kinds, so it need not be learnt for each pair (content and style apart, as in
-arXiv:1610.07629, whose styles are scales and shifts of one network).
+For a kind and a style never seen together, each is known from other pairs: a style acts on latents as the same small
+convolution for all kinds, so it need not be learned for each pair (content and style separated as in arXiv:1610.07629,
+whose styles are scales and shifts of one network).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bimo.xiaomo.layered_objects import LayeredObjects, layered
 
 @dataclass(frozen=True, kw_only=True)
 class Restyled(Part):
-    """``content`` answers what is there; ``blocks`` of ``width`` channels, scaled and shifted by a style of ``style``
-    numbers that ``queries`` read from the words, give it its look.
+    """``content`` predicts the content; ``blocks`` of ``width`` channels restyle it, scaled and shifted by a style
+    vector of ``style`` numbers that ``queries`` read from the text.
     """
 
     content: Expected
@@ -44,7 +44,7 @@ class Restyled(Part):
 
 
 class RestyledDenoiser(Denoiser):
-    """x [R, C, h, w], t and conditioning -> [R, C, h, w]; of x the shape alone is read, as the content does."""
+    """x [R, C, h, w], t and conditioning -> [R, C, h, w]; only the shape of x is used, as by the content."""
 
     def __init__(self, part: Restyled) -> None:
         super().__init__()
@@ -53,17 +53,17 @@ class RestyledDenoiser(Denoiser):
         self.operator = StyleOperator(part)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The content in its look."""
+        """The restyled content."""
         return self.both(x, t, conditioning)[1]
 
     def both(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
-        """The content in the default look, and in its own, each [R, C, h, w]."""
+        """The content in the default style, and restyled, each [R, C, h, w]."""
         content = self.content(x, t, conditioning)
         return content, self.operator(content, conditioning.streams[0])
 
 
 class StyleOperator(nn.Module):
-    """Latents [R, C, h, w] and the words -> latents of the same thing in another look; the same latents at first."""
+    """Latents [R, C, h, w] and text -> restyled latents; the identity at initialisation."""
 
     def __init__(self, part: Restyled) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class StyleOperator(nn.Module):
         return x + self.leave(nn.functional.silu(h))
 
     def read(self, words: TextEncoding) -> Tensor:
-        """The style that the words ask for, [R, style]."""
+        """The style vector of the text, [R, style]."""
         keys, values = self.keys(words.tokens).chunk(2, dim=-1)
         scores = torch.einsum("qd,bld->bql", self.query, keys) / math.sqrt(self.width / 8)
         if words.mask is not None:
@@ -113,26 +113,26 @@ class StyledBlock(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class DefaultLook(LayeredObjects):
-    """As ``LayeredObjects``, plus ``look`` times the squared error of the content itself in rows whose label "style" is
-    one of ``looks`` and that have no effect: there the operator has nothing to do.
+    """``LayeredObjects`` plus ``look`` times the squared error of the content itself in rows whose label "style" is one
+    of ``looks`` and that have no effect: there the operator should be the identity.
     """
 
     looks: tuple[str, ...] = ()
     look: float = 0.5
 
     def loss(self, inputs: TrainInputs) -> Tensor:
-        """The mean over the rows of all three."""
+        """The mean over the rows of all three losses."""
         batch = cast(Batch, inputs.batch)
         question = self.question(inputs, inputs.stage.level)
         denoiser = cast(RestyledDenoiser, inputs.system.level(inputs.stage.level).denoiser)
-        content, answer = denoiser.both(
+        content, restyled = denoiser.both(
             question.denoiser_input.x, question.denoiser_input.t, question.denoiser_input.conditioning
         )
-        loss = self.errors(question, answer.to(batch.x.dtype)).mean()
+        loss = self.errors(question, restyled.to(batch.x.dtype)).mean()
         rows: list[dict[str, Any]] = [dict(row) for row in inputs.own(inputs.labels)]
         plain = torch.tensor([row.get("style") in self.looks and not row.get("effect") for row in rows])
-        given = plain.to(batch.x.device) & ~batch.dropped_captions
+        default_look = plain.to(batch.x.device) & ~batch.dropped_captions
         error = self.errors(question, content.to(batch.x.dtype))
-        loss = loss + self.look * (error * given).mean()
-        apart = layered(inputs.system, inputs.stage.level).apart(question.denoiser_input.conditioning)
-        return loss + self.weight * self.told_apart(apart, rows, batch.dropped_captions, inputs)
+        loss = loss + self.look * (error * default_look).mean()
+        readings = layered(inputs.system, inputs.stage.level).read_layers(question.denoiser_input.conditioning)
+        return loss + self.weight * self.layer_loss(readings, rows, batch.dropped_captions, inputs)

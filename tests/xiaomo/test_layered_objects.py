@@ -62,15 +62,15 @@ def test_each_layer_reads_its_own_word_and_stands_at_its_place(pairs: Path, tmp_
     with torch.inference_mode():
         for one, two in permutations(WORDS, 2):
             conditioning = system.condition(system.encode([f"{one} {two}"]))
-            apart = denoiser.apart(conditioning)
-            assert (apart.there > 0).all()
-            assert torch.allclose(apart.stands[0], places(torch.tensor(BOXES)), atol=0.1)
+            read_layers = denoiser.read_layers(conditioning)
+            assert (read_layers.presence > 0).all()
+            assert torch.allclose(read_layers.placements[0], places(torch.tensor(BOXES)), atol=0.1)
             tokens = conditioning.streams[0].tokens
-            share = denoiser.layers.picked(tokens, apart.whole[:, -tokens.shape[-1] :]).exp()[0]
+            share = denoiser.layers.picked(tokens, read_layers.pooled[:, -tokens.shape[-1] :]).exp()[0]
             # The first token is the beginning of the text.
             right += int(share[1].argmax() == 0 and share[2].argmax() == 1)
-        alone = denoiser.apart(system.condition(system.encode(WORDS)))
-    assert (alone.there < 0).all()
+        alone = denoiser.read_layers(system.condition(system.encode(WORDS)))
+    assert (alone.presence < 0).all()
     assert right >= 27
 
 

@@ -23,7 +23,7 @@ from bimo.xiaomo.artwork.compose import Pose as Posed
 from bimo.xiaomo.artwork.compose import apply_pose
 from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.conditioners import POSE_AT_REST, Pose
-from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, placed
+from bimo.xiaomo.first_level import REACH, SMALLEST, Expected, Layers, moved, place_layer
 from tests.support.drawing import draw
 
 pytestmark = pytest.mark.slow
@@ -196,11 +196,11 @@ def test_things_stand_where_their_place_and_the_pose_put_them() -> None:
     maps = torch.tensor(np.asarray(image.convert("L"), np.float32))[None, None]
     all_of_it = torch.ones_like(maps)
     turned = torch.tensor([[1.0, 0.9, 0.05, 0.1, -20.0]])
-    whole, _ = placed(maps, all_of_it, turned, torch.tensor([[1.0, 0.0, 0.0]]))
+    whole, _ = place_layer(maps, all_of_it, turned, torch.tensor([[1.0, 0.0, 0.0]]))
     torch.testing.assert_close(whole, moved(maps, turned))
     # A flip turns a thing about but leaves it at its place: half as large, its middle a quarter left of the middle.
     flipped = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
-    found, seen = placed(maps, all_of_it, flipped, torch.tensor([[0.5, -0.5, 0.0]]))
+    found, seen = place_layer(maps, all_of_it, flipped, torch.tensor([[0.5, -0.5, 0.0]]))
     mirrored = apply_pose(image, Posed(1, 0.5, -0.25, 0.0, 0.0))
     assert np.abs(found[0, 0].numpy() - np.asarray(mirrored.convert("L"), np.float32)).mean() < 1.5
     assert seen[0, 0, 64, 32] == 1
