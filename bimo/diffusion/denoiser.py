@@ -56,7 +56,7 @@ class ShortcutDenoiser(PublishedDenoiser):
     """A denoiser that supports ``Shortcuts``, parts of the computation that can be skipped."""
 
     @abstractmethod
-    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, inputs: DenoiserInput) -> Tensor:
+    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, denoiser_input: DenoiserInput) -> Tensor:
         """As ``forward``, with the shortcuts of the input; x, t and conditioning have the denoiser's own dtype."""
 
 

@@ -1,1 +1,1 @@
-"""Families of models, one folder each, and what they share: text encoders, spaces, adapters, layouts."""
+"""Model families, one folder each, and shared modules: text encoders, spaces, adapters, layouts."""

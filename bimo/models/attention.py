@@ -1,7 +1,7 @@
-"""Scaled dot-product attention of short sequences, by whichever way is fast where it is asked.
+"""Scaled dot-product attention of short sequences, by the fastest implementation for the device and dtype.
 
-torch's own is, but for bfloat16 on a processor: there it takes several times as long as the two products and the
-softmax that it stands for, and most of a training step of a small transformer.
+That is torch's own except for bfloat16 on a CPU: there it takes several times as long as two matrix products and a
+softmax, and most of a training step of a small transformer.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """[R, H, N, D], [R, H, L, D] and [R, H, L, E] -> [R, H, N, E]. ``mask``, that spreads to [R, H, N, L], is bool and
-    False where nothing is to be seen, or is added to the scores; ``dropout`` is a share of the weights.
+    """[R, H, N, D], [R, H, L, D] and [R, H, L, E] -> [R, H, N, E]. ``mask``, broadcastable to [R, H, N, L], is bool
+    with False for masked positions, or is added to the scores; ``dropout`` is a probability.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu" or dropout:
         return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)

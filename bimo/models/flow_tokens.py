@@ -1,9 +1,9 @@
-"""What transformers of flow matching that read a language model share: the one text, and x as tokens of 2x2 places.
+"""Shared by flow-matching transformers with a language model: the single text stream, and x as tokens of 2x2 positions.
 
-Each answers noise - x at t = 1000 s, whatever its own sign and clock are; x stays [R, C, h, w], packed inside.
+Each predicts noise - x at t = 1000 s, whatever its own sign and time convention; x stays [R, C, h, w], packed inside.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from bimo.core.errors import RecipeError
 from bimo.core.tensors import Conditioning, TextEncoding
 
 LAST = 1000.0
-#: What the names of reference pictures among a conditioning's begin with: x of a picture that is to be edited, or of
-#: another that goes with it, whose tokens stand behind those of the picture that is drawn.
+#: The prefix of reference pictures in a conditioning: x of a picture to be edited, or of another reference, whose
+#: tokens follow those of the picture that is drawn.
 REFERENCE = "reference."
 
 
 def text_of(conditioning: Conditioning, name: str) -> TextEncoding:
-    """The one text. Raises RecipeError where there are more, or spatial conditions, which are not read."""
+    """The single text stream. Raises RecipeError if there are more, or for spatial conditions, which are not
+    supported.
+    """
     if len(conditioning.streams) != 1:
         count = len(conditioning.streams)
         raise RecipeError("{name} reads one text encoder, not {count}", name=name, count=count)
@@ -30,7 +32,7 @@ def text_of(conditioning: Conditioning, name: str) -> TextEncoding:
 
 
 def packed(x: Tensor) -> Tensor:
-    """[R, C, h, w] -> [R, h/2 w/2, 4 C]: each token is 2x2 places, channels first."""
+    """[R, C, h, w] -> [R, h/2 w/2, 4 C]: each token is 2x2 positions, channels first."""
     height, width = x.shape[-2:]
     return (
         x.unflatten(-1, (width // 2, 2))
@@ -48,5 +50,5 @@ def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def references_of(conditioning: Conditioning) -> list[Tensor]:
-    """The reference pictures [R, C, h', w'], in their order; each may have a size of its own."""
+    """The reference pictures [R, C, h', w'], in order; each may have its own size."""
     return [value for name, value in conditioning.pictures.items() if name.startswith(REFERENCE)]

@@ -1,4 +1,4 @@
-"""Where x lives: latents of diffusers' AutoencoderKL (arXiv:2112.10752), pixels, embeddings of pictures."""
+"""Spaces of x: latents of diffusers' AutoencoderKL (arXiv:2112.10752), pixels, image embeddings."""
 
 # diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
 # pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
@@ -18,7 +18,7 @@ from bimo.core.part import Part
 from bimo.diffusion.casting import dtype_of, run_in_own_dtype
 from bimo.diffusion.space import Space
 
-#: Mean and deviation of red, green and blue in [0, 1] that CLIP's encoders were trained with (arXiv:2103.00020).
+#: Mean and standard deviation of red, green and blue in [0, 1] for CLIP's encoders (arXiv:2103.00020).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
@@ -27,11 +27,11 @@ CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 class Latent(Part):
     """An AutoencoderKL. x is (z - shift) * scaling of its latent z; the defaults are those of Stable Diffusion 1.
 
-    ``channels`` are the latent's; each of ``block_channels`` after the first halves the side. The picture it codes is
-    that of the request at 1 / ``shrink`` of its side: of a level that another one enlarges. ``quant`` and
-    ``post_quant`` are the 1x1 convolutions around z, ``attention`` that of the middle block: Flux's has no such
-    convolutions, CogView4's none of the three. Where each channel has a ``mean`` and a ``deviation``, x is (z - mean) *
-    scaling / deviation. ``config`` are further settings of diffusers' class.
+    ``channels`` are the latent's; each of ``block_channels`` after the first halves the side. It encodes the picture at
+    1 / ``shrink`` of the request's size, for a level that another one upscales. ``quant`` and ``post_quant`` are the
+    1x1 convolutions around z, ``attention`` that of the middle block: Flux's has no such convolutions, CogView4's none
+    of the three. With a ``mean`` and a ``deviation`` for each channel x is (z - mean) * scaling / deviation. ``config``
+    are further settings of diffusers' class.
     """
 
     channels: int = 4
@@ -95,7 +95,7 @@ class LatentSpace(Space):
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
     def tile(self, side: int) -> bool:
-        """As diffusers' autoencoder does it: a quarter of two neighbours lies on each other."""
+        """As in diffusers: neighbouring tiles overlap by a quarter."""
         self.model.enable_tiling()
         self.model.tile_sample_min_size = side // self.shrink
         self.model.tile_latent_min_size = side // self.factor
@@ -107,7 +107,7 @@ class LatentSpace(Space):
         return self._scaled(posterior.mode() if generator is None else posterior.sample(generator))
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
+        """[B, 3, H, W] in [-1, 1] -> mean and standard deviation of x, each [B, C, h, w]."""
         posterior = self._posterior(pixels)
         deviation = posterior.std * self.part.scaling
         if self.part.deviation:
@@ -137,8 +137,8 @@ class LatentSpace(Space):
 
 
 def coded(model: Any, pixels: Tensor) -> Any:
-    """What an autoencoder of diffusers may code pixels as: a distribution in the numbers of the pixels, so that a
-    sample of it takes the same noise however the weights are kept.
+    """The posterior of a diffusers autoencoder, in the dtype of the pixels, so that its samples use the same noise in
+    every dtype of weights.
     """
     kind = dtype_of(model) or pixels.dtype
     latents = model.encode(pixels.to(kind)).latent_dist
@@ -146,7 +146,7 @@ def coded(model: Any, pixels: Tensor) -> Any:
 
 
 def smaller(pixels: Tensor, shrink: int) -> Tensor:
-    """[B, 3, H, W] -> [B, 3, H / shrink, W / shrink], each pixel the mean of those it stands for."""
+    """[B, 3, H, W] -> [B, 3, H / shrink, W / shrink], each pixel the mean of those it covers."""
     return functional.avg_pool2d(pixels, shrink) if shrink > 1 else pixels
 
 
@@ -176,7 +176,7 @@ class PixelSpace(Space):
         return 3, size[1] // self.factor, size[0] // self.factor
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B, 3, H, W] -> [B, 3, h, w], each pixel the mean of those it stands for, whatever the generator."""
+        """[B, 3, H, W] -> [B, 3, h, w], each pixel the mean of those it covers; ``generator`` is not used."""
         return smaller(pixels, self.factor)
 
     def decode(self, x: Tensor) -> Tensor:
@@ -185,15 +185,15 @@ class PixelSpace(Space):
 
 
 def at_root_length(embeddings: Tensor) -> Tensor:
-    """[B, D] -> [B, D] of length sqrt(D), so that each number has a variance of about 1, as unCLIP's (arXiv:2204.06125)
-    cascades want embeddings.
+    """[B, D] -> [B, D] with norm sqrt(D), so that each number has a variance of about 1, as unCLIP's cascades expect
+    (arXiv:2204.06125).
     """
     return functional.normalize(embeddings, dim=1) * embeddings.shape[1] ** 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipImage(Part):
-    """CLIP's embedding of a picture, [B, ``embed``] of length sqrt(embed): what a prior draws. It cannot be decoded, so
+    """CLIP's image embedding, [B, ``embed``] with norm sqrt(embed): the space of a prior. It cannot be decoded, so that
     a level in it is never the last. The defaults are those of ViT-L/14's image encoder.
     """
 
@@ -246,13 +246,13 @@ class ClipImageSpace(Space):
         self.register_buffer("deviation", torch.tensor(CLIP_DEVIATION)[:, None, None], persistent=False)
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """(embed,) whatever the size."""
+        """(embed,) for every size."""
         return (self.part.embed,)
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, embed]; there is one embedding, whatever the generator.
+        """[B, 3, H, W] in [-1, 1] -> [B, embed]; deterministic, ``generator`` is not used.
 
-        The middle square is resized to the encoder's size, as CLIP's own preparation does.
+        The centre square is resized to the encoder's size, as in CLIP's own preprocessing.
         """
         side = min(pixels.shape[-2:])
         top, left = ((length - side) // 2 for length in pixels.shape[-2:])
@@ -264,7 +264,7 @@ class ClipImageSpace(Space):
         return at_root_length(embeddings)
 
     def decode(self, x: Tensor) -> Tensor:
-        """Raises RecipeError: an embedding is no picture."""
+        """Raises RecipeError: embeddings cannot be decoded."""
         raise RecipeError(
             "an embedding of a picture cannot be decoded; a level in it must be followed by one that draws"
         )

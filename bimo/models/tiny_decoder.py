@@ -18,8 +18,8 @@ from bimo.diffusion.system import System
 
 
 class TinySpace:
-    """The last level's space of a system, whose x is decoded by an AutoencoderTiny. It is no module of the system, so
-    that the system's weights are saved without it.
+    """The last level's space of a system, decoded by an AutoencoderTiny. It is not registered as a module of the
+    system, so that the system's weights are saved without it.
     """
 
     def __init__(self, space: Space, network: Any) -> None:
@@ -37,13 +37,13 @@ class TinySpace:
         return self.space.encode(pixels, generator)
 
     def decode(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, H, W]. It was trained on x itself, scaled as the denoiser sees it."""
+        """[B, C, h, w] -> [B, 3, H, W]. It was trained on x itself, in the scale of the denoiser."""
         return run_in_own_dtype(self.network, lambda x: self.network.decode(x).sample, x)
 
 
 def tiny_space(folder: Path, system: System) -> TinySpace:
-    """That of the AutoencoderTiny in a folder of diffusers. Raises WeightsError where it is another, or of another
-    family.
+    """The decoder of an AutoencoderTiny in a diffusers folder. Raises WeightsError if it is another class, or for
+    another family.
     """
     from diffusers import AutoencoderTiny
 

@@ -1,1 +1,1 @@
-"""What is added to a built system: LoRA, ControlNet, T2I-Adapter, IP-Adapter."""
+"""Adapters for a built system: LoRA, ControlNet, T2I-Adapter, IP-Adapter."""

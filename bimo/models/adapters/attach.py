@@ -1,4 +1,4 @@
-"""What may be added to a built system: LoRA files, and networks that look at a picture beside a denoiser."""
+"""Attaches control networks and IP-Adapters to a built system."""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -65,10 +65,10 @@ __all__ = [
 #: Fields of a ControlNet's config that its network does not use.
 UNUSED = {
     *("addition_embed_type_num_heads", "activation_fn", "num_attention_heads"),
-    # Of Qwen-Image's, which are written with its transformer's.
+    # Of Qwen-Image's, copied from its transformer's config.
     *("pooled_projection_dim", "guidance_embeds", "patch_size"),
 }
-#: The classes of diffusers that are read, each beside its own denoiser.
+#: The supported diffusers classes, with the denoiser that each belongs to.
 KNOWN = (
     *("ControlNetModel", "HunyuanDiT2DControlNetModel", "QwenImageControlNetModel", "ZImageControlNetModel"),
     "T2IAdapter",
@@ -76,12 +76,12 @@ KNOWN = (
 
 
 def control(system: System, folder: Path | str, name: str = "control", level: str = "") -> System:
-    """The system with the ControlNet or T2I-Adapter in a folder of diffusers beside its denoiser, or with that in a
-    file, under diffusers' names or the authors'. A request gives it a picture as ``condition_images[name]`` and, where
-    it is not to be 1, a weight as ``conditions[name]``.
+    """The system with a ControlNet or T2I-Adapter attached to its denoiser, from a diffusers folder or from a file with
+    diffusers' or the authors' names. A request passes its picture as ``condition_images[name]`` and, unless it is 1, a
+    weight as ``conditions[name]``.
 
-    Tensors are shared with the system given, not copied; a LoRA merged into that stays merged. Raises WeightsError
-    for an adapter of another family, RecipeError for one that is not known.
+    Tensors are shared with the given system, not copied; a LoRA merged into it stays merged. Raises WeightsError for an
+    adapter of another family, RecipeError for an unknown one.
     """
     path = Path(folder)
     within = _innermost(system, level)
@@ -101,8 +101,8 @@ def control(system: System, folder: Path | str, name: str = "control", level: st
 
 
 def begin_control(system: System, name: str = "control", level: str = "") -> System:
-    """The system with a new ControlNet beside its denoiser, a copy of its first half that does not speak yet: what
-    one is trained from.
+    """The system with a new ControlNet for training, a copy of the denoiser's first half with zero-initialised
+    outputs.
     """
     within = _innermost(system, level)
     part: Any = controlnet_for(within)
@@ -117,10 +117,9 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
 def image_prompt(
     system: System, file: Path | str, encoder: Path | str | None = None, name: str = "prompt", level: str = ""
 ) -> System:
-    """The system with an IP-Adapter in its UNet, plain, Plus or of all places, and the image encoder that looks at the
-    picture: a folder of transformers, or that which lies beside the file as it was published. A request gives it a
-    picture as ``condition_images[name]``, and a weight as ``conditions[name]``. A system may have several of different
-    names.
+    """The system with an IP-Adapter in its UNet (plain, Plus or full), and the image encoder that it needs: a
+    transformers folder, or the one next to the file as published. A request passes a picture as
+    ``condition_images[name]``, and a weight as ``conditions[name]``. A system may have several with different names.
 
     As ``control`` in what is shared and what is raised.
     """
@@ -135,7 +134,7 @@ def image_prompt(
     projection = _projection(published, words, file)
     place = encoder_beside(file, published) if encoder is None else Path(encoder)
     image_encoder = _image_encoder(_config(place))
-    _seen_by(image_encoder, published, file, place)
+    _check_encoder_width(image_encoder, published, file, place)
     old = system.recipe.level(level or system.recipe.levels[-1].name)
     inside, at = _within_controls(old)
     part = ImagePrompted(denoiser=inside, encoder=image_encoder, name=name, **projection)
@@ -144,7 +143,7 @@ def image_prompt(
     files = files_of(place)
     for each in files:
         tensors = checkpoint_io.read(each)
-        # Positions were once kept among the weights.
+        # Older files contain the position ids.
         state |= {f"encoder.model.{key}": value for key, value in tensors.items() if not key.endswith("position_ids")}
     conditioner = ImagePrompt(name=name, level=_home(old))
     made = _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, file)
@@ -153,11 +152,11 @@ def image_prompt(
 
 
 def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
-    """The image encoder that lies where it was published with an IP-Adapter, and sees as wide. Raises WeightsError."""
+    """The image encoder published next to an IP-Adapter, with a matching width. Raises WeightsError."""
     above = file.resolve().parent
     places = [above / "image_encoder", above.parent / "image_encoder", above.parent / "models" / "image_encoder"]
     there = [place for place in places if (place / "config.json").is_file()]
-    field, width = _seen(published)
+    field, width = _encoder_field(published)
     for place in there:
         if read_json(place / "config.json").get(field) == width:
             return place
@@ -173,16 +172,16 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
     )
 
 
-def _seen(published: Mapping[str, Tensor]) -> tuple[str, int]:
-    """What an IP-Adapter reads of an image encoder: a field of its config, and how much."""
+def _encoder_field(published: Mapping[str, Tensor]) -> tuple[str, int]:
+    """The output of an image encoder that an IP-Adapter reads: a field of its config, and its width."""
     if "image_proj.proj.weight" in published:
         return "projection_dim", published["image_proj.proj.weight"].shape[1]
     name = "image_proj.proj.0.weight" if "image_proj.proj.0.weight" in published else "image_proj.proj_in.weight"
     return "hidden_size", published[name].shape[1]
 
 
-def _seen_by(image_encoder: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
-    field, width = _seen(published)
+def _check_encoder_width(image_encoder: ClipImage, published: Mapping[str, Tensor], file: Path, place: Path) -> None:
+    field, width = _encoder_field(published)
     own_width = image_encoder.embed if field == "projection_dim" else image_encoder.width
     if own_width != width:
         raise WeightsError(
@@ -205,7 +204,7 @@ def _hash(system: System, files: Sequence[Path]) -> Callable[[], str]:
 
 
 def _home(level: Level) -> str:
-    """The level whose space codes the pixels of a level."""
+    """The level whose space encodes the pixels of a level."""
     return level.space if isinstance(level.space, str) else level.name
 
 
@@ -217,7 +216,7 @@ def _innermost(system: System, level: str) -> Part:
 
 
 def _within_controls(level: Level) -> tuple[Any, str]:
-    """The denoiser that controls stand beside, and what its names begin with."""
+    """The denoiser to which control networks are attached, and the prefix of its names."""
     part, at = level.denoiser, f"{level.name}.denoiser."
     while isinstance(part, Controlled):
         part, at = part.denoiser, f"{at}denoiser."
@@ -225,7 +224,7 @@ def _within_controls(level: Level) -> tuple[Any, str]:
 
 
 def _within(outer: Part, part: Part) -> Part:
-    """The part in the place of the denoiser that controls stand beside."""
+    """Replaces the denoiser to which control networks are attached in a part."""
     return replace(outer, denoiser=_within(outer.denoiser, part)) if isinstance(outer, Controlled) else part
 
 
@@ -248,7 +247,9 @@ def _rebuilt(
     state: Mapping[str, Tensor],
     source: Path,
 ) -> System:
-    """The system with another denoiser: what lay below ``at`` lies below its ``denoiser.``, beside it ``state``."""
+    """The system with another denoiser: the parameters below ``at`` move below its ``denoiser.``, ``state`` is
+    added.
+    """
     if conditioner.name in {each.name for each in cast("tuple[Conditioner, ...]", old.conditioners)}:
         raise RecipeError("there is a condition {name!r} already; name the adapter otherwise", name=conditioner.name)
     new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, conditioner))
@@ -256,22 +257,22 @@ def _rebuilt(
     with module_weights.unfilled():
         made = System(replace(system.recipe, levels=levels))
     dtype = next(iter(system.parameters())).dtype
-    whole = {
+    state_ = {
         f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
         for key, value in system.state_dict().items()
     }
     if isinstance(conditioner, ImagePrompt):
-        # What attends to another picture already does so within what is new.
-        whole = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in whole.items()}
-    whole |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
-    module_weights.assign(made, whole, None, source)
-    made.text = system.text  # their words with them
+        # Attention to an earlier IP-Adapter's picture is nested within the new processors.
+        state_ = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in state_.items()}
+    state_ |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    module_weights.assign(made, state_, None, source)
+    made.text = system.text  # including tokenizers
     made.weights_hash = system.hashed
     return made.train(system.training)
 
 
 def _adapter(config: Config, within: Part) -> ControlPart:
-    """The part that a config describes for a denoiser."""
+    """The part for a denoiser by an adapter's config."""
     import diffusers
 
     kind = str(config.fields.get("_class_name"))
@@ -300,9 +301,9 @@ def _adapter(config: Config, within: Part) -> ControlPart:
         own = {"places": "control_layers_places", "channels": "control_in_dim"}
         own |= {"refiner": "add_control_noise_refiner", "refiner_places": "control_refiner_layers_places"}
         read = _read(config, diffusers.ZImageControlNetModel, within.control_settings(), own)
-        given: dict[str, Any] = {**read, "refiner": read["refiner"] or "", "channels": read["channels"] or 16}
-        given["refiner_places"] = read["refiner_places"] or ()
-        return ZImageControlNet(z_image=within, **given)
+        settings: dict[str, Any] = {**read, "refiner": read["refiner"] or "", "channels": read["channels"] or 16}
+        settings["refiner_places"] = read["refiner_places"] or ()
+        return ZImageControlNet(z_image=within, **settings)
     if kind == "T2IAdapter" and isinstance(within, Unet):
         own = {"picture": "in_channels", "blocks": "num_res_blocks", "factor": "downscale_factor"}
         read = _read(config, diffusers.T2IAdapter, {}, own | {"kind": "adapter_type", "widths": "channels"})
@@ -322,13 +323,13 @@ def _adapter(config: Config, within: Part) -> ControlPart:
 
 
 def _read(config: Config, cls: type, expected: Mapping[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
-    """The own fields of an adapter; those it shares with its denoiser must be that denoiser's."""
+    """The adapter's own fields; those that it shares with its denoiser must be equal."""
     defaults = defaults_of(cls)
     values = {name: plain(config.fields.get(name, defaults.get(name))) for name in expected}
     wrong = [
         f"{name} {values[name]}≠{plain(value)}" for name, value in expected.items() if values[name] != plain(value)
     ]
-    # A picture-sized field that only sizes what is drawn, and heads that say the same once more, are no difference.
+    # Sample sizes have no effect, and neither do heads that are given twice.
     wrong = [each for each in wrong if not each.startswith("sample_size ")]
     if wrong:
         listed = "; ".join(wrong)
@@ -339,7 +340,7 @@ def _read(config: Config, cls: type, expected: Mapping[str, Any], own: Mapping[s
 
 
 def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str, Any]:
-    """How many tokens an IP-Adapter makes of a picture, and how, by the shapes of what makes them."""
+    """The number of tokens of an IP-Adapter for a picture, and its projection, by the shapes of its tensors."""
     plain, latents = state.get("image_proj.proj.weight"), state.get("image_proj.latents")
     if plain is not None:
         return {"tokens": plain.shape[0] // words}
@@ -369,7 +370,7 @@ def _projection(state: Mapping[str, Tensor], words: int, file: Path) -> dict[str
 
 
 def _image_encoder(config: Config) -> ClipImage:
-    """The image encoder that a CLIPVisionModelWithProjection's config describes. Raises RecipeError."""
+    """The image encoder of a CLIPVisionModelWithProjection's config. Raises RecipeError."""
     from transformers import CLIPVisionConfig
 
     own = {

@@ -1,4 +1,4 @@
-"""ControlNets and T2I-Adapters in one file, under diffusers' names or their authors': which network it is, by names and
+"""ControlNets and T2I-Adapters in single files, with diffusers' or their authors' names, identified by names and
 shapes.
 """
 
@@ -25,9 +25,9 @@ from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.z_image.denoiser import ZImage
 
 Z_EMBEDDER = "control_all_x_embedder.2-1.weight"
-#: What may stand before the names of a ControlNet: in the file of a whole model, and in trainers'.
+#: Prefixes of a ControlNet's names: in the file of a whole model, and in trainers' files.
 BEFORE = ("control_model.", "controlnet.", "module.", "model.")
-#: Files that look like one and are not: a part of a name -> what it is.
+#: Files that resemble one: a part of a name -> what it is.
 OTHERS = {
     "lora_controlnet": "Control-LoRA",
     "task_embedding": "ControlNet-Union (ControlNet++)",
@@ -49,11 +49,11 @@ class Read:
 
 
 def read_control(state: Mapping[str, Tensor], within: Part, file: Path) -> Read:
-    """What a file is to a denoiser. Raises WeightsError for what is none, or for another model, RecipeError for a kind
-    that is not known or that the denoiser cannot have.
+    """The adapter in a file, for a denoiser. Raises WeightsError for a file without one, or for another model,
+    RecipeError for an unsupported kind.
     """
     before = next((b for b in BEFORE if any(n.startswith(b) and _telling(n.removeprefix(b)) for n in state)), "")
-    # The file of a whole model has its own weights beside those of its ControlNet.
+    # The file of a whole model contains its own weights too.
     names = {n.removeprefix(before): v for n, v in state.items() if n.startswith(before)}
     if (of := _of_transformer(names, within, file)) is not None:
         return of
@@ -92,7 +92,7 @@ def _telling(name: str) -> bool:
 
 
 def _of_transformer(names: Mapping[str, Tensor], within: Part, file: Path) -> Read | None:
-    """A ControlNet of Qwen-Image or Z-Image, None for what is neither."""
+    """A ControlNet of Qwen-Image or Z-Image, None for anything else."""
     qwen, z_image = "controlnet_x_embedder.weight" in names and "txt_norm.weight" in names, Z_EMBEDDER in names
     if not qwen and not z_image:
         return None
@@ -112,12 +112,12 @@ def _of_transformer(names: Mapping[str, Tensor], within: Part, file: Path) -> Re
     first = names[Z_EMBEDDER]
     _same_width(file, "control_all_x_embedder", first.shape[0], within.width)
     count = _count(names, r"control_layers\.(\d+)\.")
-    # Their places are in no file: as its authors have them, evenly over the transformer's layers.
+    # No file has their positions: evenly over the transformer's layers, as by the authors.
     places = tuple(range(0, within.layers, max(1, within.layers // count)))[:count]
     before = names.get("control_noise_refiner.0.before_proj.weight")
     more: dict[str, Any] = {}
     if first.shape[1] > 4 * within.channels:
-        # Version 2.0 was published with refiners that say nothing yet, in whose place its layers are used.
+        # Version 2.0 was published with zero-initialised refiners, in whose place its layers are used.
         own = before is not None and bool(before.any())
         more = {"refiner": "control_noise_refiner" if own else "control_layers"}
         more |= {"refiner_places": tuple(range(within.refiners))}
@@ -131,7 +131,7 @@ def _count(names: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _same_width(file: Path, name: str, found: int, wanted: int) -> None:
-    """Raises WeightsError where a ControlNet was trained for a transformer of another width."""
+    """Raises WeightsError if a ControlNet was trained for a transformer of another width."""
     if found != wanted:
         raise WeightsError(
             "{file} is a ControlNet that was trained for another model: {listed}",
@@ -167,8 +167,8 @@ def _controlnet(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
 
 
 def _pooled(file: Path) -> bool:
-    """Whether a ControlNet says the same of every place, of which its tensors tell nothing: the authors' .yaml beside
-    it does, without that the name of the one that they published so.
+    """Whether a ControlNet has global average pooling, which tensors do not show: by the authors' .yaml next to it,
+    else by the name of the one that they published.
     """
     settings = file.with_suffix(".yaml")
     if settings.is_file():
@@ -177,7 +177,7 @@ def _pooled(file: Path) -> bool:
 
 
 def _by_diffusers(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors under diffusers' names; those that are not known keep theirs."""
+    """The authors' tensors with diffusers' names; unknown ones keep theirs."""
     shapes = {name: tuple(value.shape) for name, value in names.items()}
     table = dict(ldm_names.unet_names(ldm_names.Blocks.of(shapes)))
     convolutions = sorted({int(m[1]) for n in names if (m := re.match(r"input_hint_block\.(\d+)\.", n))})
@@ -191,7 +191,7 @@ def _by_diffusers(names: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _same_model(own: Mapping[str, Tensor], unet: Unet, file: Path) -> None:
-    """Raises WeightsError where a file is for a model whose words, or whose blocks, are of other widths."""
+    """Raises WeightsError if a file is for a model with other widths of text or blocks."""
     settings = unet.settings()
     words = next((v.shape[1] for n, v in own.items() if n.endswith("attn2.to_k.weight")), None)
     begun = own.get("conv_in.weight")
@@ -209,7 +209,7 @@ def _same_model(own: Mapping[str, Tensor], unet: Unet, file: Path) -> None:
 
 
 def _t2i(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
-    """A T2I-Adapter: a light one has no first convolution, Stable Diffusion XL's looks at 16 x 16 pixels at once."""
+    """A T2I-Adapter: light ones have no first convolution, those of Stable Diffusion XL unshuffle 16 x 16 pixels."""
     bare = {name.removeprefix("adapter."): value for name, value in names.items()}
     light = "conv_in.weight" not in bare
     try:
@@ -223,9 +223,9 @@ def _t2i(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
             blocks = 1 + max(int(n.split(".")[3]) for n in bare if n.startswith("body.0.body."))
         else:
             own, blocks, count = _grouped(bare, count, len(unet.block_channels) + large)
-        # What a block ends with: a light one leads out again, others keep the width of their residual layers.
+        # The last layer of a block: a convolution in light ones, else the residual layers keep the width.
         ends = "out_conv.weight" if light else "resnets.0.block1.weight"
-        widths = tuple(own[f"body.{i}.{ends}"].shape[0] for i in range(count - light))  # its last repeats the width
+        widths = tuple(own[f"body.{i}.{ends}"].shape[0] for i in range(count - light))  # its last one repeats the width
     except (KeyError, ValueError, IndexError) as error:
         raise WeightsError(
             "{file} is incomplete, the sizes of a T2I-Adapter cannot be told: {error}; get it again",
@@ -249,8 +249,8 @@ def _t2i(names: Mapping[str, Tensor], unet: Unet, file: Path) -> Read:
 
 
 def check_widths(part: T2iAdapter, unet: Unet, file: Path) -> None:
-    """Raises WeightsError for a T2I-Adapter whose blocks are not as wide as the UNet's. A light one has a last one of
-    the same width again; one that is left after the UNet's (Stable Diffusion XL's) is for its middle.
+    """Raises WeightsError for a T2I-Adapter whose blocks have other widths than the UNet's. A light one has a last one
+    of the same width again; one after the UNet's (for Stable Diffusion XL) is for its middle block.
     """
     widths = part.widths + (part.widths[-1:] if part.kind == "light_adapter" else ())
     if widths not in (unet.block_channels, unet.block_channels + unet.block_channels[-1:]):
@@ -264,8 +264,8 @@ def check_widths(part: T2iAdapter, unet: Unet, file: Path) -> None:
 
 
 def _grouped(bare: Mapping[str, Tensor], count: int, levels: int) -> tuple[dict[str, Tensor], int, int]:
-    """The authors' flat list of residual layers, as many for each of the levels; where widths change the first of a
-    level leads in.
+    """The authors' flat list of residual layers, grouped by level; where widths change the first of a level has a
+    convolution.
     """
     blocks = math.ceil(count / levels)
     own: dict[str, Tensor] = {}

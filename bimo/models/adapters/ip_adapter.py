@@ -1,6 +1,6 @@
-"""IP-Adapter (arXiv:2308.06721): a picture as a prompt, through an attention of its own beside that over the words."""
+"""IP-Adapter (arXiv:2308.06721): a picture as a prompt, by decoupled cross-attention."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from bimo.models.stable_diffusion.unet import Unet
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled(Part):
-    """IP-Adapter-Plus: ``tokens`` learnt queries read all places of the picture in ``depth`` layers of ``width``."""
+    """IP-Adapter-Plus: ``tokens`` learned queries attend to all patches of the picture in ``depth`` layers of
+    ``width``.
+    """
 
     width: int = 768
     depth: int = 4
@@ -40,9 +42,9 @@ class Resampled(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePrompted(Part):
-    """A UNet that also attends to ``tokens`` made of the picture ``name``, as ``encoder`` sees it: of the one vector
-    it is as a whole, of all its places with ``plus``, or one for each place where it is ``full``. One that attends to a
-    picture may attend to another as well.
+    """A UNet with cross-attention to ``tokens`` of the picture ``name``, computed from the output of ``encoder``: from
+    its pooled embedding, from all patches with ``plus``, or one for each patch with ``full``. It can be nested for
+    several pictures.
     """
 
     denoiser: Unet | ImagePrompted
@@ -58,9 +60,9 @@ class ImagePrompted(Part):
 
 
 class ImagePromptedDenoiser(DenoiserWrapper):
-    """x [R, C, h, w], t [R] and conditioning with what the picture is -> what the UNet answers.
+    """x [R, C, h, w], t [R] and conditioning with the picture's encoding -> the UNet's output.
 
-    The UNet's names are below ``denoiser.``, the image encoder's below ``encoder.model.``, the published ones of the
+    The UNet's names are below ``denoiser.``, the image encoder's below ``encoder.model.``; the published ones of the
     adapter are ``projection.`` (image_proj) and, below the UNet's attentions, ``processor.to_k_ip`` and ``to_v_ip``.
     """
 
@@ -80,13 +82,13 @@ class ImagePromptedDenoiser(DenoiserWrapper):
         for attention in attentions(unet):
             before = attention.processor if isinstance(attention.processor, ImageAttention) else None
             attention.set_processor(ImageAttention(words, attention.inner_dim, before))
-        # Kept as they are now: another of these may come around them.
+        # Stored because another IP-Adapter may replace them by nested ones.
         self._processors = tuple(cast(ImageAttention, attention.processor) for attention in attentions(unet))
 
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The denoiser's output. Raises RecipeError where no condition says what the picture is."""
+        """The denoiser's output. Raises RecipeError if there is no encoding of the picture."""
         embedding = conditioning.pictures.get(self.part.name)
         if embedding is None:
             raise RecipeError(
@@ -103,21 +105,19 @@ class ImagePromptedDenoiser(DenoiserWrapper):
                 processor.image_tokens = None
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What the UNet is called with."""
+        """The arguments of the UNet."""
         return self.denoiser.inputs(x, t, conditioning)
 
     def look(self, values: Tensor) -> Tensor:
-        """What the encoder says of normalised values [B, 3, size, size]: [B, 1, embed] of the whole, or [B, L, width]
-        of its places, from the layer before the last.
+        """Encodes normalised pictures [B, 3, size, size]: [B, 1, embed] pooled, or [B, L, width] of all patches, from
+        the last layer but one.
         """
         if self.part.plus is None and not self.part.full:
             return self.encoder.model(values).image_embeds[:, None]
         return self.encoder.model(values, output_hidden_states=True).hidden_states[-2]
 
     def blank(self) -> Tensor:
-        """What stands for no picture: zeros or, where places are read, what the encoder says of values of zero,
-        [1, L, width].
-        """
+        """The encoding of no picture: zeros or, for patches, that of a zero input, [1, L, width]."""
         size = self.part.encoder.size
         if self.part.plus is None and not self.part.full:
             return self.encoder.mean.new_zeros(1, 1, self.part.encoder.embed)
@@ -125,15 +125,13 @@ class ImagePromptedDenoiser(DenoiserWrapper):
 
 
 def attentions(unet: nn.Module) -> Iterator[Any]:
-    """The attentions over words of diffusers' UNet, in the order in which IP-Adapter's files count them."""
-    # On the way down, on the way up, then the middle: the order of the UNet's own parts.
+    """The cross-attentions of diffusers' UNet, in the order of IP-Adapter's files."""
+    # Down, up, then middle: the order of the UNet's own modules.
     return (module for name, module in unet.named_modules() if name.endswith(".attn2"))
 
 
 class ImageAttention(nn.Module):
-    """diffusers' attention over the words, or one over another picture ``before``, and, with queries of its own, over
-    the picture's tokens beside it.
-    """
+    """diffusers' cross-attention to the text, or to another picture (``before``), plus that to the picture's tokens."""
 
     def __init__(self, words: int, width: int, before: ImageAttention | None = None) -> None:
         super().__init__()
@@ -142,7 +140,7 @@ class ImageAttention(nn.Module):
         self.to_k_ip = nn.Linear(words, width, bias=False)
         self.to_v_ip = nn.Linear(words, width, bias=False)
         self.own: Any = AttnProcessor2_0() if before is None else before
-        #: The picture's tokens [R, N, D] and its weight [R, 1, 1], while an answer is made.
+        #: The picture's tokens [R, N, D] and its weight [R, 1, 1], during a forward pass.
         self.image_tokens: tuple[Tensor, Tensor] | None = None
 
     def forward(
@@ -154,17 +152,17 @@ class ImageAttention(nn.Module):
         temb: Tensor | None = None,
     ) -> Tensor:
         """[R, L, width] -> [R, L, width]."""
-        answer = self.own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
+        output = self.own(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
         if self.image_tokens is None:
-            return answer
+            return output
         tokens, weight = self.image_tokens
         q, k, v = (
             value.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for value in (attn.to_q(hidden_states), self.to_k_ip(tokens), self.to_v_ip(tokens))
         )
         attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        # What is seen goes through the same last layer; its bias was added with the words already.
-        return answer + weight * functional.linear(attended, attn.to_out[0].weight)
+        # The same output projection; its bias was added with the text's.
+        return output + weight * functional.linear(attended, attn.to_out[0].weight)
 
 
 class Projection(nn.Module):
@@ -182,7 +180,7 @@ class Projection(nn.Module):
 
 
 class FullProjection(nn.Module):
-    """[B, L, seen] -> [B, L, words]: a token for each place."""
+    """[B, L, seen] -> [B, L, words]: a token for each patch."""
 
     def __init__(self, seen: int, words: int) -> None:
         super().__init__()
@@ -194,7 +192,9 @@ class FullProjection(nn.Module):
 
 
 class Resampler(nn.Module):
-    """[B, L, seen] -> [B, tokens, words], by learnt queries (the Perceiver of arXiv:2204.14198, section 3.1.1)."""
+    """[B, L, seen] -> [B, tokens, words], by learned queries (the Perceiver resampler of arXiv:2204.14198, section
+    3.1.1).
+    """
 
     def __init__(self, part: Resampled, seen: int, tokens: int, words: int) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class Resampler(nn.Module):
 
 
 class Reading(nn.Module):
-    """Queries [B, N, D] attend to places [B, L, D] and to each other."""
+    """Queries [B, N, D] attend to patches [B, L, D] and to each other."""
 
     def __init__(self, part: Resampled) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Reading(nn.Module):
         self.to_out = nn.Linear(inner, part.width, bias=False)
 
     def forward(self, places: Tensor, latents: Tensor) -> Tensor:
-        """What the queries find, [B, N, D]."""
+        """The updated queries, [B, N, D]."""
         places, latents = self.norm1(places), self.norm2(latents)
         keys, values = self.to_kv(torch.cat([places, latents], dim=1)).chunk(2, dim=-1)
         q, k, v = (

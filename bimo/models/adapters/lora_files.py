@@ -1,6 +1,8 @@
-"""LoRA files (arXiv:2106.09685) and their relatives, read as others wrote them and fitted to a system's layers."""
+"""Reads LoRA files (arXiv:2106.09685) and related kinds from all common trainers, and matches them to a system's
+layers.
+"""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from bimo.models.adapters.lora_tensors import Said, by_layer, finite, narrow, st
 
 @dataclass(frozen=True)
 class Delta:
-    """What a file adds to the layer whose rows are those of ``pieces``, one after the other: parameters and shares of
+    """The change of a layer by a file, whose rows are those of ``pieces``, one after the other: parameters and parts of
     them.
     """
 
@@ -36,11 +38,11 @@ class Delta:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The parameters it touches, each once."""
+        """The parameters it changes, each once."""
         return tuple(dict.fromkeys(piece.path for piece in self.pieces))
 
     def value(self, path: str, originals: Mapping[str, Tensor]) -> Tensor:
-        """The addition to one of its parameters, in float32, where all of them are as in ``originals``."""
+        """The change of one of its parameters, in float32, relative to ``originals``."""
         own = originals[path]
         if self.pieces == (Piece(path),):
             return self.change(own.float())
@@ -55,7 +57,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file as it fits a system."""
+    """A LoRA file matched to a system."""
 
     name: str
     digest: str
@@ -65,11 +67,11 @@ class Lora:
 
 
 def read_lora(system: System, path: Path, level: str = "") -> Lora:
-    """The LoRA in a .safetensors, a pickle of weights alone or a trainer's folder, fitted to the layers of a system.
+    """The LoRA in a .safetensors, a weights-only pickle or a trainer's folder, matched to the layers of a system.
 
-    Of a layer that a file names twice, by the authors' name and by diffusers', diffusers' counts, as there. Raises
-    WeightsError for a file that is truncated or would run code, for one that is of a kind that is not read, and where
-    any of its tensors finds no layer or one of another shape.
+    If a file names a layer twice, by the authors' name and by diffusers', diffusers' counts, as in diffusers. Raises
+    WeightsError for a file that is truncated or contains code, for an unsupported kind, and for tensors without a layer
+    or with another shape.
     """
     names = layer_names(system, level)
     deltas: list[Delta] = []
@@ -92,11 +94,11 @@ def _digest(found: Sequence[Source]) -> str:
 
 
 def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta], bool]:
-    """What a file adds, and whether that is nothing."""
+    """The changes by a file, and whether all are zero."""
     file = source.file
     state = checkpoint_io.read(file) | strengths(file)
     finite(file, state)
-    # With numbers of 8 bits torch can hardly calculate.
+    # torch hardly supports arithmetic in 8 bits.
     state = {key: value.float() if narrow(value) else value for key, value in state.items()}
     settings = settings_in(source)
     said, unknown = by_layer(file, state)
@@ -105,7 +107,7 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
     placed, strangers = _placed(system, names, said, source)
     if strangers:
         raise not_of_this_model(file, strangers, len(said))
-    # HunyuanDiT's reader divides by the root of the rank where its files say no alpha.
+    # HunyuanDiT's loader divides by the root of the rank if its files have no alpha.
     dotted = any(".lora." in key and key.startswith("unet.blocks.") for key in state)
     deltas: list[Delta] = []
     misshapen: list[str] = []
@@ -132,13 +134,13 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
 def _placed(
     system: System, names: LayerNames, said: Sequence[Said], source: Source
 ) -> tuple[list[tuple[Said, tuple[Piece, ...]]], list[str]]:
-    """Each with the rows it is for, and the names for which there are none."""
+    """Each entry with the rows it is for, and the names without a layer."""
     placed: list[tuple[Said, tuple[Piece, ...]]] = []
     strangers: list[str] = []
     for one in said:
         candidates = names.find(f"{source.component}.{one.name}" if source.component else one.name)
         if len(candidates) > 1:
-            # A name that more than one text encoder has: whose shapes fit.
+            # A name that several text encoders have: the one with matching shapes.
             candidates = [pieces for pieces in candidates if _fits(system, one, pieces)] or candidates
         if len(candidates) == 1:
             placed.append((one, candidates[0]))
@@ -165,12 +167,12 @@ def _fits(system: System, one: Said, pieces: tuple[Piece, ...]) -> bool:
 
 
 def _once(file: Path, placed: Sequence[tuple[Said, tuple[Piece, ...]]]) -> list[tuple[Said, tuple[Piece, ...]]]:
-    """Of what is said twice of a layer what diffusers' own name says. Raises WeightsError where both are that."""
+    """For a layer named twice, the entry with diffusers' own name. Raises WeightsError if both are."""
 
     def is_own(one: Said, pieces: tuple[Piece, ...]) -> bool:
         last = pieces[0].path.partition(".model.")[2].replace(".", "_")
         name = one.name.replace(".", "_")
-        # A processor's name leaves the number of an attention's last layer out.
+        # Attention processors' names omit the index of the output layer.
         return len(pieces) == 1 and name.endswith((last, f"{last.removesuffix('_0')}_lora"))
 
     kept: list[tuple[Said, tuple[Piece, ...]]] = []
@@ -190,7 +192,7 @@ def _once(file: Path, placed: Sequence[tuple[Said, tuple[Piece, ...]]]) -> list[
 def _deltas(
     system: System, file: Path, one: Said, pieces: tuple[Piece, ...], settings: Settings | None, dotted: bool
 ) -> tuple[list[Delta], bool]:
-    """What is added to a layer's weight and to its bias, and whether that is nothing."""
+    """The changes of a layer's weight and bias, and whether they are zero."""
     roles = one.roles
     kind = lora_kinds.kind_of(roles)
     made: list[Delta] = []
@@ -247,7 +249,7 @@ def _deltas(
 
 
 def _columns(system: System, roles: Mapping[str, Tensor], pieces: tuple[Piece, ...]) -> bool:
-    """Whether the lengths of a DoRA are those of columns: LyCORIS' first kind, [1, in] instead of [out, 1]."""
+    """Whether the magnitudes of a DoRA are those of columns: LyCORIS' first version, [1, in] instead of [out, 1]."""
     length = roles.get("dora_scale")
     if length is None or length.ndim < 2 or "magnitude" in roles:
         return False
@@ -255,7 +257,7 @@ def _columns(system: System, roles: Mapping[str, Tensor], pieces: tuple[Piece, .
 
 
 def _scale(file: Path, one: Said, kind: str, settings: Settings | None, dotted: bool) -> float:
-    """How strong it is: alpha / rank, times the scalar that LyCORIS may learn."""
+    """The scale: alpha / rank, times the scalar that LyCORIS may train."""
     roles = one.roles
     rank = lora_kinds.rank_of(kind, roles)
     scalar = float(roles["scalar"]) if "scalar" in roles else 1.0
@@ -275,7 +277,7 @@ def _scale(file: Path, one: Said, kind: str, settings: Settings | None, dotted: 
 
 
 def _check(system: System, pieces: tuple[Piece, ...], change: Change, ending: str = ".weight") -> None:
-    """Raises ValueError or RuntimeError where a change has another shape than what it is for; nothing is computed."""
+    """Raises ValueError or RuntimeError if a change has another shape than its weight; nothing is computed."""
     rows: list[Tensor] = []
     for piece in pieces:
         whole = system.get_parameter(f"{piece.path}{ending}")

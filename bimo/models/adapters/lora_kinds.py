@@ -1,11 +1,11 @@
-"""What an adapter's tensors do to a weight: LoRA and what came after it, by the definitions of peft and LyCORIS.
+"""The change of a weight by each kind of adapter, by the definitions of peft and LyCORIS.
 
-LoRA arXiv:2106.09685, DoRA arXiv:2402.09353, LoHa arXiv:2108.06098, LoKr, (IA)^3 and full differences as LyCORIS has
-them (arXiv:2309.14859), OFT arXiv:2306.07280, BOFT arXiv:2311.06243, GLoRA arXiv:2306.07967. A weight is [out, in], of
-a convolution [out, in, height, width]; what a change answers is added to it.
+LoRA arXiv:2106.09685, DoRA arXiv:2402.09353, LoHa arXiv:2108.06098, LoKr, (IA)^3 and full differences as in LyCORIS
+(arXiv:2309.14859), OFT arXiv:2306.07280, BOFT arXiv:2311.06243, GLoRA arXiv:2306.07967. A weight is [out, in], of a
+convolution [out, in, height, width]; a change is added to it.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: A weight, in float32 -> what is to be added to it, of its shape. Raises ValueError or RuntimeError for a weight of
-#: another shape; on the meta device nothing is computed.
+#: A weight in float32 -> its change, of the same shape. Raises ValueError or RuntimeError for a weight of another
+#: shape; on the meta device nothing is computed.
 Change = Callable[[Tensor], Tensor]
-#: The tensors that each kind may have, the first of which it always has.
+#: The tensors of each kind; the first is always present.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "LoRA": ("up", "down", "mid"),
     "LoHa": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
@@ -33,19 +33,19 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "difference": ("diff",),
     "LoRA of a table": ("embedding_up", "embedding_down"),
 }
-#: Of an OFT of peft, what its settings are where they are not said.
+#: Defaults of peft's OFT settings.
 OFT_SETTINGS: Mapping[str, Any] = {"use_cayley_neumann": True, "num_cayley_neumann_terms": 5}
 
 
 def kind_of(roles: Mapping[str, Tensor]) -> str:
-    """The kind of an adapter by the names of its tensors, "" where they are of none, or of several."""
+    """The kind of an adapter by the names of its tensors, "" for none or several."""
     named = {role for role in roles if any(role in known for known in KINDS.values())}
     fitting = [kind for kind, known in KINDS.items() if named and named <= set(known)]
     return fitting[0] if len(fitting) == 1 else ""
 
 
 def missing(kind: str, roles: Mapping[str, Tensor]) -> list[str]:
-    """The tensors that an adapter of a kind lacks."""
+    """The missing tensors of an adapter of a kind."""
     if kind == "LoKr":
         lacks: list[str] = []
         for half in ("lokr_w1", "lokr_w2"):
@@ -59,7 +59,7 @@ def missing(kind: str, roles: Mapping[str, Tensor]) -> list[str]:
 
 
 def rank_of(kind: str, roles: Mapping[str, Tensor]) -> int:
-    """The rank that its strength is divided by, 0 where there is none: what is whole is as strong as it is."""
+    """The rank by which its scale is divided, 0 for full tensors, which are not scaled."""
     first = {"LoRA": ("down",), "LoHa": ("hada_w1_b",), "LoKr": ("lokr_w2_b", "lokr_w1_b"), "GLoRA": ("b2",)}
     first |= {"LoRA of a table": ("embedding_down",)}
     factor = next((roles[name] for name in first.get(kind, ()) if name in roles), None)
@@ -78,8 +78,8 @@ def factors(kind: str, roles: Mapping[str, Tensor]) -> list[Tensor]:
 
 
 def change(kind: str, roles: Mapping[str, Tensor], scale: float, settings: Mapping[str, Any]) -> Change:
-    """What an adapter of a kind does, at ``scale``; ``alpha`` of an OFT is how far it may turn. ``settings`` are an
-    OFT's of peft, ``inputs`` an (IA)^3's.
+    """The change by an adapter of a kind, at ``scale``; ``alpha`` of an OFT is its constraint. ``settings`` are those
+    of peft's OFT, ``inputs`` of an (IA)^3.
     """
     if kind == "LoRA":
         return low_rank(roles["up"], roles["down"], scale, roles.get("mid"))
@@ -98,8 +98,8 @@ def change(kind: str, roles: Mapping[str, Tensor], scale: float, settings: Mappi
 
 
 def low_rank(up: Tensor, down: Tensor, scale: float, mid: Tensor | None = None) -> Change:
-    """``scale`` times up [out, r] down [r, in ...]; with ``mid`` [r, r, height, width] between them, where both are
-    [.., r] alone (Tucker's decomposition).
+    """``scale`` times up [out, r] down [r, in ...]; with ``mid`` [r, r, height, width] between them a Tucker
+    decomposition.
     """
 
     def low(weight: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def low_rank(up: Tensor, down: Tensor, scale: float, mid: Tensor | None = None) 
 
 
 def decomposed(within: Change, magnitude: Tensor, columns: bool) -> Change:
-    """DoRA: what another change makes of a weight with its rows, or its ``columns``, at lengths of their own."""
+    """DoRA: another change, followed by rescaling of the weight's rows (or ``columns``) to trained magnitudes."""
 
     def stretched(weight: Tensor) -> Tensor:
         whole = weight + within(weight)
@@ -120,7 +120,7 @@ def decomposed(within: Change, magnitude: Tensor, columns: bool) -> Change:
         lengths = _float(magnitude, weight).flatten()
         if len(lengths) != len(rows):
             raise ValueError(f"{len(lengths)} lengths for {len(rows)}")
-        norms = rows.flatten(1).norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)  # a row of zeros stays one
+        norms = rows.flatten(1).norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)  # a row of zeros stays zero
         rows = rows * (lengths / norms).view(-1, *[1] * (rows.ndim - 1))
         return (rows.transpose(0, 1) if columns else rows) - weight
 
@@ -128,7 +128,7 @@ def decomposed(within: Change, magnitude: Tensor, columns: bool) -> Change:
 
 
 def added(value: Tensor, scale: float) -> Change:
-    """``scale`` times a tensor, of a bias."""
+    """``scale`` times a tensor, for a bias."""
     return lambda weight: _fitting(_float(value, weight) * scale, weight)
 
 
@@ -142,7 +142,7 @@ def _float(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _fitting(value: Tensor, weight: Tensor) -> Tensor:
-    """A change in the shape of the weight, which may be a convolution of one place where the change is a matrix."""
+    """A change in the shape of the weight, which may be a 1x1 convolution for a matrix."""
     wide, own = value.flatten(1) if value.ndim > 1 else value, weight.flatten(1) if weight.ndim > 1 else weight
     if wide.shape != own.shape:
         raise ValueError(f"{tuple(value.shape)}≠{tuple(weight.shape)}")
@@ -155,7 +155,7 @@ def _tucker(core: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _hadamard(roles: Mapping[str, Tensor], scale: float) -> Change:
-    """The product, number by number, of two matrices of low rank."""
+    """The elementwise product of two low-rank matrices."""
 
     def product(weight: Tensor) -> Tensor:
         tensors = {name: _float(value, weight) for name, value in roles.items()}
@@ -184,7 +184,7 @@ def _kronecker(roles: Mapping[str, Tensor], scale: float) -> Change:
             rest = tensors["lokr_w2_b"]
             second = (tensors["lokr_w2_a"] @ rest.flatten(1)).unflatten(1, rest.shape[1:])
         if second.ndim == 2 and weight.ndim == 4:
-            # A convolution's places are the last of its columns.
+            # The kernel's positions are the last axes.
             second = second.unflatten(1, (-1, *weight.shape[2:]))
         small = first.reshape(*first.shape, *[1] * (second.ndim - 2))
         return _fitting(torch.kron(small, second.contiguous()) * scale, weight)
@@ -204,7 +204,7 @@ def _general(roles: Mapping[str, Tensor], scale: float) -> Change:
 
 
 def _table(roles: Mapping[str, Tensor], scale: float) -> Change:
-    """LoRA beside a table of words [words, width]: its halves are named for the table turned over."""
+    """LoRA for an embedding table [words, width]: its factors are named for the transposed table."""
 
     def product(weight: Tensor) -> Tensor:
         up, down = _float(roles["embedding_up"], weight), _float(roles["embedding_down"], weight)
@@ -214,8 +214,8 @@ def _table(roles: Mapping[str, Tensor], scale: float) -> Change:
 
 
 def _scaled(roles: Mapping[str, Tensor], inputs: bool | None) -> Change:
-    """(IA)^3: rows or columns of the weight times what is learnt. LyCORIS says by how much more; of peft's the shape
-    tells which, but for a convolution of as many rows as columns: there ``inputs``.
+    """(IA)^3: rows or columns of the weight times a trained vector. LyCORIS stores the difference from 1; for peft the
+    shape decides between rows and columns, and ``inputs`` if both are equal.
     """
 
     def scaled(weight: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ def _scaled(roles: Mapping[str, Tensor], inputs: bool | None) -> Change:
 
 
 def inputs_scaled(share: Tensor, shape: Sequence[int], otherwise: bool | None) -> bool:
-    """Whether an (IA)^3 of peft scales what goes into a layer of a shape. Raises ValueError where that is not known."""
+    """Whether an (IA)^3 of peft scales the inputs of a layer with this shape. Raises ValueError if that is unknown."""
     if share.ndim == 2:
         return share.shape[1] != 1
     if shape[0] != shape[1]:
@@ -243,8 +243,8 @@ def inputs_scaled(share: Tensor, shape: Sequence[int], otherwise: bool | None) -
 
 
 def _turned(roles: Mapping[str, Tensor], furthest: float) -> Change:
-    """OFT and BOFT of kohya-ss and LyCORIS: rows in blocks, turned by (1 + Q) (1 - Q)^-1 with Q skew, no further than
-    ``furthest`` times the rows where that is above 0.
+    """OFT and BOFT of kohya-ss and LyCORIS: rows in blocks, rotated by (1 + Q) (1 - Q)^-1 with skew-symmetric Q,
+    limited to ``furthest`` times the rows if that is above 0.
     """
 
     def turned(weight: Tensor) -> Tensor:
@@ -264,13 +264,13 @@ def _turned(roles: Mapping[str, Tensor], furthest: float) -> Change:
 
 
 def _in_blocks(weight: Tensor, turns: Tensor) -> Tensor:
-    """Each block of rows turned by one of ``turns`` [blocks, size, size]."""
+    """Rotates each block of rows by one of ``turns`` [blocks, size, size]."""
     rows = weight.flatten(1).unflatten(0, turns.shape[:2])
     return torch.einsum("bij,bjk->bik", turns, rows).flatten(0, 1).view(weight.shape)
 
 
 def _butterflies(weight: Tensor, stages: Tensor) -> Tensor:
-    """Stages [m, blocks, size, size], each of which turns blocks of rows that lie further apart than before."""
+    """Stages [m, blocks, size, size] that rotate blocks of rows with increasing strides."""
     size = stages.shape[-1]
     rows = weight.flatten(1)
     for stage, turns in enumerate(stages):
@@ -282,8 +282,8 @@ def _butterflies(weight: Tensor, stages: Tensor) -> Tensor:
 
 
 def _turned_inputs(learnt: Tensor, settings: Mapping[str, Any]) -> Change:
-    """OFT of peft: columns in blocks, turned by (1 - Q) (1 + Q)^-1, or by the first terms of its series. ``learnt``
-    [blocks, n] are the numbers of Q above its diagonal.
+    """peft's OFT: columns in blocks, rotated by (1 - Q) (1 + Q)^-1, or by the first terms of its Neumann series.
+    ``learnt`` [blocks, n] is the upper triangle of Q.
     """
 
     def turned(weight: Tensor) -> Tensor:
@@ -300,7 +300,7 @@ def _turned_inputs(learnt: Tensor, settings: Mapping[str, Any]) -> Change:
         else:
             turns = torch.linalg.solve(one + q, one - q, left=False)
         wide = weight.flatten(1)
-        if len(turns) == 1:  # one for all blocks
+        if len(turns) == 1:  # one shared by all blocks
             turns = turns.expand(wide.shape[1] // size, -1, -1)
         blocks = wide.unflatten(1, turns.shape[:2])
         return _fitting(torch.einsum("obk,bjk->obj", blocks, turns).flatten(1) - wide, weight)
@@ -309,7 +309,9 @@ def _turned_inputs(learnt: Tensor, settings: Mapping[str, Any]) -> Change:
 
 
 def _series(q: Tensor, one: Tensor, terms: int) -> Tensor:
-    """1 + 2 Q + 2 Q^2 + ... of so many terms, of which the last counts once; peft takes four where three are asked."""
+    """1 + 2 Q + 2 Q^2 + ... with this number of terms, the last counting once; peft computes four if three are asked
+    for.
+    """
     terms = 4 if terms == 3 else terms
     total, power = one, q
     for term in range(1, terms):
@@ -319,7 +321,7 @@ def _series(q: Tensor, one: Tensor, terms: int) -> Tensor:
 
 
 def _butterflies_of_inputs(learnt: Tensor, lengths: Tensor) -> Change:
-    """BOFT of peft: columns turned in stages [m, blocks, size, size], between which halves of blocks change places;
+    """peft's BOFT: columns rotated in stages [m, blocks, size, size] with permutations of half blocks between them;
     then rows times ``lengths``.
     """
 
@@ -341,7 +343,7 @@ def _butterflies_of_inputs(learnt: Tensor, lengths: Tensor) -> Change:
 
 
 def _interleaved(count: int, groups: int, half: int, more: bool) -> Tensor:
-    """The order of so many columns in which, within each of the groups, every second half of a block comes first."""
+    """The permutation of columns that, within each group, puts every second half of a block first."""
     order = torch.arange(count)
     if not more:
         return order

@@ -1,4 +1,4 @@
-"""LoRAs merged into a system's weights, and taken out again bit for bit; those of a range of steps while it draws."""
+"""Merges LoRAs into a system's weights, for all steps or a range, and removes them again bit by bit."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ TEXT = "text."
 
 @dataclass
 class Merged:
-    """The LoRAs in a system, in the order they were merged, each with its weight.
+    """The LoRAs of a system, in the order they were merged, each with its weight.
 
-    ``originals`` are the weights they touch as they were: what is taken out leaves them bit for bit.
+    ``originals`` are the unchanged weights, so that removal restores them bit by bit.
     """
 
     base: Callable[[], str] = str
     active: list[tuple[Lora, LoraWeight]] = field(default_factory=list[tuple[Lora, LoraWeight]])
     originals: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    #: Which of them count in the denoisers as they are now.
+    #: Which of them are merged into the denoisers at present.
     counting: tuple[bool, ...] = ()
 
     def phase(self, step: int, steps: int) -> tuple[bool, ...]:
-        """Which of them count in a step of so many."""
+        """Which of them apply in this step."""
         return tuple(weight.counts(step, steps) for _, weight in self.active)
 
     def enter(self, system: System, phase: tuple[bool, ...]) -> None:
-        """Has the denoisers' weights be those of a phase. Text encoders keep all LoRAs: a prompt is read once."""
+        """Merges the LoRAs of a phase into the denoisers. Text encoders keep all LoRAs: a prompt is encoded once."""
         if phase != self.counting:
             paths = [path for path in self.originals if not path.startswith(TEXT)]
             merge(system, self, [one for one, counts in zip(self.active, phase, strict=True) if counts], paths)
@@ -47,11 +47,11 @@ class Merged:
 
 
 def adapt(system: System, path: Path | str, weight: LoraWeight | float = 1.0, level: str = "") -> Lora:
-    """Merges a LoRA file into a system at a weight; more than one may be in it. ``unadapt`` takes it out again. With a
-    range of steps it is in the denoisers while those are drawn, and out of them in the others.
+    """Merges a LoRA file into a system at a weight; several may be merged. ``unadapt`` removes it again. With a range
+    of steps it is merged into the denoisers during these steps only.
 
-    The weight is the share of the way from the system's own weights to those the file makes of them: of a DoRA too.
-    Merging the same file again sets its weight. Raises WeightsError as ``read_lora``.
+    The weight interpolates between the system's own weights and those with the LoRA, for DoRA too. Merging the same
+    file again sets its weight. Raises WeightsError as ``read_lora``.
     """
     lora = read_lora(system, Path(path), level)
     merged = _merged(system)
@@ -66,7 +66,7 @@ def touched(system: System, path: Path | str, level: str = "") -> set[str]:
 
 
 def unadapt(system: System, name: str = "") -> None:
-    """Takes a LoRA out by its file's stem, or all of them: weights are bit for bit what they were without it."""
+    """Removes a LoRA by its file's stem, or all of them; the weights are restored bit by bit."""
     merged = _merged(system)
     names = [lora.name for lora, _ in merged.active]
     if name and name not in names:
@@ -109,17 +109,17 @@ def _refresh(system: System, merged: Merged, active: list[tuple[Lora, LoraWeight
     system.captions_learned = tuple(normal(text) for lora, w in active if w.value for text in lora.captions)
     if not active:
         merged.originals.clear()
-    base, told = merged.base, [f"{lora.digest} {weight}" for lora, weight in active]
+    base, applied = merged.base, [f"{lora.digest} {weight}" for lora, weight in active]
 
     def drawn_with() -> str:
-        return hashlib.sha256("\n".join([base(), *told]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([base(), *applied]).encode()).hexdigest()
 
-    # A picture's record tells the weights it was drawn with.
+    # A picture's record includes the merged LoRAs.
     system.weights_hash = drawn_with if active else base
 
 
 def merge(system: System, merged: Merged, active: Sequence[tuple[Lora, LoraWeight]], paths: Sequence[str]) -> None:
-    """Has the parameters ``paths`` be their originals with these LoRAs."""
+    """Sets the parameters ``paths`` to their originals with these LoRAs merged."""
     touching: dict[str, list[tuple[Delta, float]]] = {}
     for lora, weight in active:
         for delta in lora.deltas if weight.value else ():

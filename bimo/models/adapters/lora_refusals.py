@@ -1,4 +1,4 @@
-"""Why a LoRA file does not fit: a kind that is not read, or layers of another family's network."""
+"""Explains why a LoRA file does not fit: an unsupported kind, or layers of another family's network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bimo.core.errors import WeightsError
 from bimo.core.messages import Both
 
 NAMES_SHOWN = 6
-#: Tensors of kinds that are not read, by a part of their names -> what that is.
+#: Tensors of unsupported kinds, by a part of their names -> the kind.
 UNREAD = {
     "lora_E": "AdaLoRA",
     "vera_": "VeRA",
@@ -23,7 +23,7 @@ UNREAD = {
     "lora_controlnet": "Control-LoRA",
     "_custom_diffusion": "Custom Diffusion",
 }
-#: What names of layers tell of the network that they are of.
+#: The network that names of layers indicate.
 _FAMILIES = (
     (re.compile(r"double_blocks|single_blocks|single_transformer_blocks"), "FLUX"),
     (re.compile(r"joint_blocks|context_block"), "Stable Diffusion 3"),
@@ -37,13 +37,13 @@ _FAMILIES = (
 
 
 def few(names: Sequence[str]) -> str:
-    """How many names there are, and the first of them."""
+    """The number of names, and the first of them."""
     more = f" … (+{len(names) - NAMES_SHOWN})" if len(names) > NAMES_SHOWN else ""
     return f"{len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}"
 
 
 def unread(file: Path, unknown: Sequence[str]) -> WeightsError:
-    """What tensors are of which nothing is known."""
+    """The kind of unsupported tensors."""
     for part, kind in UNREAD.items():
         those = [key for key in unknown if part in key]
         if those:
@@ -58,7 +58,7 @@ def unread(file: Path, unknown: Sequence[str]) -> WeightsError:
 
 
 def not_of_this_model(file: Path, strangers: Sequence[str], count: int) -> WeightsError:
-    """What layers that a model does not have tell of the file."""
+    """What unknown layers reveal about the file."""
     kind = next((kind for pattern, kind in _FAMILIES if any(pattern.search(n) for n in strangers)), "")
     if len(strangers) < count:
         return WeightsError(

@@ -1,4 +1,4 @@
-"""Where a LoRA's files lie, and what peft and diffusers say of them beside their tensors: rank, strength, kind."""
+"""Finds a LoRA's files, and the settings of peft and diffusers stored with them: rank, scale, kind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bimo.core.messages import Both
 
 METADATA_KEY = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
-#: What trainers call the file in a folder, best first.
+#: Names of the file in a trainer's folder, in order of preference.
 WEIGHTS = ("pytorch_lora_weights", "adapter_model")
 ENDINGS = (".safetensors", ".bin", ".pt")
-#: Folders of a trainer that hold an adapter for one network each.
+#: Subfolders of a trainer's output with an adapter for one network each.
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
-#: Kinds of peft's that are read, and what each calls its strength.
+#: Supported kinds of peft, and the name of each one's scale.
 KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "OFT": "", "BOFT": "", "IA3": ""}
-#: Settings of which the tensors tell, or which only training needs, or which say where adapters are.
+#: Settings that the tensors imply, that only training needs, or that say where adapters are.
 NO_EFFECT = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "r", "rank_pattern", "alpha_pattern", "lora_alpha", "alpha", "use_rslora", "use_dora"),
@@ -33,13 +33,13 @@ NO_EFFECT = {
     *("boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
     *("feedforward_modules", "ensure_weight_tying", "velora_config", "lora_ga_config", "use_dora_caching"),
 }
-#: Beginnings that change no weight but those of the adapter.
+#: Initialisations that change no weight but those of the adapter.
 PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal", "true")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, the network that its folder is called after ("" for none), and the settings that lie beside it."""
+    """A file, the network by its folder's name ("" for none), and the settings next to it."""
 
     file: Path
     component: str = ""
@@ -48,15 +48,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Settings:
-    """peft's settings for the layers whose names begin with ``prefix``, and where they were read."""
+    """peft's settings for the layers with this ``prefix``, and where they were read."""
 
     place: str
     prefix: str
     fields: Mapping[str, Any]
 
     def scale(self, name: str, rank: int) -> float:
-        """How strong an adapter of a rank is: alpha / r, of a rank-stabilised one alpha / sqrt(r). Raises WeightsError
-        where they say another rank than the tensors have.
+        """The scale of an adapter of a rank: alpha / r, for rank-stabilised LoRA alpha / sqrt(r). Raises WeightsError
+        if they contradict the tensors' rank.
         """
         inner = self.inner(name)
         said = self._patterned("rank_pattern", inner, self.fields.get("r"))
@@ -88,7 +88,7 @@ class Settings:
         return str(self.fields.get("peft_type") or "LORA").upper()
 
     def on_inputs(self, name: str) -> bool | None:
-        """Whether an (IA)^3 scales what goes into a layer; None where that is not said."""
+        """Whether an (IA)^3 scales the inputs of a layer; None if unknown."""
         modules = self.fields.get("feedforward_modules")
         if modules is None:
             return None
@@ -116,14 +116,14 @@ class Every:
     found: Sequence[Settings] = field(default_factory=tuple)
 
     def get(self, name: str) -> Settings | None:
-        """Those for a layer, None for none. Raises WeightsError for some that change what is drawn and are not read."""
+        """The settings for a layer, None for none. Raises WeightsError for unsupported ones that have an effect."""
         fitting = [each for each in self.found if name.startswith(each.prefix)]
         return _known(max(fitting, key=lambda each: len(each.prefix))) if fitting else None
 
 
 def sources(path: Path) -> list[Source]:
-    """The files of a LoRA: one, or those in a trainer's folder. Raises WeightsError where there is none, or where it is
-    not clear which.
+    """The files of a LoRA: one, or those in a trainer's folder. Raises WeightsError if there is none, or if it is
+    ambiguous.
     """
     if path.is_file():
         component = path.parent.name if path.parent.name in COMPONENTS else ""
@@ -132,7 +132,7 @@ def sources(path: Path) -> list[Source]:
         raise WeightsError("there is no file {path}", path=path)
     for name in (f"{stem}{ending}" for stem in WEIGHTS for ending in ENDINGS):
         if (path / name).is_file():
-            # peft's own file says nothing of its strength: that has to lie beside it.
+            # peft's own file does not have the scale: it must be next to it.
             config = path / PEFT_CONFIG if name.startswith("adapter_model") else _beside(path / name)
             return [Source(path / name, path.name if path.name in COMPONENTS else "", config)]
     parts = [each for name in COMPONENTS if (path / name).is_dir() for each in _inside(path / name)]
@@ -170,7 +170,7 @@ def _inside(folder: Path) -> list[Source]:
 
 
 def _beside(file: Path) -> Path | None:
-    """The settings that lie beside a file: under peft's name, or under the file's own."""
+    """The settings next to a file: with peft's name, or with the file's own."""
     for name in (PEFT_CONFIG, f"{file.stem}_config.json", f"{file.stem}.json"):
         config = file.with_name(name)
         if config.is_file() and (name == PEFT_CONFIG or _is_peft(config)):
@@ -182,13 +182,13 @@ def _is_peft(config: Path) -> bool:
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # some other file of this name
+        return False  # an unrelated file of this name
     return isinstance(settings, dict) and "peft_type" in settings
 
 
 def settings_in(source: Source) -> Every:
-    """The settings of a file: those in its head, as diffusers writes them, else those beside it. Raises WeightsError
-    where they cannot be read.
+    """The settings of a file: from its header, as diffusers writes them, else from next to it. Raises WeightsError if
+    they cannot be read.
     """
     place = str(source.file)
     text = checkpoint_io.metadata(source.file).get(METADATA_KEY)
@@ -216,7 +216,7 @@ def settings_in(source: Source) -> Every:
 
 
 def _by_component(place: str, table: Mapping[str, Any]) -> list[Settings]:
-    """ "unet.lora_alpha" and the like, by what stands before the field."""
+    """Groups "unet.lora_alpha" and the like by the prefix of the field."""
     parts: dict[str, dict[str, Any]] = {}
     for name, value in table.items():
         before, _, after = name.rpartition(".")
@@ -225,7 +225,7 @@ def _by_component(place: str, table: Mapping[str, Any]) -> list[Settings]:
 
 
 def _known(settings: Settings) -> Settings:
-    """Raises WeightsError for settings that are not read and change what is drawn."""
+    """Raises WeightsError for unsupported settings that have an effect."""
     if settings.kind not in KINDS:
         kinds = ", ".join(KINDS)
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""The tensors of a LoRA file: what each is by its name (kohya-ss, peft, diffusers, LyCORIS), layer by layer."""
+"""The tensors of a LoRA file by layer, and the role of each by its name (kohya-ss, peft, diffusers, LyCORIS)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 from bimo.models.adapters.lora_refusals import few
 
-#: What follows the layer's name in a file -> what the tensor is.
+#: Suffixes of layer names in a file -> the role of the tensor.
 _ROLES = (
     (re.compile(r"(.+)\.lora_B(?:\.[^.]+)??\.bias"), "up_bias"),
     (re.compile(r"(.+)\.lora_A(?:\.[^.]+)??(?:\.weight)?"), "down"),
@@ -28,7 +28,7 @@ _ROLES = (
     (re.compile(r"(.+)\.lora_embedding_A(?:\.[^.]+)?"), "embedding_down"),
     (re.compile(r"(.+)\.lora_embedding_B(?:\.[^.]+)?"), "embedding_up"),
     (re.compile(r"(.+)\.(alpha|scalar|diff|diff_b|rescale|oft_blocks)"), ""),
-    # DoRA's: of peft and diffusers, and of kohya-ss and its relatives.
+    # DoRA: of peft and diffusers, and of kohya-ss and related trainers.
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?"), "magnitude"),
     (re.compile(r"(.+)\.dora_scale"), "dora_scale"),
     (re.compile(r"(.+)\.(hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.[^.]+)?"), ""),
@@ -44,14 +44,14 @@ _ROLES = (
 
 @dataclass
 class Said:
-    """What a file says of one layer, as it is read: tensors by what they are."""
+    """The entry of one layer in a file: tensors by their roles."""
 
     name: str
     roles: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def strengths(file: Path) -> dict[str, Tensor]:
-    """The strengths that a pickle has as numbers, not as tensors."""
+    """Alphas that a pickle stores as numbers, not as tensors."""
     found = checkpoint_io.contents(file)
     whole = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
     tables = [whole, *(cast("dict[Any, Any]", value) for value in whole.values() if isinstance(value, dict))]
@@ -64,7 +64,7 @@ def strengths(file: Path) -> dict[str, Tensor]:
 
 
 def finite(file: Path, state: Mapping[str, Tensor]) -> None:
-    """Raises WeightsError for tensors of an adapter that are no finite numbers."""
+    """Raises WeightsError for tensors of an adapter that are not finite."""
     broken = {
         key: int((~numbers.isfinite()).sum())
         for key, numbers in ((key, value.float() if narrow(value) else value) for key, value in state.items())
@@ -81,12 +81,12 @@ def finite(file: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def narrow(value: Tensor) -> bool:
-    """Whether a tensor is of floating-point numbers of 8 bits (float8_e4m3fn and its kin)."""
+    """Whether a tensor has an 8-bit floating-point dtype (float8_e4m3fn and related)."""
     return value.is_floating_point() and value.dtype.itemsize == 1
 
 
 def by_layer(file: Path, state: Mapping[str, Tensor]) -> tuple[list[Said], list[str]]:
-    """What is said of each layer, and the tensors that say nothing known. Raises WeightsError for two of one kind."""
+    """The entries of all layers, and unknown tensors. Raises WeightsError for duplicate roles."""
     said: dict[str, Said] = {}
     unknown: list[str] = []
     inputs = {key.removesuffix(".on_input") for key in state if key.endswith(".on_input")}
@@ -102,5 +102,5 @@ def by_layer(file: Path, state: Mapping[str, Tensor]) -> tuple[list[Said], list[
         if role in one.roles:
             raise WeightsError("{file} has two {role} for {name}", file=file, role=role, name=name)
         one.roles[role] = value
-    # An alpha alone changes nothing.
+    # An alpha alone has no effect.
     return [one for one in said.values() if one.roles.keys() != {"alpha"}], unknown

@@ -1,4 +1,4 @@
-"""Hints of cascades: the picture of an earlier level, larger; its embedding; a score."""
+"""Conditioners of cascades: the upsampled picture of an earlier level, an image embedding, a score."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bimo.diffusion.system import System
 
 @dataclass(frozen=True, kw_only=True)
 class LowRes(Conditioner):
-    """The picture of an earlier level, joined to x: resized to x bilinearly, or as small as it is ("none"). ``clamp``
-    keeps what was drawn within [-1, 1].
+    """The picture of an earlier level, concatenated to x: resized to x bilinearly, or unresized ("none"). ``clamp``
+    limits drawn pictures to [-1, 1].
 
-    In training it is the picture itself, made small as the earlier level codes it. With ``noise`` that is given noise
-    of the earlier level's schedule first, up to that share of its times, and the level is given the time (the
-    conditioning augmentation of arXiv:2106.15282, section 3.3) under the name ``noise_name``; in drawing the time is 0.
-    Without ``noise_name`` it is told nothing.
+    In training it is the picture itself, downsampled to the earlier level. With ``noise`` it is noised by the earlier
+    level's schedule, up to that fraction of its timesteps, and the timestep is passed (the conditioning augmentation of
+    arXiv:2106.15282, section 3.3) as scalar ``noise_name``; in drawing it is 0. Without ``noise_name`` no timestep is
+    passed.
     """
 
     level: str
@@ -42,7 +42,7 @@ class LowRes(Conditioner):
         return self.level
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Spatial [B, 3, h, w], scalars [B, 1]. Raises TrainingError where the batch brings no pixels."""
+        """Spatial [B, 3, h, w], scalars [B, 1]. Raises TrainingError if the batch has no pixels."""
         space: Any = system.space(self.level)
         small = functional.avg_pool2d(pixels_of(batch), space.shrink)
         t = torch.zeros(len(small))
@@ -66,9 +66,9 @@ class LowRes(Conditioner):
 
 @dataclass(frozen=True, kw_only=True)
 class Semantics(Conditioner):
-    """The embedding of a picture, as scalars: in training the picture's own, by the space of the level that draws it
-    in drawing; nothing (zeros) in the null branch. In drawing the request's picture of this ``name`` takes the
-    place of what the level drew: variations of a picture.
+    """An image embedding as scalars: in training the picture's own, in drawing the result of the level in that space;
+    zeros in the unconditional branch. In drawing the request's picture of this ``name`` replaces that level's result:
+    variations of a picture.
     """
 
     level: str
@@ -80,7 +80,7 @@ class Semantics(Conditioner):
         return self.level
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Scalars [B, D]. Raises TrainingError where the batch brings no pixels."""
+        """Scalars [B, D]. Raises TrainingError if the batch has no pixels."""
         with torch.no_grad():
             return Conditioning(scalars={self.name: system.space(self.level).encode(pixels_of(batch))})
 
@@ -98,8 +98,8 @@ class Semantics(Conditioner):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Conditioner):
-    """How good a picture is thought to be, as one number that the level is given: in training the data's, in drawing
-    the request's, else ``wanted``. The null branch is told ``low``, so that guidance is also towards good pictures.
+    """A quality score as one scalar: in training the data's, in drawing the request's, else ``wanted``. The
+    unconditional branch gets ``low``, so that guidance also leads towards good pictures.
     """
 
     name: str = "score"
@@ -114,8 +114,8 @@ class Score(Conditioner):
         return (self.name,)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Scalars [B, 1]. Raises TrainingError where the data has no scores; for the share of dropped captions it is
-        ``low``, as in the null branch.
+        """Scalars [B, 1]. Raises TrainingError if the data has no scores; dropped captions get ``low``, as in the
+        unconditional branch.
         """
         if self.name not in batch.scalars:
             raise TrainingError(
@@ -144,7 +144,7 @@ def nothing(value: Conditioning) -> Conditioning:
 
 
 def pixels_of(batch: Batch) -> Tensor:
-    """The pictures of a batch, [B, 3, H, W]. Raises TrainingError where it brings none."""
+    """The pictures of a batch, [B, 3, H, W]. Raises TrainingError if it has none."""
     if batch.pixels is None:
         raise TrainingError("a condition of this level reads pixels; this batch has latents alone")
     return batch.pixels

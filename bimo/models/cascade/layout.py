@@ -1,6 +1,6 @@
-"""Reads the folders of damo's two cascades as ModelScope gives them: configs, one pickle of every network, words.
+"""Reads the folders of damo's two cascades from ModelScope: configs, one pickle of all networks, vocabularies.
 
-A recipe says which system is wanted; its widths and noise schedules are replaced by those of the folder's own configs.
+A recipe says which system is wanted; its widths and noise schedules are replaced by those of the folder's configs.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ WEIGHTS_FILE = "pytorch_model.bin"
 TINY_FILES = ("model_config.json", "diffusion_config.json")
 CASCADE_FILE = "configuration.json"
 PAIRS_FILE = "bpe_simple_vocab_16e6.txt.gz"
-#: Sections that tell the two cascades' configs from others of that name.
+#: Sections that distinguish the two cascades' configs from others of that name.
 CASCADE_SECTIONS = {"clip", "xglm", "prior", "decoder", "upsampler256", "upsampler1024"}
 NETWORKS = ("decoder", "upsampler256", "upsampler1024")
 
-#: Defaults of the published constructors: a config holds only what differs.
+#: Defaults of the published constructors: a config has only the differences.
 UNET: dict[str, Any] = {
     "num_heads": None,
     "head_dim": 64,
@@ -133,7 +133,7 @@ LAW: dict[str, Any] = {
     "mean_type": "eps",
     "var_type": "fixed_small",
 }
-#: The published curves by their names: diffusers' name, first and last beta of 1000 times.
+#: The published beta schedules by name: diffusers' name, first and last beta of 1000 timesteps.
 CURVES = {
     "linear": ("linear", 0.0001, 0.02),
     "quadratic": ("scaled_linear", 0.0015, 0.0195),
@@ -142,8 +142,8 @@ CURVES = {
 
 
 def bases(path: Path) -> tuple[str, ...]:
-    """The recipe that a folder is laid out for, and those with its name in front; () for none. A cascade's folder holds
-    both text encoders of the larger one: a recipe says which is wanted.
+    """The recipe of a folder's layout, and those with its name as a prefix; () for none. A cascade's folder holds both
+    text encoders of the larger one: a recipe says which is wanted.
     """
     if all((path / name).is_file() for name in TINY_FILES):
         return ("damo-tiny",)
@@ -153,13 +153,13 @@ def bases(path: Path) -> tuple[str, ...]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is laid out for one of the two."""
+    """Whether a folder has the layout of one of the two."""
     return bool(bases(path))
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     """``wanted`` with the widths and schedules of the folder's configs. Raises WeightsError for missing or damaged
-    files, RecipeError for a field that cannot be carried.
+    files, RecipeError for an unsupported field.
     """
     if (path / TINY_FILES[0]).is_file():
         models, schedules = (_Sections(path / name) for name in TINY_FILES)
@@ -189,11 +189,10 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in a folder, ready to draw. Of the cascade's two text encoders the one that ``wanted`` names is read.
-    Where ``dtype`` is None the tensors are as they were stored.
+    """The system in a folder, ready to draw. Of the cascade's two text encoders the one in ``wanted`` is read. With
+    ``dtype`` None tensors keep their stored dtype.
 
-    Raises WeightsError for weights that are missing, damaged, misshapen or would run code, RecipeError as
-    ``recipe_of``.
+    Raises WeightsError for weights that are missing, damaged, misshapen or contain code, RecipeError as ``recipe_of``.
     """
     recipe = recipe_of(path, wanted)
     file = path / WEIGHTS_FILE
@@ -227,7 +226,7 @@ class _Sections:
 
 
 def unet(config: Config, name: str) -> PixelUnet:
-    """The network of a section. Raises RecipeError for what it could not be built alike with."""
+    """The network of a section. Raises RecipeError for unsupported settings."""
     defaults = UNETS[name]
     fixed = {"num_heads": None, "use_conv": True}
     read = config.of(defaults, defaults.keys() - fixed.keys(), ())
@@ -255,7 +254,7 @@ def unet(config: Config, name: str) -> PixelUnet:
         tokens=0 if flat else 4,
         noise="low_res_noise" if name == "upsampler_256" else "",
         film=read["use_scale_shift_norm"],
-        # The generator's constructor hands its blocks on the way down the dropout where they expect this switch.
+        # The generator's constructor passes its down blocks the dropout in the place of this flag.
         encoder_film=bool(read["dropout"]) if name == "generator" else True,
         convolve=not read["resblock_resample"],
         dropout=read["dropout"],
@@ -269,7 +268,7 @@ def prior(config: Config) -> Prior:
 
 
 def schedule_of(config: Config, wanted: Ddpm) -> Ddpm:
-    """``wanted`` with the curve, prediction and variance of a section. Raises RecipeError for other kinds."""
+    """``wanted`` with the beta schedule, prediction and variance of a section. Raises RecipeError for other kinds."""
     read = config.of(LAW, LAW, ())
     kinds = {"eps": "epsilon", "x0": "sample"}
     variances = {"fixed_small": "fixed", "fixed_large": "fixed", "learned_range": "learned_range"}
@@ -281,7 +280,7 @@ def schedule_of(config: Config, wanted: Ddpm) -> Ddpm:
     if wrong:
         raise RecipeError("{wrong} of {path} is not supported", wrong=Both(wrong, ", ".join(wrong)), path=config.path)
     betas, first, last = CURVES[read["schedule"]]
-    # A straight line is steeper where there are fewer times.
+    # A linear schedule is steeper with fewer timesteps.
     scale = 1000 / read["num_timesteps"] if betas == "linear" else 1.0
     return replace(
         wanted,
@@ -295,7 +294,7 @@ def schedule_of(config: Config, wanted: Ddpm) -> Ddpm:
 
 
 def structbert(config: Config) -> Bert:
-    """The text encoder of a StructBERT config. Raises RecipeError for kinds of it other than BERT."""
+    """The text encoder of a StructBERT config. Raises RecipeError for variants other than BERT."""
     own = {
         "width": "hidden_size",
         "layers": "num_hidden_layers",
@@ -356,11 +355,11 @@ def xglm(config: Config) -> XglmText:
 
 
 def _ours(state: Mapping[str, Tensor], chinese: bool) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the one file under our names. What is not known goes on as it is, to be reported."""
+    """The tensors of the one file with our names. Unknown ones pass through, to be reported."""
     networks = {f"unet_{name}": name for name in ("generator", "upsampler_256", "upsampler_1024")}
     networks |= {name: name for name in ("prior", *NETWORKS)}
     for name, value in state.items():
-        # Masks that are always alike, positions that are never added, the temperature of CLIP's training.
+        # Constant masks, unused positions, and the temperature of CLIP's training.
         if name.endswith("attn_mask") or name in ("xglm.pos_embedding.weight", "clip.log_scale"):
             continue
         head, _, rest = name.partition(".")

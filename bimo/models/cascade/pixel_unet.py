@@ -1,7 +1,7 @@
 """The pixel UNet of cascades (GLIDE, arXiv:2112.10741; unCLIP, arXiv:2204.06125), with the names of damo's cascades.
 
-Words reach it twice: pooled they are added to the embedding of the time, and as tokens their keys and values stand
-beside those of the picture in one self-attention. An image or text embedding may take the place of words.
+Text enters twice: pooled it is added to the timestep embedding, and as tokens its keys and values are concatenated to
+those of the picture in self-attention. An image or text embedding may take the place of text.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from bimo.diffusion.denoiser import Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class PixelUnet(Part):
-    """A UNet over pixels; the defaults are those of damo's 64-pixel generator, with nothing to read.
+    """A UNet over pixels; the defaults are those of damo's 64-pixel generator, without text.
 
-    ``channels`` are x's, ``spatial`` those of conditions joined to it (3: a picture of lower resolution), ``answer``
-    those it answers: twice x's where it learns the variance. ``attend`` says at which reductions of the side (2: half)
-    there is self-attention, ``middle`` whether at the lowest one; heads are ``head`` wide.
+    ``channels`` are those of x, ``spatial`` those of conditions concatenated to it (3: a picture of lower resolution),
+    ``answer`` those of the output: twice those of x with a learned variance. ``attend`` are the downsampling factors
+    (2: half the side) with self-attention, ``middle`` whether the lowest one has it; heads are ``head`` wide.
 
-    ``text`` is the width of words: pooled they go to the time, as tokens to attention through ``context`` wide ones.
-    ``embed`` is the width of one embedding in their place, the condition's of the name ``reads`` or the pooled words
-    for "": it goes to the time and, through ``tokens`` of them, to attention. ``noise`` names the condition that says
-    how noisy the joined picture is. ``film`` lets the time scale features as well as shift them; ``encoder_film`` says
-    so of the blocks on the way down that keep the side. ``convolve`` resamples by convolutions of their own.
+    ``text`` is the width of text tokens: pooled they are added to the timestep, as tokens they enter attention through
+    ``context`` channels. ``embed`` is the width of a single embedding in their place, that of the condition ``reads``
+    or the pooled text for "": it is added to the timestep and, as ``tokens`` tokens, enters attention. ``noise`` names
+    the condition with the noise level of the concatenated picture. ``film`` lets the timestep scale features as well as
+    shift them; ``encoder_film`` says so for down blocks that keep the side. ``convolve`` resamples by learned
+    convolutions.
     """
 
     channels: int = 3
@@ -57,7 +58,7 @@ class PixelUnet(Part):
     dropout: float = 0.0
 
     def build(self) -> PixelDenoiser:
-        """The module. Raises RecipeError for widths that groups or heads do not divide."""
+        """The module. Raises RecipeError for widths that are not divisible by groups or heads."""
         lowest = len(self.multiples) - 1
         for level, multiple in enumerate(self.multiples):
             width = self.width * multiple
@@ -72,13 +73,13 @@ class PixelUnet(Part):
         return PixelDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 8, one block a level, heads of 4; as many levels, the text widths of tiny text encoders."""
+        """Width 8, one block for each level, heads of 4; as many levels, the text widths of tiny text encoders."""
         small = {"width": 8, "blocks": 1, "head": 4, "groups": 4, "context": 16}
         return replace(self, **small, text=min(self.text, 16), embed=min(self.embed, 16))
 
 
 class Resample(nn.Module):
-    """The side doubled (2.0), halved (0.5) or kept (1.0), with a convolution of its own where one is wanted."""
+    """Resampling by 2.0, 0.5 or 1.0, with a convolution if wanted."""
 
     def __init__(self, width: int, scale: float, convolve: bool = False) -> None:
         super().__init__()
@@ -96,7 +97,9 @@ class Resample(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions that the embedded time shifts between, or scales and shifts (``film``), beside a shortcut."""
+    """Two convolutions with the timestep embedding in between as a shift, or as scale and shift (``film``), plus a
+    shortcut.
+    """
 
     def __init__(self, before: int, time: int, after: int, groups: int, film: bool, scale: float, drop: float) -> None:
         super().__init__()
@@ -123,7 +126,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over places whose keys and values are joined by those of the context's tokens."""
+    """Self-attention over positions whose keys and values are concatenated with those of the context's tokens."""
 
     def __init__(self, width: int, context: int, head: int, groups: int) -> None:
         super().__init__()
@@ -146,14 +149,14 @@ class AttentionBlock(nn.Module):
             more_k, more_v = text_kv.permute(2, 0, 3, 1, 4)
             k, v = torch.cat([k, more_k], dim=2), torch.cat([v, more_v], dim=2)
             if mask is not None:
-                # A picture sees all of itself; only words may be padding.
+                # The picture attends to all of itself; only text may be padding.
                 attention_mask = functional.pad(mask, (high * wide, 0), value=True)[:, None, None]
         h = functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
         return x + self.proj(h.transpose(-1, -2).reshape(rows, width, high, wide))
 
 
 def sinusoidal(t: Tensor, width: int) -> Tensor:
-    """Times [B] -> [B, width]: cosines, then sines, of t / 10000^(i / half) (arXiv:1706.03762, section 3.5)."""
+    """Timesteps [B] -> [B, width]: cosines, then sines, of t / 10000^(i / half) (arXiv:1706.03762, section 3.5)."""
     half = width // 2
     powers = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * powers
@@ -186,7 +189,7 @@ class PixelDenoiser(Denoiser):
         self._build(time)
 
     def _build(self, time: int) -> None:
-        """The convolutions. A block is a list of what it runs in turn; one that only halves the side stands alone."""
+        """Builds the convolutions. A block is a list of modules that run in sequence; a downsampling stands alone."""
         part = self.part
         lowest = len(part.multiples) - 1
         widths = [part.width * multiple for multiple in part.multiples]
@@ -255,9 +258,9 @@ class PixelDenoiser(Denoiser):
         return self.head(x)
 
     def _read(self, t: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The embedded time [R, E], the context [R, L, D] and its mask [R, L]."""
+        """The timestep embedding [R, E], the context [R, L, D] and its mask [R, L]."""
         part = self.part
-        kind = cast(nn.Linear, self.time_embedding[0]).weight.dtype  # of times that are counted in float32
+        kind = cast(nn.Linear, self.time_embedding[0]).weight.dtype  # timesteps are float32
         time = self.time_embedding(sinusoidal(t, part.width).to(kind))
         context, mask = None, None
         if part.noise:

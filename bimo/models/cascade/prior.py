@@ -1,10 +1,10 @@
 """The prior of unCLIP (arXiv:2204.06125, section 2.2): from a text embedding to an image embedding, with damo's names.
 
-A causal transformer over four tokens: the text's embedding, the time, the noisy image embedding and a learnt query, at
-whose place the answer is read.
+A causal transformer over four tokens: the text embedding, the timestep, the noisy image embedding and a learned query,
+at whose position the output is read.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Block(nn.Module):
 
 
 class PriorDenoiser(Denoiser):
-    """x [R, D], t [R] and the pooled words [R, D] -> [R, D]."""
+    """x [R, D], t [R] and the pooled text [R, D] -> [R, D]."""
 
     def __init__(self, part: Prior) -> None:
         super().__init__()
@@ -97,7 +97,9 @@ class PriorDenoiser(Denoiser):
         self._start()
 
     def _start(self) -> None:
-        """Weights of deviation 0.02, those that end a branch smaller by the root of twice the layers."""
+        """Initialises weights with a standard deviation of 0.02; output projections are divided by the root of twice
+        the layers.
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and module.weight.device.type != "meta":
                 ends = name.endswith(("attn.proj", "ffn.2"))
@@ -105,7 +107,7 @@ class PriorDenoiser(Denoiser):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The denoiser's output. Raises RecipeError where the words have no pooled output."""
+        """The denoiser's output. Raises RecipeError without a pooled text output."""
         words = conditioning.vector
         if words is None or words.shape[-1] != self.part.embed:
             width = "nothing" if words is None else str(words.shape[-1])
@@ -126,8 +128,8 @@ class PriorDenoiser(Denoiser):
 
 @dataclass(frozen=True, kw_only=True)
 class RootLength(Part):
-    """A join for cascades over embeddings: the pooled words of the last text encoder that pools, at length sqrt(D), as
-    those of pictures are; every encoding a stream.
+    """A text fusion for cascades over embeddings: the pooled output of the last text encoder that has one, scaled to
+    norm sqrt(D) like image embeddings; every encoding is a stream.
     """
 
     def build(self) -> RootLengthFusion:
@@ -136,10 +138,10 @@ class RootLength(Part):
 
 
 class RootLengthFusion(nn.Module):
-    """Encodings -> the same as streams, and the vector [B, D] of length sqrt(D)."""
+    """Encodings -> the same as streams, and the vector [B, D] of norm sqrt(D)."""
 
     def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
-        """Raises RecipeError where no text encoder pools."""
+        """Raises RecipeError if no text encoder has a pooled output."""
         pooled = [e.pooled for e in encodings if e.pooled is not None]
         if not pooled:
             raise RecipeError("no text encoder gives a pooled output")

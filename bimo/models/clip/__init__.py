@@ -1,1 +1,1 @@
-"""CLIP and its relatives: encoders of text and pictures that agree (arXiv:2103.00020)."""
+"""CLIP and its relatives: text and image encoders with a common space (arXiv:2103.00020)."""

@@ -1,7 +1,7 @@
-"""Systems that score, as transformers saves them and as OpenCLIP does: CLIP (arXiv:2103.00020), Chinese-CLIP
-(arXiv:2211.01335), AltCLIP (arXiv:2211.06679), and OpenCLIP's vision transformers.
+"""Layouts of scorers, as saved by transformers and OpenCLIP: CLIP (arXiv:2103.00020), Chinese-CLIP (arXiv:2211.01335),
+AltCLIP (arXiv:2211.06679), and OpenCLIP's vision transformers.
 
-One folder has config.json, weights and words, or open_clip_config.json, OpenCLIP's single file and words.
+A folder has config.json, weights and vocabulary, or open_clip_config.json, OpenCLIP's single file and vocabulary.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KINDS = {
     "chinese_clip": ("chinese-clip", ("zh",)),
     "altclip": ("alt-clip", ("zh", "en")),
 }
-#: What a text of AltCLIP is read to: as long as CLIP's.
+#: The length limit of AltCLIP's texts, that of CLIP.
 ALT_LENGTH = 77
 VISION_SIZES = {
     "size": "image_size",
@@ -60,7 +60,7 @@ OPEN_VISION = {
     "class_embedding": "embeddings.class_embedding",
     "positional_embedding": "embeddings.position_embedding.weight",
 }
-#: The sizes of OpenCLIP's encoders, and what else they may be set to, with the only value that CLIP's own have.
+#: The sizes of OpenCLIP's encoders, and further settings with the only supported value.
 OPEN_PICTURES = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32, "head_width": 64, "mlp_ratio": 4.0}
 OPEN_WORDS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 OPEN_FIXED = {
@@ -72,14 +72,14 @@ OPEN_FIXED = {
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a folder holds such a system, by its config alone."""
+    """Whether a folder holds such a system, by its config."""
     if (folder / OPEN_CONFIG).is_file():
         return True
     return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") in KINDS
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """The recipe of a folder, from its configs. Raises RecipeError for what this package does not carry."""
+    """The recipe of a folder, from its configs. Raises RecipeError for unsupported ones."""
     if (folder / OPEN_CONFIG).is_file():
         return _open_clip(folder)
     path = folder / CONFIG
@@ -112,13 +112,13 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
 
 
 def _given(config: Any) -> dict[str, Any]:
-    """A nested config, as far as it says something: null is the default, and so is a field of no class."""
+    """A nested config without null fields, which mean the default, and without fields of no class."""
     table = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
     return {name: value for name, value in table.items() if value is not None}
 
 
 def _sizes(config: Config, cls: Any, own: Mapping[str, str], no_effect: set[str]) -> dict[str, Any]:
-    """The fields of an encoder. Configs of some days carry those of every class: what this one lacks it cannot mean."""
+    """The fields of an encoder. Older configs contain those of every class: unknown ones have no effect."""
     defaults = {**FORMER_TEXT, **{name: plain(value) for name, value in cls().to_dict().items()}}
     known = {name: value for name, value in config.fields.items() if name in defaults or name in own.values()}
     read = Config(config.path, known).of(defaults, own.values(), no_effect)
@@ -170,7 +170,7 @@ def _vision(folder: Path, kind: str, config: Config, project: int) -> ClipVision
 
 
 def _fit(folder: Path, size: int) -> Any:
-    """How the folder's own preparation makes a square; as CLIP's where it has none. Raises RecipeError for another."""
+    """The folder's preprocessing to a square; CLIP's if there is none. Raises RecipeError for an unsupported one."""
     preprocessing: dict[str, Any] = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
@@ -195,7 +195,7 @@ def _fit(folder: Path, size: int) -> Any:
 
 
 def _close(found: Any, expected: Any) -> bool:
-    """Whether some numbers differ in digits that were not written down."""
+    """Whether numbers are equal up to the rounding of configs."""
     if not isinstance(found, tuple) or not isinstance(expected, tuple):
         return False
     numbers, wanted = cast("tuple[float, ...]", found), cast("tuple[float, ...]", expected)
@@ -207,7 +207,7 @@ def _of_transformers(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, T
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.endswith("position_ids") or name.startswith("text_model.pooler."):
-            continue  # once kept among the weights, and a pooler that nothing was trained through
+            continue  # older files have it, and an untrained pooler
         if name == "logit_scale":
             renamed["vision.logit_scale"] = value
         elif name == "text_projection.weight" and isinstance(text, Bert):
@@ -217,7 +217,7 @@ def _of_transformers(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, T
         elif name.startswith("text_model."):
             renamed[f"text.0.model.{name.removeprefix('text_model.')}"] = value
         else:
-            # AltCLIP's blocks were published as layers, and are saved as layer by transformers of today.
+            # AltCLIP's blocks were published as layers, and are saved as layer by recent transformers.
             renamed[f"vision.model.{name.replace('.encoder.layer.', '.encoder.layers.')}"] = value
     return renamed
 
@@ -255,7 +255,7 @@ def _open_clip(folder: Path) -> Recipe:
 
 
 def _open_sizes(path: Path, table: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of an encoder. Raises RecipeError for a field of another kind: a ResNet's layers are a list."""
+    """The sizes of an encoder. Raises RecipeError for a field of another type: a ResNet's layers are a list."""
     for name, value in table.items():
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if value is False or (name in sizes and number) or value in OPEN_FIXED.get(name, ()):

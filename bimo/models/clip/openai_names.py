@@ -1,4 +1,4 @@
-"""CLIP as its authors' code has it: its tensors under transformers' names, its merges as a tokenizer's files."""
+"""CLIP as in its authors' code: its tensors with transformers' names, its merges as a tokenizer's files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 
-#: CLIP's merges: all words but the letters, those that end a word, and two marks.
+#: The number of CLIP's merges: its vocabulary without bytes, bytes that end a word, and two special tokens.
 MERGES = 49152 - 256 - 2
 
-#: Names of CLIP's own code below a block of its transformer, and transformers' for them.
+#: Names of CLIP's own code within a transformer block, and transformers' names.
 _BLOCK = {
     "norm1": "layer_norm1",
     "norm2": "layer_norm2",
@@ -28,7 +28,7 @@ _IMAGE = {"patch_embedding": "embeddings.patch_embedding", "pre_norm": "pre_layr
 
 
 def transformers_names(name: str, value: Tensor, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """A tensor of CLIP's own code under transformers' names: three for one that holds queries, keys and values."""
+    """A tensor of CLIP's own code with transformers' names: three for fused queries, keys and values."""
     encoder, _, rest = name.partition(".")
     text = encoder == "textual"
     inside = prefix if text else f"{prefix}vision_model."
@@ -51,7 +51,7 @@ def transformers_names(name: str, value: Tensor, prefix: str) -> Iterator[tuple[
 
 
 def write_pairs(file: Path, folder: Path) -> None:
-    """Writes vocab.json and merges.txt of CLIP's own list of merges. Raises WeightsError where it cannot be read."""
+    """Writes vocab.json and merges.txt from CLIP's list of merges. Raises WeightsError if it cannot be read."""
     try:
         lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
     except (OSError, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:

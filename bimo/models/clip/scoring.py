@@ -1,10 +1,11 @@
-"""How well words fit pictures by a system with a text and an image encoder, such as Taiyi-CLIP; the best of several.
+"""Similarity of texts and pictures by a system with a text and an image encoder, such as Taiyi-CLIP; ranking of
+pictures.
 
-What a row gets does not depend on its neighbours, nor on the number of processors: rows go through an encoder so many
-at a time, however few there are, each lot by one thread, several lots at once. It may depend on the kind of processor.
+The result of a row depends neither on its neighbours nor on the number of CPU cores: rows are encoded in batches of
+constant size, each by one thread, several at once. It may depend on the type of CPU.
 """
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -29,31 +30,30 @@ from bimo.models.text_encoders.bert import TRIM, BertTextEncoder
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Rows that go through an encoder at a time: with fewer, weights are fetched more often than they are used; more would
-#: leave processors without work at the end of a batch.
+#: Rows in a batch: with fewer, weights are loaded more often than needed; with more, cores would be idle at the end.
 ROWS = 8
-#: From how many times the speed on bfloat16 is worth what it rounds away.
+#: The least speed-up by bfloat16 that is worth its rounding.
 WORTH = 1.5
-#: Texts and pictures -> [texts, pictures], higher where they fit better.
+#: Texts and pictures -> [texts, pictures], higher for better matches.
 Similarity = Callable[[Sequence[str], "Sequence[Image.Image]"], Tensor]
 Row = TypeVar("Row")
 
 
 def similarity(system: System, texts: Sequence[str], pictures: Sequence[Image.Image]) -> Tensor:
-    """The cosine of every text with every picture, [texts, pictures].
+    """The cosine similarity of every text with every picture, [texts, pictures].
 
-    What is high differs from scorer to scorer: compare scores of one system, never of two. Raises RecipeError for a
-    system without an image encoder or without pooled words.
+    The range differs between scorers: compare scores of one system only. Raises RecipeError for a system without an
+    image encoder or without pooled text.
     """
     words, seen = word_vectors(system, texts), picture_vectors(system, pictures)
     return words @ seen.T
 
 
 def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
-    """[B, D] float32, each of length 1. Raises RecipeError as ``similarity``."""
+    """[B, D] float32, normalised. Raises RecipeError as ``similarity``."""
     _demand(system)
     encoder = system.text_encoders[-1]
-    # Together go those that the encoder makes as long as each would be alone.
+    # Batches have texts that are padded to the same length as each would be alone.
     lots: dict[int, list[int]] = defaultdict(list)
     for place, text in enumerate(texts):
         lots[_quarters(encoder, text)].append(place)
@@ -70,19 +70,19 @@ def word_vectors(system: System, texts: Sequence[str]) -> Tensor:
 
 
 def picture_vectors(system: System, pictures: Sequence[Image.Image]) -> Tensor:
-    """[B, D] float32, each of length 1. Raises RecipeError as ``similarity``."""
+    """[B, D] float32, normalised. Raises RecipeError as ``similarity``."""
     vision = _demand(system)
     return _through(lambda lot: vision(vision.seen(lot)), [pictures])
 
 
 def square(system: System, picture: Image.Image) -> Image.Image:
-    """What the image encoder sees of a picture; its vector is that of the picture. Raises RecipeError as above."""
+    """The image encoder's input for a picture; its embedding is that of the picture. Raises RecipeError as above."""
     return _demand(system).fitted(picture)
 
 
 def fastest() -> float:
-    """How many times as fast a layer of ViT-B's size is in bfloat16 as in float32 here: by processor seconds of one
-    thread, so that other work on the machine does not decide.
+    """The speed-up of bfloat16 over float32 for a layer of ViT-B's size on this machine: in CPU seconds of one thread,
+    so that other processes have no influence.
     """
     dtypes = (torch.float32, torch.bfloat16)
     seconds = dict.fromkeys(dtypes, float("inf"))
@@ -102,9 +102,9 @@ def fastest() -> float:
 
 
 def ranked(pictures: Sequence[Picture], similarity: Similarity) -> list[tuple[Picture, float]]:
-    """Pictures of one request with their scores, the best first; those that score alike stay in their order.
+    """Pictures of one request with their scores, the best first; equal scores keep their order.
 
-    VisCPM-Paint draws four and keeps the first. The words are those of the request, as the user wrote them.
+    VisCPM-Paint draws four and keeps the first. The text is that of the request as the user wrote it.
     """
     if not pictures:
         return []
@@ -113,11 +113,11 @@ def ranked(pictures: Sequence[Picture], similarity: Similarity) -> list[tuple[Pi
 
 
 def _through(encoder: Callable[[Sequence[Row]], Tensor], lots: Sequence[Sequence[Row]]) -> Tensor:
-    """The vectors [B, D] of all rows, lot after lot, each of length 1; no two lots go through the encoder together."""
+    """The normalised vectors [B, D] of all rows, in batches."""
 
     def found(rows: Sequence[Row]) -> Tensor:
         with torch.inference_mode():
-            # As many rows as ever: what a product is cut into must not depend on how many there are.
+            # Padded to the constant size: the result of a matrix product may depend on the number of rows.
             vectors = encoder([*rows, *[rows[0]] * (ROWS - len(rows))])
             return functional.normalize(vectors[: len(rows)].float(), dim=1)
 
@@ -128,10 +128,10 @@ def _through(encoder: Callable[[Sequence[Row]], Tensor], lots: Sequence[Sequence
 
 @contextmanager
 def _alone(count: int) -> Generator[ThreadPoolExecutor]:
-    """So many threads, each of which reckons by itself.
+    """Threads that each compute on a single core.
 
-    What a thread says of its number of threads becomes that of every thread that has not asked yet, the main one too:
-    so that is asked before, and said again after.
+    Setting a thread's number of cores sets that of every thread that has not read it yet, including the main one: so it
+    is read before, and restored afterwards.
     """
     before = torch.get_num_threads()
     try:
@@ -142,7 +142,7 @@ def _alone(count: int) -> Generator[ThreadPoolExecutor]:
 
 
 def _quarters(encoder: TextEncoder, text: str) -> int:
-    """How long a text is made that goes through an encoder alone, in steps of its trimming; 0 where all are as long."""
+    """The padded length of a text that is encoded alone, in steps of its trimming; 0 for a constant length."""
     if not isinstance(encoder, BertTextEncoder) or encoder.part.padding != "trimmed" or not encoder.part.masked:
         return 0
     budget = encoder.budget(text)

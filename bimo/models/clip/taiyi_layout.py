@@ -1,8 +1,7 @@
-"""Taiyi-CLIP as it is published (arXiv:2209.02970): the folder of a text encoder beside that of CLIP's image encoder.
+"""Taiyi-CLIP as published (arXiv:2209.02970): the folder of a text encoder next to that of CLIP's image encoder.
 
 ``text_encoder`` is a BertForSequenceClassification, whose classifier is the projection, or a BertModel, whose
-projection, where it has one, is the ``text_projection`` of ``vision_encoder``, a CLIPModel: the layout that the
-authors' trainer writes.
+projection, if any, is the ``text_projection`` of ``vision_encoder``, a CLIPModel: the layout of the authors' trainer.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from bimo.models.text_encoders.bert import Bert
 WORDS, PICTURES = "text_encoder", "vision_encoder"
 #: Tokens that a text is padded to, as in training.
 LENGTH = 77
-#: What a recipe does not carry, and the only value of it that is drawn with.
+#: Fields that a recipe does not have, and their only supported value.
 FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}
 
 
@@ -50,8 +49,8 @@ def read(folder: Path, dtype: torch.dtype | None = torch.float32) -> System:
 
 
 def read_apart(words: Path, pictures: Path, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system of encoders from two repositories: an image encoder that others published has words of its own, whose
-    projection is not for these. Raises RecipeError for another kind of encoder, WeightsError that lists all tensors
+    """The system of encoders from two repositories: an image encoder of another publisher contains a text encoder,
+    whose projection is not used. Raises RecipeError for another kind of encoder, WeightsError that lists all tensors
     that are missing, unexpected or misshapen.
     """
     return _read(words, pictures, False, dtype)
@@ -77,14 +76,14 @@ def _read(of_words: Path, of_pictures: Path, together: bool, dtype: torch.dtype 
     module_weights.assign(system, table, dtype, of_words)
     system.files = tuple(file for part in files for file in part)
     late = [LateDigest(file) for file in system.files]
-    # The two may lie anywhere: their hashes alone name them, words first.
+    # Independent of paths: the hash of both hashes, text encoder first.
     system.weights_hash = lambda: hashlib.sha256("".join(one() for one in late).encode()).hexdigest()
     system.text_encoders[0].load_tokenizer(of_words)
     return system.eval()
 
 
 def _merged(content: Callable[[Path], Mapping[str, Any]], files: Iterable[Path]) -> dict[str, Any]:
-    """What several files hold by name."""
+    """Merges the tensors of several files."""
     return {name: value for file in files for name, value in content(file).items()}
 
 
@@ -121,7 +120,7 @@ def _words(folder: Path, project: int) -> Bert:
 def _pictures(folder: Path) -> ClipVision:
     config = read_json(folder / "config.json")
     inner = config.get("vision_config", config)
-    # A field that is left out of the file has the value of CLIP's base encoder.
+    # A missing field has the default of CLIP's base encoder.
     return ClipVision(
         size=inner.get("image_size", 224),
         patch=inner.get("patch_size", 32),

@@ -1,6 +1,6 @@
-"""CLIP's image encoder (arXiv:2103.00020): what a text encoder is taught to agree with, and a scorer looks through."""
+"""CLIP's image encoder (arXiv:2103.00020), for contrastive training and scoring."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipVision(Part):
-    """A vision transformer with CLIP's projection, and the temperature it is compared with; the defaults are ViT-L/14.
+    """A vision transformer with CLIP's projection and temperature; the defaults are ViT-L/14.
 
-    ``size`` is the side of the square it sees, in pixels; what is no square is "cut" at its middle, or "squeezed" into
-    one, as by Chinese-CLIP's authors.
+    ``size`` is the side of its square input in pixels; other aspect ratios are "cut" at the centre, or "squeezed" to a
+    square, as by Chinese-CLIP's authors.
     """
 
     size: int = 224
@@ -74,25 +74,25 @@ class ClipVisionEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, project]. Pixels of another size are resized, bicubic: by their shorter side
-        and cut at the centre, or to the square.
+        """[B, 3, H, W] in [-1, 1] -> [B, project]. Pixels of another size are resized, bicubic: the shorter side with a
+        centre crop, or to the square.
         """
         wanted = self.part.size
         height, width = pixels.shape[2:]
         if (height, width) != (wanted, wanted):
             scale = wanted / min(height, width)
-            whole = (max(wanted, int(scale * height)), max(wanted, int(scale * width)))
-            whole = whole if self.part.fit == "cut" else (wanted, wanted)
-            pixels = functional.interpolate(pixels, whole, mode="bicubic", antialias=True, align_corners=False)
-            top, left = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
+            resized = (max(wanted, int(scale * height)), max(wanted, int(scale * width)))
+            resized = resized if self.part.fit == "cut" else (wanted, wanted)
+            pixels = functional.interpolate(pixels, resized, mode="bicubic", antialias=True, align_corners=False)
+            top, left = (resized[0] - wanted) // 2, (resized[1] - wanted) // 2
             pixels = pixels[:, :, top : top + wanted, left : left + wanted].clamp(-1, 1)
         mean, deviation = (torch.tensor(v).to(pixels)[:, None, None] for v in (CLIP_MEAN, CLIP_DEVIATION))
         model: Any = self.model
-        # Turned last: a pixel has more steps than the mantissa of bfloat16.
+        # Cast last: pixels have more levels than the mantissa of bfloat16.
         return model(pixel_values=((pixels / 2 + 0.5 - mean) / deviation).to(model.dtype)).image_embeds
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """A picture of any size as the square that is seen, resized as CLIP does; such a square stays as it is."""
+        """A picture of any size as the square input, resized as by CLIP; an exact square is unchanged."""
         from PIL import Image
 
         wanted = self.part.size
@@ -100,11 +100,11 @@ class ClipVisionEncoder(nn.Module):
         if self.part.fit == "cut":
             picture = middle(picture, (wanted, wanted))
         scale = wanted / min(picture.size)
-        # The shorter side is exact whatever the product rounds to.
-        whole = tuple(wanted if side == min(picture.size) else int(scale * side) for side in picture.size)
-        whole = whole if self.part.fit == "cut" else (wanted, wanted)
-        picture = picture.resize((whole[0], whole[1]), Image.Resampling.BICUBIC)
-        left, top = (whole[0] - wanted) // 2, (whole[1] - wanted) // 2
+        # The shorter side is exact despite rounding.
+        resized = tuple(wanted if side == min(picture.size) else int(scale * side) for side in picture.size)
+        resized = resized if self.part.fit == "cut" else (wanted, wanted)
+        picture = picture.resize((resized[0], resized[1]), Image.Resampling.BICUBIC)
+        left, top = (resized[0] - wanted) // 2, (resized[1] - wanted) // 2
         return picture.crop((left, top, left + wanted, top + wanted))
 
     def seen(self, pictures: Sequence[Image.Image]) -> Tensor:

@@ -19,7 +19,7 @@ from bimo.models.flow_tokens import text_of
 
 @dataclass(frozen=True, kw_only=True)
 class CogView4(Part):
-    """CogView4's transformer; the defaults are the published model's. A place of x is ``factor`` pixels a side."""
+    """CogView4's transformer; the defaults are the published model's. A position of x is ``factor`` pixels a side."""
 
     channels: int = 16
     layers: int = 28
@@ -68,19 +68,19 @@ class CogView4Denoiser(PublishedDenoiser):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x. Texts of different lengths go one length at a time: it has no attention mask."""
+        """Predicts noise - x. Texts of different lengths are processed separately: there is no attention mask."""
         text = text_of(conditioning, "CogView4")
         if text.mask is None:
-            return self._answer(x, t, text.tokens)
+            return self._predict(x, t, text.tokens)
         lengths = text.mask.sum(dim=1)
-        answer = torch.empty_like(x)
+        output = torch.empty_like(x)
         different: list[int] = lengths.unique().tolist()
         for length in different:
             rows = (lengths == length).nonzero().flatten()
-            answer[rows] = self._answer(x[rows], t[rows], text.tokens[rows, :length]).to(x.dtype)
-        return answer
+            output[rows] = self._predict(x[rows], t[rows], text.tokens[rows, :length]).to(x.dtype)
+        return output
 
-    def _answer(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+    def _predict(self, x: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         size = torch.tensor(x.shape[-2:], device=x.device, dtype=x.dtype).mul(self.part.factor).repeat(len(x), 1)
         return self.model(
             hidden_states=x,

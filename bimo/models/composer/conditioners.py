@@ -1,7 +1,7 @@
-"""Hints that are read off a picture to compose another one: palette, sketch, intensity, and maps that come with it.
+"""Conditioners computed from a picture: palette, sketch, intensity, and maps that come with the data.
 
-Composer (arXiv:2302.09778, section 2.1) names them; how each is made there was not published as code, and is this
-package's own where a docstring does not say otherwise. Maps are in [0, 1].
+Composer (arXiv:2302.09778, section 2.1) names them; its code for them was not published, so that they are this
+package's own unless a docstring says otherwise. Maps are in [0, 1].
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from bimo.models.cascade.conditioners import nothing, pixels_of
 GREY = (0.299, 0.587, 0.114)
 #: sRGB's linear light -> XYZ over that of the white point D65 (IEC 61966-2-1).
 XYZ = ((0.433953, 0.376219, 0.189828), (0.212671, 0.715160, 0.072169), (0.017758, 0.109477, 0.872766))
-#: The side to which a picture is made small before its colours are counted.
+#: The side to which a picture is resized before its colours are counted.
 COUNTED = 64
-#: Chroma beyond which everything counts as fully saturated: few colours of sRGB have more.
+#: The chroma that counts as full saturation: few sRGB colours exceed it.
 FULL_CHROMA = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Palette(Conditioner):
     """The colours of a picture: a histogram over CIELab's hue, chroma and lightness, as scalars of hue x chroma x
-    lightness numbers whose mean is 1. A colour counts in the two nearest bins of each axis by how near they are, so
-    that the histogram changes smoothly; hues go round. In drawing it is read off the request's picture of this name.
+    lightness numbers whose mean is 1. A colour is split between the two nearest bins of each axis, so that the
+    histogram is continuous; hues are circular. In drawing it is that of the request's picture of this name.
     """
 
     name: str = "palette"
@@ -47,11 +47,11 @@ class Palette(Conditioner):
         return replace(self, hue=4, chroma=2, lightness=2)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Scalars [B, bins]. Raises TrainingError where the batch brings no pixels."""
+        """Scalars [B, bins]. Raises TrainingError if the batch has no pixels."""
         return Conditioning(scalars={self.name: self.counted(pixels_of(batch))})
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Scalars [1, bins], zeros where no picture is given."""
+        """Scalars [1, bins], zeros without a picture."""
         picture = drawing.pictures.get(self.name)
         if picture is None:
             return Conditioning(scalars={self.name: torch.zeros(1, self.hue * self.chroma * self.lightness)})
@@ -86,7 +86,7 @@ def lab(pixels: Tensor) -> Tensor:
 
 
 def _shares(at: Tensor, count: int, around: bool = False) -> Tensor:
-    """Places [B, N] on an axis of bins -> the share of each bin, [B, N, count], which sum to 1."""
+    """Positions [B, N] on an axis of bins -> the share of each bin, [B, N, count], which sum to 1."""
     bins = torch.arange(count)
     if not around:
         return (1 - (at.clamp(0, count - 1)[..., None] - bins).abs()).clamp(min=0)
@@ -96,21 +96,21 @@ def _shares(at: Tensor, count: int, around: bool = False) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch(Conditioner):
-    """The outlines of a picture, [B, 1, h, w]: how steeply its lightness changes (Sobel), 1 at the steepest.
+    """The edges of a picture, [B, 1, h, w]: the gradient of its lightness (Sobel), 1 at the largest.
 
-    In drawing they are those of the request's picture of this name; where ``found`` is false it is itself a drawing of
-    dark lines on light ground.
+    In drawing they are those of the request's picture of this name; if ``found`` is false it is itself a drawing of
+    dark lines on a light background.
     """
 
     name: str = "sketch"
     found: bool = True
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Spatial [B, 1, h, w]. Raises TrainingError where the batch brings no pixels."""
+        """Spatial [B, 1, h, w]. Raises TrainingError if the batch has no pixels."""
         return Conditioning(spatial=_resized(outlines(pixels_of(batch)), batch.x.shape[-2:]))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Spatial [1, 1, h, w], zeros where no picture is given."""
+        """Spatial [1, 1, h, w], zeros without a picture."""
         picture = drawing.pictures.get(self.name)
         if picture is None:
             return Conditioning(spatial=torch.zeros(1, 1, *shape[-2:]))
@@ -128,11 +128,11 @@ class Intensity(Conditioner):
     name: str = "intensity"
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Spatial [B, 1, h, w]. Raises TrainingError where the batch brings no pixels."""
+        """Spatial [B, 1, h, w]. Raises TrainingError if the batch has no pixels."""
         return Conditioning(spatial=_resized(grey(pixels_of(batch)), batch.x.shape[-2:]))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Spatial [1, 1, h, w], zeros where no picture is given."""
+        """Spatial [1, 1, h, w], zeros without a picture."""
         picture = drawing.pictures.get(self.name)
         map_ = torch.zeros(1, 1, *shape[-2:]) if picture is None else _resized(grey(picture), shape[-2:])
         return Conditioning(spatial=map_)
@@ -144,11 +144,10 @@ class Intensity(Conditioner):
 
 @dataclass(frozen=True, kw_only=True)
 class Map(Conditioner):
-    """A map that nothing here can read off a picture, so it comes with it: depth, instances, a skeleton, hands.
+    """A map that cannot be computed from a picture here and comes with the data: depth, instances, a skeleton, hands.
 
-    In training it is the data's, in drawing the request's picture of this name. Maps have one channel, such as
-    depth, unless ``colours`` tell things apart, each flat and of its own: those are never mixed when a map is made
-    small.
+    In training it is the data's, in drawing the request's picture of this name. Maps have one channel, such as depth,
+    unless ``colours`` are flat labels: those are never mixed by resizing.
     """
 
     name: str = "depth"
@@ -157,11 +156,11 @@ class Map(Conditioner):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that a batch must bring."""
+        """The maps that a batch must have."""
         return (self.name,)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Spatial [B, 1 or 3, h, w]. Raises TrainingError where the data has no such map."""
+        """Spatial [B, 1 or 3, h, w]. Raises TrainingError if the data has no such map."""
         map_ = batch.maps.get(self.name)
         if map_ is None:
             raise TrainingError(
@@ -171,7 +170,7 @@ class Map(Conditioner):
         return Conditioning(spatial=self._map(map_, batch.x.shape[-2:]))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Spatial [1, 1 or 3, h, w], zeros where no map is given."""
+        """Spatial [1, 1 or 3, h, w], zeros without a map."""
         picture = drawing.pictures.get(self.name)
         if picture is None:
             return Conditioning(spatial=torch.zeros(1, 3 if self.colours else 1, *shape[-2:]))
@@ -203,5 +202,5 @@ def outlines(pixels: Tensor) -> Tensor:
 
 
 def _resized(map_: Tensor, size: tuple[int, ...]) -> Tensor:
-    """[B, C, H, W] -> [B, C, h, w], each place the mean of those it stands for."""
+    """[B, C, H, W] -> [B, C, h, w], each position the mean of those it covers."""
     return functional.interpolate(map_, size=tuple(size), mode="area")

@@ -1,6 +1,6 @@
-"""A denoiser conditioned on any aspect of a picture: how conditions enter Composer (arXiv:2302.09778, section 2.2)."""
+"""A denoiser with conditions from any aspect of a picture, as in Composer (arXiv:2302.09778, section 2.2)."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from bimo.diffusion.denoiser import DenoiserWrapper
 
 @dataclass(frozen=True, kw_only=True)
 class Composed(Part):
-    """``denoiser`` behind two ways in. ``maps`` (name, channels), in the order of the level's conditioners, each go
-    through convolutions of their own and are summed to ``width`` channels that are joined to x; what conditions join
-    beyond them goes on as it is, after those. ``scalars`` (name, width) are projected twice: added to the pooled words,
-    which go to the time, and as ``tokens`` more tokens of the words, ``text`` wide. ``time`` is False for words that
-    are not pooled.
+    """``denoiser`` with two additional inputs. ``maps`` (name, channels), in the order of the level's conditioners,
+    each pass through convolutions and are summed to ``width`` channels, concatenated to x; further spatial conditions
+    are concatenated unchanged. ``scalars`` (name, width) are projected twice: added to the pooled text, which is added
+    to the timestep, and as ``tokens`` further text tokens, ``text`` wide. ``time`` is False for text that is not
+    pooled.
     """
 
     denoiser: Part
@@ -39,7 +39,7 @@ class Composed(Part):
         return ComposedDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 8, the text widths of tiny text encoders; the denoiser is given as many channels."""
+        """Width 8, the text widths of tiny text encoders; the denoiser gets as many channels."""
         small: Any = self.denoiser.tiny()
         fewer = self.width - 8 if self.maps else 0
         scalars = tuple((name, min(width, 16)) for name, width in self.scalars)
@@ -47,7 +47,7 @@ class Composed(Part):
 
 
 class ComposedDenoiser(DenoiserWrapper):
-    """x [R, C, h, w], t [R] and conditioning -> what the denoiser inside answers."""
+    """x [R, C, h, w], t [R] and conditioning -> the output of the inner denoiser."""
 
     def __init__(self, part: Composed) -> None:
         super().__init__()
@@ -68,11 +68,11 @@ class ComposedDenoiser(DenoiserWrapper):
         self.denoiser = cast(Any, part.denoiser).build()
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The denoiser's output. Raises RecipeError where the maps or words are not those it was built for."""
+        """The denoiser's output. Raises RecipeError if maps or text differ from those it was built for."""
         return self.denoiser(x, t, replace(self._words(conditioning), spatial=self._summed(x, conditioning.spatial)))
 
     def _summed(self, x: Tensor, spatial: Tensor | None) -> Tensor | None:
-        """The maps as [R, width + what is left, h, w]."""
+        """The maps as [R, width + further channels, h, w]."""
         if not self.part.maps:
             return spatial
         counts = [channels for _, channels in self.part.maps]
@@ -89,7 +89,7 @@ class ComposedDenoiser(DenoiserWrapper):
         return torch.cat([summed, left], dim=1)
 
     def _words(self, conditioning: Conditioning) -> Conditioning:
-        """The words with what the scalars add to them."""
+        """The text with what the scalars add to it."""
         if not self.part.scalars:
             return conditioning
         words, pooled = conditioning.streams[0], conditioning.vector

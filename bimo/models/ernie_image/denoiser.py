@@ -19,7 +19,7 @@ from bimo.models.flow_tokens import text_of
 
 @dataclass(frozen=True, kw_only=True)
 class ErnieImage(Part):
-    """ERNIE-Image's single-stream transformer, whose layers share one modulation by time. The fields are diffusers',
+    """ERNIE-Image's single-stream transformer, whose layers share one timestep modulation. The fields are diffusers',
     the defaults the published model's.
     """
 
@@ -65,7 +65,7 @@ class ErnieImageDenoiser(PublishedDenoiser):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x. Places of the image are counted after each row's own text."""
+        """Predicts noise - x. Positions of the image follow each row's own text."""
         text = text_of(conditioning, "ErnieImage")
         rows, length = text.tokens.shape[:2]
         lengths = torch.full((rows,), length, device=x.device) if text.mask is None else text.mask.sum(dim=1)

@@ -17,7 +17,7 @@ from bimo.models.layouts.language_model import inner_family, text_encoder
 from bimo.models.layouts.pipeline_form import ABSENT, MISTRAL, Form
 from bimo.models.layouts.text_encoders import token_limit
 
-#: Its pipeline's model that rewrites prompts, which is left out.
+#: Its pipeline's prompt enhancer, which is not loaded.
 _UNREWRITTEN = {"pe": ABSENT, "pe_tokenizer": ABSENT}
 FORMS = (Form("ErnieImagePipeline", "ErnieImageTransformer2DModel", (MISTRAL,), fixed=_UNREWRITTEN),)
 #: Both models have the same sizes and times. The transformer's config of the distilled one has these fields of how it

@@ -1,4 +1,4 @@
-"""The latents of FLUX.2's autoencoder, diffusers' AutoencoderKLFlux2, as ERNIE-Image draws them: 2x2 places in one."""
+"""The latents of FLUX.2's autoencoder, diffusers' AutoencoderKLFlux2, in ERNIE-Image's form: 2x2 positions in one."""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -17,15 +17,15 @@ from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.space import Space
 from bimo.models.spaces import coded
 
-#: A side of the places of the latent that are one place of x.
+#: The patch size: positions of the latent that are one position of x, a side.
 PATCH = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flux2Latent(Part):
     """An AutoencoderKLFlux2. x is (z - mean) / sqrt(variance + eps), channel by channel, of its latent z, whose 2x2
-    places are the channels of one; mean and variance are among the weights, those of a batch norm. The other fields
-    are diffusers', the defaults the published model's. ``eps`` is what ERNIE-Image's pipeline has, not its config.
+    positions are the channels of one; mean and variance are weights of a batch norm. The other fields are diffusers',
+    the defaults the published model's. ``eps`` is that of ERNIE-Image's pipeline, not its config.
     """
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -79,7 +79,7 @@ class Flux2LatentSpace(Space):
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
     def tile(self, side: int) -> bool:
-        """As diffusers' autoencoder does it: a quarter of two neighbours lies on each other."""
+        """As in diffusers: neighbouring tiles overlap by a quarter."""
         self.model.enable_tiling()
         self.model.tile_sample_min_size = side
         self.model.tile_latent_min_size = PATCH * side // self.factor
@@ -93,7 +93,7 @@ class Flux2LatentSpace(Space):
         return (functional.pixel_unshuffle(z, PATCH) - mean) / deviation
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
+        """[B, 3, H, W] in [-1, 1] -> mean and standard deviation of x, each [B, C, h, w]."""
         posterior = coded(self.model, pixels)
         mean, deviation = self._statistics(posterior.mean)
         of_mean, of_deviation = (functional.pixel_unshuffle(z, PATCH) for z in (posterior.mean, posterior.std))
@@ -106,7 +106,7 @@ class Flux2LatentSpace(Space):
         return run_in_own_dtype(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z)
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel of x, [1, C, 1, 1]."""
+        """Mean and standard deviation of each channel of x, [1, C, 1, 1]."""
         norm = self.model.bn
         mean, variance = (value.view(1, -1, 1, 1).to(like) for value in (norm.running_mean, norm.running_var))
         return mean, torch.sqrt(variance + self.part.eps)

@@ -17,20 +17,20 @@ from bimo.core.part import Part
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.denoiser import PublishedDenoiser
 
-#: The side of a picture, in pixels, over which positions are counted: a larger one is read at finer steps.
+#: The side in pixels to which positions are normalised: larger pictures have finer steps.
 BASE_PIXELS = 512
-#: What versions up to 1.1 are given as a picture's size, whatever it was.
+#: The original size that versions up to 1.1 are conditioned on, whatever it was.
 ORIGINAL_PIXELS = (1024, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hunyuan(Part):
     """HunyuanDiT's transformer; the defaults are version 1.2's. ``size`` is the side of x, ``factor`` the pixels of a
-    place of it.
+    position.
 
-    It reads two text encoders of widths ``text``, padded to ``lengths``: where a text has no more tokens a learnt
-    vector stands. ``meta`` says that sizes and a style condition it (version 1.1 and before). With ``variance`` it
-    answers twice the channels, a learnt variance in the second half.
+    It has two text encoders of widths ``text``, padded to ``lengths`` with a learned vector. ``meta`` adds size and
+    style conditioning (version 1.1 and before). With ``variance`` the output has twice the channels, a learned variance
+    in the second half.
     """
 
     channels: int = 4
@@ -52,11 +52,11 @@ class Hunyuan(Part):
         return HunyuanDenoiser(self)
 
     def tiny(self) -> Self:
-        """Width 16, four layers, of which the last is joined to the first; the text widths of tiny text encoders."""
+        """Width 16, four layers, of which the last has a skip from the first; the text widths of tiny text encoders."""
         return replace(self, size=8, width=16, heads=2, layers=4, ratio=2.0, text=(16, 16), pooled=16)
 
     def settings(self) -> dict[str, Any]:
-        """What diffusers calls these fields, for the transformer and its ControlNets alike."""
+        """These fields by diffusers' names, for the transformer and its ControlNets."""
         return {
             "num_attention_heads": self.heads,
             "attention_head_dim": self.width // self.heads,
@@ -88,11 +88,11 @@ class HunyuanDenoiser(PublishedDenoiser):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The denoiser's output; ``added`` is what a ControlNet gives the transformer besides."""
+        """The denoiser's output; ``added`` are the residuals of a ControlNet."""
         return self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)[0]
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What diffusers' transformer, or a ControlNet of it, is called with. Raises RecipeError for other streams."""
+        """The arguments of diffusers' transformer, or of its ControlNet. Raises RecipeError for other streams."""
         if len(conditioning.streams) != 2:
             count = len(conditioning.streams)
             raise RecipeError("Hunyuan reads two text encoders, not {count}", count=count)
@@ -116,7 +116,7 @@ class HunyuanDenoiser(PublishedDenoiser):
     def places(self, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding of a grid, each [rows * columns, width of a head].
 
-        The grid is laid over the middle of a square one of 512 pixels, so that any size has its places there.
+        The grid is centred on the square grid of 512 pixels, so that every size is in its range.
         """
         from diffusers.models.embeddings import get_2d_rotary_pos_embed
 
@@ -130,8 +130,8 @@ class HunyuanDenoiser(PublishedDenoiser):
 
 
 def middle(grid: tuple[int, int], side: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Top left and bottom right, as (row, column), of a grid (rows, columns) enlarged or made smaller as a whole until
-    its longer side is ``side``, laid over the middle of a square of that side.
+    """Top left and bottom right, as (row, column), of a grid (rows, columns) resized so that its longer side is
+    ``side``, centred in a square of that side.
     """
     rows, columns = grid
     tall, wide = (side, round(side / rows * columns)) if rows > columns else (round(side / columns * rows), side)
@@ -140,7 +140,7 @@ def middle(grid: tuple[int, int], side: int) -> tuple[tuple[int, int], tuple[int
 
 
 def _padded(stream: TextEncoding, length: int) -> TextEncoding:
-    """A stream of exactly ``length`` tokens, with a mask. Raises RecipeError for a longer one."""
+    """A stream padded to ``length`` tokens, with a mask. Raises RecipeError for a longer one."""
     tokens, missing = stream.tokens, length - stream.tokens.shape[1]
     if missing < 0:
         raise RecipeError(

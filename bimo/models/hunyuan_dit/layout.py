@@ -1,7 +1,7 @@
-"""HunyuanDiT's weights: diffusers' folders, and the authors' own (`t2i/model/pytorch_model_ema.pt` and what is beside).
+"""HunyuanDiT's weights: diffusers' folders, and the authors' own (`t2i/model/pytorch_model_ema.pt` and its neighbours).
 
-How much noise there is was changed from version to version and stands in no weight; a folder whose scheduler says
-otherwise than its version must is refused, because it would draw washed out or burnt without a word.
+The noise schedule changed between versions and is part of no weight; a folder whose scheduler contradicts its version
+is refused, because pictures would be washed out or overexposed without a warning.
 """
 
 # diffusers loads its classes lazily, which reads as private.
@@ -39,9 +39,9 @@ LEVEL = "image"
 STEPS = 50
 GUIDANCE = 5.0
 MULTIPLE = 16
-#: The end of beta by version: 0.018 is what 1.2 learnt with, 0.02 what the authors' own code draws it with.
+#: The last beta by version: 1.2 was trained with 0.018, the authors' own code samples it with 0.02.
 ENDS = {"1.1": (0.03,), "1.2": (0.018, 0.02)}
-#: The authors' sampler (hydit/constants.py), which their files do not tell; its beta ends by the version.
+#: The authors' scheduler (hydit/constants.py), which is not in their files; the last beta depends on the version.
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
     "beta_schedule": "scaled_linear",
@@ -55,7 +55,8 @@ NO_EFFECT_T5 = {
     *("num_decoder_layers", "decoder_start_token_id", "is_decoder", "is_encoder_decoder", "is_gated_act"),
     *("dense_act_fn", "tokenizer_class", "scale_decoder_outputs", "task_specific_params", "n_positions"),
 }
-#: The authors' folders beside the transformer: clip_text_encoder and tokenizer, mt5 with its own words, the decoder.
+#: The authors' folders next to the transformer: clip_text_encoder and tokenizer, mt5 with its own tokenizer, the
+#: autoencoder.
 AUTHORS = ("clip_text_encoder", "tokenizer", "mt5", "sdxl-vae-fp16-fix")
 Kind = Literal["ema", "module", "distill"]
 _UNWATCHED = {"safety_checker": ABSENT, "feature_extractor": ABSENT, "requires_safety_checker": False}
@@ -149,7 +150,7 @@ def transformer(config: Config) -> Hunyuan:
 
 
 def bert(config: Config, denoiser: Hunyuan) -> Bert:
-    """The bilingual CLIP's text encoder, which is a BERT; its pooled output is not used. Raises RecipeError."""
+    """The bilingual CLIP's text encoder, a BERT; its pooled output is not used. Raises RecipeError."""
     from transformers import BertConfig
 
     own = {
@@ -164,7 +165,7 @@ def bert(config: Config, denoiser: Hunyuan) -> Bert:
 
 
 def t5(config: Config, length: int) -> T5:
-    """The text encoder that a T5EncoderModel's config describes, of so many tokens. Raises RecipeError."""
+    """The text encoder of a T5EncoderModel's config, with this number of tokens. Raises RecipeError."""
     from transformers import T5Config
 
     own = {
@@ -185,23 +186,23 @@ def t5(config: Config, length: int) -> T5:
 
 
 def bert_name(name: str) -> str | None:
-    """Today's name of a BERT's tensor; positions and the pooler, whose output nobody reads, are left out."""
+    """The current name of a BERT's tensor; positions and the unused pooler are left out."""
     name = name.removeprefix("bert.")
     return None if name == "embeddings.position_ids" or name.startswith("pooler.") else name
 
 
 def t5_name(name: str) -> str | None:
-    """Our name of a T5's tensor: the words' table has two names, the decoder is not needed."""
+    """Our name of a T5's tensor: the embedding table has two names, the decoder is not needed."""
     if name in ("shared.weight", "encoder.embed_tokens.weight"):
         return "embed_tokens.weight"
     return name.removeprefix("encoder.") if name.startswith("encoder.") else None
 
 
 def diffusers_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors under the names of diffusers' HunyuanDiT2DModel, or of its ControlNet.
+    """The authors' tensors with the names of diffusers' HunyuanDiT2DModel, or of its ControlNet.
 
-    Fused projections are cut into their rows; the second and third norm of a block have each other's name; the last
-    modulation gives shift then scale, diffusers' takes scale then shift.
+    Fused projections are split by rows; the second and third norm of a block are swapped; the last modulation is
+    (shift, scale), diffusers' (scale, shift).
     """
     named: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -242,13 +243,13 @@ _FUSED = {r"attn1\.Wqkv\.(.+)": ("attn1", "qkv"), r"attn2\.kv_proj\.(.+)": ("att
 
 
 def _cuts(name: str) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-    """The names of diffusers that an authors' tensor becomes, and what of it."""
+    """The diffusers names of an authors' tensor, and the part of it for each."""
     block = re.fullmatch(r"(blocks\.\d+)\.(.+)", name)
     if block is None:
         renamed = _renamed(name, _OUTSIDE)
         if name.startswith("final_layer.adaLN_modulation."):
             return [(renamed, lambda value: torch.cat(value.chunk(2)[::-1]))]
-        # There is one style; tables of more rows were never used.
+        # There is one style; further rows of the table were never used.
         return [(renamed, (lambda value: value[:1]) if name.startswith("style_embedder.") else _same)]
     for pattern, (attention, letters) in _FUSED.items():
         if fused := re.fullmatch(pattern, block[2]):
@@ -269,17 +270,17 @@ def _same(value: Tensor) -> Tensor:
 
 
 def _row(at: int, count: int) -> Callable[[Tensor], Tensor]:
-    # A copy: the parts of a fused tensor would share its memory.
+    # A copy: parts of a fused tensor would share its memory.
     return lambda value: value.chunk(count)[at].clone()
 
 
 def is_authors(path: Path) -> bool:
-    """Whether a folder, or the `t2i` in it, is in the authors' layout; what it lacks is said when it is read."""
+    """Whether a folder, or the `t2i` in it, has the authors' layout; missing files are reported when it is read."""
     return any((root / "model").is_dir() and (root / "mt5").is_dir() for root in (path, path / "t2i"))
 
 
 def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
-    """The recipe of a folder in the authors' layout, by its configs and the shapes of its tensors alone."""
+    """The recipe of a folder in the authors' layout, by its configs and the shapes of its tensors."""
     root, file = _authors(path, kind)
     shapes = {name: torch.empty(shape, device="meta") for name, shape in checkpoint_io.shapes(file).items()}
     denoiser = _shaped(diffusers_state(shapes), file)
@@ -292,7 +293,7 @@ def authors_recipe(path: Path, kind: Kind = "ema") -> Recipe:
 
 
 def _authors(path: Path, kind: Kind) -> tuple[Path, Path]:
-    """The folder with everything, and the file of the transformer."""
+    """The folder with all files, and the transformer's file."""
     root = path / "t2i" if (path / "t2i").is_dir() else path
     absent = [name for name in AUTHORS if not (root / name).is_dir()]
     file = root / "model" / f"pytorch_model_{kind}.pt"
@@ -303,9 +304,9 @@ def _authors(path: Path, kind: Kind) -> tuple[Path, Path]:
 
 
 def read_authors(path: Path, kind: Kind = "ema", dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in the authors' layout with the averaged weights ("ema"), the last ones or the distilled.
+    """The system in the authors' layout with the averaged weights ("ema"), the last ones or the distilled ones.
 
-    Raises WeightsError for weights that are missing, truncated, misshapen or would run code.
+    Raises WeightsError for weights that are missing, truncated, misshapen or contain code.
     """
     root, file = _authors(path, kind)
     with module_weights.unfilled():
@@ -334,9 +335,9 @@ def _config(folder: Path) -> Config:
 
 
 def _shaped(state: Mapping[str, Tensor], file: Path) -> Hunyuan:
-    """The denoiser whose sizes the tensors have.
+    """The denoiser with the sizes of the tensors.
 
-    Raises WeightsError where a tensor that tells a size is not there.
+    Raises WeightsError if a tensor that determines a size is missing.
     """
     try:
         width, channels, patch, _ = state["pos_embed.proj.weight"].shape

@@ -1,4 +1,4 @@
-"""The latents of HunyuanImage-2.1, a 32nd of a picture's side: diffusers' AutoencoderKLHunyuanImage."""
+"""The latents of HunyuanImage-2.1, with a factor of 32: diffusers' AutoencoderKLHunyuanImage."""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -16,9 +16,9 @@ from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.space import Space
 from bimo.models.spaces import coded
 
-#: The groups of its norms, which no config tells.
+#: The groups of its norms, which are not in the config.
 GROUPS = 32
-#: The side of a picture that its autoencoder learnt on; only tiles have it.
+#: The side of pictures that its autoencoder was trained on, used for tiles only.
 SIDE = 384
 
 
@@ -39,7 +39,7 @@ class HunyuanImageLatent(Part):
         return HunyuanImageLatentSpace(self)
 
     def tiny(self) -> Self:
-        """The narrowest that its norms and the channels of its latent allow, one layer a block."""
+        """The narrowest widths that its norms and latent channels allow, one layer in each block."""
         widths = (*(GROUPS,) * (len(self.block_out_channels) - 1), 2 * self.latent_channels)
         return replace(self, block_out_channels=widths, layers_per_block=1)
 
@@ -74,7 +74,7 @@ class HunyuanImageLatentSpace(Space):
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
     def tile(self, side: int) -> bool:
-        """As diffusers' autoencoder does it: a quarter of two neighbours lies on each other."""
+        """As in diffusers: neighbouring tiles overlap by a quarter."""
         self.model.enable_tiling(side)
         return True
 
@@ -85,7 +85,7 @@ class HunyuanImageLatentSpace(Space):
         return z * self.part.scaling_factor
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
+        """[B, 3, H, W] in [-1, 1] -> mean and standard deviation of x, each [B, C, h, w]."""
         posterior = coded(self.model, pixels)
         return posterior.mean * self.part.scaling_factor, posterior.std * self.part.scaling_factor
 

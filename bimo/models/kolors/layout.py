@@ -1,4 +1,4 @@
-"""Kolors' folders: ChatGLM3, Stable Diffusion XL's UNet with a bridge to its width, an AutoencoderKL."""
+"""Kolors' folders: ChatGLM3, Stable Diffusion XL's UNet with a projection to its width, an AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bimo.models.text_encoders.chatglm import ChatGlm
 
 #: diffusers' defaults of KolorsPipeline.
 GUIDANCE = 5.0
-#: The only architecture there is, with what a config without the field means.
+#: Architecture fields with their only supported value, and the meaning of a missing field.
 ONLY: dict[str, tuple[Any, Any]] = {
     "add_qkv_bias": (True, False),
     "multi_query_attention": (True, False),
@@ -38,7 +38,7 @@ ONLY: dict[str, tuple[Any, Any]] = {
     "pre_seq_len": (None, None),
     "quantization_bit": (0, 0),
 }
-#: Our name of a size -> (the config's, what it means where it is absent).
+#: Our name of a size -> (the config's, its default).
 OWN: dict[str, tuple[str, Any]] = {
     "width": ("hidden_size", 4096),
     "layers": ("num_layers", 28),
@@ -49,7 +49,7 @@ OWN: dict[str, tuple[str, Any]] = {
     "vocab": ("padded_vocab_size", 65024),
     "eps": ("layernorm_epsilon", 1e-5),
 }
-#: Fields that do not change what the text encoder answers: how sums are fused, heads it does not have, remote code.
+#: Fields without effect on the text encoder's output: implementation choices, unused heads, remote code.
 NO_EFFECT_GLM = {
     *("apply_query_key_layer_scaling", "attention_softmax_in_fp32", "bias_dropout_fusion", "classifier_dropout"),
     *("auto_map", "seq_length", "vocab_size", "original_rope", "prefix_projection", "hidden_dropout"),
@@ -111,7 +111,7 @@ def reading(folder: Folder) -> Reading:
 
 
 def glm_name(name: str) -> str | None:
-    """Our name of a tensor of ChatGLM3; the speeds of its rotation follow from its width."""
+    """Our name of a ChatGLM3 tensor; the frequencies of its rotary embedding follow from its width."""
     name = name.removeprefix("transformer.")
     return None if name == "rotary_pos_emb.inv_freq" else name
 

@@ -72,7 +72,7 @@ class Lumina2Denoiser(PublishedDenoiser):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x: the model's own answer is x - noise, and its clock runs from noise at 0 to x at 1."""
+        """Predicts noise - x: the published model predicts x - noise, with time running from noise at 0 to x at 1."""
         text = text_of(conditioning, "Lumina2")
         mask = text.mask if text.mask is not None else torch.ones(text.tokens.shape[:2], dtype=torch.bool)
         return -self.model(x, 1 - t / LAST, text.tokens, mask.to(x.device), return_dict=False)[0]

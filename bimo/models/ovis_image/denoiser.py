@@ -19,8 +19,8 @@ from bimo.models.flow_tokens import LAST, packed, text_of, unpacked
 
 @dataclass(frozen=True, kw_only=True)
 class OvisImage(Part):
-    """Ovis-Image's transformer; the defaults are the class's. ``channels`` are x's; texts are filled up with zeros to
-    ``length`` tokens, which it sees.
+    """Ovis-Image's transformer; the defaults are the class's. ``channels`` are those of x; texts are padded with zeros
+    to ``length`` tokens, which are attended to.
     """
 
     channels: int = 16
@@ -61,7 +61,7 @@ class OvisImageDenoiser(PublishedDenoiser):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x."""
+        """Predicts noise - x."""
         text = text_of(conditioning, "OvisImage")
         tokens = text.tokens if text.mask is None else text.tokens * text.mask[:, :, None].to(text.tokens)
         tokens = nn.functional.pad(tokens, (0, 0, 0, self.part.length - tokens.shape[1]))
@@ -69,7 +69,7 @@ class OvisImageDenoiser(PublishedDenoiser):
         text_ids = torch.arange(self.part.length).unsqueeze(1) * torch.tensor([0, 1, 1])
         rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
         image_ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)
-        answer = self.model(
+        output = self.model(
             hidden_states=packed(x),
             timestep=t / LAST,
             encoder_hidden_states=tokens,
@@ -77,4 +77,4 @@ class OvisImageDenoiser(PublishedDenoiser):
             img_ids=image_ids.to(x),
             return_dict=False,
         )[0]
-        return unpacked(answer, height, width)
+        return unpacked(output, height, width)

@@ -1,6 +1,7 @@
 """ESRGAN's generator (arXiv:1809.00219): a picture four times larger, in one step and without noise.
 
-A level with the schedule `Mean` whose condition is the smaller picture. The published weights see blue before red.
+A level with the schedule `SingleStepRegression` whose condition is the smaller picture. The published weights use the
+channel order BGR.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import Denoiser
 
 SCALE = 4
-#: How much of a branch is added to what it branched from (section 3.1 of the paper).
+#: The residual scaling factor (section 3.1 of the paper).
 RESIDUAL = 0.2
 
 
@@ -29,7 +30,7 @@ RESIDUAL = 0.2
 class Esrgan(Part):
     """Residual-in-residual dense blocks, ``blocks`` of them over ``width`` features that grow by ``growth``.
 
-    ``bgr`` says that the weights see the channels in the order blue, green, red.
+    ``bgr`` says that the weights use the channel order blue, green, red.
     """
 
     width: int = 64
@@ -47,7 +48,7 @@ class Esrgan(Part):
 
 
 class Dense(nn.Module):
-    """Five convolutions, each of which sees all before it."""
+    """Five densely connected convolutions."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class Dense(nn.Module):
 
 
 class Residual(nn.Module):
-    """Three dense blocks and a way around them."""
+    """Three dense blocks with a skip connection."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class Residual(nn.Module):
 
 
 class EsrganDenoiser(Denoiser):
-    """Ignores x and t; answers [R, 3, 4h, 4w] of the condition's picture [R, 3, h, w], both in [-1, 1]."""
+    """Ignores x and t; upscales the condition's picture [R, 3, h, w] to [R, 3, 4h, 4w], both in [-1, 1]."""
 
     def __init__(self, part: Esrgan) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class EsrganDenoiser(Denoiser):
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The denoiser's output. Raises RecipeError where the picture is not a quarter of x."""
+        """The denoiser's output. Raises RecipeError if the picture is not a quarter of x."""
         small = conditioning.spatial
         if small is None or [side * SCALE for side in small.shape[-2:]] != list(x.shape[-2:]):
             size = "nothing" if small is None else str(tuple(small.shape[-2:]))
@@ -110,12 +111,12 @@ class EsrganDenoiser(Denoiser):
         for convolution in (self.conv_up1, self.conv_up2):
             wide = functional.interpolate(h, scale_factor=2.0, mode="nearest")
             h = functional.leaky_relu(convolution(wide), 0.2)
-        answer = self.conv_last(functional.leaky_relu(self.conv_hr(h), 0.2))
-        return answer[:, order, :, :] * 2 - 1
+        output = self.conv_last(functional.leaky_relu(self.conv_hr(h), 0.2))
+        return output[:, order, :, :] * 2 - 1
 
 
 def fill(denoiser: EsrganDenoiser, path: Path) -> None:
-    """Gives a denoiser the weights of RRDB_ESRGAN_x4.pth, in any spelling. Raises WeightsError that lists what is
+    """Loads RRDB_ESRGAN_x4.pth, with any of its namings, into a denoiser. Raises WeightsError that lists what is
     missing, unexpected or misshapen.
     """
     module_weights.assign(
@@ -137,8 +138,8 @@ _LAST_OF_BODY = re.compile(r"model\.1\.sub\.\d+\.(weight|bias)")
 
 
 def published_name(name: str) -> str:
-    """Our name of a tensor of RRDB_ESRGAN_x4.pth, in either of the two spellings that its authors used, or of
-    Real-ESRGAN's, which is ours.
+    """Our name of a tensor of RRDB_ESRGAN_x4.pth, in either of its authors' two namings, or in Real-ESRGAN's, which is
+    ours.
     """
     for pattern in (_OLD_BLOCK, _NEW_BLOCK):
         if found := pattern.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Which of PanGu-Draw's sizes a picture has."""
+"""The conditioner of PanGu-Draw's size buckets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bimo.diffusion.system import System
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket(Conditioner):
-    """Which of the sizes that a system was trained at a picture has, (width, height) in pixels: its place in the list
-    is all that the denoiser is given (PanGu-Draw v3), so another size cannot be drawn.
+    """The size bucket of a picture, (width, height) in pixels: the denoiser only gets its index in the list (PanGu-Draw
+    v3), so that no other size can be drawn.
 
-    In training it comes with the data, else from x, of which a place is ``factor`` pixels; what is none of the sizes
-    counts as the one nearest in shape.
+    In training it comes with the data, else from x, of which a position is ``factor`` pixels; other sizes count as the
+    bucket with the nearest aspect ratio.
     """
 
     sizes: tuple[tuple[int, int], ...]

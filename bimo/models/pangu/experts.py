@@ -1,4 +1,6 @@
-"""Two denoisers for one diffusion, one for the noisy times and one for the clean (arXiv:2312.16486, section 3.1)."""
+"""Two denoisers for one diffusion, one for the noisy timesteps and one for the clean (arXiv:2312.16486, section
+3.1).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,10 @@ from bimo.diffusion.denoiser import Denoiser
 
 @dataclass(frozen=True, kw_only=True)
 class Experts(Part):
-    """``high`` answers at times t of ``boundary`` and more (the structure of a picture), ``low`` below it (its
-    texture). The boundary is a time of the noise schedule, whatever the steps of a drawing.
+    """``high`` predicts for timesteps t of ``boundary`` and more (the structure of a picture), ``low`` below it (its
+    texture). The boundary is a timestep of the noise schedule, whatever the steps of a drawing.
 
-    While one answers the other is not read: weights that lie in a file as they are used stay there until they are.
+    While one runs the other is not read: memory-mapped weights stay on disk until they are used.
     """
 
     high: Part
@@ -31,7 +33,7 @@ class Experts(Part):
 
 
 class ExpertsDenoiser(Denoiser):
-    """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]; rows of both times may come together."""
+    """x [R, C, h, w], t [R] and conditioning -> [R, C, h, w]; timesteps of both experts may be mixed."""
 
     def __init__(self, part: Experts) -> None:
         super().__init__()
@@ -46,16 +48,16 @@ class ExpertsDenoiser(Denoiser):
             return self.high(x, t, conditioning)
         if not bool(early.any()):
             return self.low(x, t, conditioning)
-        answer = torch.empty(0)
+        output = torch.empty(0)
         for expert, rows in ((self.high, early), (self.low, ~early)):
             part = expert(x[rows], t[rows], chosen(conditioning, rows))
-            answer = part.new_empty(len(x), *part.shape[1:]) if not len(answer) else answer
-            answer = answer.index_put((rows.nonzero()[:, 0],), part)
-        return answer
+            output = part.new_empty(len(x), *part.shape[1:]) if not len(output) else output
+            output = output.index_put((rows.nonzero()[:, 0],), part)
+        return output
 
 
 def chosen(conditioning: Conditioning, rows: Tensor) -> Conditioning:
-    """The conditioning of some rows, ``rows`` [R] bool."""
+    """The conditioning of the selected rows, ``rows`` [R] bool."""
 
     def of(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[rows]

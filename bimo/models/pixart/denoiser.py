@@ -16,10 +16,11 @@ from bimo.models.pixart.network import PixArtModel
 
 @dataclass(frozen=True, kw_only=True)
 class PixArt(Part):
-    """A PixArt transformer. ``channels`` are x's, ``spatial`` those of conditions joined to it, ``size`` the side of x.
+    """A PixArt transformer. ``channels`` are those of x, ``spatial`` those of conditions concatenated to it, ``size``
+    the side of x.
 
-    Besides the text's tokens it may attend to the pooled text (``vector`` wide) and to small vectors that conditions
-    declare (``scalars``: name and width), each as one more token; 0 and () for none.
+    Besides the text's tokens it may attend to the pooled text (``vector`` wide) and to small vectors of conditions
+    (``scalars``: name and width), each as one more token; 0 and () for none.
     """
 
     channels: int = 4
@@ -48,7 +49,7 @@ class PixArtDenoiser(PublishedDenoiser):
     def __init__(self, part: PixArt) -> None:
         super().__init__()
         self.part = part
-        self.multiple = part.patch  # of its positions a side of x must be one
+        self.multiple = part.patch  # a side of x must be a multiple of this
         self.model = PixArtModel(
             channels=part.channels + part.spatial,
             channels_out=part.channels,
@@ -65,7 +66,7 @@ class PixArtDenoiser(PublishedDenoiser):
             self._start_without_conditions()
 
     def _start_without_conditions(self) -> None:
-        # A condition begins at no influence, so that a denoiser may go on from weights that did not know it.
+        # Zero-initialised, so that training can continue from weights without the condition.
         projection: Any = self.model.pos_embed.proj
         if projection.weight.device.type != "meta":
             with torch.no_grad():

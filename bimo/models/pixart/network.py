@@ -1,8 +1,8 @@
-"""PixArt's transformer (arXiv:2310.00426) in torch alone, each parameter named as in diffusers'
+"""PixArt's transformer (arXiv:2310.00426) in plain torch, with the parameter names of diffusers'
 PixArtTransformer2DModel.
 
-Weights go over in both directions without a change. It is written here because importing the library takes longer
-than drawing a picture.
+Weights are compatible in both directions. Implemented here because importing diffusers takes longer than drawing a
+picture.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TIME_WIDTH = 256
 MODULATIONS = 6
 NORM_EPS = 1e-6
 FEED = 4
-#: Added to the score of a word that is not there.
+#: Added to the attention score of padding.
 HIDDEN = -10000.0
 
 
 class PixArtModel(nn.Module):
-    """x [R, C, h, w], words [R, L, text] and t [R] -> [R, channels_out, h, w]."""
+    """x [R, C, h, w], text [R, L, text] and t [R] -> [R, channels_out, h, w]."""
 
     def __init__(
         self, *, channels: int, channels_out: int, size: int, patch: int, width: int, heads: int, layers: int, text: int
@@ -46,7 +46,7 @@ class PixArtModel(nn.Module):
         self.caption_projection = Words(text, width)
 
     def forward(self, x: Tensor, words: Tensor, t: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The answer; ``mask`` [R, L] bool is False where there is no word."""
+        """The output; ``mask`` [R, L] bool is False for padding."""
         rows, columns = x.shape[-2] // self.patch, x.shape[-1] // self.patch
         hidden = self.pos_embed(x)
         modulation, time = self.adaln_single(t, hidden.dtype)
@@ -61,7 +61,7 @@ class PixArtModel(nn.Module):
 
 
 class Patches(nn.Module):
-    """x cut into patches, each with where it stands."""
+    """Patch embedding with positions."""
 
     pos_embed: Tensor
 
@@ -69,7 +69,7 @@ class Patches(nn.Module):
         super().__init__()
         self.side = size // patch
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
-        # A copy: a buffer moves with its model, and what is kept for others must stay.
+        # A copy: buffers move with their model, and the cache must stay.
         with torch.inference_mode(False):
             where = places(width, self.side, self.side, self.side).clone()
         self.register_buffer("pos_embed", where, persistent=False)
@@ -87,10 +87,10 @@ class Patches(nn.Module):
 
 @lru_cache(maxsize=8)
 def places(width: int, rows: int, columns: int, side: int) -> Tensor:
-    """Sines and cosines of a patch's column, then row, [1, rows x columns, width]; a grid of another size than
-    ``side`` x ``side`` is stretched over the same range.
+    """Sine and cosine embeddings of a patch's column, then row, [1, rows x columns, width]; a grid of another size than
+    ``side`` x ``side`` is scaled to the same range.
     """
-    # What is kept must be an ordinary tensor, whatever it was first asked under.
+    # The cache must hold ordinary tensors, even if the first call is in inference mode.
     with torch.inference_mode(False), torch.device("cpu"):
         along = (torch.arange(columns, dtype=torch.float32) / (columns / side)).repeat(rows)
         down = (torch.arange(rows, dtype=torch.float32) / (rows / side)).repeat_interleave(columns)
@@ -101,7 +101,7 @@ def places(width: int, rows: int, columns: int, side: int) -> Tensor:
 
 
 class Times(nn.Module):
-    """t as six modulations that every block shares, and as a vector for the end."""
+    """The timestep as six modulations shared by all blocks, and as a vector for the output layer."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Times(nn.Module):
 
 
 class TimeVector(nn.Module):
-    """The one embedding of times that this model has, under the name that it was published with."""
+    """The timestep embedding, with the published parameter name."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -156,7 +156,9 @@ class Words(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention among patches, to the words, then a feed-forward network; the first and last modulated by t."""
+    """Self-attention among patches, cross-attention to the text, then a feed-forward network; the first and last are
+    modulated by t.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

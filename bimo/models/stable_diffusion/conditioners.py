@@ -1,6 +1,6 @@
-"""What Stable Diffusion's UNets are given besides the text: what a mask leaves, sizes, the scale of guidance."""
+"""The conditioners of Stable Diffusion's UNets besides text: masked picture, sizes, guidance scale."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from bimo.models.stable_diffusion.unet import SCALE
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(Conditioner):
-    """What a mask leaves of the picture, for a denoiser that draws the rest: the mask (1: to be painted) and x of the
-    picture with grey in its place, joined to x in that order (the inpainting models of arXiv:2112.10752).
+    """The inputs of inpainting models (arXiv:2112.10752): the mask (1: repainted) and the latents of the picture with
+    grey in its place, concatenated to x in that order.
 
-    In training every picture gets a mask of its own: for the share ``whole`` all of it, else a few rectangles and a
-    stroke. In drawing it is the request's, all of the picture where there is none. ``level`` names the level whose
-    space codes the picture. With ``guided`` the unconditional branch is given nothing (zeros).
+    In training every picture gets a random mask: with probability ``whole`` all of it, else a few rectangles and a
+    stroke. In drawing it is the request's, all of the picture without one. ``level`` names the level whose space
+    encodes the picture. With ``guided`` the unconditional branch gets zeros.
     """
 
     level: str = "image"
@@ -45,7 +45,7 @@ class Masked(Conditioner):
         space: Any = system.space(self.level)
         mask = batch.own(random_masks(batch.total_rows, batch.x.shape[2:], self.whole, batch.generator))
         with torch.no_grad():
-            # Of a batch that holds x alone the pixels are what the space makes of it.
+            # The pixels of a batch with x alone are decoded from x.
             pixels = space.decode(batch.x) if batch.pixels is None else batch.pixels
             shown = nn.functional.interpolate(mask, size=pixels.shape[2:]) < 0.5
             if space.has_posterior:
@@ -56,7 +56,9 @@ class Masked(Conditioner):
             return Conditioning(spatial=torch.cat([mask, coded], dim=1))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Spatial [1, 1 + C, h, w]; the masked picture is coded with numbers of the noise, as diffusers does."""
+        """Spatial [1, 1 + C, h, w]; the masked picture is encoded with random numbers of the noise generator, as in
+        diffusers.
+        """
         space: Any = system.space(self.level)
         width, height = drawing.request.size or (0, 0)
         mask = drawing.pictures.get("mask", torch.ones(1, 1, height, width))
@@ -73,8 +75,8 @@ class Masked(Conditioner):
 
 
 def random_masks(count: int, size: tuple[int, ...], whole: float, generator: torch.Generator) -> Tensor:
-    """Masks [B, 1, h, w] to learn painting in: all of it for the share ``whole``, else one to three rectangles and a
-    stroke of random width between two places.
+    """Random masks [B, 1, h, w] for inpainting: everything with probability ``whole``, else one to three rectangles and
+    a stroke of random width.
     """
     h, w = size
     rows, columns = torch.arange(h)[:, None] / h, torch.arange(w)[None] / w
@@ -100,11 +102,12 @@ def random_masks(count: int, size: tuple[int, ...], whole: float, generator: tor
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes(Conditioner):
-    """What a picture's size was and is, in pixels: height and width before it was resized, top and left of the crop,
-    height and width it is drawn at (arXiv:2307.01952, section 2.2).
+    """Size conditioning in pixels: original height and width, top and left of the crop, target height and width
+    (arXiv:2307.01952, section 2.2).
 
-    In training they come with the data, else the picture is taken for whole; ``factor`` pixels are a place of x. In
-    drawing they are the request's ``conditions["size_ids"]``, else those of a whole picture of the size asked for.
+    In training they come with the data, else the picture is taken as uncropped; ``factor`` pixels are a position of x.
+    In drawing they are the request's ``conditions["size_ids"]``, else those of an uncropped picture of the requested
+    size.
     """
 
     name: str = "size_ids"
@@ -141,10 +144,9 @@ def _whole(width: int, height: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceScale(Conditioner):
-    """The scale of guidance, given to a denoiser that answers as if guided (a consistency model's, arXiv:2310.04378).
+    """The guidance scale as an input, for denoisers with distilled guidance (consistency models, arXiv:2310.04378).
 
-    In drawing it is the request's. In training it is ``scale``: to learn others, the answers of a guided teacher would
-    be needed.
+    In drawing it is the request's. In training it is ``scale``: others would need the outputs of a guided teacher.
     """
 
     name: str = SCALE

@@ -1,6 +1,6 @@
-"""What a UNet of diffusers may leave out or add at a step: DeepCache, token merging, normalized attention guidance."""
+"""Optional changes of a diffusers UNet's step: DeepCache, token merging, normalized attention guidance."""
 
-# torch leaves parts of its interface untyped; what crosses it here is named where it is used.
+# torch leaves parts of its interface untyped.
 # pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.core.tensors import DeepFeatures, Nag, TextEncoding
 
-#: Stride of the tokens that others are merged into: one of each 2x2 places (arXiv:2303.17604).
+#: The stride of destination tokens: one of each 2x2 positions (arXiv:2303.17604).
 STRIDE = 2
 
 
 def deep(network: Any, inputs: Mapping[str, Any], features: DeepFeatures) -> Tensor:
-    """The answer of a UNet2DConditionModel, [R, C, h, w]: a whole one, of which the features before the last layer are
-    kept, or one of the first convolution, those features and the last layer alone.
+    """The output of a UNet2DConditionModel, [R, C, h, w]: of a full step, which caches the features before the last
+    layer, or of the first convolution, those features and the last layer alone.
 
-    DeepCache (arXiv:2312.00858) at its outermost branch: the layers within hardly change from step to step.
+    DeepCache (arXiv:2312.00858) at its outermost branch: inner layers hardly change from step to step.
     """
     last = network.up_blocks[-1]
     if not features.reused or features.value is None:
         skipped = network.conv_in.out_channels
 
-        def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            # The layer is given what comes from within and, behind it, what the first convolution gave.
-            features.value = given[0][:, :-skipped]
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            # The layer's input is the inner features concatenated with the skip of the first convolution.
+            features.value = args[0][:, :-skipped]
 
         hook = last.resnets[-1].register_forward_pre_hook(keep)
         try:
@@ -58,8 +58,8 @@ def deep(network: Any, inputs: Mapping[str, Any], features: DeepFeatures) -> Ten
 def shortened(
     network: nn.Module, x: Tensor, token_merging: float, nag: Nag | None, negative: TextEncoding | None
 ) -> Generator[None]:
-    """Inside, a UNet's self-attentions at the size of x merge tokens, and its cross-attentions are led away from the
-    negative words. Raises RequestError where there is none of either.
+    """In this context a UNet's self-attentions at full resolution merge tokens, and its cross-attentions are guided
+    away from the negative prompt. Raises RequestError if it has neither.
     """
     from diffusers.models.attention import BasicTransformerBlock
 
@@ -86,7 +86,7 @@ def shortened(
 
 
 class _Merging:
-    """A self-attention over fewer tokens, where there are as many as x has places."""
+    """Self-attention over merged tokens, at the resolution of x."""
 
     def __init__(self, own: Any, size: tuple[int, int], share: float) -> None:
         self.own = own
@@ -103,10 +103,10 @@ class _Merging:
 def merging(
     x: Tensor, size: tuple[int, int], share: float
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """What merges a share of the tokens [B, h w, D] into those most like them, and what spreads the result again.
+    """Functions that merge a share of the tokens [B, h w, D] into the most similar ones, and that unmerge the result.
 
-    Token Merging for Stable Diffusion (arXiv:2303.17604): of each 2x2 places one, drawn by a seed of its own, is merged
-    into; of the others the ``share`` of all tokens that are most like one of those are, by the cosine.
+    Token Merging for Stable Diffusion (arXiv:2303.17604): one of each 2x2 positions, chosen at random with its own
+    seed, is a destination; of the others the ``share`` of all tokens with the highest cosine similarity are merged.
     """
     rows, (h, w) = x.shape[0], size
     is_target = torch.zeros(h, w, dtype=torch.bool)
@@ -148,10 +148,10 @@ def merging(
 
 
 class _Nag:
-    """A cross-attention led away from negative words: normalized attention guidance (arXiv:2505.21179).
+    """Cross-attention guided away from a negative prompt: normalized attention guidance (arXiv:2505.21179).
 
-    z = z+ + (scale - 1) (z+ - z-), made no more than ``tau`` times as long as z+ (by the sum of its absolute numbers),
-    and ``alpha`` of it mixed with z+ (equations 7 to 10).
+    z = z+ + (scale - 1) (z+ - z-), limited to ``tau`` times the L1 norm of z+, and blended with z+ by ``alpha``
+    (equations 7 to 10).
     """
 
     def __init__(self, nag: Nag, network: Any, negative: TextEncoding) -> None:
@@ -170,18 +170,18 @@ class _Nag:
         temb: Tensor | None = None,
     ) -> Tensor:
         query = attention.to_q(hidden_states)
-        given = _seen(attention, query, encoder_hidden_states, attention_mask)
+        positive = _attend(attention, query, encoder_hidden_states, attention_mask)
         bias = None if self.mask is None else (1 - self.mask.to(query.dtype))[:, None] * -10000.0
-        away = _seen(attention, query, self.words.to(query.dtype), bias)
-        led = given + (self.nag.scale - 1) * (given - away)
-        ratio = led.abs().sum(-1, keepdim=True) / given.abs().sum(-1, keepdim=True).clamp(min=1e-12)
+        away = _attend(attention, query, self.words.to(query.dtype), bias)
+        led = positive + (self.nag.scale - 1) * (positive - away)
+        ratio = led.abs().sum(-1, keepdim=True) / positive.abs().sum(-1, keepdim=True).clamp(min=1e-12)
         led = led * (self.nag.tau / ratio.clamp(min=self.nag.tau))
-        mixed = self.nag.alpha * led + (1 - self.nag.alpha) * given
+        mixed = self.nag.alpha * led + (1 - self.nag.alpha) * positive
         return attention.to_out[1](attention.to_out[0](mixed)) / attention.rescale_output_factor
 
 
-def _seen(attention: Any, query: Tensor, words: Tensor, bias: Tensor | None) -> Tensor:
-    """[R, N, D] attending to words [R, L, D'] -> [R, N, D], before the projection out of the heads."""
+def _attend(attention: Any, query: Tensor, words: Tensor, bias: Tensor | None) -> Tensor:
+    """[R, N, D] attending to text [R, L, D'] -> [R, N, D], before the output projection."""
     heads: list[Tensor] = [
         rows.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
         for rows in (query, attention.to_k(words), attention.to_v(words))

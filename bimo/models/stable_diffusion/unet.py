@@ -20,7 +20,7 @@ from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.diffusion.denoiser import ShortcutDenoiser
 from bimo.models.stable_diffusion import shortcuts
 
-#: The condition of guidance's scale.
+#: The name of the guidance scale condition.
 SCALE = "guidance_scale"
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -28,18 +28,18 @@ CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
 
 @dataclass(frozen=True, kw_only=True)
 class Unet(Part):
-    """A UNet that attends to words; the defaults are those of Stable Diffusion 1.
+    """A UNet with cross-attention; the defaults are those of Stable Diffusion 1.
 
-    ``channels`` are x's, ``spatial`` those of conditions joined to it (5 for inpainting), ``size`` the side of x it was
-    trained at. ``heads`` is the number of heads, one for all blocks or one each: what diffusers' configs call
-    ``attention_head_dim``. ``text`` is the width of the words, or those of the text encoders that are joined to it; a
-    ``bridge`` wide text encoder is led to it by a linear layer (Kolors). ``linear`` and ``upcast`` are Stable Diffusion
-    2's, ``depth`` (transformer layers a block) is XL's (arXiv:2307.01952).
+    ``channels`` are those of x, ``spatial`` those of conditions concatenated to it (5 for inpainting), ``size`` the
+    side of x it was trained at. ``heads`` is the number of heads, one for all blocks or one each: diffusers' configs
+    call it ``attention_head_dim``. ``text`` is the width of the text tokens, or those of the text encoders that are
+    concatenated; a ``bridge`` wide text encoder is projected to it by a linear layer (Kolors). ``linear`` and
+    ``upcast`` are Stable Diffusion 2's, ``depth`` (transformer layers a block) is XL's (arXiv:2307.01952).
 
-    A pooled text, ``vector`` wide, is added to the embedding of the time: as it is, or together with the numbers of
-    a condition, ``ids`` (its name and how many), each as ``id_width`` sines and cosines. ``guidance`` is how wide the
-    scale of guidance is given, 0 where it is not (a consistency model's, arXiv:2310.04378). ``config`` are further
-    settings of diffusers' class.
+    A pooled text, ``vector`` wide, is added to the timestep embedding: alone, or with the numbers of a condition,
+    ``ids`` (its name and how many), each as ``id_width`` sines and cosines. ``guidance`` is the width of the guidance
+    scale embedding, 0 for none (consistency models, arXiv:2310.04378). ``config`` are further settings of diffusers'
+    class.
     """
 
     channels: int = 4
@@ -63,7 +63,7 @@ class Unet(Part):
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def build(self) -> UnetDenoiser:
-        """The module. Raises RecipeError for fields that do not go together."""
+        """The module. Raises RecipeError for inconsistent fields."""
         return UnetDenoiser(self)
 
     def tiny(self) -> Self:
@@ -86,7 +86,7 @@ class Unet(Part):
         )
 
     def settings(self) -> dict[str, Any]:
-        """What diffusers calls these fields, for the UNet and its ControlNets alike."""
+        """These fields by diffusers' names, for the UNet and its ControlNets."""
         name, count = self.ids
         pooled: dict[str, Any] = {}
         if name:
@@ -143,25 +143,25 @@ class UnetDenoiser(ShortcutDenoiser):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The denoiser's output; ``added`` is what a ControlNet or an adapter gives the UNet besides."""
-        answer = self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)
-        return cast("tuple[Tensor, ...]", answer)[0]
+        """The denoiser's output; ``added`` are the residuals of a ControlNet or adapter."""
+        output = self.model(**self.inputs(x, t, conditioning), **(added or {}), return_dict=False)
+        return cast("tuple[Tensor, ...]", output)[0]
 
-    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, ask: DenoiserInput) -> Tensor:
-        """The answer with DeepCache, merged tokens, or led away from the negative words."""
+    def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, denoiser_input: DenoiserInput) -> Tensor:
+        """The output with DeepCache, token merging, or normalized attention guidance."""
         inputs = self.inputs(x, t, conditioning)
         within = nullcontext()
-        if ask.token_merging or ask.nag is not None:
-            within = shortcuts.shortened(self.model, x, ask.token_merging, ask.nag, conditioning.negative)
+        if denoiser_input.token_merging or denoiser_input.nag is not None:
+            within = shortcuts.shortened(
+                self.model, x, denoiser_input.token_merging, denoiser_input.nag, conditioning.negative
+            )
         with within:
-            if ask.deep is not None:
-                return shortcuts.deep(self.model, inputs, ask.deep)
+            if denoiser_input.deep is not None:
+                return shortcuts.deep(self.model, inputs, denoiser_input.deep)
             return cast("tuple[Tensor, ...]", self.model(**inputs, return_dict=False))[0]
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What diffusers' UNet is called with. Raises RecipeError where it is given other channels or streams than it
-        has.
-        """
+        """The arguments of diffusers' UNet. Raises RecipeError if channels or streams differ from its own."""
         if len(conditioning.streams) != 1:
             count = len(conditioning.streams)
             raise RecipeError("Unet reads one text encoder, not {count}; several are made one by a join", count=count)
@@ -187,7 +187,7 @@ class UnetDenoiser(ShortcutDenoiser):
         }
 
     def _scale(self, conditioning: Conditioning) -> Tensor:
-        """The scale of guidance as sines and cosines, [R, guidance]. Raises RecipeError where it is not given."""
+        """The guidance scale as sines and cosines, [R, guidance]. Raises RecipeError if it is missing."""
         scale = conditioning.scalars.get(SCALE)
         if scale is None:
             raise RecipeError(
@@ -197,7 +197,7 @@ class UnetDenoiser(ShortcutDenoiser):
             )
         half = self.part.guidance // 2
         speeds = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
-        # As diffusers tells it: what is added to the given branch, a thousandfold.
+        # As in diffusers: the scale minus 1, times 1000.
         angles = (scale.float().cpu() - 1.0) * 1000.0 * speeds[None]
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         return nn.functional.pad(embedding, (0, self.part.guidance % 2))

@@ -35,13 +35,13 @@ _RUNS = re.compile(f"[{HAN}]+|[a-z0-9][a-z0-9'’-]*|[^\\s{HAN}a-z0-9]")
 @dataclass(frozen=True, kw_only=True)
 class Bert(Part):
     """A BERT text encoder. ``words`` "vocab" reads a vocab.txt as BERT does; "lexicon" has whole words of a known list
-    as tokens, found longest first, single characters for the rest.
+    as tokens, matched longest first, single characters for the rest.
 
-    ``masked`` says whether padding is hidden from the text encoder (Taiyi's is not), and ``padding`` what becomes of it
-    then: it is "trimmed" away as far as no text of the batch needs it and hidden from the denoiser; all ``length``
-    tokens are there and it is "hidden" from the denoiser; or all are there and it is "shown" (Chinese-CLIP's). ``pool``
-    adds a pooled output: the "mean" of the real tokens, that of BERT's own pooler, from the "first" token, or that
-    token itself as the "start" (Chinese-CLIP's); through a linear layer to ``project`` unless that is 0.
+    ``masked`` says whether padding is masked in the text encoder (not in Taiyi's); it is then handled by ``padding``:
+    "trimmed" to the longest text of the batch and masked for the denoiser; all ``length`` tokens, "hidden" (masked) for
+    the denoiser; or all of them "shown" (Chinese-CLIP's). ``pool`` adds a pooled output: the "mean" of the real tokens,
+    that of BERT's own pooler, from the "first" token, or that token itself as the "start" (Chinese-CLIP's); through a
+    linear layer to ``project`` unless that is 0.
     """
 
     width: int = 768
@@ -61,11 +61,11 @@ class Bert(Part):
     dropout: float = 0.1
 
     def build(self) -> BertTextEncoder:
-        """The module, without its words until ``load_tokenizer`` or ``build_tokenizer``."""
+        """The module, without tokenizer until ``load_tokenizer`` or ``build_tokenizer``."""
         return BertTextEncoder(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        """Width 16, two layers; vocabulary and length stay, as the tokenizer belongs to the data."""
         return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
@@ -98,26 +98,26 @@ class BertTextEncoder(PublishedTextEncoder):
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Token ids [B, L] and mask [B, L] bool -> Encoding."""
         if not self.part.masked:
-            answer = self.model(ids)
-            return TextEncoding(answer.last_hidden_state, None, self._pooled(answer, mask))
+            output = self.model(ids)
+            return TextEncoding(output.last_hidden_state, None, self._pooled(output, mask))
         if self.part.padding == "trimmed":
-            # Padding that nobody sees need not be computed.
+            # Masked padding need not be computed.
             longest = -(-int(mask.sum(1).max()) // TRIM) * TRIM
             ids, mask = ids[:, :longest], mask[:, :longest]
-        answer = self.model(ids, attention_mask=mask.long())
-        pooled = self._pooled(answer, mask)
-        return TextEncoding(answer.last_hidden_state, None if self.part.padding == "shown" else mask, pooled)
+        output = self.model(ids, attention_mask=mask.long())
+        pooled = self._pooled(output, mask)
+        return TextEncoding(output.last_hidden_state, None if self.part.padding == "shown" else mask, pooled)
 
-    def _pooled(self, answer: Any, mask: Tensor) -> Tensor | None:
+    def _pooled(self, output: Any, mask: Tensor) -> Tensor | None:
         if not self.part.pool:
             return None
         if self.part.pool == "first":
-            pooled = answer.pooler_output
+            pooled = output.pooler_output
         elif self.part.pool == "start":
-            pooled = answer.last_hidden_state[:, 0]
+            pooled = output.last_hidden_state[:, 0]
         else:
-            weight = mask.unsqueeze(-1).to(answer.last_hidden_state)
-            pooled = (answer.last_hidden_state * weight).sum(1) / weight.sum(1)
+            weight = mask.unsqueeze(-1).to(output.last_hidden_state)
+            pooled = (output.last_hidden_state * weight).sum(1) / weight.sum(1)
         return pooled if self.head is None else self.head(pooled)
 
     def budget(self, text: str) -> Budget:
@@ -126,7 +126,7 @@ class BertTextEncoder(PublishedTextEncoder):
             return super().budget(text)
         used, limit = self._used(text), self.part.length
         low, high = (0, len(text)) if used > limit else (len(text), len(text))
-        # Spelt for the lexicon it has other offsets than the text: look for the longest beginning that fits.
+        # Normalised for the lexicon it has other offsets than the text: search for the longest prefix that fits.
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._used(text[:middle]) <= limit else (low, middle - 1)
@@ -135,9 +135,9 @@ class BertTextEncoder(PublishedTextEncoder):
         return Budget(used, limit, text[low:], strange.words, (), near, strange.mostly, strange.wholly)
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Makes the vocabulary of a "lexicon" text encoder: known words whole, then the characters and words of the
-        captions, most frequent first. Raises WeightsError where the known words alone are more than the vocabulary
-        holds, and for a text encoder whose words are a published vocabulary.
+        """Builds the vocabulary of a "lexicon" text encoder: known words, then the characters and words of the captions
+        by frequency. Raises WeightsError if the known words exceed the vocabulary, and for a text encoder with a
+        published vocabulary.
         """
         if self.part.words == "vocab":
             raise published_words()
@@ -164,7 +164,7 @@ class BertTextEncoder(PublishedTextEncoder):
             write_whole(folder / KNOWN_FILE, "\n".join(sorted(self.known)).encode())
 
     def load_tokenizer(self, folder: Path) -> None:
-        """Reads tokenizer.json, or BERT's vocab.txt. Raises WeightsError where they are missing or damaged."""
+        """Reads tokenizer.json, or BERT's vocab.txt. Raises WeightsError if they are missing or damaged."""
         super().load_tokenizer(folder)
         if self.pad != 0:
             raise WeightsError("[PAD] of {folder} is {pad}; expected 0", folder=folder, pad=self.pad)
@@ -184,13 +184,13 @@ class BertTextEncoder(PublishedTextEncoder):
         return len(self.tokens(text).ids)
 
     def spelt(self, text: str) -> str:
-        """A text as the tokenizer is given it; words that it was taught stay as they are."""
+        """The normalised text for the tokenizer; words added by textual inversion are unchanged."""
         if self.part.words == "vocab":
             return text
         return "".join(c for _, c in self._spelt(text))
 
     def _spelt(self, text: str) -> list[tuple[int, str]]:
-        """(place in the normal form, character): -1 is a gap beside one that is not in the vocabulary, which would
+        """(position in the normal form, character): -1 is a gap next to a character outside the vocabulary, which would
         turn its whole run into [UNK].
         """
         vocabulary, own = _characters(self.tokenizer), tokenization.taught(self.tokenizer)
@@ -221,7 +221,7 @@ def _characters(words: Any) -> frozenset[str]:
 
 
 def _lexicon(vocabulary: Sequence[str]) -> Any:
-    """A tokenizer that finds the longest known word first: WordPiece with no mark for what continues a word."""
+    """A tokenizer that matches the longest known word first: WordPiece without a continuation prefix."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     table = {word: index for index, word in enumerate(vocabulary)}

@@ -1,7 +1,7 @@
-"""BERT's encoder (arXiv:1810.04805) in torch alone, each parameter named as in transformers' BertModel.
+"""BERT's encoder (arXiv:1810.04805) in plain torch, with the parameter names of transformers' BertModel.
 
-Weights go over in both directions without a change. It is written here because importing the library takes longer
-than drawing a picture.
+Weights are compatible in both directions. Implemented here because importing transformers takes longer than drawing a
+picture.
 """
 
 from __future__ import annotations
@@ -20,16 +20,14 @@ INITIAL_DEVIATION = 0.02
 
 @dataclass(frozen=True)
 class BertOutput:
-    """``last_hidden_state`` [B, L, D]; ``pooler_output`` [B, D], None where the model has no pooler."""
+    """``last_hidden_state`` [B, L, D]; ``pooler_output`` [B, D], None without a pooler."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None
 
 
 class BertModel(nn.Module):
-    """Token ids -> what each token means where it stands; layers normalised after their sum, GELU by the error
-    function, dropout in training alone.
-    """
+    """Token ids -> contextual embeddings; post-norm layers, exact GELU, dropout in training only."""
 
     def __init__(
         self, *, width: int, layers: int, heads: int, feed: int, vocab: int, positions: int, types: int,
@@ -48,8 +46,8 @@ class BertModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> BertOutput:
-        """Ids [B, L], a mask [B, L] that is 0 where a token is to be seen by none, types [B, L] (zeros where not
-        given) -> tokens [B, L, D] and the first one pooled.
+        """Ids [B, L], a mask [B, L] (0: masked), types [B, L] (zeros by default) -> tokens [B, L, D] and the pooled
+        first token.
         """
         hidden = self.embeddings(input_ids, token_type_ids)
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]
@@ -59,7 +57,7 @@ class BertModel(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Words, positions and types summed and normalised."""
+    """The normalised sum of word, position and type embeddings."""
 
     def __init__(self, width: int, vocab: int, positions: int, types: int, dropout: float) -> None:
         super().__init__()
@@ -79,7 +77,7 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The layers, under the name that they were published with."""
+    """The layers, below the published name."""
 
     def __init__(self, width: int, layers: int, heads: int, feed: int, dropout: float) -> None:
         super().__init__()
@@ -87,7 +85,7 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then a feed-forward network, each added to its input and normalised."""
+    """Attention, then a feed-forward network, each with residual and post-norm."""
 
     def __init__(self, width: int, heads: int, feed: int, dropout: float) -> None:
         super().__init__()
@@ -102,7 +100,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of all tokens to those that are seen, with what follows it."""
+    """Self-attention with its output layer."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -149,7 +147,7 @@ class Intermediate(nn.Module):
 
 
 class Added(nn.Module):
-    """A linear layer whose answer is added to what came before, then normalised."""
+    """A linear layer with residual and post-norm."""
 
     def __init__(self, inner: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -176,7 +174,7 @@ class Pooler(nn.Module):
 
 @torch.no_grad()
 def _begin(module: nn.Module) -> None:
-    """What weights begin at: normal of deviation 0.02, biases and the padding word zero."""
+    """Initialisation: normal with a standard deviation of 0.02; biases and the padding embedding are zero."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
     if isinstance(module, nn.Linear):

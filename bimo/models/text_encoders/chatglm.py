@@ -1,4 +1,4 @@
-"""ChatGLM3 as a text encoder (arXiv:2406.12793), as Kolors reads it: left padded, two of its states."""
+"""ChatGLM3 as a text encoder (arXiv:2406.12793), as in Kolors: left-padded, with two of its hidden states."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false
@@ -24,7 +24,7 @@ from bimo.models.text_encoders.sentencepiece import tokenizer_of
 from bimo.prompts.token_budget import Budget
 
 MODEL_FILE = "tokenizer.model"
-#: Marks that stand behind the pieces of the model file, in this order; a text begins with two of them.
+#: Special tokens after those of the model file, in this order; a text begins with two of them.
 MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 BEGINNING = ("[gMASK]", "sop")
 ROTARY_BASE = 10000.0
@@ -32,8 +32,8 @@ ROTARY_BASE = 10000.0
 
 @dataclass(frozen=True, kw_only=True)
 class ChatGlm(Part):
-    """A ChatGLM3; the defaults are those of ChatGLM3-6B-base. ``groups`` heads of keys and values are shared by the
-    ``heads``, each ``head`` wide; ``length`` tokens are read, the padding stands before them.
+    """A ChatGLM3; the defaults are those of ChatGLM3-6B-base. ``groups`` of keys and values are shared by the
+    ``heads``, each ``head`` wide; ``length`` tokens are read, padded on the left.
     """
 
     width: int = 4096
@@ -47,19 +47,17 @@ class ChatGlm(Part):
     length: int = 256
 
     def build(self) -> ChatGlmTextEncoder:
-        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go
-        together.
-        """
+        """The module, without tokenizer until ``load_tokenizer``. Raises RecipeError for inconsistent fields."""
         return ChatGlmTextEncoder(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers, four heads; the vocabulary and length stay, as the words belong to the data."""
+        """Width 16, two layers, four heads; vocabulary and length stay, as the tokenizer belongs to the data."""
         return replace(self, width=16, layers=2, heads=4, groups=2, head=8, feed=32)
 
 
 class ChatGlmTextEncoder(PublishedTextEncoder):
     """Texts -> tokens [B, length, width] of the last layer but one, pooled [B, width]: the last layer at the last
-    token, neither through the final norm. Published names are below ``model.``.
+    token, both before the final norm. Published names are below ``model.``.
     """
 
     tokenizer_files = (MODEL_FILE,)
@@ -86,7 +84,7 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
         return TextEncoding(states[-2], None, states[-1][:, -1])
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
+        """Texts -> token ids [B, length] and mask [B, length] bool; longer texts are truncated."""
         room = self.part.length - len(BEGINNING)
         ids = torch.full((len(texts), self.part.length), self.pad, dtype=torch.long)
         mask = torch.zeros(len(texts), self.part.length, dtype=torch.bool)
@@ -111,11 +109,11 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
         write_whole(folder / MODEL_FILE, self.file)
 
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
-        """tokenizer.model; it pads with the piece for what is unknown."""
+        """tokenizer.model; the padding token is the unknown one."""
         return tokenizer_of(folder / MODEL_FILE), "<unk>"
 
     def load_tokenizer(self, folder: Path) -> None:
-        """As every tokenizer. Raises WeightsError also where there is no room for its marks behind its words."""
+        """As every tokenizer. Raises WeightsError also if the vocabulary has no room for the special tokens."""
         super().load_tokenizer(folder)
         self.first, self.file = (
             self.tokenizer.get_vocab_size(with_added_tokens=False),
@@ -132,12 +130,12 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
             )
 
     def tokens(self, text: str) -> Any:
-        """A text without the tokens that it begins with."""
+        """A text without the special tokens at its beginning."""
         return tokenization.known(self.tokenizer).encode(text, add_special_tokens=False)
 
 
 class Model(nn.Module):
-    """Token ids [B, L] -> the states before the layers and after each, [B, L, width]."""
+    """Token ids [B, L] -> all hidden states, before the layers and after each, [B, L, width]."""
 
     def __init__(self, part: ChatGlm) -> None:
         super().__init__()
@@ -145,7 +143,7 @@ class Model(nn.Module):
         self.embedding = nn.ModuleDict({"word_embeddings": nn.Embedding(part.vocab, part.width)})
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(Layer(part) for _ in range(part.layers))
-        # They are published and serve to speak, not to be read.
+        # Published, but only used for generation.
         self.encoder.final_layernorm = nn.RMSNorm(part.width, part.eps)
         self.output_layer = nn.Linear(part.width, part.vocab, bias=False)
 
@@ -153,7 +151,7 @@ class Model(nn.Module):
         """Ids and mask (True: real) [B, L], padding on the left."""
         turns = rotation(mask, self.rotary)
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()
-        # A padded place looks everywhere, ahead as well: its state counts, as the picture's denoiser sees it.
+        # Padding attends to everything: its states matter, as the denoiser sees them.
         attention_mask = (causal[None] & mask[:, None]) | ~mask[:, :, None]
         states = [self.embedding["word_embeddings"](ids)]
         for layer in self.encoder.layers:  # type: ignore[union-attr]
@@ -162,7 +160,7 @@ class Model(nn.Module):
 
 
 class Layer(nn.Module):
-    """One layer: attention and a gated feed-forward, each behind an RMSNorm and added to what came."""
+    """One layer: attention and a gated feed-forward network, each with RMSNorm and residual."""
 
     def __init__(self, part: ChatGlm) -> None:
         super().__init__()
@@ -171,14 +169,14 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(part.width, part.eps)
         self.mlp = Feed(part)
 
-    def forward(self, x: Tensor, turns: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, attended: Tensor) -> Tensor:
         """x [B, L, width], turns [B, L, rotary / 2] complex, seen [B, 1, L, L] -> [B, L, width]."""
-        x = x + self.self_attention(self.input_layernorm(x), turns, seen)
+        x = x + self.self_attention(self.input_layernorm(x), turns, attended)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Attention(nn.Module):
-    """Attention whose keys and values are shared by groups of heads (arXiv:2305.13245), half of each head rotated."""
+    """Grouped-query attention (arXiv:2305.13245), with rotary embedding on half of each head."""
 
     def __init__(self, part: ChatGlm) -> None:
         super().__init__()
@@ -187,19 +185,19 @@ class Attention(nn.Module):
         self.query_key_value = nn.Linear(part.width, sum(self.counts) * part.head)
         self.dense = nn.Linear(part.heads * part.head, part.width, bias=False)
 
-    def forward(self, x: Tensor, turns: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, attended: Tensor) -> Tensor:
         """As ``Layer``."""
         parts = self.query_key_value(x).split([count * self.head for count in self.counts], dim=-1)
         q, k, v = (p.unflatten(-1, (-1, self.head)).transpose(1, 2) for p in parts)
         q, k = rotated(q, turns), rotated(k, turns)
         shared = self.counts[0] // self.counts[1]
         k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-        answer = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.dense(answer.transpose(1, 2).flatten(2))
+        output = functional.scaled_dot_product_attention(q, k, v, attn_mask=attended)
+        return self.dense(output.transpose(1, 2).flatten(2))
 
 
 class Feed(nn.Module):
-    """silu(a) b of one wide layer's halves (arXiv:2002.05202), then back."""
+    """SwiGLU (arXiv:2002.05202): silu(a) b of the halves of one wide layer, then a projection."""
 
     def __init__(self, part: ChatGlm) -> None:
         super().__init__()
@@ -213,8 +211,8 @@ class Feed(nn.Module):
 
 
 def rotation(mask: Tensor, width: int) -> Tensor:
-    """Mask [B, L] -> the turns of arXiv:2104.09864 for every place, [B, L, width / 2] complex: real tokens are counted
-    from 0, padding stands at 0.
+    """Mask [B, L] -> the rotary embedding (arXiv:2104.09864) of every position, [B, L, width / 2] complex: real tokens
+    are counted from 0, padding has position 0.
     """
     places = (mask.cumsum(1) - 1).clamp(min=0).float()
     speeds = 1.0 / ROTARY_BASE ** (torch.arange(0, width, 2, device=mask.device).float() / width)
@@ -223,7 +221,7 @@ def rotation(mask: Tensor, width: int) -> Tensor:
 
 
 def rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """x [B, heads, L, D] with its first half turned, neighbouring numbers as one complex number."""
+    """x [B, heads, L, D] with its first half rotated, neighbouring numbers as one complex number."""
     width = 2 * turns.shape[-1]
     pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)).contiguous())
     turned = torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)

@@ -1,4 +1,4 @@
-"""CLIP's text encoder as a text encoder (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of its shape."""
+"""CLIP's text encoder (arXiv:2103.00020): Stable Diffusion's, and Chinese ones of the same shape."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -29,16 +29,15 @@ class ClipText(Part):
     """A causal CLIP text encoder, padded to ``length`` without a mask; the defaults are ViT-L/14's of Stable Diffusion
     1.
 
-    ``words`` "pairs" are CLIP's byte pairs; "pieces" are the word pieces of a BERT vocabulary, padded with [PAD] and
-    ended with [SEP], or begun and ended with the ids ``marks``. ``penultimate`` takes the output of the last layer but
-    one, through the final norm, or without it ("raw", as Stable Diffusion XL), in place of the last.
+    ``words`` "pairs" is CLIP's BPE; "pieces" are WordPieces of a BERT vocabulary, padded with [PAD] and ended with
+    [SEP], or begun and ended with the ids ``marks``. ``penultimate`` takes the output of the last layer but one,
+    through the final norm, or without it ("raw", as Stable Diffusion XL), in place of the last.
 
-    ``project`` adds a pooled output: the last layer's state at the end mark through a linear layer of that width; of
-    ``pool`` "largest" the state at the largest token, which is the end mark in CLIP's own vocabulary and not in an
-    enlarged one, as transformers had it before 4.31 and has it where a config's eos_token_id is 2. ``answer`` "end"
-    gives that alone, at unit length, as the only token. With ``long`` "cut" a text ends after ``length`` tokens; with
-    "pieces" a longer one is read in pieces of ``length`` whose answers are joined, and the texts beside it are padded
-    to as many tokens.
+    ``project`` adds a pooled output: the last layer's state at the end token through a linear layer of that width; with
+    ``pool`` "largest" the state at the largest id, which is the end token in CLIP's own vocabulary and not in an
+    extended one, as in transformers before 4.31 and with eos_token_id 2. ``answer`` "end" outputs that alone,
+    normalised, as the only token. With ``long`` "cut" a text is truncated to ``length`` tokens; with "pieces" a longer
+    one is encoded in pieces of ``length`` that are concatenated, and the other texts are padded to as many tokens.
     """
 
     width: int = 768
@@ -59,13 +58,11 @@ class ClipText(Part):
     long: Literal["cut", "pieces"] = "cut"
 
     def build(self) -> ClipTextEncoder:
-        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go
-        together.
-        """
+        """The module, without tokenizer until ``load_tokenizer``. Raises RecipeError for inconsistent fields."""
         return ClipTextEncoder(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        """Width 16, two layers; vocabulary and length stay, as the tokenizer belongs to the data."""
         return replace(self, width=16, layers=2, heads=2, feed=32, project=min(self.project, 16))
 
 
@@ -97,24 +94,24 @@ class ClipTextEncoder(PublishedTextEncoder):
                 max_position_embeddings=part.positions,
                 hidden_act=part.activation,
                 layer_norm_eps=part.eps,
-                # They only choose what the model itself pools, which is not used: published configs have them null.
+                # Only for the model's own pooling, which is not used: they are null in published configs.
                 bos_token_id=part.vocab - 2,
                 eos_token_id=part.vocab - 1,
             )
         )
         self.projection = nn.Linear(part.width, part.project, bias=False) if part.project else None
-        # Tokens before those of the text; one vector of a whole text has none of it.
+        # Tokens before those of the text; a single pooled token does not correspond to the text.
         self.begins = 1 if part.answer == "tokens" else None
         self.chunkable = part.answer == "tokens" and part.long == "cut"
         pairs = part.words == "pairs"
         self.tokenizer_class = "CLIPTokenizer" if pairs else "BertTokenizer"
         self.tokenizer_files = (TOKENIZER_FILE, PAIRS_FILES if pairs else VOCAB_FILE)
-        # How many of the last layers clip_skip counts, the layer that is read being the first.
+        # The number of layers that clip_skip can skip, starting with the one that is read.
         self.skippable = part.layers - bool(part.penultimate) if part.answer == "tokens" else 0
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
-        """Texts -> tokens; padding is seen, as it was in training. ``skip`` layers before the one that is read else are
-        left out besides; what is pooled is of all layers.
+        """Texts -> tokens; padding is attended to, as in training. ``skip`` further layers before the one that is read
+        are skipped; the pooled output is of all layers.
         """
         rows = [self.tokens(text).ids for text in texts]
         length, longest = self.part.length, max(map(len, rows))
@@ -124,7 +121,7 @@ class ClipTextEncoder(PublishedTextEncoder):
         return TextEncoding(torch.cat([self._states(piece, skip)[0] for piece in ids.split(length, dim=1)], dim=1))
 
     def forward(self, ids: Tensor, mask: Tensor, skip: int = 0) -> TextEncoding:
-        """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask says only where a text ends."""
+        """Token ids [B, L] and mask [B, L] bool -> Encoding; the mask only marks the end of a text."""
         tokens, last = self._states(ids, skip)
         if self.projection is None:
             return TextEncoding(tokens)
@@ -158,9 +155,7 @@ class ClipTextEncoder(PublishedTextEncoder):
             self.tokenizer = tokenization.marked(self.tokenizer, self.part.marks)
 
     def _states(self, ids: Tensor, skip: int) -> tuple[Tensor, Tensor]:
-        """Token ids [B, L] -> what the text encoder answers and its last layer through the final norm, [B, L, width]
-        each.
-        """
+        """Token ids [B, L] -> the output and the last layer through the final norm, [B, L, width] each."""
         left_out = skip + bool(self.part.penultimate)
         if not left_out:
             last = self.model(ids).last_hidden_state

@@ -1,4 +1,4 @@
-"""What text encoders with a published vocabulary have in common: how texts become ids, and where the ids are read."""
+"""The base class of text encoders with a published vocabulary: from texts to token ids and encodings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bimo.prompts.token_budget import Budget
 
 
 class PublishedTextEncoder(TextEncoder):
-    """A text encoder whose vocabulary is published with its weights. Its ``part`` has a ``vocab`` and a ``length``."""
+    """A text encoder whose vocabulary is published with its weights. Its ``part`` has ``vocab`` and ``length``."""
 
     part: Any
-    #: The class of transformers that its tokenizer is written as.
+    #: The class of transformers with which its tokenizer is saved.
     tokenizer_class: str = ""
-    #: The sets of files ("vocab.json + merges.txt") of which a tokenizer's folder must have one.
+    #: The alternative sets of files ("vocab.json + merges.txt") of a tokenizer's folder.
     tokenizer_files: tuple[str, ...] = (tokenization.TOKENIZER_FILE,)
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
@@ -34,15 +34,15 @@ class PublishedTextEncoder(TextEncoder):
         """Token ids [B, L] and mask [B, L] bool -> their encodings."""
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; a text that is too long keeps its end token."""
+        """Texts -> token ids [B, length] and mask [B, length] bool; truncated texts keep their end token."""
         return tokenization.padded([self.tokens(text).ids for text in texts], self.part.length, self.pad)
 
     def tokens(self, text: str) -> Any:
-        """A text as the tokenizer reads it: ids, tokens, offsets."""
+        """The tokenized text: ids, tokens, offsets."""
         return tokenization.read(self.tokenizer, self.spelt(text))
 
     def pieces(self, text: str) -> list[tuple[int, str, int]]:
-        """The tokens of a text without the marks around it, as the tokenizer is given it."""
+        """The tokens of a text without special tokens, after ``spelt``."""
         spelt = self.spelt(text)
         encoding = self.tokenizer.encode(spelt, add_special_tokens=False)
         return [
@@ -51,7 +51,7 @@ class PublishedTextEncoder(TextEncoder):
         ]
 
     def spelt(self, text: str) -> str:
-        """A text as the tokenizer is given it."""
+        """The text as it is passed to the tokenizer."""
         return text
 
     def budget(self, text: str) -> Budget:
@@ -60,16 +60,16 @@ class PublishedTextEncoder(TextEncoder):
         return replace(budget, unread=tokenization.unread(self.tokenizer, text))
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
-        """Raises WeightsError: the words are published with the weights."""
+        """Raises WeightsError: the vocabulary is published with the weights."""
         raise tokenization.published_words()
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json, and in tokenizer_config.json what it pads with."""
+        """Writes tokenizer.json, and the padding token in tokenizer_config.json."""
         tokenization.write_words(folder, self.tokenizer, self.pad, self.tokenizer_class, self.part.length)
 
     def load_tokenizer(self, folder: Path) -> None:
-        """Reads ``tokenizer_files``. Raises WeightsError where they are missing, damaged or have more words than the
-        text encoder.
+        """Reads ``tokenizer_files``. Raises WeightsError if they are missing, damaged or have more tokens than the text
+        encoder.
         """
         self.tokenizer, self.pad = tokenization.read_words(
             folder, self.tokenizer_files, self.part.vocab, self.read_tokenizer
@@ -77,4 +77,4 @@ class PublishedTextEncoder(TextEncoder):
 
     @abstractmethod
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
-        """The tokenizer of a folder that has ``tokenizer_files``, and the name of its padding."""
+        """The tokenizer of a folder with ``tokenizer_files``, and its padding token."""

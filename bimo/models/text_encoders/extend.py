@@ -1,4 +1,4 @@
-"""A CLIP text encoder with more words and positions, so that a character is one token and a long sentence fits
+"""Extends a CLIP text encoder by words and positions, so that a character is one token and long sentences fit
 (Taiyi-XL, arXiv:2401.14688).
 """
 
@@ -21,9 +21,8 @@ _HAN = re.compile(f"[{HAN}]")
 
 
 def extend(system: System, words: Sequence[str], positions: int, length: int) -> list[int]:
-    """Extends every text encoder of a system as ``extended`` does, and its recipe with it; answers how many of the
-    words are new to each: one that is a token already stays as it is. Raises RecipeError for a text encoder that is no
-    CLIP's.
+    """Extends every text encoder of a system as ``extended``, and its recipe; returns the number of words that are new
+    to each: existing tokens stay. Raises RecipeError for a text encoder that is no CLIP.
     """
     counts: list[int] = []
     for index, encoder in enumerate(system.text_encoders):
@@ -45,18 +44,18 @@ def extend(system: System, words: Sequence[str], positions: int, length: int) ->
 
 
 def characters(captions: Iterable[str], most: int) -> list[str]:
-    """The Chinese characters of some captions, the most frequent first, at most so many."""
+    """The most frequent Chinese characters of some captions, in order, up to a number."""
     counts = Counter(character for caption in captions for character in _HAN.findall(caption))
     return [character for character, _ in counts.most_common(most)]
 
 
 def extended(encoder: ClipTextEncoder, words: Sequence[str], positions: int, length: int) -> ClipTextEncoder:
-    """A text encoder that begins where another stands: ``words`` are tokens of their own behind those there are, and
-    there are ``positions``, of which a text may use ``length``.
+    """A copy of a text encoder with ``words`` as new tokens after the existing ones, and with ``positions``, of which a
+    text may use ``length``.
 
-    A new word begins as the mean of the pieces that it was read as; positions and words that were there stay, so that
-    a text without new words is read as before. Positions past the last begin as the last. Raises RecipeError for
-    words that are there already, and where the tokenizer has fewer words than the text encoder.
+    A new word is initialised with the mean of its former tokens; existing words and positions stay, so that a text
+    without new words has the same encoding. New positions are initialised with the last one. Raises RecipeError for
+    existing words, and if the tokenizer has fewer words than the text encoder.
     """
     from tokenizers import AddedToken, Tokenizer
 

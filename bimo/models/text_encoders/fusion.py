@@ -1,4 +1,4 @@
-"""Several text encoders as one conditioning."""
+"""Fusions of several text encoders into one conditioning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bimo.core.tensors import Conditioning, TextEncoding
 
 @dataclass(frozen=True, kw_only=True)
 class Channels(Part):
-    """Text encoders of one length side by side: their tokens joined on the width, pooled the last that pools.
+    """Concatenates the tokens of text encoders with equal lengths along the width; pooled is the last one that pools.
 
     Stable Diffusion XL (arXiv:2307.01952, section 2.1) and PanGu-Draw v3 (arXiv:2312.16486).
     """
@@ -28,8 +28,8 @@ class ChannelsFusion(nn.Module):
     """Encodings [B, L, D1], [B, L, D2] ... -> one stream [B, L, D1 + D2 ...] and the last pooled [B, P]."""
 
     def fuse(self, encodings: tuple[TextEncoding, ...]) -> Conditioning:
-        """One stream; a place of it is real where any text encoder has a real token. Raises RecipeError for lengths
-        that differ.
+        """One stream; a position is unmasked if any text encoder has a real token there. Raises RecipeError for
+        different lengths.
         """
         lengths = [e.tokens.shape[1] for e in encodings]
         if len(set(lengths)) != 1:

@@ -1,6 +1,6 @@
 """Prompts inside a language model's template as token ids, with the place of each token in the prompt."""
 
-# transformers leaves parts of its interface untyped; what crosses it here is named where it is used.
+# transformers leaves parts of its interface untyped.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations

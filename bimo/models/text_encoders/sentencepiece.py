@@ -1,4 +1,4 @@
-"""SentencePiece's byte pairs (arXiv:1808.06226, arXiv:1508.07909) read from a model file as a plain tokenizer."""
+"""Converts SentencePiece BPE model files (arXiv:1808.06226, arXiv:1508.07909) to a tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bimo.core.errors import WeightsError
 from bimo.core.messages import say
 from bimo.models.text_encoders.tokenization import fields, whole
 
-#: What a piece is: a word, the unknown, a mark that no text holds, one the user set apart, a byte.
+#: Piece types: normal, unknown, control, user-defined, unused, byte.
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 BYTE_PAIRS = 2
 SPACE = "▁"
@@ -20,7 +20,7 @@ SPACE = "▁"
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a model file says: pieces as (text, score, kind) in the order of their ids, and how text is normalised."""
+    """The contents of a model file: pieces as (text, score, type) by id, and the normaliser."""
 
     pieces: tuple[tuple[str, float, int], ...]
     algorithm: int
@@ -31,9 +31,9 @@ class Pieces:
 
 
 def pieces_of(data: bytes) -> Pieces:
-    """The contents of a model file: a protocol buffer of pieces (1), how they were trained (2), a normaliser (3).
+    """Parses a model file: a protocol buffer of pieces (1), training settings (2), a normaliser (3).
 
-    Raises ValueError where it is damaged.
+    Raises ValueError if it is damaged.
     """
     pieces: list[tuple[str, float, int]] = []
     trained: Mapping[int, bytes] = {}
@@ -52,8 +52,8 @@ def pieces_of(data: bytes) -> Pieces:
 
 
 def tokenizer_of(path: Path) -> Any:
-    """A tokenizer of a model file of byte pairs: whole sentences, the pair whose piece scores best joined first; what
-    is in no piece is read byte by byte. Raises WeightsError where the file is damaged or of another algorithm.
+    """The tokenizer of a BPE model file: whole sentences, merging the pair with the best score first, with byte
+    fallback. Raises WeightsError if the file is damaged or of another algorithm.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers
 
@@ -89,7 +89,7 @@ def tokenizer_of(path: Path) -> Any:
 
 
 def _merges(model: Pieces, table: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Every pair that makes a piece, that of the best score first."""
+    """All pairs that make a piece, best score first."""
     merges: list[tuple[float, int, int, str, str]] = []
     for text, score, kind in model.pieces:
         if kind != NORMAL:

@@ -24,20 +24,20 @@ from bimo.models.text_encoders.tokenization import SETTINGS_FILE, TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget
 
 PIECES_FILE = "spiece.model"
-#: ByT5's first tokens; a byte's own is its number and as many more.
+#: ByT5's special tokens; a byte's id is its value plus their number.
 MARKS = ("<pad>", "</s>", "<unk>")
-#: What is to be written, as HunyuanImage-2.1's pipeline finds it: first all in the first marks, then in the next.
+#: Text to be rendered, as HunyuanImage-2.1's pipeline extracts it: all in the first kind of quotes, then in the next.
 QUOTES = (r"'(.*?)'", r'"(.*?)"', r"‘(.*?)’", r"“(.*?)”")
 
 
 @dataclass(frozen=True, kw_only=True)
 class T5(Part):
-    """An encoder of T5, ``head`` wide a head; the defaults are mT5-XL's in HunyuanDiT.
+    """A T5 encoder, with ``head`` wide heads; the defaults are mT5-XL's in HunyuanDiT.
 
-    Padding up to ``length`` is hidden from the text encoder; its tokens are answered all the same, with a mask.
-    ``feed_forward`` "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5. ``words`` are SentencePiece's
-    pieces, or the bytes of ByT5. With ``quoted`` it reads of a prompt only what is to be written in the picture, and
-    of one without quotation marks nothing: zeros, all masked.
+    Padding up to ``length`` is masked in the text encoder; its outputs are returned with a mask. ``feed_forward``
+    "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5. ``words`` are SentencePiece's pieces, or the bytes of
+    ByT5. With ``quoted`` it only reads the text to be rendered; a prompt without quotation marks gives zeros, all
+    masked.
     """
 
     width: int = 2048
@@ -56,11 +56,11 @@ class T5(Part):
     quoted: bool = False
 
     def build(self) -> T5TextEncoder:
-        """The module, without its words until ``load_tokenizer``."""
+        """The module, without tokenizer until ``load_tokenizer``."""
         return T5TextEncoder(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        """Width 16, two layers; vocabulary and length stay, as the tokenizer belongs to the data."""
         return replace(self, width=16, layers=2, heads=2, head=8, feed=32)
 
 
@@ -73,7 +73,7 @@ class T5TextEncoder(PublishedTextEncoder):
     begins = 0
     tokenizer_class = "T5Tokenizer"
     tokenizer_files = (TOKENIZER_FILE, PIECES_FILE)
-    #: What comes out of it overflows float16.
+    #: Its outputs overflow float16.
     keep_in_fp32 = ("wo",)
 
     def __init__(self, part: T5) -> None:
@@ -106,7 +106,7 @@ class T5TextEncoder(PublishedTextEncoder):
         return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
-        """Texts -> their encodings; of what is ``quoted`` zeros where nothing is."""
+        """Texts -> their encodings; with ``quoted`` zeros for texts without quotes."""
         encoding = super().encode(texts, skip)
         if not self.part.quoted:
             return encoding
@@ -115,7 +115,7 @@ class T5TextEncoder(PublishedTextEncoder):
         return TextEncoding(encoding.tokens * written[:, :, None], mask)
 
     def spelt(self, text: str) -> str:
-        """A text as the tokenizer is given it: with ``quoted`` what is to be written, "" for nothing."""
+        """The text as it is passed to the tokenizer: with ``quoted`` the text to be rendered, "" for none."""
         if not self.part.quoted:
             return text
         written = [one for marks in QUOTES for one in re.findall(marks, text)]
@@ -128,7 +128,7 @@ class T5TextEncoder(PublishedTextEncoder):
         return tokenization.budget(self.tokens(text), self.spelt(text), self.part.length)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json and its settings; for bytes with the further tokens that ByT5's class asks them for."""
+        """Writes tokenizer.json and its settings; for bytes with the additional tokens that ByT5's class requires."""
         super().save_tokenizer(folder)
         if self.part.words != "bytes":
             return
@@ -148,12 +148,12 @@ class T5TextEncoder(PublishedTextEncoder):
         write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
 
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
-        """tokenizer.json or spiece.model; of ByT5 what its settings add to the bytes."""
+        """tokenizer.json or spiece.model; for ByT5 the additional tokens of its settings."""
         return utf8(folder) if self.part.words == "bytes" else pieces(folder)
 
 
 def pieces(folder: Path) -> tuple[Any, str]:
-    """T5's tokenizer of a tokenizer.json or a spiece.model; <pad>. Marks for gaps are left out."""
+    """T5's tokenizer from a tokenizer.json or a spiece.model; <pad>. Sentinel tokens are left out."""
     from tokenizers import Tokenizer
     from transformers import T5Tokenizer
 
@@ -166,9 +166,9 @@ def pieces(folder: Path) -> tuple[Any, str]:
 
 
 def utf8(folder: Path) -> tuple[Any, str]:
-    """ByT5's tokenizer: a token for each byte of UTF-8, and those that the settings of a folder add; <pad>.
+    """ByT5's tokenizer: a token for each byte of UTF-8, and the additional ones of a folder's settings; <pad>.
 
-    Raises ValueError for added tokens that do not count on from the bytes.
+    Raises ValueError for additional tokens whose ids do not follow the bytes.
     """
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
     from transformers import ByT5Tokenizer
@@ -190,7 +190,7 @@ def utf8(folder: Path) -> tuple[Any, str]:
 
 
 def _letters_of_bytes() -> list[str]:
-    """The letter that byte-level tokenizers have for each byte, as GPT-2's: printable ones stand for themselves."""
+    """The character of each byte in byte-level tokenizers, as in GPT-2: printable ones represent themselves."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -1,7 +1,7 @@
-"""Words that a text encoder is taught afterwards, each with vectors of its own (textual inversion, arXiv:2208.01618).
+"""Textual inversion (arXiv:2208.01618): new words of a text encoder, each with embeddings of its own.
 
-A word of several vectors stands in the vocabulary as diffusers has it: "<cat>", "<cat>_1", "<cat>_2" ...; who writes
-"<cat>" gives the text encoder all of them. Its file is diffusers' as well: the word -> its vectors, [n, D] or [D].
+A word with several vectors has several tokens, as in diffusers: "<cat>", "<cat>_1", "<cat>_2" ...; "<cat>" in a prompt
+expands to all of them. The file format is diffusers' too: the word -> its vectors, [n, D] or [D].
 """
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
@@ -37,30 +37,30 @@ LEARNT_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 
 
 class Learnt(nn.Module):
-    """The vectors [n, D] of a word under way, beside a table of words: those of the ids from ``first`` on, which the
-    table has no rows for, or rows that nothing else reads.
+    """The vectors [n, D] of a word in training, next to an embedding table: those of the ids from ``first`` on, for
+    which the table has no rows, or unused ones.
     """
 
     def __init__(self, vectors: Tensor, first: int, before: Any) -> None:
         super().__init__()
-        self.before = before  # the tokenizer that did not have it
+        self.before = before  # the tokenizer without the word
         self.vectors = nn.Parameter(vectors)
         self.first = first
         self.asked: Tensor | None = None
 
-    def forward(self, answer: Tensor) -> Tensor:
-        """What the table answered [B, L, D], with the word's own vectors where it was asked for."""
+    def forward(self, output: Tensor) -> Tensor:
+        """The table's output [B, L, D], with the word's own vectors at its tokens."""
         assert self.asked is not None
         place = self.asked - self.first
         own = (place >= 0) & (place < len(self.vectors))
-        return torch.where(own[..., None], self.vectors[place.clamp(0, len(self.vectors) - 1)].to(answer), answer)
+        return torch.where(own[..., None], self.vectors[place.clamp(0, len(self.vectors) - 1)].to(output), output)
 
 
 def _learnt(table: nn.Module) -> Learnt | None:
     return cast("Learnt | None", table._modules.get("learnt"))  # pyright: ignore[reportPrivateUsage]
 
 
-def _asked(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+def _record_ids(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     learnt = _learnt(table)
     if learnt is None:
         return None
@@ -68,18 +68,17 @@ def _asked(table: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] |
     return (inputs[0].clamp(max=cast(nn.Embedding, table).num_embeddings - 1), *inputs[1:])
 
 
-def _answered(table: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+def _insert_vectors(table: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     learnt = _learnt(table)
-    return answer if learnt is None else learnt(answer)
+    return output if learnt is None else learnt(output)
 
 
 def begin_word(text_encoder: Any, token: str, initial: str, count: int) -> str:
-    """Teaches a text encoder a word of ``count`` vectors that begin as those of the words ``initial``, in turn where
-    they are fewer, as their means where they are more; answers where its parameter lies in the text encoder. The table
-    of words stays.
+    """Adds a trainable word of ``count`` vectors to a text encoder, initialised with the words ``initial``: in turn if
+    they are fewer, as means if they are more; returns the path of its parameter in the text encoder. The embedding
+    table is unchanged.
 
-    Raises RecipeError for a text encoder that cannot be taught one, a word that is there, and initial words that are
-    none.
+    Raises RecipeError for a text encoder that does not support it, an existing word, and unknown initial words.
     """
     table = table_of(text_encoder)
     marks = set(text_encoder.tokens("").ids)
@@ -95,36 +94,36 @@ def begin_word(text_encoder: Any, token: str, initial: str, count: int) -> str:
     learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(text_encoder, token, count), before)
     learnt.to(table.weight.device)
     table.add_module("learnt", learnt)
-    # The hooks stay after the end, where they do nothing.
-    if _answered not in table._forward_hooks.values():  # pyright: ignore[reportPrivateUsage]
-        table.register_forward_pre_hook(cast(Any, _asked))
-        table.register_forward_hook(cast(Any, _answered))
+    # The hooks stay afterwards, where they do nothing.
+    if _insert_vectors not in table._forward_hooks.values():  # pyright: ignore[reportPrivateUsage]
+        table.register_forward_pre_hook(cast(Any, _record_ids))
+        table.register_forward_hook(cast(Any, _insert_vectors))
     path = next(name for name, module in text_encoder.named_modules() if module is learnt)
     return f"{path}.vectors"
 
 
 def end_word(text_encoder: Any) -> None:
-    """Takes the word under way out of a text encoder, which is then as it was."""
+    """Removes the word in training from a text encoder."""
     table: Any = table_of(text_encoder)
     _known_by(text_encoder, table.learnt.before)
     del table.learnt
 
 
 def vectors_of(text_encoder: Any) -> Tensor:
-    """The vectors of the word under way, [n, D]."""
+    """The vectors of the word in training, [n, D]."""
     learnt: Any = table_of(text_encoder)
     return cast(Tensor, learnt.learnt.vectors).detach().clone()
 
 
 def save_word(path: Path, token: str, vectors: Tensor) -> None:
-    """Writes a word as diffusers reads it, then reads it back and compares. Raises WeightsError."""
+    """Writes a word in diffusers' format, then reads it back and compares. Raises WeightsError."""
     checkpoint_io.write(path, {token: vectors})
     if not torch.equal(checkpoint_io.read(path)[token], vectors.cpu()):
         raise WeightsError("{path} reads back otherwise", path=path)
 
 
 def untaught(system: System) -> Callable[[], None]:
-    """What gives a system the tokenizers, tables of tokens and recipe back that it has now."""
+    """A function that restores the current tokenizers, embedding tables and recipe of a system."""
     encoders = [each for each in system.text_encoders if isinstance(each, PublishedTextEncoder)]
     known = {id(each): each.known for each in encoders if isinstance(each, BertTextEncoder)}
     before = [(each, each.tokenizer, each.part, _tables(each)) for each in encoders]
@@ -143,7 +142,7 @@ def untaught(system: System) -> Callable[[], None]:
 
 
 def _tables(encoder: nn.Module) -> list[tuple[str, nn.Embedding]]:
-    """Every table by each of its paths: T5 has that of its tokens under two."""
+    """Every table by each of its paths: T5 has two for that of its tokens."""
     named = encoder.named_modules(remove_duplicate=False)
     return [(path, module) for path, module in named if isinstance(module, nn.Embedding)]
 
@@ -154,14 +153,12 @@ def _put_at(encoder: nn.Module, path: str, table: nn.Embedding) -> None:
 
 
 def teach(system: System, path: Path | str, token: str = "") -> list[str]:
-    """Teaches a system's text encoders the words in a file, each the text encoder whose vectors are as wide; answers
-    the words.
+    """Adds the words of a file to a system's text encoders, each to the one with matching width; returns the words.
 
-    Files are diffusers' (or its folder of one), AUTOMATIC1111's, CompVis' and Stable Diffusion XL's, whose names tell
-    which of text encoders of one width is meant. ``token`` is what the word is to be
-    called where the file has one; else that is the file's own name for it or, where it has none, what the file is
-    called. LoRAs are merged after words are taught. Raises WeightsError for vectors that fit no text encoder or more
-    than one, RecipeError for a word that is there already.
+    Files are diffusers' (or its folder), AUTOMATIC1111's, CompVis' and Stable Diffusion XL's, whose names distinguish
+    text encoders of one width. ``token`` replaces the name of the file's only word; the default is the file's own
+    name for it or, without one, the file name. LoRAs are merged after words are added. Raises WeightsError for vectors
+    that fit no text encoder or several, RecipeError for an existing word.
     """
     file = _file_of(Path(path))
     state, named = _words_of(file, token)
@@ -174,7 +171,7 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
             token=token,
         )
     named = dict.fromkeys(named, token) if token else named
-    # Of numbers of 8 bits torch cannot tell.
+    # 8-bit dtypes do not support this check.
     broken = [name for name, value in state.items() if not bool(value.float().isfinite().all())]
     if broken:
         raise WeightsError(
@@ -192,7 +189,7 @@ def teach(system: System, path: Path | str, token: str = "") -> list[str]:
 
 
 def _file_of(path: Path) -> Path:
-    """The file of a word, of diffusers' name in a folder. Raises WeightsError for a folder without."""
+    """The file of a word, with diffusers' name in a folder. Raises WeightsError for a folder without one."""
     if not path.is_dir():
         return path
     file = next((path / name for name in LEARNT_FILES if (path / name).is_file()), None)
@@ -206,10 +203,10 @@ def _file_of(path: Path) -> Path:
 
 
 def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The vectors in a file by what they are called in it, and which word those are.
+    """The vectors of a file by their names in it, and their words.
 
-    AUTOMATIC1111's and CompVis' are below ``string_to_param``, "*" for a word that is called as the file says
-    (``name``) or as it is named itself; a tensor alone likewise.
+    AUTOMATIC1111's and CompVis' are below ``string_to_param``, "*" for a word with the name in the file (``name``) or
+    the file name; a lone tensor likewise.
     """
     contents = checkpoint_io.contents(file)
     if isinstance(contents, Tensor):
@@ -228,7 +225,7 @@ def _words_of(file: Path, token: str) -> tuple[dict[str, Tensor], dict[str, str]
 
 
 def table_of(text_encoder: Any) -> nn.Embedding:
-    """The table of a text encoder's words. Raises RecipeError for a text encoder that cannot be taught one."""
+    """The embedding table of a text encoder. Raises RecipeError for a text encoder that does not support new words."""
     if isinstance(text_encoder, PublishedTextEncoder) and text_encoder.teachable:
         vocab: int = cast(Any, text_encoder).part.vocab
         tables = [m for m in text_encoder.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == vocab]
@@ -239,7 +236,7 @@ def table_of(text_encoder: Any) -> nn.Embedding:
 
 
 def _text_encoder_for(system: System, file: Path, name: str, value: Tensor) -> tuple[int, Any]:
-    """The text encoder that vectors are as wide as, or of several that which their ``name`` in the file stands for."""
+    """The text encoder with the width of the vectors, of several the one for their ``name`` in the file."""
     able = [
         (index, text_encoder)
         for index, text_encoder in enumerate(system.text_encoders)
@@ -264,7 +261,7 @@ def _text_encoder_for(system: System, file: Path, name: str, value: Tensor) -> t
 
 
 def _put(system: System, index: int, text_encoder: Any, token: str, vectors: Tensor) -> None:
-    """Gives a word its rows in a text encoder's table, which grows where it must, and in its recipe."""
+    """Adds a word's rows to a text encoder's table, which grows if needed, and to its recipe."""
     old = table_of(text_encoder)
     first = _named(text_encoder, token, len(vectors))
     rows = max(old.num_embeddings, first + len(vectors))
@@ -282,10 +279,10 @@ def _put(system: System, index: int, text_encoder: Any, token: str, vectors: Ten
 
 
 def _named(text_encoder: Any, token: str, count: int) -> int:
-    """Has a text encoder's tokenizer know a word of so many vectors; answers the id of the first, which the others
-    follow.
+    """Adds a word with this number of vectors to a text encoder's tokenizer; returns the id of the first, which the
+    others follow.
 
-    Raises RecipeError where there is such a word, and for one that is no single word.
+    Raises RecipeError for an existing word, and for one that is not a single word.
     """
     from tokenizers import AddedToken, Tokenizer
 
@@ -315,5 +312,5 @@ def _known_by(text_encoder: Any, words: Any) -> None:
     before: Mapping[str, int] = text_encoder.tokenizer.get_vocab(with_added_tokens=True)
     now: Mapping[str, int] = words.get_vocab(with_added_tokens=True)
     text_encoder.tokenizer = words
-    if isinstance(text_encoder, BertTextEncoder):  # the known words of a lexicon, which warns of all others
+    if isinstance(text_encoder, BertTextEncoder):  # the known words of a lexicon, which warns about all others
         text_encoder.known = (text_encoder.known | (now.keys() - before.keys())) - (before.keys() - now.keys())

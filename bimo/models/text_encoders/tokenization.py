@@ -1,6 +1,4 @@
-"""The words of a text encoder: tokenizers read as data from published files; one way to pad, to cut, to say what is
-cut.
-"""
+"""Tokenizers as data from published files, with one implementation of padding, truncation and budgets."""
 
 # diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
 # pyright: reportPrivateImportUsage=false, reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -30,7 +28,9 @@ MODEL_FILE = "sentencepiece.bpe.model"
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Rows of token ids -> ids [B, length] and mask [B, length] bool (True: real). One too long keeps its end mark."""
+    """Rows of token ids -> ids [B, length] and mask [B, length] bool (True: real). Truncated rows keep their end
+    token.
+    """
     ids = torch.full((len(rows), length), pad, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for row, tokens in enumerate(rows):
@@ -45,12 +45,14 @@ def budget(encoded: Any, text: str, length: int) -> Budget:
     used: int = len(encoded.ids)
     if used <= length:
         return Budget(used, length)
-    # Of a character of several tokens each has the offsets of the whole character.
+    # All tokens of a character have the offsets of the whole character.
     return Budget(used, length, text[encoded.offsets[length - 1][0] :])
 
 
 def unread(tokenizer: Any, text: str) -> tuple[str, ...]:
-    """What of a text a published tokenizer has no token for, emoji whole: its unknown token stands there, or none."""
+    """The parts of a text for which a published tokenizer has no token, emoji as a whole: they become the unknown
+    token, or nothing.
+    """
     words = known(tokenizer)
     mark = unknown_id(words)
     encoded = words.encode(text, add_special_tokens=False)
@@ -75,11 +77,11 @@ def unread(tokenizer: Any, text: str) -> tuple[str, ...]:
 
 
 def unknown_id(words: Any) -> int | None:
-    """The id of the token that a tokenizer puts where it has none; None where it reads every byte."""
+    """The id of a tokenizer's unknown token; None if it encodes every byte."""
     mark = getattr(words.model, "unk_token", None)
     if mark is None and type(words.model).__name__ == "Unigram":
         mark = "<unk>"
-    # CLIP's pairs name their end mark, which never stands for a character: they read bytes.
+    # CLIP's BPE names its end token as unknown, which never occurs: it encodes bytes.
     if mark is None or mark == "<|endoftext|>" or getattr(words.model, "byte_fallback", False):
         return None
     return words.token_to_id(mark)
@@ -87,7 +89,7 @@ def unknown_id(words: Any) -> int | None:
 
 @dataclass(frozen=True)
 class Read:
-    """A text as tokens: their ids, names, and from where to where in the text each stands."""
+    """A tokenized text: ids, names, and offsets in the text."""
 
     ids: list[int]
     tokens: list[str]
@@ -95,7 +97,7 @@ class Read:
 
 
 def read(tokenizer: Any, text: str) -> Any:
-    """A text by a tokenizer; a word that was taught as several tokens is all of them."""
+    """Tokenizes a text; a word with several tokens (textual inversion) gets all of them."""
     encoded = known(tokenizer).encode(text)
     several = _several(tokenizer)
     if not several:
@@ -111,14 +113,14 @@ def read(tokenizer: Any, text: str) -> Any:
 
 @lru_cache(maxsize=8)
 def taught(words: Any) -> tuple[str, ...]:
-    """The words that a tokenizer knows besides its vocabulary, the longest first."""
+    """The words that were added to a tokenizer's vocabulary, the longest first."""
     names = (str(token.content) for token in words.get_added_tokens_decoder().values())
     return tuple(sorted(names, key=len, reverse=True))
 
 
 @lru_cache(maxsize=8)
 def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
-    """The tokens of each taught word that has more than one: "<cat>", "<cat>_1", "<cat>_2" ..."""
+    """The tokens of each added word with several: "<cat>", "<cat>_1", "<cat>_2" ..."""
     there = {str(token.content): int(number) for number, token in words.get_added_tokens_decoder().items()}
     tokens_of: dict[int, tuple[tuple[int, str], ...]] = {}
     for name, number in there.items():
@@ -133,10 +135,10 @@ def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
 def read_words(
     folder: Path, wanted: Sequence[str], vocab: int, reader: Callable[[Path], tuple[Any, str]]
 ) -> tuple[Any, int]:
-    """The tokenizer that ``reader`` finds in a folder, which neither pads nor cuts, and the id of its padding.
+    """The tokenizer that ``reader`` reads from a folder, without padding and truncation, and its padding id.
 
-    ``wanted`` are the sets of files ("vocab.json + merges.txt") of which one must be there. Raises WeightsError where
-    they are missing, damaged, or count further than the ``vocab`` words of the text encoder.
+    ``wanted`` are alternative sets of files ("vocab.json + merges.txt"). Raises WeightsError if they are missing,
+    damaged, or have ids beyond the text encoder's ``vocab``.
     """
     if not any(all((folder / name).is_file() for name in names.split(" + ")) for names in wanted):
         listed = " / ".join(wanted)
@@ -165,7 +167,7 @@ def read_words(
 
 
 def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> None:
-    """Writes a tokenizer as transformers' class of that name reads it: tokenizer.json, and how it pads."""
+    """Writes a tokenizer for transformers' class of that name: tokenizer.json, and its padding token."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"tokenizer_class": cls, "model_max_length": length, "pad_token": known(words).id_to_token(pad)}
     write_whole(folder / TOKENIZER_FILE, words.to_str().encode())
@@ -173,14 +175,14 @@ def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> No
 
 
 def known(words: Any) -> Any:
-    """A text encoder's tokenizer. Raises WeightsError where it has none yet."""
+    """A text encoder's tokenizer. Raises WeightsError if it has none yet."""
     if words is None:
         raise WeightsError("the text encoder has no tokenizer yet")
     return words
 
 
 def published_words() -> WeightsError:
-    """Told where a text encoder is to be trained without the tokenizer that belongs to it."""
+    """The error for training a text encoder without the tokenizer that belongs to it."""
     return WeightsError(
         "the tokenizer of this text encoder is published with its weights; put its files (vocab.txt, "
         "tokenizer.json ...) into words.0 of the run's folder"
@@ -188,7 +190,7 @@ def published_words() -> WeightsError:
 
 
 def word_pieces(folder: Path) -> tuple[Any, str]:
-    """BERT's tokenizer of a tokenizer.json or a vocab.txt, lower-casing unless its config says otherwise; [PAD]."""
+    """BERT's tokenizer from a tokenizer.json or a vocab.txt, lower-casing unless its config says otherwise; [PAD]."""
     from tokenizers import Tokenizer
     from tokenizers.implementations import BertWordPieceTokenizer
 
@@ -198,7 +200,7 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
     settings: dict[str, Any] = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     lower = bool(settings.get("do_lower_case", True))
     vocab = str(folder / VOCAB_FILE)
-    # The words of BertTokenizer itself: accents go with case unless strip_accents says otherwise.
+    # As in BertTokenizer: accents follow the case unless strip_accents is set.
     made = BertWordPieceTokenizer(
         vocab,
         lowercase=lower,
@@ -210,10 +212,10 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
 
 
 def marked(words: Any, marks: tuple[int, int]) -> Any:
-    """A tokenizer of word pieces that begins and ends a text with other ids than its own, such as CLIP's."""
+    """A WordPiece tokenizer that begins and ends a text with other ids than its own, such as CLIP's."""
     from tokenizers.processors import TemplateProcessing
 
-    # The names only stand for the ids; they need not be words of the vocabulary.
+    # The names only represent the ids; they need not be in the vocabulary.
     words.post_processor = TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", marks[0]), ("<end>", marks[1])]
     )
@@ -221,7 +223,7 @@ def marked(words: Any, marks: tuple[int, int]) -> Any:
 
 
 def byte_pairs(folder: Path) -> tuple[Any, str]:
-    """CLIP's tokenizer of a CLIPTokenizer's files, and what it pads with."""
+    """CLIP's tokenizer from a CLIPTokenizer's files, and its padding token."""
     from tokenizers import Tokenizer
     from transformers import CLIPTokenizer
 
@@ -230,9 +232,9 @@ def byte_pairs(folder: Path) -> tuple[Any, str]:
 
 
 def sentence_pieces(folder: Path) -> tuple[Any, str]:
-    """XLM-RoBERTa's tokenizer of a tokenizer.json or a sentencepiece.bpe.model; <pad>.
+    """XLM-RoBERTa's tokenizer from a tokenizer.json or a sentencepiece.bpe.model; <pad>.
 
-    The four marks come first and <mask> last, so that a piece has the id of the file plus one.
+    Four special tokens come first and <mask> last, so that a piece's id is that of the file plus one.
     """
     from tokenizers import Tokenizer
     from transformers import XLMRobertaTokenizer
@@ -265,7 +267,7 @@ def read_model(data: bytes) -> tuple[list[tuple[str, float]], bytes]:
 
 
 def fields(data: bytes) -> list[tuple[int, bytes]]:
-    """Numbers and contents of a protocol buffer's fields; a whole number's content are its bytes as they stand."""
+    """Numbers and contents of a protocol buffer's fields; the content of an integer are its raw bytes."""
     contents: list[tuple[int, bytes]] = []
     at = 0
     while at < len(data):
@@ -287,7 +289,7 @@ def fields(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def whole(data: bytes, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """A varint, and the offset after it."""
     value = shift = 0
     while True:
         if at >= len(data):

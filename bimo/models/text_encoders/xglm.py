@@ -23,11 +23,11 @@ PAD = 1
 
 @dataclass(frozen=True, kw_only=True)
 class XglmText(Part):
-    """A causal language model that ends every text with a learnt token, whose state through a linear layer is all that
-    is read of it: the pooled output, ``project`` wide, and the only token.
+    """A causal language model that ends every text with a learned token, whose state through a linear layer is the
+    whole output: the pooled one, ``project`` wide, and the only token.
 
-    It knows no positions: the published code leaves them out, so its weights must do without. ``length`` counts the
-    tokens before the learnt one, the mark that begins a text among them.
+    It has no positional embedding: the published code omits it. ``length`` counts the tokens before the learned one,
+    including the start token.
     """
 
     width: int = 1024
@@ -49,7 +49,7 @@ class XglmText(Part):
 
 
 class Attention(nn.Module):
-    """Causal attention that sees real tokens alone."""
+    """Causal attention with masked padding."""
 
     def __init__(self, part: XglmText) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ class Attention(nn.Module):
         self.o = nn.Linear(part.width, part.width)
         self.dropout = nn.Dropout(part.dropout)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """[B, L, D] and what each place sees [B, 1, L, L] bool -> [B, L, D]."""
+    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """[B, L, D] and attention mask [B, 1, L, L] bool -> [B, L, D]."""
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
         dropped = self.dropout.p if self.training else 0.0
-        h = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropped)
+        h = functional.scaled_dot_product_attention(q, k, v, attn_mask=attended, dropout_p=dropped)
         return self.dropout(self.o(h.transpose(1, 2).flatten(2)))
 
 
@@ -83,9 +83,9 @@ class Block(nn.Module):
             nn.Dropout(part.dropout),
         )
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        x = x + self.attn(self.norm1(x), seen)
+        x = x + self.attn(self.norm1(x), attended)
         return x + self.ffn(self.norm2(x))
 
 
@@ -110,7 +110,7 @@ class Xglm(nn.Module):
         x = torch.cat([self.scale * self.token_embedding(ids), self.eos_embedding.expand(len(ids), -1, -1)], dim=1)
         x = self.dropout(x)
         before = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-        # The learnt token looks at the text, not at itself.
+        # The learned token attends to the text, not to itself.
         attention_mask = before & functional.pad(mask, (0, 1), value=False)[:, None, None]
         for block in self.blocks:
             x = block(x, attention_mask)
@@ -135,8 +135,8 @@ class XglmTextEncoder(PublishedTextEncoder):
         return TextEncoding(pooled[:, None], None, pooled)
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts -> token ids [B, length] and mask [B, length] bool; what is past the length is left out."""
-        # It marks the beginning of a text, not its end: there is no end mark to be kept.
+        """Texts -> token ids [B, length] and mask [B, length] bool; longer texts are truncated."""
+        # There is only a start token, no end token to be kept.
         rows = [self.tokens(text).ids[: self.part.length] for text in texts]
         return tokenization.padded(rows, self.part.length, self.pad)
 
@@ -153,9 +153,9 @@ class XglmTextEncoder(PublishedTextEncoder):
 
 
 def _pieces(folder: Path) -> tuple[Any, str]:
-    """XGLM's tokenizer of a tokenizer.json or a sentencepiece.bpe.model; <pad>.
+    """XGLM's tokenizer from a tokenizer.json or a sentencepiece.bpe.model; <pad>.
 
-    The four marks come first, then the file's pieces but for its own three marks, then seven words that mean nothing.
+    Four special tokens come first, then the file's pieces without its own three, then seven unused tokens.
     """
     from tokenizers import Tokenizer
     from transformers import XGLMTokenizer

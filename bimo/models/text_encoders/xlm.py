@@ -15,18 +15,18 @@ from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import MODEL_FILE, TOKENIZER_FILE
 
-#: The positions of XLM-RoBERTa count from that of its padding: so many are never a word's.
+#: XLM-RoBERTa's positions are counted from that of its padding: this many are never used.
 UNUSED_POSITIONS = 2
 PAD = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class XlmText(Part):
-    """An XLM-RoBERTa that has padding masked, while the denoiser is given all ``length`` tokens.
+    """An XLM-RoBERTa with masked padding, whose denoiser gets all ``length`` tokens.
 
-    Its last states go through a linear layer to ``project``, with ``norm`` through a norm before it, as in AltCLIP.
-    With ``penultimate`` those of the last layer but one go through a norm and a second such layer in their place, as in
-    AltDiffusion-m18. ``embed`` adds a pooled output: the first token's answer through a further layer of that width.
+    Its last states pass through a linear layer to ``project``, with ``norm`` through a norm before it, as in AltCLIP.
+    With ``penultimate`` those of the last layer but one pass through a norm and a second such layer instead, as in
+    AltDiffusion-m18. ``embed`` adds a pooled output: the first token's output through a further layer of that width.
     """
 
     width: int = 1024
@@ -45,18 +45,16 @@ class XlmText(Part):
     dropout: float = 0.1
 
     def build(self) -> XlmTextEncoder:
-        """The module, without its words until ``load_tokenizer``. Raises RecipeError for fields that do not go
-        together.
-        """
+        """The module, without tokenizer until ``load_tokenizer``. Raises RecipeError for inconsistent fields."""
         return XlmTextEncoder(self)
 
     def tiny(self) -> Self:
-        """Width 16, two layers; the vocabulary and length stay, as the words belong to the data."""
+        """Width 16, two layers; vocabulary and length stay, as the tokenizer belongs to the data."""
         return replace(self, width=16, layers=2, heads=2, feed=32, project=16, embed=min(self.embed, 16))
 
 
 class Transformed(nn.Module):
-    """XLM-RoBERTa and what its states go through, under the names of the published weights."""
+    """XLM-RoBERTa and the layers for its states, with the published names."""
 
     def __init__(self, part: XlmText) -> None:
         super().__init__()
@@ -75,7 +73,7 @@ class Transformed(nn.Module):
             attention_probs_dropout_prob=part.dropout,
         )
         self.roberta = XLMRobertaModel(config, add_pooling_layer=False)
-        # Published with the head of the last states even where nothing goes through it.
+        # Published with the head of the last states even if it is not used.
         self.transformation = nn.Linear(part.width, part.project)
         self.transformation_pre = nn.Linear(part.width, part.project) if part.penultimate else None
         self.pre_LN = nn.LayerNorm(part.width, eps=part.eps) if part.penultimate or part.norm else nn.Identity()
@@ -122,7 +120,7 @@ class XlmTextEncoder(PublishedTextEncoder):
         return tokenization.sentence_pieces(folder)
 
     def load_tokenizer(self, folder: Path) -> None:
-        """As every tokenizer. Raises WeightsError also where positions are not counted from the id of its padding."""
+        """As every tokenizer. Raises WeightsError also if positions are not counted from the id of its padding."""
         super().load_tokenizer(folder)
         if self.pad != PAD:
             raise WeightsError("<pad> of {folder} is {pad}; expected 1", folder=folder, pad=self.pad)

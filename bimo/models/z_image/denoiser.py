@@ -37,7 +37,7 @@ class ZImage(Part):
     lengths: tuple[int, ...] = (1536, 512, 512)
 
     def control_settings(self) -> dict[str, Any]:
-        """What diffusers' ControlNets of it have as the transformer has it."""
+        """Settings that its ControlNets share with the transformer."""
         return {
             "dim": self.width,
             "n_refiner_layers": self.refiners,
@@ -84,17 +84,17 @@ class ZImageDenoiser(PublishedDenoiser):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """noise - x: the model's own answer is x - noise, and its clock runs from noise at 0 to x at 1. ``added`` is
-        what a ControlNet gives its layers.
+        """Predicts noise - x: the published model predicts x - noise, with time running from noise at 0 to x at 1.
+        ``added`` are the residuals of a ControlNet.
         """
-        answers = self.model(**self._given(x, t, conditioning), **(added or {}), return_dict=False)[0]
-        return -torch.stack(list(answers)).squeeze(2)
+        outputs = self.model(**self._arguments(x, t, conditioning), **(added or {}), return_dict=False)[0]
+        return -torch.stack(list(outputs)).squeeze(2)
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What a ControlNet of diffusers' transformer is called with, and the transformer, whose layers it shares."""
-        return {"network": self.model, **self._given(x, t, conditioning)}
+        """The arguments of diffusers' ControlNet, including the transformer, whose layers it shares."""
+        return {"network": self.model, **self._arguments(x, t, conditioning)}
 
-    def _given(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+    def _arguments(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         text = text_of(conditioning, "ZImage")
         texts = [row if text.mask is None else row[text.mask[i]] for i, row in enumerate(text.tokens)]
         return {"x": list(x.unsqueeze(2).unbind(0)), "t": (LAST - t) / LAST, "cap_feats": texts}
