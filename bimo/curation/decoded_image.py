@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Sides in pixels, (shorter, longer), below which a picture is not reduced; it is halved three times at most. JPEG can
 #: be decoded at 1/2, 1/4 and 1/8 for less, and other formats are reduced in the same way, so that a measured number
 #: does not depend on the file format. Rules measure on copies of at most 256 pixels; models get more.
-LOOKED_AT, GIVEN_TO_MODELS = (160, 256), (512, 512)
+RULE_SIDES, MODEL_SIDES = (160, 256), (512, 512)
 MAXIMUM_REDUCTION = 8
 ORIENTATION = 0x0112
 EXIF_IN_PNG = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")
@@ -50,7 +50,7 @@ class DecodedImage:
     converted: str = ""
 
 
-def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
+def see(data: bytes, least: tuple[int, int] = RULE_SIDES) -> DecodedImage:
     """Decodes a picture once, reduced to the size that rules measure at, or to other ``least`` sides.
 
     Raises Unusable: "empty", "not a picture", "not a format that is read", "too large" (by the header, before anything
@@ -70,7 +70,7 @@ def see(data: bytes, least: tuple[int, int] = LOOKED_AT) -> DecodedImage:
         except (MemoryError, Unusable):
             raise
         except Exception as error:  # on damaged bytes Pillow's decoders raise all sorts
-            raise _told(error) from None
+            raise _reason_of(error) from None
         if decoded.format != "JPEG" and factor > 1:
             image = image.reduce(factor)
         decoded.image = _turned(image, turn)
@@ -105,7 +105,7 @@ def upright(data: bytes) -> bytes:
         except (MemoryError, Unusable):
             raise
         except Exception as error:  # as above
-            raise _told(error) from None
+            raise _reason_of(error) from None
     buffer = io.BytesIO()
     # A profile that remains is sRGB under another name.
     own = picture.info.get("icc_profile") if decoded.mode in ("RGB", "RGBA") and not decoded.converted else None
@@ -125,7 +125,7 @@ def alpha_of(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def reduction(size: tuple[int, int], least: tuple[int, int] = LOOKED_AT) -> int:
+def reduction(size: tuple[int, int], least: tuple[int, int] = RULE_SIDES) -> int:
     """The factor that the sides of a picture are reduced by: 1, 2, 4 or 8."""
     factor = 1
     while (
@@ -169,7 +169,7 @@ def _opened(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        raise _told(error) from None
+        raise _reason_of(error) from None
     if picture.width * picture.height > MAXIMUM_PICTURE_PIXELS:
         raise Unusable("too large", f"{picture.width}x{picture.height} pixels; at most {MAXIMUM_PICTURE_PIXELS}")
     return picture
@@ -203,7 +203,7 @@ def _turned(image: Image.Image, turn: int) -> Image.Image:
     return image if turn == 1 else image.transpose(Transpose[turns[turn]])
 
 
-def _told(error: Exception) -> Unusable:
+def _reason_of(error: Exception) -> Unusable:
     """The reason for a decoder's exception."""
     message: Any = str(error) or type(error).__name__
     return Unusable("truncated" if "truncated" in message.lower() else "damaged", message)

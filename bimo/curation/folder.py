@@ -127,7 +127,7 @@ def build_folder(source: Path, out: Path, side: int = 1, fill: Fill | None = Non
     if not source.exists():
         raise DataError("there is no folder {source}", source=source)
     what = detect_format(source)
-    ingest.check_apart(source, out)
+    ingest.check_output_outside(source, out)
     begun = [path for path in (out, *out.parents) if not path.exists()]
     entries, broken, joined = _read(what)
     left, converted = list(broken), Counter[str]()

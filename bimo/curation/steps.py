@@ -120,7 +120,7 @@ class Step(Part):
     says: ClassVar[tuple[str, str]]
     #: The column that the report's histogram is of; "" for a step that measures none.
     score: ClassVar[str] = ""
-    #: Whether a large model or an endpoint answers: there is one of it then, where small models are in every process.
+    #: Whether it uses a large model or an endpoint: it runs once then, while small models run in every process.
     single: ClassVar[bool] = False
 
     def reason(self) -> tuple[str, str]:

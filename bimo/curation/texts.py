@@ -109,10 +109,10 @@ def build_texts(source: str, out: Path) -> dict[str, int]:
     return report
 
 
-Said = tuple[list[dict[str, str]], dict[str, Any]]
+TextRow = tuple[list[dict[str, str]], dict[str, Any]]
 
 
-def _parallel(source: str, counts: Counter[str]) -> Iterator[Said]:
+def _parallel(source: str, counts: Counter[str]) -> Iterator[TextRow]:
     if source == CEDICT:
         yield from ((captions, {}) for captions in _cedict(counts))
         return

@@ -1,4 +1,4 @@
-"""Variants of a picture: turned left to right, in other colours; the same ones whenever they are asked for."""
+"""Augmented variants of a picture, mirrored or with other colours; deterministic."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def is_flipped(augment: Augmentation, variant: int) -> bool:
-    """Whether the ``variant``-th picture, the first being the picture itself, is turned left to right."""
+    """Whether the ``variant``-th picture, the first being the picture itself, is mirrored."""
     return augment.flip and variant % 2 == 1
 
 
 def varied(picture: Image.Image, augment: Augmentation, content: str, variant: int) -> Image.Image:
-    """The ``variant``-th of a picture in RGB whose bytes are named by ``content``."""
+    """The ``variant``-th variant of an RGB picture, seeded by ``content``, the hash of its bytes."""
     from PIL import Image, ImageEnhance
 
     if not variant:

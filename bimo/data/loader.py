@@ -1,4 +1,4 @@
-"""Shards as training wants them: pixels at the sizes of a stage, captions and labels, all read when asked for."""
+"""Training data from shards: pixels at the sizes of a stage, captions and labels, all read on demand."""
 
 # numpy's arrays are typed in part.
 # pyright: reportUnknownMemberType=false
@@ -33,7 +33,7 @@ from bimo.diffusion.image_inputs import middle
 if TYPE_CHECKING:
     from PIL import Image
 
-#: How pixels are made of a picture: latents of another version are encoded again.
+#: The version of the preprocessing: latents of another version are encoded again.
 VERSION = 2
 AS_IT_IS = Augmentation()
 #: The map that says what of a picture is not transparent. Where it is missing all of the picture is there.
@@ -55,30 +55,28 @@ def buckets(area: int, step: int = 64, ratio: float = 2.0) -> tuple[Size, ...]:
 
 
 def fitted_size(size: Size, choices: Sequence[Size]) -> Size:
-    """The one of some sizes whose shape is nearest to that of a picture: the first of equals."""
+    """The size with the aspect ratio nearest to that of a picture: the first of equals."""
     shape = math.log(size[0] / size[1])
     return min(choices, key=lambda choice: abs(math.log(choice[0] / choice[1]) - shape))
 
 
 def cut(size: Size, wanted: Size) -> tuple[Size, int, int]:
-    """(size to resize to, left, top) with which a picture covers a size: its shape stays, its middle is kept."""
+    """(size to resize to, left, top) for a centre crop to a size."""
     scale = max(wanted[0] / size[0], wanted[1] / size[1])
     width, height = (max(round(side * scale), least) for side, least in zip(size, wanted, strict=True))
     return (width, height), (width - wanted[0]) // 2, (height - wanted[1]) // 2
 
 
 class Pictures:
-    """All rows of some folders of shards. ``digest`` names the content, so caches never pair wrong rows.
+    """All rows of some folders of shards. ``digest`` identifies the content, so that caches never pair wrong rows.
 
-    Columns are read from the shards when they are asked for: ``homes`` are the folders that rows are of, in which what
-    belongs to them is looked for by their ``keys``; ``contents`` name what rows are by their pictures' bytes, or their
-    texts, wherever they lie and however they are called. ``captions`` and their ``languages`` go row by row, several
-    each. Texts without a picture are of no size, (0, 0).
+    Columns are read from the shards on demand: ``homes`` are the folders of rows, in which their files are found by
+    their ``keys``; ``contents`` identify rows by their pictures' bytes, or their texts, whatever their path and name.
+    ``captions`` and their ``languages`` go row by row, several each. Texts without a picture have the size (0, 0).
 
-    ``groups`` are the rows that are trained on together, one each unless a stage's objective wants pairs or leaves
-    some out; the rows of a folder as often in an epoch as its one of ``repeats`` says, once where there are none.
-    ``cache`` is where the index of the rows and some decoded pixels are kept, beside the first folder's shards where it
-    is None.
+    ``groups`` are the rows that are trained on together, one each unless a stage's objective wants pairs or leaves some
+    out; rows of a folder are repeated in an epoch by its entry in ``repeats``, once by default. ``cache`` is the folder
+    of the row index and of some decoded pixels, by default next to the first folder's shards.
     """
 
     def __init__(self, *folders: Path, cache: Path | None = None, repeats: Sequence[int] = ()) -> None:
@@ -101,10 +99,10 @@ class Pictures:
         self.sizes: Sequence[Size] = _sizes(index.rows["size"])
         self.groups: Sequence[tuple[int, ...]] = Column(count, lambda row: (row,))
         if any(times != 1 for times in repeats):
-            # Other repeats are other data; what is kept of the rows themselves is the same.
+            # Other repeats are other data; caches of the rows themselves stay valid.
             self.digest = hashlib.sha256(f"{self.digest} {tuple(repeats)}".encode()).hexdigest()
             self.groups = picked(self.groups, np.arange(count).repeat(_times(index, folders, repeats)))
-        #: [N, numbers of a pose], NaN for a row that declares none; None where no row does.
+        #: [N, numbers of a pose], NaN for a row without one; None if no row has one.
         self.poses: Tensor | None = None
         if len(rows := index.rows["posed"].nonzero()[0]):
             poses = torch.tensor([index.record(row)["pose"] for row in rows.tolist()], dtype=torch.float32)
@@ -116,11 +114,11 @@ class Pictures:
 
     @property
     def cache_folder(self) -> Path:
-        """Where the index and decoded pixels are kept."""
+        """The folder of the row index and of decoded pixels."""
         return self.cache or self.folders[0] / ".cache"
 
     def drawn(self) -> Pictures:
-        """Those groups of which every row has a picture. Raises DataError where none has."""
+        """The groups whose rows all have a picture. Raises DataError if there are none."""
         has_picture = self.has_picture()
         numbers = np.fromiter((n for n, group in enumerate(self.groups) if all(has_picture[list(group)])), np.int64)
         if not len(numbers):
@@ -133,11 +131,11 @@ class Pictures:
         return self.of(picked(self.groups, numbers))
 
     def has_picture(self) -> npt.NDArray[np.bool_]:
-        """[N]: which rows have a picture and are not texts alone."""
+        """[N]: which rows have a picture and are not texts only."""
         return (self._index.rows["size"] > 0)[:, 0]
 
     def of(self, groups: Sequence[tuple[int, ...]], captions: Sequence[tuple[str, ...]] | None = None) -> Pictures:
-        """The same pictures in other groups, and with other ``captions`` where some are given."""
+        """The same pictures in other groups, and with other ``captions`` if some are given."""
         made = copy.copy(self)
         made.groups = groups
         if captions is not None:
@@ -152,10 +150,10 @@ class Pictures:
         augment: Augmentation = AS_IT_IS,
         unvaried: npt.NDArray[np.bool_] | None = None,
     ) -> Fitted:
-        """The pictures at one size, at the nearest of several, or as they are, in as many variants as ``augment`` says,
-        of which those of rows that are ``unvaried`` [N] are alike. Rows of a group have one size.
+        """The pictures at one size, at the nearest of several, or at their own, in as many variants as ``augment``
+        says; those of rows that are ``unvaried`` [N] are equal. Rows of a group have one size.
 
-        Raises DataError where neither is given and they are not all of one size, and for texts without pictures.
+        Raises DataError if no size is given and they differ, and for texts without pictures.
         """
         has_picture = self.has_picture()
         bare = next((row for group in self.groups for row in group if not has_picture[row]), None)
@@ -187,7 +185,7 @@ class Pictures:
         return Fitted(self, sizes, augment, unvaried)
 
     def picture(self, row: int) -> Image.Image:
-        """A row's picture in RGB, in sRGB by its profile. Raises DataError where it cannot be decoded."""
+        """A row's picture in RGB, converted to sRGB by its profile. Raises DataError if it cannot be decoded."""
         from PIL import Image
 
         try:
@@ -199,7 +197,7 @@ class Pictures:
 
 
 class Fitted:
-    """Pictures at the ``sizes`` a stage learns them at, decoded when a step asks for them.
+    """Pictures at the ``sizes`` of a stage, decoded on demand.
 
     Of N pictures in V variants there are N V rows: the v-th variant of row r, from 0, is row r + v N.
     """
@@ -217,8 +215,8 @@ class Fitted:
         self._unvaried = np.zeros(len(sizes), np.bool_) if unvaried is None else unvaried
         self.digest = _digest(pictures.digest, sizes)
         if self.variants > 1:
-            said = f"{self.digest} {dumps(augment)} {self._unvaried.tobytes().hex()}"
-            self.digest = hashlib.sha256(said.encode()).hexdigest()
+            settings = f"{self.digest} {dumps(augment)} {self._unvaried.tobytes().hex()}"
+            self.digest = hashlib.sha256(settings.encode()).hexdigest()
         self._reader = PixelReader(len(self.sizes), self._decoded, self._shape, pictures.cache_folder)
 
     def variant_of(self, row: int) -> tuple[int, int]:
@@ -227,7 +225,7 @@ class Fitted:
         return own, 0 if self._unvaried[own] else variant
 
     def size_ids(self, rows: Sequence[int]) -> Tensor:
-        """[B, 6] of rows: height and width of the original, top and left of the cut, height and width."""
+        """[B, 6] of rows: original height and width, top and left of the crop, target height and width."""
         ids: list[tuple[int, ...]] = []
         for row in rows:
             own, wanted = self._pictures.sizes[self.variant_of(row)[0]], self.sizes[row]
@@ -236,21 +234,19 @@ class Fitted:
         return torch.tensor(ids, dtype=torch.float32)
 
     def prefetch(self, rows: Sequence[int]) -> None:
-        """Begins to decode the rows whose pixels are asked for next."""
+        """Starts decoding the rows of the next batch."""
         self._reader.prefetch(rows)
 
     def pixels(self, rows: Sequence[int], keep: bool = True) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] of rows of one size, channels last in memory. ``keep`` is for those that will be
-        asked for again.
-        """
+        """[B, 3, H, W] in [-1, 1] of rows of one size, channels last in memory. ``keep`` caches them for later use."""
         pixels = self._reader.read(rows, keep)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
     def maps(self, name: str, rows: Sequence[int], smooth: bool = False) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png beside the shards that a row is of, cut as the
-        pictures are: the same key in another folder is another picture. ``smooth`` resizes them as photographs.
+        """[B, 3, H, W] in [-1, 1] of rows of one size: maps/NAME/KEY.png next to the shards of each row, cropped as the
+        pictures are; the same key in another folder is another picture. ``smooth`` resizes them as photographs.
 
-        Raises DataError where a picture has none.
+        Raises DataError if a picture has none.
         """
         from PIL import Image
 
@@ -273,9 +269,9 @@ class Fitted:
                 )
             with Image.open(path) as map_:
                 inner = middle(map_.convert("RGB"), (width, height))
-                whole, left, top = cut(inner.size, (width, height))
-                # Of labels the nearest pixel: two have no mean.
-                resized = inner.resize(whole, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+                resized_to, left, top = cut(inner.size, (width, height))
+                # Labels use the nearest pixel: they have no mean.
+                resized = inner.resize(resized_to, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
                 pixels = np.asarray(resized.crop((left, top, left + width, top + height)))
                 picked[place] = pixels[:, ::-1] if is_flipped(self._augment, variant) else pixels
         return torch.from_numpy(picked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
@@ -285,15 +281,15 @@ class Fitted:
         return height, width, 3
 
     def _decoded(self, row: int) -> npt.NDArray[np.uint8]:
-        """[H, W, 3] of a row, resized until it covers its size and cut at its centre."""
+        """[H, W, 3] of a row, resized to cover its size and cropped at its centre."""
         from PIL import Image
 
         own, variant = self.variant_of(row)
         picture, wanted = self._pictures.picture(own), self.sizes[row]
         if picture.size != wanted:
             picture = middle(picture, wanted)
-            whole, left, top = cut(picture.size, wanted)
-            picture = picture.resize(whole, Image.Resampling.LANCZOS)
+            resized_to, left, top = cut(picture.size, wanted)
+            picture = picture.resize(resized_to, Image.Resampling.LANCZOS)
             picture = picture.crop((left, top, left + wanted[0], top + wanted[1]))
         return np.asarray(varied(picture, self._augment, self._pictures.contents[own], variant))
 
@@ -304,7 +300,7 @@ def picked(groups: Sequence[tuple[int, ...]], numbers: npt.NDArray[np.int64]) ->
 
 
 def _times(index: RowIndex, folders: Sequence[Path], repeats: Sequence[int]) -> npt.NDArray[np.int64]:
-    """[N]: how often each row is learnt in an epoch."""
+    """[N]: how often each row occurs in an epoch."""
     counts = [shards.read_index(folder).count for folder in folders]
     times = np.repeat(np.asarray(repeats, np.int64), counts)
     assert len(times) == len(index)
@@ -317,7 +313,9 @@ def _sizes(sizes: npt.NDArray[Any]) -> Sequence[Size]:
 
 
 def _digest(digest: str, sizes: npt.NDArray[np.int64]) -> str:
-    """A name of some data's pixels at some sizes, the same as that of earlier versions, so that latents are found."""
+    """A digest of some data's pixels at some sizes, equal to that of earlier versions, so that cached latents stay
+    valid.
+    """
     plan = hashlib.sha256(f"{digest} [".encode())
     for start in range(0, len(sizes), 4096):
         listed = ", ".join(f"({width}, {height})" for width, height in sizes[start : start + 4096].tolist())
@@ -327,10 +325,10 @@ def _digest(digest: str, sizes: npt.NDArray[np.int64]) -> str:
 
 
 def _remove_old_pixels(cache: Path) -> None:
-    """Removes the decoded copies of whole data sets that earlier versions kept."""
+    """Removes the decoded copies of whole data sets that earlier versions cached."""
     removed = 0
     for path in cache.glob("pixels-*.u8"):
-        with suppress(OSError):  # of another process or a disk that is only read: of no use, and in nobody's way
+        with suppress(OSError):  # of another process or a read-only disk: unused, and harmless
             size = path.stat().st_size
             path.unlink()
             removed += size

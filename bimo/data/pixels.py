@@ -1,4 +1,4 @@
-"""Decoded pixels of rows: threads decode ahead of the step, and a share of bounded size is kept on disk."""
+"""Decoded pixels of rows: threads decode ahead of the step, and a bounded part is cached on disk."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy.typing as npt
 
 from bimo.core.messages import say
 
-#: What decoded pixels may take on disk, and of what is free there: rows beyond it are decoded each time.
+#: The most bytes, and the most of the free disk, for cached pixels: further rows are decoded each time.
 CACHE_BYTES = 2 << 30
 SHARE_OF_FREE_DISK = 0.25
-#: Threads that decode; more than the processors only wait for each other.
+#: Decoding threads; more than the CPU cores only wait for each other.
 THREADS = max(1, min(4, os.cpu_count() or 1))
 Pixels = npt.NDArray[np.uint8]
 
 
 class PixelReader:
-    """Pixels of rows by their numbers, in the order asked for whichever thread is first.
+    """Pixels of rows by their numbers, in the requested order whichever thread is first.
 
-    ``decode`` gives those of a row, of the shape (H, W, 3) that ``shape_of`` says. At most the rows of one ``prefetch``
-    wait in memory. What is kept lies in a nameless file in ``folder``, gone with the process.
+    ``decode`` returns those of a row, with shape (H, W, 3) as by ``shape_of``. At most the rows of one ``prefetch`` are
+    pending. The cache is an unnamed file in ``folder``, which vanishes with the process.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class PixelReader:
         self._file: BinaryIO | None = None
         self._waiting: dict[int, Future[Pixels]] = {}
         self._pool: ThreadPoolExecutor | None = None
-        # Where a row's pixels begin in the file, -1 for one that is not in it.
+        # The offset of a row's pixels in the file, -1 for one that is not in it.
         self._offsets = np.full(count, -1, np.int64)
         self._end = self._room = 0
         self._opened = False
 
     def prefetch(self, rows: Sequence[int]) -> None:
-        """Begins to decode the rows that are asked for next; others that wait are given up."""
+        """Starts decoding the rows of the next batch; pending rows of another one are dropped."""
         wanted = dict.fromkeys(row for row in rows if self._offsets[row] < 0)
         for row in [row for row in self._waiting if row not in wanted]:
             self._waiting.pop(row).cancel()
@@ -54,7 +54,7 @@ class PixelReader:
                 self._waiting[row] = cast(ThreadPoolExecutor, self._pool).submit(self._decode, row)
 
     def read(self, rows: Sequence[int], keep: bool = True) -> Pixels:
-        """[B, H, W, 3] of rows of one size, kept for the next time where there is room and ``keep`` says so."""
+        """[B, H, W, 3] of rows of one size, cached if there is room and ``keep`` is set."""
         self.prefetch(rows)
         pixels = np.empty((len(rows), *self._shape_of(rows[0])), np.uint8)
         decoded: set[int] = set()
@@ -90,13 +90,13 @@ class PixelReader:
         except OSError:
             written = 0
         if written < pixels.nbytes:
-            self._room = self._end  # the disk is full: what is in the file stays
+            self._room = self._end  # the disk is full: the file stays as it is
             return
         self._offsets[row] = self._end
         self._end += pixels.nbytes
 
     def _open(self) -> None:
-        """Opens the file, where the folder takes one."""
+        """Opens the file, if the folder is writable."""
         self._opened = True
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The rows of folders of shards as columns: where each row's bytes lie is indexed once, values are read when asked for.
+"""The rows of folders of shards as columns: offsets are indexed once, values are read on demand.
 
-Memory does not grow with the data: the index is mapped from a file, captions and labels stay in the shards.
+Memory does not grow with the data: the index is memory-mapped, captions and labels stay in the shards.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bimo.core.messages import say
 from bimo.data import shards
 
 T = TypeVar("T", covariant=True)
-#: What the index says of a row: its shard, counted through all folders; where picture and record begin in it and how
-#: many bytes they are; width and height in pixels; where its key ends; the SHA-256 of its content; if it has a pose.
+#: The index of a row: its shard, counted through all folders; offsets and lengths of picture and record in it; width
+#: and height in pixels; the end of its key; the SHA-256 of its content; whether it has a pose.
 ROW = np.dtype(
     [
         ("shard", "<u4"),
@@ -39,14 +39,14 @@ ROW = np.dtype(
         ("posed", "u1"),
     ]
 )
-#: The layout of the index: one of another version is made again.
+#: The version of the index: another version is rebuilt.
 VERSION = 1
 OPEN_SHARDS = 64
 CACHED_RECORDS = 1024
 
 
 class Column(Sequence[T]):
-    """``count`` values that are worked out when they are asked for, by ``value_of`` a row's number."""
+    """``count`` values that are computed on demand, by ``value_of`` a row's number."""
 
     def __init__(self, count: int, value_of: Callable[[int], T]) -> None:
         self._count, self._value_of = count, value_of
@@ -84,7 +84,7 @@ class ShardFile:
         self._stream = path.open("rb", buffering=0)
 
     def read(self, offset: int, count: int) -> bytes:
-        """``count`` bytes from ``offset`` on. Raises DataError where the shard ends before."""
+        """``count`` bytes from ``offset`` on. Raises DataError if the shard is shorter."""
         stream = cast(BinaryIO, self._stream)
         with self._lock:
             stream.seek(offset)
@@ -99,7 +99,7 @@ class ShardFile:
 
 
 class RowIndex:
-    """Where the rows of some folders lie: ``rows`` [N] of ``ROW``, mapped from a file in ``cache``."""
+    """The index of the rows of some folders: ``rows`` [N] of ``ROW``, memory-mapped from a file in ``cache``."""
 
     def __init__(self, folders: Sequence[Path], digest: str, cache: Path) -> None:
         indices = [shards.read_index(folder) for folder in folders]
@@ -109,7 +109,7 @@ class RowIndex:
         self._homes = [folder for folder, _ in homes]
         self.rows, self._keys = self._mapped(cache, digest)
         self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)
-        #: The JSON of a row: captions, labels and what else the data declares.
+        #: The JSON of a row: captions, labels and whatever else the data declares.
         self.record = lru_cache(maxsize=CACHED_RECORDS)(self._record)
 
     def __len__(self) -> int:
@@ -121,11 +121,11 @@ class RowIndex:
         return self._keys[start : int(self.rows[row]["key_end"])].tobytes().decode()
 
     def home(self, row: int) -> Path:
-        """The folder that a row is of."""
+        """The folder of a row."""
         return self._homes[int(self.rows[row]["shard"])]
 
     def image(self, row: int) -> bytes:
-        """The bytes of a row's picture, none for a text without one."""
+        """The bytes of a row's picture, empty for a text without one."""
         entry = self.rows[row]
         return self._shard(int(entry["shard"])).read(int(entry["image"]), int(entry["image_bytes"]))
 
@@ -145,7 +145,7 @@ class RowIndex:
             raise shards.unreadable(self.paths[shard], error) from None
 
     def _mapped(self, cache: Path, digest: str) -> tuple[np.ndarray, np.ndarray]:
-        """(rows [N], keys [bytes of all keys]), mapped from disk; in memory where nothing can be written."""
+        """(rows [N], keys [bytes of all keys]), memory-mapped; in memory if nothing can be written."""
         name = hashlib.sha256(f"{digest} {VERSION}".encode()).hexdigest()[:16]
         folder = cache / f"rows-{name}"
         if not (folder / "rows").is_file():
@@ -166,7 +166,7 @@ class RowIndex:
         return np.memmap(folder / "rows", ROW, "r"), np.memmap(folder / "keys", np.uint8, "r")
 
     def _write(self, folder: Path) -> None:
-        """Writes the index, whole or not at all."""
+        """Writes the index atomically."""
         cache, created = folder.parent, not folder.parent.exists()
         cache.mkdir(parents=True, exist_ok=True)
         part = folder.with_suffix(f".{uuid.uuid4().hex}.part")
@@ -177,7 +177,7 @@ class RowIndex:
             try:
                 os.replace(part, folder)
             except OSError:
-                if not folder.is_dir():  # else another process was faster
+                if not folder.is_dir():  # otherwise another process was faster
                     raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -185,7 +185,7 @@ class RowIndex:
                 cache.rmdir()
 
     def _scan(self, rows: BinaryIO, keys: BinaryIO) -> None:
-        """Reads every shard once and writes what is known of its rows."""
+        """Reads every shard once and writes the index of its rows."""
         key_end = count = 0
         for shard, path in enumerate(self.paths):
             for key, image, member in shards.members(path):
@@ -212,7 +212,7 @@ class RowIndex:
 
 
 def _size(image: bytes, key: str) -> tuple[int, int]:
-    """(width, height) in pixels of a picture's bytes, (0, 0) of none."""
+    """(width, height) in pixels of a picture's bytes, (0, 0) for no picture."""
     from PIL import Image
 
     if not image:
@@ -225,5 +225,5 @@ def _size(image: bytes, key: str) -> tuple[int, int]:
 
 
 def undecodable(key: str, error: Exception) -> DataError:
-    """The error of a picture whose bytes are none."""
+    """The error for bytes that are no picture."""
     return DataError("the picture {key} cannot be decoded: {error}; build the data again", key=key, error=error)

@@ -143,12 +143,12 @@ def verify(folder: Path) -> None:
     """DataError when a shard that the index lists is missing or damaged."""
     for shard in read_index(folder).shards:
         path = folder / shard.name
-        found = hash_of(path) if path.is_file() else "missing"
-        if found != shard.sha256:
+        digest = hash_of(path) if path.is_file() else "missing"
+        if digest != shard.sha256:
             raise DataError(
                 "{path} has SHA-256 {found}, expected {sha256}. Delete it and build again.",
                 path=path,
-                found=found,
+                found=digest,
                 sha256=shard.sha256,
             )
 

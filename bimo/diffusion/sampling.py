@@ -130,7 +130,7 @@ def _decoded(system: System, drawing: Drawing) -> tuple[Tensor, tuple[str, ...]]
     with circular(space, drawing.request.seamless or ""):
         drawn, warnings = decode(tiny or space, drawing.results[last])
     if MASK in drawing.pictures and (system.recipe.request.paste or drawing.request.outpaint is not None):
-        drawn = outpainting.merged(drawn, drawing.pictures, drawing.request)
+        drawn = outpainting.composite(drawn, drawing.pictures, drawing.request)
     return drawn[0], warnings
 
 

@@ -186,7 +186,7 @@ class System(nn.Module):
         """
         denoiser: Any = self.level(inputs.level).denoiser
         if isinstance(denoiser, ShortcutDenoiser) and inputs.shortcuts != Shortcuts(seamless=inputs.seamless):
-            denoiser = partial(denoiser.shortened, ask=inputs)
+            denoiser = partial(denoiser.shortened, denoiser_input=inputs)
         module = self.level(inputs.level).denoiser
         kind = dtype_of(module) or inputs.x.dtype
         t = inputs.t.to(inputs.x.device)  # samplers keep timesteps on the CPU

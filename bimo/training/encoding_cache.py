@@ -184,17 +184,17 @@ def independent_of_batch(frozen: FrozenEncoder, texts: Sequence[str], blank: Ten
     return separate.mask is None or torch.equal(separate.mask, cast(Tensor, together.mask))
 
 
-def cached_encoder(system: System, texts: Iterable[str], encode_batch: int, out: Path, writes: bool = True) -> Encode:
+def cached_encoder(system: System, texts: Iterable[str], requested: int, out: Path, writes: bool = True) -> Encode:
     """The encoding function of a system's text encoders: frozen parts are read from ``out``/cache, if all of ``texts``
     are there or fit on the disk.
 
     Cache files are named by a hash of the texts and of the frozen part (weights, settings, tokenizers). Nothing is
-    cached if too few encodings are ``asked`` for in the stage, for a text encoder whose output depends on the batch, or
+    cached if too few encodings are ``requested`` in the stage, for a text encoder whose output depends on the batch, or
     if the disk is too small, with a message. The first two are known from recipe and data, so that a resumed run
     decides the same. A process without ``writes`` only reads.
     """
     every = sorted({*texts, ""})
-    parts = frozen_of(system) if encode_batch >= WORTH * len(every) else [None] * len(system.text_encoders)
+    parts = frozen_of(system) if requested >= WORTH * len(every) else [None] * len(system.text_encoders)
     folders = [None if it is None else _folder(it, index, every, out) for index, it in enumerate(parts)]
     for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
         if old not in folders:
@@ -351,19 +351,19 @@ def _write(frozen: FrozenEncoder, index: int, texts: Sequence[str], folder: Path
     tokens, masks, pooled = ((folder / name).open("wb") for name in ("tokens", "masks", "pooled"))
     with tokens, masks, pooled:
         for text in counted(texts, title):
-            encode_one = frozen.encode_one(text)
-            starts.append(starts[-1] + encode_one.tokens.shape[1])
-            width = 0 if encode_one.pooled is None else encode_one.pooled.shape[1]
-            kind = str(encode_one.tokens.dtype)
+            encoding = frozen.encode_one(text)
+            starts.append(starts[-1] + encoding.tokens.shape[1])
+            width = 0 if encoding.pooled is None else encoding.pooled.shape[1]
+            kind = str(encoding.tokens.dtype)
             shape = {
                 "kind": kind,
-                "width": encode_one.tokens.shape[2],
-                "masked": encode_one.mask is not None,
+                "width": encoding.tokens.shape[2],
+                "masked": encoding.mask is not None,
                 "pooled": width,
             }
-            _append(tokens, encode_one.tokens)
-            _append(masks, encode_one.mask)
-            _append(pooled, None if encode_one.pooled is None else encode_one.pooled.to(encode_one.tokens.dtype))
+            _append(tokens, encoding.tokens)
+            _append(masks, encoding.mask)
+            _append(pooled, None if encoding.pooled is None else encoding.pooled.to(encoding.tokens.dtype))
     (folder / "starts").write_bytes(bytes_of(torch.tensor(starts)))
     return shape | {"count": len(texts)}
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
-from bimo.curation.decoded_image import GIVEN_TO_MODELS, ORIENTATION, plain, reduction, see, upright
+from bimo.curation.decoded_image import MODEL_SIDES, ORIENTATION, plain, reduction, see, upright
 from bimo.curation.readers.rows import Unusable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -81,11 +81,11 @@ def test_reduced_alike_whatever_the_format() -> None:
     assert [reduction((side, 9999)) for side in (100, 319, 320, 639, 640, 1280, 8000)] == [1, 1, 2, 2, 4, 8, 8]
     # The longer side counts as well: what is square is halved while it stays 256.
     assert [reduction((side, side)) for side in (511, 512, 1023, 1024)] == [1, 2, 2, 4]
-    assert [reduction((side, 9999), GIVEN_TO_MODELS) for side in (1023, 1024, 2048)] == [1, 2, 4]
+    assert [reduction((side, 9999), MODEL_SIDES) for side in (1023, 1024, 2048)] == [1, 2, 4]
     picture = Image.linear_gradient("L").resize((2200, 1201)).convert("RGB")
     sizes = {kind: see(encoded(picture, kind)) for kind in FORMATS}
     assert {seen.image.size for seen in sizes.values()} == {(550, 301)}
-    assert {see(encoded(picture, kind), GIVEN_TO_MODELS).image.size for kind in FORMATS} == {(1100, 601)}
+    assert {see(encoded(picture, kind), MODEL_SIDES).image.size for kind in FORMATS} == {(1100, 601)}
     assert {seen.size for seen in sizes.values()} == {(2200, 1201)}
     means = [float(np.asarray(seen.image).mean()) for seen in sizes.values()]
     assert max(means) - min(means) < 1.0

@@ -66,7 +66,7 @@ def check_output_folder(source: Path, out: Path) -> None:
     """Raises DataError where a run must not write to ``out``: it is the source, contains it or lies inside it, or has
     the output of another source. A source that was moved counts as the same if its names, sizes and times are.
     """
-    check_apart(source, out)
+    check_output_outside(source, out)
     here, there = source.resolve(), out.resolve()
     if any(here.is_relative_to(there / name) for name in ("work", "table")):
         raise DataError(
@@ -95,7 +95,7 @@ def check_output_folder(source: Path, out: Path) -> None:
     )
 
 
-def check_apart(source: Path, out: Path) -> None:
+def check_output_outside(source: Path, out: Path) -> None:
     """Raises DataError where the output is the source, or lies inside it."""
     here, there = source.resolve(), out.resolve()
     if here == there:
@@ -293,7 +293,7 @@ def _columns(rows: Sequence[Row | Broken], fetched: set[int]) -> dict[str, Any]:
     import pyarrow as pa
 
     places = [row.picture if isinstance(row, Row) else Place("") for row in rows]
-    whole = [isinstance(row, Row) for row in rows]
+    readable = [isinstance(row, Row) for row in rows]
     return {
         "number": pa.array([row.number for row in rows], pa.int64()),
         "source": pa.array([text_of(row.source) for row in rows], pa.string()),
@@ -309,6 +309,10 @@ def _columns(rows: Sequence[Row | Broken], fetched: set[int]) -> dict[str, Any]:
             [json.dumps(dict(row.labels) if isinstance(row, Row) else {}, ensure_ascii=False) for row in rows],
             pa.string(),
         ),
-        "reason": pa.array([None if w else text_of(cast(Broken, r).reason) for w, r in zip(whole, rows, strict=True)]),
-        "detail": pa.array([None if w else text_of(cast(Broken, r).detail) for w, r in zip(whole, rows, strict=True)]),
+        "reason": pa.array(
+            [None if w else text_of(cast(Broken, r).reason) for w, r in zip(readable, rows, strict=True)]
+        ),
+        "detail": pa.array(
+            [None if w else text_of(cast(Broken, r).detail) for w, r in zip(readable, rows, strict=True)]
+        ),
     }

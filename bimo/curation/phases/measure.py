@@ -143,7 +143,7 @@ class Measure(LossyTask):
                     fresh = False
                 missing = list(wanted) if known["known"] == NOTHING else _missing(known["known"], wanted)
                 if known["failed"] is None and (missing or known.get("sha256") is None):
-                    known = known | self._seen(pictures, row, known, {m: wanted[m] for m in missing})
+                    known = known | self._measure_picture(pictures, row, known, {m: wanted[m] for m in missing})
                     opened += 1
                 measured.append(known)
         if opened or not fresh or job.stop >= 0:
@@ -170,7 +170,7 @@ class Measure(LossyTask):
         path = self.work.unit("measured", job.unit)
         return path if job.stop < 0 else path.with_suffix(f".{job.first:05d}-{job.stop:05d}.part")
 
-    def _seen(
+    def _measure_picture(
         self, pictures: Pictures, row: Mapping[str, Any], known: Mapping[str, Any], steps: Mapping[str, PictureStep]
     ) -> dict[str, Any]:
         from bimo.curation import decoded_image

@@ -1,6 +1,6 @@
-"""Runs models and endpoints over the rows that are left, in batches; every answer is stored and computed once.
+"""Runs models and endpoints over the remaining rows, in batches; every result is stored and computed once.
 
-An answer belongs to a picture and its captions at that point: where either has changed, it is computed again.
+A result belongs to a picture and its captions at that point: if either has changed, it is computed again.
 """
 
 # pyarrow has no types; what crosses it here is named where it is kept.
@@ -37,17 +37,17 @@ VIEWED, VIEWED_AHEAD = 256, 128
 
 
 def answers_folder(step: Part, tools: Tools) -> str:
-    """The folder of a step's answers, named by what they depend on."""
+    """The folder of a step's results, named by what they depend on."""
     assert isinstance(step, (ModelStep, WriterStep))
     return f"asked/{digest(VERSION, step_name(step), step.measuring(tools))[:16]}"
 
 
 @dataclass(frozen=True)
 class ModelInference:
-    """Runs a step on the rows of a unit that are left and have no answer yet.
+    """Runs a step on the remaining rows of a unit that have no result yet.
 
-    Batches do not cross units, so that scores do not depend on where an earlier run was interrupted. With ``stored``
-    no model is run.
+    Batches do not cross units, so that scores do not depend on where an earlier run was interrupted. With ``stored`` no
+    model is run.
     """
 
     source: Path
@@ -59,7 +59,7 @@ class ModelInference:
     stored: bool
 
     def __call__(self, unit: int) -> tuple[int, int]:
-        """(rows left, rows computed). Raises DataError where answers are missing and ``stored`` is set."""
+        """(rows left, rows computed). Raises DataError if results are missing and ``stored`` is set."""
         path = self.work.unit(self.asked, unit)
         old: dict[int, dict[str, Any]] = {}
         if fingerprint_of(path):
@@ -84,7 +84,7 @@ class ModelInference:
         if wanted or not fingerprint_of(path):
             rows = {row["number"]: row for row in load_rows(self.work.unit("rows", unit))}
             for batch in self._batches([rows[number] for number in wanted], captions):
-                for number, answer in self._answered(batch):
+                for number, answer in self._with_results(batch):
                     old[number] = {"number": number, "key": keys[number], "failed": None, "detail": None} | answer
             self._save(path, [old[number] for number in sorted(old)])
         return len(keys), len(wanted)
@@ -116,30 +116,30 @@ class ModelInference:
         if batch:
             yield batch
 
-    def _answered(self, batch: Sequence[tuple[int, Pair | Unusable]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _with_results(self, batch: Sequence[tuple[int, Pair | Unusable]]) -> Iterator[tuple[int, dict[str, Any]]]:
         pairs = [pair for _, pair in batch if isinstance(pair, Pair)]
-        answers = iter(self._asked(pairs)) if pairs else iter(())
+        answers = iter(self._run(pairs)) if pairs else iter(())
         for number, pair in batch:
             if isinstance(pair, Unusable):
                 yield number, {"failed": pair.reason, "detail": pair.detail}
             else:
                 yield number, next(answers)
 
-    def _asked(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-        """The answers for pairs. Where a batch fails, its pairs are tried one by one."""
+    def _run(self, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+        """The results for pairs. If a batch fails, its pairs are tried one by one."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 results = _opened(self.step, self.tools)(pairs)
             if len(results) != len(pairs):
                 raise ValueError(f"{len(results)} answers to {len(pairs)} pairs")
-            return [_answer(one) for one in results]
+            return [_result_columns(one) for one in results]
         except BimoError:
             raise
         # Whatever a model or an endpoint raises: the pair fails, and is tried again in the next run.
         except Exception as error:
             if len(pairs) > 1:
-                return [answer for pair in pairs for answer in self._asked([pair])]
+                return [answer for pair in pairs for answer in self._run([pair])]
             return [{"failed": f"ask {step_name(self.step)}: {type(error).__name__}", "detail": str(error)[:200]}]
 
     def _save(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -154,8 +154,8 @@ class ModelInference:
         save_table(path, columns, digest(cells))
 
 
-def _answer(result: Any) -> dict[str, Any]:
-    """An answer as columns: the scores of a model, or the captions of a writer as JSON."""
+def _result_columns(result: Any) -> dict[str, Any]:
+    """A result as columns: the scores of a model, or the captions of a writer as JSON."""
     if isinstance(result, Verdict):
         return {"answer": json.dumps({"value": plain(result.value), "threshold": plain(result.threshold)})}
     if isinstance(result, Mapping):
@@ -172,7 +172,7 @@ def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = decoded_image.see(pictures.bytes_of(row), decoded_image.GIVEN_TO_MODELS).image
+            image = decoded_image.see(pictures.bytes_of(row), decoded_image.MODEL_SIDES).image
             return image if view is None else view(image)
     except Unusable as error:
         return error

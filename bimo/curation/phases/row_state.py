@@ -46,7 +46,7 @@ class RowState:
 
     def drop(self, step: int, rule: str, verdict: Verdict) -> None:
         """Drops the row by a step's verdict."""
-        value, threshold = said_of(verdict.value), said_of(verdict.threshold)
+        value, threshold = plain_value(verdict.value), plain_value(verdict.threshold)
         self.state, self.step, self.rule, self.value, self.threshold = DROPPED, step, rule, value, threshold
         self.note(step, rule, "dropped", value=value, threshold=threshold)
 
@@ -61,7 +61,7 @@ COLUMNS = tuple(field.name for field in fields(RowState))
 WRITTEN = ("labels", "value", "threshold", "trail")
 
 
-def said_of(value: Any) -> float | str:
+def plain_value(value: Any) -> float | str:
     """A verdict's number or text as plain data."""
     if isinstance(value, np.generic):
         value = value.item()

@@ -30,7 +30,7 @@ from bimo.curation.phases.row_state import (
     Columns,
     RowState,
     load_row_states,
-    said_of,
+    plain_value,
     save_row_states,
 )
 from bimo.curation.phases.store import Work, digest, fingerprint_of, load_rows, load_table, names_in, of_cell, sweep
@@ -119,7 +119,7 @@ class Judge:
     """Runs a step group over a unit, in any process; returns how many rows there are and how many are left.
 
     ``made`` is the group's digest, ``before`` the folder of the row states so far ("" at the start), ``asked`` that of
-    a model's answers.
+    a model's results.
     """
 
     work: Work
@@ -260,7 +260,7 @@ def _judge_captions(row: RowState, place: int, step: CaptionStep) -> None:
             return
         if isinstance(result, Verdict):
             last = result
-            details = {"value": said_of(result.value), "threshold": said_of(result.threshold)}
+            details = {"value": plain_value(result.value), "threshold": plain_value(result.threshold)}
             row.note(place, rule, "caption dropped", caption=index, **details)
             continue
         if result in captions:
@@ -333,11 +333,13 @@ class Apply:
 
 
 def _change(change: Change) -> str:
-    verdict = None if change.verdict is None else [said_of(change.verdict.value), said_of(change.verdict.threshold)]
+    verdict = (
+        None if change.verdict is None else [plain_value(change.verdict.value), plain_value(change.verdict.threshold)]
+    )
     if change.repeats < 1 and verdict is None:
         raise DataError("row {number} is dropped without a verdict", number=change.number)
     captions = None if change.captions is None else list(change.captions)
-    labels = None if change.labels is None else {name: said_of(value) for name, value in change.labels.items()}
+    labels = None if change.labels is None else {name: plain_value(value) for name, value in change.labels.items()}
     return json.dumps([verdict, captions, int(change.repeats), labels])
 
 

@@ -241,12 +241,12 @@ class SceneEvaluation:
     def _sheets(self, model: SceneAnswers) -> dict[str, str]:
         """Writes a sheet a group, failures left in, and gives their files by title."""
         made: dict[str, str] = {}
-        for group, (zh, en) in GROUPS.items():
+        for group, title in GROUPS.items():
             part = model.of(group, "zh").mixed(SHOWN)
             if part.questions:
                 name = f"{group.replace(' ', '-')}.png"
                 sheet(part.images, [f"{q.text} #{q.seed}" for q in part.questions], self.out / name, 8)
-                made[f"{zh} {en}"] = name
+                made[str(title)] = name
         return made
 
 
