@@ -22,8 +22,7 @@ from torch import Tensor
 from bimo.core.errors import RequestError
 from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.conditioner import APART as APART_FROM_NOISE
-from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Drawing
 from bimo.diffusion.system import System
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
@@ -88,7 +87,7 @@ class LayoutBoxes(Conditioner):
         if self.name in request.conditions:
             return self._requested(request.conditions[self.name])
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
-        return planned_places(request.text, f"drawn-{seed ^ APART_FROM_NOISE}")
+        return planned_places(request.text, f"drawn-{seed ^ CONDITIONER_SEED}")
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
 from bimo.core.request import Request, checked
-from bimo.diffusion.conditioner import APART, Drawing
+from bimo.diffusion.conditioner import CONDITIONER_SEED, Drawing
 from bimo.inscription.compose import boarded
 from bimo.inscription.inscribe import requested
 from bimo.inscription.layout import Writing
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_told_with_what_is(places: Mapping[str, Any], says:
 def test_places_are_those_that_the_model_was_told(seed: int) -> None:
     request = Request(text="元宵灯会", seed=seed)
     places = dict(layout.places(request, 1))
-    drawing = Drawing(request, torch.Generator().manual_seed((seed + 1) ^ APART), (), torch.Generator())
+    drawing = Drawing(request, torch.Generator().manual_seed((seed + 1) ^ CONDITIONER_SEED), (), torch.Generator())
     spatial = layout.from_request(None, drawing, (16, 16, 16)).spatial  # type: ignore[arg-type]
     assert spatial is not None
     (left, top, right, bottom) = places.pop("seal")[0]  # stamped by the painter, and no part of what is told
