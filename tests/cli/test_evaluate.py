@@ -36,7 +36,7 @@ def test_a_report_is_written_in_both_languages(api: Path, tmp_path: Path, capsys
     page = (out / "report.html").read_text("utf-8")
     assert not re.search("https?:", page.replace("http://www.w3.org/2000/svg", ""))  # nothing is fetched
     assert "<script" not in page
-    for word in ("三只猫", "Pictures by group", "逐组的图", "alike, spellings (pixels)", "写法不同像不像"):
+    for word in ("三只猫", "Pictures by group", "逐组的图", "similarity of other spellings (pixels)", "写法不同像不像"):
         assert word in page
     assert page.count("<figure") == 4 + 6  # the Chinese of both groups: 2, and 2 families of 4 spellings
     data = json.loads((out / "report.json").read_text("utf-8"))
