@@ -62,6 +62,8 @@ class OutputPath:
             folder = path.parent
             while not os.path.exists(folder) and folder != folder.parent:
                 folder = folder.parent
+            if "\0" in str(path):
+                raise ValueError("embedded null byte")
             if len(os.fsencode(path.name)) > _longest_name(folder):
                 raise OSError(36, os.strerror(36))
             handle, trial = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
