@@ -161,8 +161,11 @@ def _library() -> Any:
 def _mime(content: bytes) -> str:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as image:
-        kind = image.format or ""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = image.format or ""
+    except (OSError, SyntaxError) as error:  # what Pillow raises for damaged headers
+        raise RequestError("the picture is cut off or damaged: {error}", error=_first(error)) from None
     if kind not in MIME:
         raise RequestError("{kind} carries no credentials; write PNG, JPEG or WebP", kind=kind)
     return MIME[kind]

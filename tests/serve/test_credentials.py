@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from bimo.cli import main
 from bimo.cli.info import facts
-from bimo.core.credentials import SOURCE_TYPE, Credentials, read_credentials
+from bimo.core.credentials import SOURCE_TYPE, Credentials, credentials_of, read_credentials
 from bimo.core.errors import RequestError
 from bimo.core.label import Label
 from bimo.serve.app import create_app
@@ -90,3 +90,45 @@ def test_who_cannot_sign_is_told_why(tmp_path: Path, credentials: Credentials) -
     with pytest.raises(RequestError, match="GIF"):
         credentials.signed(buffer.getvalue())
     assert read_credentials(buffer.getvalue()) is None
+
+
+def test_keys_that_c2pa_does_not_sign_with_are_refused(tmp_path: Path, credentials: Credentials) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    pkcs8 = PrivateFormat.PKCS8
+    (tmp_path / "bitcoin.pem").write_bytes(
+        ec.generate_private_key(ec.SECP256K1()).private_bytes(Encoding.PEM, pkcs8, NoEncryption())
+    )
+    (tmp_path / "locked.pem").write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, pkcs8, BestAvailableEncryption(b"secret"))
+    )
+    for name, says in (("bitcoin.pem", "no key that C2PA signs with"), ("locked.pem", "no private key")):
+        with pytest.raises(RequestError, match=says):
+            Credentials(credentials.certificates, tmp_path / name).check()
+
+
+def test_damaged_credentials_are_invalid_and_name_their_reason(credentials: Credentials) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(buffer, "PNG")
+    signed = credentials.signed(buffer.getvalue())
+    at = signed.index(b"IDAT") + 8
+    changed = signed[:at] + bytes([signed[at] ^ 1]) + signed[at + 1 :]
+    read = read_credentials(changed)
+    assert read is not None
+    assert read["state"] == "Invalid"
+    assert read["why"]
+    with pytest.raises(RequestError, match="damaged"):
+        read_credentials(signed[: signed.index(b"c2pa") + 40])
+
+
+def test_no_files_mean_no_credentials(credentials: Credentials, tmp_path: Path) -> None:
+    assert credentials_of(None) is None
+    assert credentials_of((credentials.certificates, credentials.key)) == credentials
+    with pytest.raises(RequestError, match=r"absent\.pem"):
+        credentials_of((tmp_path / "absent.pem", credentials.key))
