@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bimo.core.part import Part
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.casting import in_own_numbers
+from bimo.diffusion.casting import run_in_own_dtype
 from bimo.diffusion.conditioner import Conditioner, Drawing
 from bimo.diffusion.image_inputs import IMAGE
 from bimo.diffusion.space import Space
@@ -89,7 +89,7 @@ class HunyuanRefinerSpace(Space):
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W], of the last frame."""
         z = x[:, -self.part.latent_channels :, None] / self.part.scaling_factor
-        return in_own_numbers(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z)[:, :, 0]
+        return run_in_own_dtype(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z)[:, :, 0]
 
     def _x(self, z: Tensor) -> Tensor:
         """z [B, latent_channels, 1, h, w] -> x."""
