@@ -83,9 +83,8 @@ class StageTrainer:
         state: Path | None = None,
         frozen: FrozenWeights | None = None,
     ) -> None:
-        """``names`` are of what learns. ``saved`` is what ``state`` answered when the stage was left, and its "stage",
-        which may have had other settings. ``number`` is the stage's, in ``state`` the run is saved, ``frozen`` keeps
-        the weights that do not learn.
+        """``names`` are the trained parameters, ``frozen`` keeps the others. ``saved`` is the result of ``state``; its
+        "stage" may have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
         """
         self.stage, self.batches, self.objective = stage, batches, objective
         self.number, self._file, self._frozen = number, state or batches.out / "state.pt", frozen

@@ -75,13 +75,12 @@ def train(
 
     The same call resumes a stopped run. The random numbers of a step depend only on (seed, stage, step), and its rows
     on the step's number, so losses and weights are those of an uninterrupted run with the same number of threads.
-    After ``stop_after`` seconds, or once ``stopping`` answers true after a step, the run saves its state and stops.
-    Tensors with the same name and shape are taken from
-    the systems of ``start``, as are the tokenizers of equal text encoders, or from files of tensors, such as an
-    autoencoder's; of several, the last wins. ``teacher`` is the model for distillation, ``judges`` are the reward
+    After ``stop_after`` seconds, or once ``stopping`` returns true, the run saves its state and stops. Tensors with the
+    same name and shape, and tokenizers of equal text encoders, come from the systems of ``start``, or tensors from
+    files, such as an autoencoder's; the last wins. ``teacher`` is the model for distillation, ``judges`` are the reward
     models. Raises TrainingError if another process works in the folder, if it has a run of another recipe, seed or
     data, if nothing in a ``start`` matches, and for non-finite numbers. With ``from_here`` a run continues with changed
-    settings of its stages, with ``accept_new_data`` with other data; history.json records since when.
+    settings of its stages, with ``accept_new_data`` with other data (see history.json).
 
     Several processes of a launcher share each step, which equals that of a single process up to rounding of losses;
     ``out`` and ``data`` must be visible to all of them. ``device`` is "cpu", "cuda", "mps", or "auto". The index of the
