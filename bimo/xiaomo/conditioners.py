@@ -64,10 +64,12 @@ class Pose(Conditioner):
 
     In training a picture without the label has the rest pose. In drawing it is the request's ``conditions["pose"]``,
     else derived from the seed within the ranges here: this makes two seeds differ even if the text determines
-    everything else.
+    everything else. With ``scenes_at_rest`` a prompt of a scene, verse or dish has the rest pose, as data of those has
+    boxes and no pose; there the layout differs from seed to seed.
     """
 
     name: str = "pose"
+    scenes_at_rest: bool = False
     flip: float = 0.5
     scale: tuple[float, float] = (0.85, 1.02)
     shift: float = 0.04
@@ -88,7 +90,8 @@ class Pose(Conditioner):
         """Scalars [1, 5]. Raises RequestError for a pose other than five finite numbers."""
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
-            return Conditioning(scalars={self.name: self._seeded(drawing)})
+            at_rest = self.scenes_at_rest and self._is_scene(drawing.request.text)
+            return Conditioning(scalars={self.name: torch.tensor([POSE_AT_REST]) if at_rest else self._seeded(drawing)})
         if len(requested) != len(POSE) or not all(math.isfinite(v) for v in requested) or requested[1] <= 0:
             raise RequestError(
                 "a pose is {count} numbers ({pose}; scale above 0), got {given}",
@@ -97,6 +100,13 @@ class Pose(Conditioner):
                 given=requested,
             )
         return Conditioning(scalars={self.name: torch.tensor([requested])})
+
+    @staticmethod
+    def _is_scene(text: str) -> bool:
+        # What draws scenes takes a tenth of a second to import, which a model without them need not spend.
+        from bimo.xiaomo.scenes.planning import is_scene
+
+        return is_scene(text)
 
     def _seeded(self, drawing: Drawing) -> Tensor:
         """The pose of a drawing's seed; with a subseed an interpolated pose, flipped as the nearer one."""

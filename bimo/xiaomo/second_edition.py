@@ -36,6 +36,7 @@ MAPS = len(ELEMENTS) + 2
 words = replace(first.words, vocab=18000, positions=40, length=40)
 
 layout = LayoutBoxes(elements=ELEMENTS)
+pose = Pose(scenes_at_rest=True)
 
 expected = replace(
     first.expected,
@@ -44,7 +45,7 @@ expected = replace(
             channels=CHANNELS, text=192, vector=256, maps=64, moved=36, pose="pose", things=2, spatial=MAPS
         )
     ),
-    conditioners=(layout, Pose()),
+    conditioners=(layout, pose),
 )
 
 image = replace(
@@ -63,7 +64,7 @@ image = replace(
             scalars=(("pose", 5),),
         )
     ),
-    conditioners=(Earlier(level="expected"), layout, Pose()),
+    conditioners=(Earlier(level="expected"), layout, pose),
 )
 
 autoencoder = replace(
@@ -130,6 +131,20 @@ align = replace(
     ema=0.999,
 )
 
+align_further = replace(align, name="align the painter, in larger batches", steps=1447, batch=64, lr=1e-3, ema=0.9995)
+
+align_faster = replace(
+    align,
+    name="align the painter, by Muon",
+    steps=2550,
+    batch=96,
+    lr=1e-3,
+    warmup=30,
+    ema=0.998,
+    optimiser="muon",
+    optimiser_args={"convolutions": True},
+)
+
 xiaomo_2 = Recipe(
     name="xiaomo-2",
     title="小墨，第二版",
@@ -143,6 +158,8 @@ xiaomo_2 = Recipe(
         contrast,
         expect,
         align,
+        align_further,
+        align_faster,
     ),
     weights=Published(bundle="xiaomo-2"),
     request=Defaults(size=(256, 256)),

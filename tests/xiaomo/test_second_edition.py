@@ -26,6 +26,7 @@ from bimo.training.train_inputs import vocabulary
 from bimo.training.trainer import train
 from bimo.xiaomo.autoencoder import Compact
 from bimo.xiaomo.build import build_scenes, plan, sample
+from bimo.xiaomo.conditioners import POSE_AT_REST, Pose
 from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.hourglass import Hourglass
 from bimo.xiaomo.layout_condition import LayoutBoxes
@@ -48,6 +49,24 @@ def drawing(text: str, seed: int = 1, **conditions: list[float]) -> Drawing:
 def batch(rows: list[dict[str, Any]], seed: int = 0) -> Batch:
     gone = torch.zeros(len(rows), dtype=torch.bool)
     return Batch(torch.zeros(len(rows), 4, 8, 8), (), {}, gone, torch.Generator().manual_seed(seed), labels=rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "at_rest"),
+    [
+        ("小桥流水人家，水彩", True),
+        ("宫保鸡丁", True),
+        ("举头望明月，低头思故乡", True),
+        ("守株待兔", False),
+        ("红苹果", False),
+    ],
+)
+def test_a_scene_has_no_pose_as_in_its_data(text: str, at_rest: bool) -> None:
+    pose = Pose(scenes_at_rest=True)
+    assert (pose.from_request(NOBODY, drawing(text), (1,)).scalars["pose"].tolist() == [list(POSE_AT_REST)]) is at_rest
+    own = [0.0, 0.9, 0.0, 0.0, 3.0]
+    assert pose.from_request(NOBODY, drawing(text, pose=own), (1,)).scalars["pose"][0].tolist() == pytest.approx(own)
+    assert Pose().from_request(NOBODY, drawing(text), (1,)).scalars["pose"].tolist() != [list(POSE_AT_REST)]
 
 
 def test_a_box_covers_its_share_of_each_place() -> None:

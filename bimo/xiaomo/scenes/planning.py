@@ -43,13 +43,24 @@ def planned_places(text: str, key: str) -> Boxes:
     return planned.elements
 
 
+def is_scene(text: str) -> bool:
+    """Whether a text asks for a scene, a dish or what a verse names: the data draws those without a pose."""
+    kind, _ = _asked(text)
+    return kind in ("scene", "dish") or (not kind and len(elements_of(text)) >= FEWEST)
+
+
+def _asked(text: str) -> tuple[str, str]:
+    """The longest name in a text: of what ("dish", "idiom", "scene"; "" for none), and its own."""
+    plain = normal(text)
+    longest = max((name for name in _named() if name in plain), key=len, default="")
+    return _named().get(longest, ("", ""))
+
+
 def _planned(text: str, key: str) -> Scene | Boxes:
     """The scene that a text asks for, or the boxes of what is none."""
-    plain = normal(text)
-    found = max((name for name in _named() if name in plain), key=len, default="")
+    kind, name = _asked(text)
     chance = Chance(f"{key}/mood")
-    if found:
-        kind, name = _named()[found]
+    if kind:
         if kind == "idiom":
             # Of things that no scene has: which they are is for the words to say.
             return {
