@@ -47,7 +47,7 @@ def test_every_command_that_draws_has_them_all(command: Any) -> None:
     assert {option for option, _ in OPTIONS.values()} <= options
 
 
-@pytest.mark.parametrize("words", [("draw", "a"), ("chat",), ("eval", "xiaomo", "--out", "out")])
+@pytest.mark.parametrize("words", [("draw", "a"), ("chat", "-m", "xiaomo"), ("eval", "xiaomo", "--out", "out")])
 def test_what_is_given_is_what_is_loaded(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,7 +119,7 @@ def test_a_transformer_reads_no_chunks_and_says_so() -> None:
 def test_an_explanation_names_weights_and_protected_text(system: System) -> None:
     found = explained(system, {**REQUEST, "text": "(red:1.5) cat “a” [a:cat:0.5]<lora:x:0.5>"} | {})
     assert found.protected == ("a",)
-    assert [(tag.name, tag.weight) for tag in found.loras] == [("x", 0.5)]
+    assert [(tag.name, tag.weight.value) for tag in found.loras] == [("x", 0.5)]
     assert [spoken.until for spoken in found.spoken] == [2, 4]
     tokens = found.spoken[0].readings[0].chunks[0]
     assert {token.weight for token in tokens} == {1.0, 1.5}

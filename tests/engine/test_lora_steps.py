@@ -93,6 +93,7 @@ def test_the_range_is_asked_for_in_the_prompt_and_refused_where_weights_are_roun
         engine.draw({**REQUEST, "text": "红苹果<lora:ink:0.8>"})
     with pytest.raises(RequestError, match=r"0\.8@0\.2-0\.6"):
         bimo.load(tiny_folder, loras=[f"{loras}/ink.safetensors:0.8@0.6-0.2"])
+    pytest.importorskip("torchao")
     rounded = bimo.load(tiny_folder, loras=[f"{loras}/ink.safetensors:0.8@0.2-0.6"], quantise="int8")
     with pytest.raises(RequestError, match="range of steps"):
         rounded.draw(REQUEST)
