@@ -162,7 +162,7 @@ def test_colours_are_weighed_apart_from_light_and_dark(change: tuple[float, ...]
     inputs = SimpleNamespace(
         pixels=pixels,
         generator=torch.Generator(),
-        whole=2,
+        total_rows=2,
         own=lambda x: x,
         system=SimpleNamespace(space=lambda _: Space),
     )
