@@ -83,12 +83,12 @@ class StageTrainer:
         state: Path | None = None,
         frozen: FrozenWeights | None = None,
     ) -> None:
-        """``names`` are the trained parameters, ``frozen`` keeps the others. ``saved`` is the result of ``state``; its
-        "stage" may have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
+        """``names`` are trained, ``frozen`` keeps the others. ``saved`` is a result of ``state``, whose "stage" may
+        have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
         """
         self.stage, self.batches, self.objective = stage, batches, objective
         self.number, self._file, self._frozen = number, state or batches.out / "state.pt", frozen
-        #: The last step's gradients, whether each is finite, still on their device.
+        #: Whether each of the last step's gradients is finite, as a tensor on their device.
         self._gradients: tuple[int, Sequence[str], Tensor] | None = None
         self.processes: Processes = batches.processes
         self.extra = batches.blank.extra
@@ -200,13 +200,13 @@ class StageTrainer:
             self.masters.copy_to_working()
 
     def system_state(self) -> dict[str, Tensor]:
-        """The state of the system, its weights whole in the place of what works in bfloat16 or is kept otherwise."""
+        """The state of the system with whole weights, in place of bfloat16 or quantised ones."""
         state = dict(self._module.system.state_dict())
         state |= {} if self._frozen is None else self._frozen.values()
         return state if self.masters is None else state | dict(self.masters.values())
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """The context in which what does not learn can be read, however it is kept."""
+        """A context in which frozen weights can be read, however they are stored."""
         return nullcontext() if self._frozen is None else self._frozen.whole()
 
     def within(self, work: Callable[[], Any]) -> Any:
@@ -318,9 +318,7 @@ class StageTrainer:
             self.scaler.load_state_dict(saved["scaler"])
 
     def _is_setting(self, name: str) -> bool:
-        """Whether an entry of the optimiser's groups comes from the stage; libraries store their own state there
-        too.
-        """
+        """Whether an entry of the optimiser's groups comes from the stage, and is not a library's own state."""
         settings = ("lr", "weight_decay", "share", *self.stage.optimiser_args)
         return name != "params" and (self.stage.optimiser in OWN or name in settings)
 

@@ -369,9 +369,8 @@ class Trainer:
 
     def _save(self, stage_state: dict[str, Any], trainer: StageTrainer | None = None) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
-        system, adapter = split_adapter_state(
-            gather_to_cpu(self.system.state_dict() if trainer is None else trainer.system_state())
-        )
+        whole = gather_to_cpu(self.system.state_dict() if trainer is None else trainer.system_state())
+        system, adapter = split_adapter_state(whole)
         state = (
             empty
             | stage_state
