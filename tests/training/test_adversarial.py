@@ -69,7 +69,7 @@ def test_the_decoder_is_pulled_by_both_and_by_the_share_that_is_asked(tiny_shard
             return answer, pixels
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Reconstruct, "answered", caught)
+            patch.setattr(Reconstruct, "reconstruct", caught)
             objective.loss(replace(inputs, generator=torch.Generator().manual_seed(5))).backward()
         pulled[share] = seen[-1]
     added = [pulled[share] - pulled[0.0] for share in (0.5, 1.0)]
