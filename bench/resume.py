@@ -166,7 +166,7 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
         ("latents", train_loader.TrainLoader, "_encoded_once"),
         ("words", encoding_cache, "_keep"),
         ("state", trainer, "save_whole"),
-        ("best", trainer.Trainer, "_best"),
+        ("best", trainer.Trainer, "_write"),
     ):
         told(window, (owner, name), (owner, name))
     told("border", (trainer.Trainer, "_left"), (trainer, "leave"))

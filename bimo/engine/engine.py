@@ -174,7 +174,7 @@ class Engine:
         if quantised or self.keeping.offload != "none" or self.processor.name != "torch":
             raise RequestError(
                 "LoRAs that count in a range of steps change weights between the steps, which have to be in memory as "
-                "they are: leave out the range, or take --engine torch and neither --quantise nor --offload"
+                "they are: leave out the range, or take --engine torch and leave out --quantise and --offload"
             )
 
     def detach(self, name: str = "") -> None:

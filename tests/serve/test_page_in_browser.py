@@ -371,7 +371,7 @@ def test_a_table_over_two_settings_and_a_vote(tab: Tab) -> None:
 
 
 def test_blind_votes_on_pictures_that_were_drawn_before(tab: Tab) -> None:
-    tab.driver.find_elements("css selector", "button[role=tab]")[-1].click()
+    tab.driver.find_elements("css selector", "button[role=tab]")[5].click()
     tab.find("#judge").click()
     for done in (0, 1):
         tab.until(lambda d: len(d.find_elements("css selector", "#judged img")) == 2)
