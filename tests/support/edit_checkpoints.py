@@ -80,11 +80,7 @@ def saved_longcat(folder: Path) -> Any:
     pipeline = diffusers.LongCatImageEditPipeline(**made, text_processor=Processor(tokenizer))
     pipeline.register_modules(text_processor=None)
     pipeline.save_pretrained(str(folder))
-    index = json.loads((folder / "model_index.json").read_text())
-    index["text_processor"] = ["transformers", "Qwen2VLProcessor"]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    qwen_words(folder / "text_processor")
-    Qwen2VLImageProcessorPil().save_pretrained(str(folder / "text_processor"))
+    save_processor(folder, "text_processor")
     return opened_longcat(folder)
 
 
@@ -144,12 +140,17 @@ def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(**times),
     }
     getattr(diffusers, PIPELINES[kind])(**made, processor=None).save_pretrained(str(folder))
-    index = json.loads((folder / "model_index.json").read_text())
-    index["processor"] = ["transformers", "Qwen2VLProcessor"]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    qwen_words(folder / "processor")
-    Qwen2VLImageProcessorPil().save_pretrained(str(folder / "processor"))
+    save_processor(folder, "processor")
     return opened(folder)
+
+
+def save_processor(folder: Path, name: str) -> None:
+    """Adds a Qwen2VLProcessor, by name in the index, to a pipeline that was saved without one."""
+    index = json.loads((folder / "model_index.json").read_text())
+    index[name] = ["transformers", "Qwen2VLProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    qwen_words(folder / name)
+    Qwen2VLImageProcessorPil().save_pretrained(str(folder / name))
 
 
 def opened(folder: Path) -> Any:
