@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +44,19 @@ asyncio.run(server.serve([listening]))
 """
 
 
-def begun(model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
+@contextmanager
+def begun(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, which a test that fails leaves no more than one that passes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SERVER, str(model), str(folder)]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert running.stdout is not None
-    found = re.search(r"PORT (\d+)", running.stdout.readline())
-    assert found is not None, running.communicate()[1]
-    return running, f"http://127.0.0.1:{found[1]}"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout is not None
+            found = re.search(r"PORT (\d+)", running.stdout.readline())
+            assert found is not None, running.communicate()[1]
+            yield running, f"http://127.0.0.1:{found[1]}"
+        finally:
+            running.kill()
 
 
 def load(address: str, accepted: list[str], enough: threading.Event) -> None:
@@ -74,37 +81,37 @@ def load(address: str, accepted: list[str], enough: threading.Event) -> None:
 def test_no_job_is_lost_or_doubled(tiny_folder: Path, tmp_path: Path) -> None:
     folder, accepted = tmp_path / "serve", list[str]()
     for _ in range(2):
-        running, address = begun(tiny_folder, folder)
-        enough = threading.Event()
-        clients = [threading.Thread(target=load, args=(address, accepted, enough)) for _ in range(3)]
-        for client in clients:
-            client.start()
-        before = len(accepted)
-        until(lambda before=before: len(accepted) > before + 12)
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
-        enough.set()
-        for client in clients:
-            client.join()
-    running, address = begun(tiny_folder, folder)
-    with httpx.Client(base_url=address, timeout=60) as client:
+        with begun(tiny_folder, folder) as (running, address):
+            enough = threading.Event()
+            clients = [threading.Thread(target=load, args=(address, accepted, enough)) for _ in range(3)]
+            for client in clients:
+                client.start()
+            before = len(accepted)
+            until(lambda before=before: len(accepted) > before + 12)
+            running.send_signal(signal.SIGKILL)
+            running.communicate()
+            enough.set()
+            for client in clients:
+                client.join()
+    with begun(tiny_folder, folder) as (running, address):
+        with httpx.Client(base_url=address, timeout=60) as client:
 
-        def left() -> int:
-            answer: Any = client.get("/metrics").text
-            return int(float(re.search(r"^bimo_jobs_open (\S+)", answer, re.MULTILINE)[1]))  # type: ignore[index]
+            def left() -> int:
+                answer: Any = client.get("/metrics").text
+                return int(float(re.search(r"^bimo_jobs_open (\S+)", answer, re.MULTILINE)[1]))  # type: ignore[index]
 
-        until(lambda: left() == 0, 120)
-        for name in accepted:
-            job = client.get(f"/v1/jobs/{name}").json()
-            assert job["state"] in ("done", "failed", "cancelled"), job
-            if job["state"] == "done":
-                assert len(job["pictures"]) == 1
-                with Image.open(io.BytesIO(client.get(job["pictures"][0]["url"]).content)) as image:
-                    image.load()
-            else:
-                assert job["error"]["message"]
-    running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=30)
+            until(lambda: left() == 0, 120)
+            for name in accepted:
+                job = client.get(f"/v1/jobs/{name}").json()
+                assert job["state"] in ("done", "failed", "cancelled"), job
+                if job["state"] == "done":
+                    assert len(job["pictures"]) == 1
+                    with Image.open(io.BytesIO(client.get(job["pictures"][0]["url"]).content)) as image:
+                        image.load()
+                else:
+                    assert job["error"]["message"]
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=30)
     store = JobStore(folder)
     counts = store.counts()
     assert len(set(accepted)) == len(accepted)
@@ -115,22 +122,26 @@ def test_no_job_is_lost_or_doubled(tiny_folder: Path, tmp_path: Path) -> None:
 
 def test_sigterm_draws_what_is_begun_and_keeps_what_waits(tiny_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "serve"
-    running, address = begun(tiny_folder, folder)
-    with httpx.Client(base_url=address, timeout=20) as client:
-        body = {"text": "猫", "steps": 30, "seed": 1}
-        names = [client.post("/v1/jobs", json=body).json()["id"] for _ in range(3)]
-        until(lambda: any(client.get(f"/v1/jobs/{name}").json()["state"] == "running" for name in names))
-        running.send_signal(signal.SIGTERM)
-    begin = time.monotonic()
-    running.communicate(timeout=60)
-    assert time.monotonic() - begin < 60
+    with begun(tiny_folder, folder) as (running, address):
+        with httpx.Client(base_url=address, timeout=20) as client:
+
+            def state(name: str) -> str:
+                return client.get(f"/v1/jobs/{name}").json()["state"]
+
+            body = {"text": "猫", "steps": 150, "seed": 1}
+            names = [client.post("/v1/jobs", json=body).json()["id"] for _ in range(12)]
+            until(lambda: any(state(name) != "queued" for name in names))
+            running.send_signal(signal.SIGTERM)
+        begin = time.monotonic()
+        running.communicate(timeout=60)
+        assert time.monotonic() - begin < 60
     store = JobStore(folder)
     states = [job.state for name in names if (job := store.job(name)) is not None]
-    assert len(states) == 3
+    assert len(states) == len(names)
     assert State.failed not in states
     store.close()
-    running, address = begun(tiny_folder, folder)
-    with httpx.Client(base_url=address, timeout=20) as client:
-        until(lambda: all(client.get(f"/v1/jobs/{name}").json()["state"] == "done" for name in names), 120)
-    running.send_signal(signal.SIGTERM)
-    running.communicate(timeout=60)
+    with begun(tiny_folder, folder) as (running, address):
+        with httpx.Client(base_url=address, timeout=20) as client:
+            until(lambda: all(client.get(f"/v1/jobs/{name}").json()["state"] == "done" for name in names), 120)
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=60)
