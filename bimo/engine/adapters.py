@@ -39,7 +39,7 @@ class Adapters:
     @classmethod
     def from_files(
         cls,
-        loras: Sequence[str | Path] = (),
+        loras: Sequence[str | Path | tuple[Path, LoraWeight]] = (),
         embeddings: Sequence[str | Path] = (),
         controls: Sequence[str | Path] = (),
         ip_adapters: Sequence[str | Path] = (),
@@ -53,7 +53,7 @@ class Adapters:
             if not path.exists():
                 raise RequestError("there is no file or folder {path}; name an adapter's", path=path)
         return cls(
-            tuple(lora(str(text)) for text in loras),
+            tuple(_present(*one) if isinstance(one, tuple) else lora(str(one)) for one in loras),
             tuple(embedding(str(text)) for text in embeddings),
             tuple((Path(path), numbered("control", number)) for number, path in enumerate(controls, 1)),
             tuple((Path(path), numbered("prompt", number)) for number, path in enumerate(ip_adapters, 1)),
@@ -214,7 +214,11 @@ def lora(text: str) -> tuple[Path, LoraWeight]:
     """
     file, _, written = text.rpartition(":")
     weight = LoraWeight.read(written) if file and not Path(text).exists() else None
-    path = Path(text if weight is None else file)
+    return _present(Path(text if weight is None else file), weight or LoraWeight())
+
+
+def _present(path: Path, weight: LoraWeight) -> tuple[Path, LoraWeight]:
+    """A LoRA's file and weight. Raises RequestError if the file does not exist."""
     if not path.exists():
         raise RequestError(
             "--lora: there is no {path}; write FILE or FILE:weight, for instance ink.safetensors:0.8, or "
@@ -223,7 +227,7 @@ def lora(text: str) -> tuple[Path, LoraWeight]:
         )
     if not path.is_dir():
         demand_regular(path)
-    return path, weight or LoraWeight()
+    return path, weight
 
 
 def embedding(text: str) -> tuple[Path, str]:

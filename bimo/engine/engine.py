@@ -167,9 +167,10 @@ class Engine:
                 "nothing can be added to those"
             )
 
-    def _check_stepwise(self) -> None:
-        if self.system.stepwise is None:
-            return
+    def check_lora_ranges(self) -> None:
+        """Raises RequestError if LoRAs that count in a range of steps cannot be drawn with: weights that are rounded,
+        away or converted cannot change between two steps.
+        """
         quantised = self.keeping.quantise != "none" or quantisation.in_blocks(self.system)
         if quantised or self.keeping.offload != "none" or self.processor.name != "torch":
             raise RequestError(
@@ -205,7 +206,8 @@ class Engine:
         if self.fast is not None:
             request = self.fast.filled(self.system, request)
         check(self.system, request)
-        self._check_stepwise()
+        if self.system.stepwise is not None:
+            self.check_lora_ranges()
         if tags := lora_tags(request.text)[1]:
             demand_attached(tags, self.lora_weights)
         block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
@@ -293,9 +295,11 @@ class Engine:
         if self._offloader is not None:
             self._offloader.rest()
 
-    def with_adapters(self, loras: Sequence[str | Path] = (), controls: Sequence[str | Path] = ()) -> Engine:
-        """Another engine with LoRAs ("FILE" or "FILE:0.8") and ControlNets attached; this one is unchanged. Weights
-        that the LoRAs modify are copied, all others are shared. Raises as ``attach``.
+    def with_adapters(
+        self, loras: Sequence[str | Path | tuple[Path, LoraWeight]] = (), controls: Sequence[str | Path] = ()
+    ) -> Engine:
+        """Another engine with LoRAs (as for ``attach``, or files with their weights) and ControlNets attached; this one
+        is unchanged. Weights that the LoRAs modify are copied, all others are shared. Raises as ``attach``.
         """
         from bimo.models.adapters import attach
 

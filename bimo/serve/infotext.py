@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from bimo.core.credentials import Credentials
@@ -26,15 +26,9 @@ HIRES_UPSCALERS = ("latent", "lanczos", "nearest")
 NEGATIVE = "Negative prompt:"
 
 
-def with_loras(text: str, loras: Sequence[tuple[str, float | LoraWeight]]) -> str:
-    """A prompt with A1111's tags for its LoRAs."""
-    return text + "".join(f"<lora:{name}:{shown}>" for name, shown in _weights(loras))
-
-
-def _weights(loras: Sequence[tuple[str, float | LoraWeight]]) -> Iterator[tuple[str, str]]:
-    """Weights as written; steps are of bimo's own, A1111 has none."""
-    for name, weight in loras:
-        yield name, str(weight) if isinstance(weight, LoraWeight) else f"{weight:g}"
+def with_loras(text: str, loras: Sequence[tuple[str, LoraWeight]]) -> str:
+    """A prompt with A1111's tags for its LoRAs; ranges of steps are bimo's own, A1111 has none."""
+    return text + "".join(f"<lora:{name}:{weight}>" for name, weight in loras)
 
 
 def sampler_shown(name: str | None) -> str:
@@ -44,7 +38,7 @@ def sampler_shown(name: str | None) -> str:
 
 
 def infotext(
-    record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, float | LoraWeight]], size: tuple[int, int]
+    record: Mapping[str, Any], model: str, loras: Sequence[tuple[str, LoraWeight]], size: tuple[int, int]
 ) -> str:
     """The infotext of a picture's record (`Picture.metadata`)."""
     request = cast("dict[str, Any]", record["request"])

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.files import write_whole
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both
 from bimo.serve.jobs import ENDED, MOST_ATTEMPTS, WORN, Failure, Job, Order, State, StoredPicture
 
@@ -96,7 +97,7 @@ class JobStore:
             "deadline": order.deadline,
             "count": order.count,
             "values_": json.dumps(dict(order.values), ensure_ascii=True),
-            "loras": json.dumps(order.loras),
+            "loras": json.dumps([(name, w.value, w.first, w.last) for name, w in order.loras]),
             "controls": json.dumps(order.controls),
             "previews": order.previews,
             "inputs": json.dumps(list(pictures)),
@@ -280,7 +281,7 @@ class JobStore:
             json.loads(row["values_"]),
             row["key"],
             row["client"],
-            tuple((name, weight) for name, weight in json.loads(row["loras"])),
+            tuple((name, LoraWeight(*numbers)) for name, *numbers in json.loads(row["loras"])),
             row["priority"],
             row["previews"],
             row["deadline"],

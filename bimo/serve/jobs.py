@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Message, Sayable, language
 from bimo.core.request import Request, checked
 
@@ -18,6 +19,9 @@ CONDITION = "condition."
 LANGUAGE = "language"
 #: The key of an order's note for the model that was chosen by its prompt, where none was named.
 CHOSEN = "chosen"
+
+#: LoRAs by name, with their weights and the steps that they count in.
+Loras = tuple[tuple[str, LoraWeight], ...]
 
 
 class State(StrEnum):
@@ -59,7 +63,7 @@ class Order:
     values: Mapping[str, Any]
     key: str = "local"
     client: str = "v1"
-    loras: tuple[tuple[str, float], ...] = ()
+    loras: Loras = ()
     priority: int = 0
     previews: int = 0
     deadline: float | None = None

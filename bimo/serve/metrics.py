@@ -37,7 +37,7 @@ class _Now(Collector):
         yield CounterMetricFamily("bimo_drawing_seconds", "Seconds of drawing, all told", value=busy["all"])
         weights = GaugeMetricFamily("bimo_weights_bytes", "Bytes of loaded weights", labels=["model", "loras"])
         for key, size in service.pool.loaded().items():
-            weights.add_metric([key.model, " ".join(f"{name}:{weight:g}" for name, weight in key.loras)], size)
+            weights.add_metric([key.model, " ".join(f"{name}:{weight}" for name, weight in key.loras)], size)
         yield weights
 
 

@@ -17,7 +17,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Message
+from bimo.serve.admission import lora_weight
 from bimo.serve.dependencies import (
     ClientLanguage,
     CurrentCaller,
@@ -78,7 +80,7 @@ class ImagesRequest(pydantic.BaseModel):
     guidance_scale: float | None = None
     sampler: str | None = None
     strength: float | None = None
-    loras: dict[str, float] | None = None
+    loras: dict[str, float | str] | None = pydantic.Field(None, examples=[{"ink": 0.8}, {"ink": "0.8@0.2-0.6"}])
 
 
 @router.post("/images/generations", summary="Draw pictures of a prompt", responses={200: {"content": {}}})
@@ -238,10 +240,14 @@ def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingS
         key=caller.name,
         client="openai",
         model=body.model,
-        loras=list((body.loras or {}).items()),
+        loras=[(name, _weight(name, weight)) for name, weight in (body.loras or {}).items()],
         previews=(body.partial_images or 0) if body.stream else 0,
         note={name: value for name, value in (("user", body.user),) if value},
     )
+
+
+def _weight(name: str, weight: float | str) -> LoraWeight:
+    return lora_weight(name, weight) if isinstance(weight, str) else LoraWeight(weight)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ from bimo.hub import memory
 from bimo.hub.editions import edition_for
 from bimo.hub.loading import load_with, steady
 from bimo.serve.finetuning.record import State, records
+from bimo.serve.jobs import Loras
 from bimo.serve.settings import ServeSettings
 
 #: Size of an engine's cache of prompt encodings.
@@ -28,7 +29,6 @@ ENCODINGS = 64
 #: The fraction of free memory for weights if no budget is given; drawing needs the rest.
 SHARE = 0.7
 
-Loras = tuple[tuple[str, float], ...]
 #: Suffixes of weight files.
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -214,7 +214,7 @@ class EnginePool:
             engine = self._load(self.models[key.model])
         else:
             base = self._base(EngineKey(key.model))
-            loras = [f"{self._lora_file(name)}:{weight:f}" for name, weight in key.loras]
+            loras = [(self._lora_file(name), weight) for name, weight in key.loras]
             engine = base.with_adapters(loras, [self.controls[name] for name in key.controls])
         engine.encoding_cache = EncodingCache(ENCODINGS)
         with self._lock:

@@ -57,11 +57,17 @@ class _Sampled:
 
     @property
     def bucket(self) -> tuple[Any, ...]:
-        """The key of pictures that can share a call: model, level, size, kinds of conditioning."""
+        """The key of pictures that can share a call: model, level, size, kinds of conditioning, LoRAs that count."""
         c = self.denoiser_input.conditioning
         pictures = tuple((name, tuple(value.shape[1:])) for name, value in sorted(c.pictures.items()))
         kind = (c.vector is None, c.spatial is None, tuple(sorted(c.scalars)), pictures, self.denoiser_input.shortcuts)
-        return (self.task.key, self.denoiser_input.level, tuple(self.denoiser_input.x.shape[1:]), kind)
+        return (self.task.key, self.denoiser_input.level, tuple(self.denoiser_input.x.shape[1:]), kind, self._phase)
+
+    @property
+    def _phase(self) -> tuple[bool, ...]:
+        """Which LoRAs count in the next step: the weights of two phases differ."""
+        stepwise = None if self.task.engine is None else self.task.engine.system.stepwise
+        return () if stepwise is None else stepwise.phase(self.denoiser_input.step, self.denoiser_input.steps)
 
 
 @dataclass(eq=False)

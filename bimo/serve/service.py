@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.label import marked
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Message
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
-from bimo.core.request import Request
-from bimo.diffusion.request_validation import fill_request
-from bimo.engine.engine import Engine
-from bimo.hub import memory, registry
+from bimo.hub import registry
 from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import style_named
+from bimo.serve.admission import check_amounts, check_drawable, check_ranges, check_size
 from bimo.serve.events import Event, Events
 from bimo.serve.executor import CANCELLED, Executor, Listener, Source, failure_of
 from bimo.serve.infotext import png_with_infotext
@@ -131,7 +130,7 @@ class DrawingService:
         key: str,
         client: str,
         model: str | None = None,
-        loras: Sequence[tuple[str, float]] = (),
+        loras: Sequence[tuple[str, LoraWeight]] = (),
         controls: Sequence[str] = (),
         priority: int = 0,
         previews: int = 0,
@@ -150,33 +149,8 @@ class DrawingService:
         weights = dict(loras)
         if isinstance(values.get("text"), str):
             values["text"], tags = lora_tags(values["text"])
-            if ranged := next((tag for tag in tags if not tag.weight.whole), None):
-                raise RequestError(
-                    "the prompt asks for the LoRA {name} in a range of steps, which a server does not draw; leave out "
-                    "@{first:g}-{last:g}, or draw it with bimo draw",
-                    name=ranged.name,
-                    first=ranged.weight.first,
-                    last=ranged.weight.last,
-                )
-            weights |= {tag.name: tag.weight.value for tag in tags}
-        for field_name, most in (("count", limits.count), ("steps", limits.steps)):
-            if isinstance(values.get(field_name), int) and values[field_name] > most:
-                raise RequestError(
-                    "{name} is {value}; this server allows at most {most}",
-                    name=field_name,
-                    value=values[field_name],
-                    most=most,
-                )
-        for field_name in ("text", "negative"):
-            if isinstance(values.get(field_name), str) and len(values[field_name]) > limits.text:
-                raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
-        adapter_count = max(len(weights), len(controls))
-        if adapter_count > limits.loras:
-            raise RequestError(
-                "{count} LoRAs or ControlNets; this server allows at most {most}",
-                count=adapter_count,
-                most=limits.loras,
-            )
+            weights |= {tag.name: tag.weight for tag in tags}
+        check_amounts(values, weights, controls, limits)
         chosen = self.pool.model_for(model, str(values.get("text", "")), bool(weights or controls))
         choice = {CHOSEN: chosen} if chosen != self.pool.model_name(model) else {}
         timeout = min((s for s in (seconds, limits.seconds) if s is not None), default=None)
@@ -187,7 +161,7 @@ class DrawingService:
             values=values,
             key=key,
             client=client,
-            loras=tuple((self.pool.lora(lora, key), float(weight)) for lora, weight in weights.items()),
+            loras=tuple((self.pool.lora(lora, key), weight) for lora, weight in weights.items()),
             controls=tuple(self.pool.control(name) for name in controls),
             priority=max(-1, min(1, priority)),
             previews=max(0, min(limits.previews, previews)),
@@ -207,10 +181,12 @@ class DrawingService:
         self.check_prompt(request.text)
         if request.style:
             style_named(request.style)
-        self._check_size(request)
+        check_size(request, self.settings)
         # Conditions of a ControlNet are only known to the engine that has it attached.
         if (engine := self.pool.resident(EngineKey(order.model, (), order.controls))) is not None:
-            self._check(engine, request)
+            check_drawable(engine, request, self.settings)
+        if (plain := self.pool.resident(EngineKey(order.model))) is not None:
+            check_ranges(plain, order.loras)
         with self._lock:
             limits = self.settings.limits
             jobs_of_key = sum(other.key == order.key for other in self._open.values())
@@ -233,29 +209,6 @@ class DrawingService:
             return job
         self.executor.submit(order)
         return job
-
-    def _check_size(self, request: Request) -> None:
-        limits = self.settings.limits
-        width, height = request.size or (1, 1)
-        if max(width, height) > limits.side or width * height > limits.pixels:
-            raise RequestError(
-                "{width}x{height} is too large; this server draws sides up to {side} and {pixels} pixels",
-                width=width,
-                height=height,
-                side=limits.side,
-                pixels=limits.pixels,
-            )
-        memory.check(
-            (width, height),
-            self.settings.load_options.dtype,
-            self.settings.load_options.device,
-            tiles=self.settings.load_options.tiles,
-        )
-
-    def _check(self, engine: Engine, request: Request) -> None:
-        """Raises RequestError if the model cannot draw the request."""
-        full = fill_request(engine.system, engine.completed(request))
-        self._check_size(full)
 
     def recipe(self, model: str | None = None) -> Recipe:
         """The recipe of a model, read from its files if it is not loaded. Raises RequestError."""

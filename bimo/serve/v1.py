@@ -10,9 +10,11 @@ import pydantic
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Message
 from bimo.core.request import Region
 from bimo.hub import model_info, registry
+from bimo.serve.admission import MOST_WEIGHT
 from bimo.serve.dependencies import (
     MEDIA,
     ClientLanguage,
@@ -36,13 +38,15 @@ from bimo.serve.uploads import decoded
 router = APIRouter(prefix="/v1", tags=["bimo"])
 
 
-class LoraWeight(pydantic.BaseModel):
-    """A LoRA of this server by name, and its weight."""
+class Lora(pydantic.BaseModel):
+    """A LoRA of this server by name, its weight, and the shares of the steps that it counts in."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
-    weight: float = pydantic.Field(1.0, ge=-10, le=10, allow_inf_nan=False)
+    weight: float = pydantic.Field(1.0, ge=-MOST_WEIGHT, le=MOST_WEIGHT, allow_inf_nan=False)
+    first: float = pydantic.Field(0.0, ge=0, le=1, description="the share of the steps it counts from")
+    last: float = pydantic.Field(1.0, ge=0, le=1, description="the share of the steps it counts up to")
 
 
 class JobRequest(pydantic.BaseModel):
@@ -85,7 +89,7 @@ class JobRequest(pydantic.BaseModel):
     mask: str | None = pydantic.Field(None, description="white: to be painted; in base64")
     condition_images: dict[str, str] | None = pydantic.Field(None, description="pictures in base64 by name")
     model: str | None = None
-    loras: list[LoraWeight] = []
+    loras: list[Lora] = []
     controlnets: list[str] = pydantic.Field(
         [], max_length=8, description="the first reads the picture control of condition_images, the next control-2 ..."
     )
@@ -130,7 +134,7 @@ def job_json(job: Job, service: DrawingService, language: str) -> dict[str, Any]
         "model": order.model,
         "client": order.client,
         "request": dict(order.values),
-        "loras": [{"name": name, "weight": weight} for name, weight in order.loras],
+        "loras": [{"name": name, "weight": w.value, "first": w.first, "last": w.last} for name, w in order.loras],
         "controlnets": list(order.controls),
         "priority": order.priority,
         "created": order.created,
@@ -163,7 +167,7 @@ async def submit(
         key=caller.name,
         client="v1",
         model=body.model,
-        loras=[(lora.name, lora.weight) for lora in body.loras],
+        loras=[(lora.name, LoraWeight(lora.weight, lora.first, lora.last)) for lora in body.loras],
         controls=body.controlnets,
         priority=body.priority,
         previews=body.previews,

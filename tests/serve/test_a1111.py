@@ -198,6 +198,13 @@ def test_loras_in_prompts_are_drawn_with(make_service: Any, tiny_engine: Any, tm
         assert text.startswith("红苹果<lora:ink:0.8>")
         assert client.post("/sdapi/v1/txt2img", json={"infotext": text}).json()["images"] == answer["images"]
         assert [one["name"] for one in client.get("/sdapi/v1/loras").json()] == ["ink"]
+        ranged = client.post("/sdapi/v1/txt2img", json=body | {"prompt": "红苹果 <lora:ink:0.8@0-0.5>"}).json()
+        assert ranged["images"][0] not in (answer["images"][0], plain["images"][0])
+        text = json.loads(ranged["info"])["infotexts"][0]
+        assert text.startswith("红苹果<lora:ink:0.8@0-0.5>")
+        assert client.post("/sdapi/v1/txt2img", json={"infotext": text}).json()["images"] == ranged["images"]
+        strong = client.post("/sdapi/v1/txt2img", json=body | {"prompt": f"红苹果 <lora:ink:{'9' * 400}>"})
+        assert (strong.status_code, "ink" in strong.json()["detail"]) == (400, True)
 
 
 def test_a_task_is_known_by_the_id_that_was_forced(client: TestClient) -> None:

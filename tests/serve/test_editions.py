@@ -11,6 +11,7 @@ pytest.importorskip("gradio")
 
 from starlette.testclient import TestClient
 
+from bimo.core.lora_weight import LoraWeight
 from bimo.engine.engine import Engine
 from bimo.hub.editions import SECOND
 from bimo.serve.app import create_app
@@ -40,7 +41,7 @@ def service(make_service: Callable[..., DrawingService], tiny_engine: Engine) ->
         ({"text": THING}, {}, "xiaomo"),
         ({"text": DISH}, {"model": "xiaomo"}, "xiaomo"),
         ({"text": THING}, {"model": SECOND}, SECOND),
-        ({"text": DISH}, {"loras": [("ink", 1.0)]}, "xiaomo"),
+        ({"text": DISH}, {"loras": [("ink", LoraWeight())]}, "xiaomo"),
         ({"text": f"{DISH} <lora:ink:0.5>"}, {}, "xiaomo"),
         ({}, {}, "xiaomo"),
     ],

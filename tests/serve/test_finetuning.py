@@ -15,6 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.finetuning.finetuner import Finetuner, FinetuneRequest, Photo
 from bimo.serve.finetuning.record import LORA_FILE, RECORD, State, progress, records
@@ -297,5 +298,5 @@ def test_photos_become_a_lora_that_draws(
         with Image.open(job.pictures[0].file) as image:
             return image.tobytes()
 
-    assert drawn() != drawn(loras=[(record.name, 1.0)])
+    assert drawn() != drawn(loras=[(record.name, LoraWeight())])
     finetuner.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both
 from bimo.serve.job_store import JobStore
 from bimo.serve.jobs import MOST_ATTEMPTS, Failure, Order, State
@@ -28,7 +29,15 @@ def add(store: JobStore, job: str, place: int = 0) -> bool:
 
 def test_a_job_is_what_was_accepted(tmp_path: Path) -> None:
     store = JobStore(tmp_path)
-    asked = order("a", key="k", client="openai", loras=(("ink", 0.5),), priority=1, previews=2, deadline=5.5)
+    asked = order(
+        "a",
+        key="k",
+        client="openai",
+        loras=(("ink", LoraWeight(0.5)), ("oil", LoraWeight(1 / 3, 0.1, 2 / 3))),
+        priority=1,
+        previews=2,
+        deadline=5.5,
+    )
     store.accept(asked, {"image": b"1", "condition.control/../x": b"2"})
     found = JobStore(tmp_path).job("a")
     assert found is not None

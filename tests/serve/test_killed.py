@@ -49,7 +49,9 @@ def begun(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], st
     """A server in a process of its own, which a test that fails leaves no more than one that passes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SERVER, str(model), str(folder)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
         try:
             assert running.stdout is not None
             found = re.search(r"PORT (\d+)", running.stdout.readline())

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
 from bimo.core.errors import BimoError, RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import speaking
 from bimo.engine.engine import Engine
 from bimo.prompts.styles import STYLES
@@ -104,6 +105,8 @@ WRONG: list[dict[str, Any]] = [
     {"loras": "ink"},
     {"loras": ["ink"]},
     {"loras": ["ink:strong"]},
+    {"loras": ["ink:0.8@0.6-0.2"]},
+    {"loras": ["ink:11"]},
     {"image": "http://127.0.0.1/x.png"},
     {"image": "data:image/png;base64,AAAA"},
     {"image": "%%%"},
@@ -253,10 +256,10 @@ def test_settings_come_back_with_their_loras(
 ) -> None:
     service = make_service(lora_files={"ink": lora_file(tiny_engine, tmp_path, "ink")})
     service.start()
-    job = drawn(service, replace(FORM, text="红苹果 <lora:ink:0.8>"))
-    assert job.order.loras == (("ink", 0.8),)
+    job = drawn(service, replace(FORM, text="红苹果 <lora:ink:0.8@0.2-0.6>"))
+    assert job.order.loras == (("ink", LoraWeight(0.8, 0.2, 0.6)),)
     found = settings_of(dropped(job.pictures[0].file.read_bytes()), service.pool, tiny_engine, "local")
-    assert (found.values["text"], found.values["loras"]) == ("红苹果", ["ink:0.8"])
+    assert (found.values["text"], found.values["loras"]) == ("红苹果", ["ink:0.8@0.2-0.6"])
 
 
 def test_a_picture_is_drawn_over_at_twice_its_size(

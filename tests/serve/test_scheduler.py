@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from bimo.core.errors import RequestError, WeightsError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.picture import metadata_of
 from bimo.engine.engine import Engine
+from bimo.engine.memory import Keeping
 from bimo.models.adapters.lora import extract, inject, save_lora
 from bimo.serve.call_costs import CallCosts
 from bimo.serve.events import Event
@@ -247,13 +249,52 @@ def test_loras_are_per_request_and_the_model_stays_as_it_is(
     service = make_service(lora_files={"ink": file}, batch=1)
     service.start()
     values = {"text": "红苹果", "steps": 2, "seed": 1}
-    jobs = [submit(service, values), submit(service, values, loras=[("ink", 0.8)]), submit(service, values)]
+    jobs = [submit(service, values), submit(service, values, loras=[("ink", LoraWeight(0.8))]), submit(service, values)]
     first, changed, last = (shown(service.wait_here(name).pictures[0].file) for name in jobs)
     expected = shown(tiny_engine.with_adapters([f"{file}:0.8"]).draw("红苹果", seed=1, steps=2)[0].png())
     assert changed == expected != plain
     assert first == last == plain
     with pytest.raises(RequestError, match="ink"):
-        submit(service, values, loras=[("oil", 1.0)])
+        submit(service, values, loras=[("oil", LoraWeight())])
+
+
+def test_loras_of_some_steps_are_drawn_beside_others(
+    make_service: Make, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = lora_file(tiny_engine, tmp_path, "ink")
+    service = make_service(lora_files={"ink": file}, batch=8)
+    read: list[str] = []
+    monkeypatch.setattr(service.pool, "_load", read.append)
+    values = [{"text": "红苹果", "steps": steps, "seed": seed} for seed, steps in enumerate((4, 5, 8, 4, 5))]
+    weights = [
+        *(LoraWeight(0.8, 0.25, 0.75), LoraWeight(0.8, 0.25, 0.75), LoraWeight(0.8, 0.25, 0.75)),
+        *(LoraWeight(0.8), None),
+    ]
+    jobs = [
+        submit(service, each, loras=[] if weight is None else [("ink", weight)])
+        for each, weight in zip(values, weights, strict=True)
+    ]
+    service.start()
+    done = [service.wait_here(name) for name in jobs]
+    assert read == []  # no model is loaded for it
+    for job, each, weight in zip(done, values, weights, strict=True):
+        engine = tiny_engine if weight is None else tiny_engine.with_adapters([(file, weight)])
+        alone = engine.draw(each)[0].image
+        with Image.open(job.pictures[0].file) as drawn:
+            assert np.abs(np.asarray(drawn.convert("RGB"), int) - np.asarray(alone, int)).max() <= 1
+    assert shown(tiny_engine.draw(values[0])[0].png()) != shown(done[0].pictures[0].file)
+    whole = tiny_engine.with_adapters([(file, LoraWeight(0.8))]).draw(values[0])[0]
+    assert shown(whole.png()) != shown(done[0].pictures[0].file)
+
+
+def test_loras_of_some_steps_are_refused_where_weights_cannot_change(
+    make_service: Make, tiny_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(lora_files={"ink": lora_file(tiny_engine, tmp_path, "ink")})
+    monkeypatch.setattr(tiny_engine, "keeping", Keeping(offload="parts"))
+    submit(service, {"text": "红苹果<lora:ink:0.8>"})
+    with pytest.raises(RequestError, match="range of steps"):
+        submit(service, {"text": "红苹果<lora:ink:0.8@0.2-0.6>"})
 
 
 def test_engines_with_loras_share_what_they_do_not_touch(tiny_engine: Engine, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from bimo.core.picture import read_metadata
+from bimo.serve.app import create_app
+from tests.serve.test_scheduler import lora_file
 from tests.support.waiting import until
 
 
@@ -49,6 +51,23 @@ def test_a_job_from_its_submission_to_its_picture(client: TestClient, tmp_path: 
     assert client.get("/v1/history?q=梨").json()["data"] == []
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert client.get(f"/v1/jobs/{job['id']}").status_code == 404
+
+
+def test_a_lora_counts_in_some_of_the_steps_by_every_interface(
+    make_service: Any, tiny_engine: Any, tmp_path: Any
+) -> None:
+    service = make_service(lora_files={"ink": lora_file(tiny_engine, tmp_path, "ink")}, batch=1)
+    with TestClient(create_app(service), base_url="http://127.0.0.1") as client:
+        job = submit(client, steps=4, loras=[{"name": "ink", "weight": 0.8, "first": 0.2, "last": 0.6}])
+        assert job["loras"] == [{"name": "ink", "weight": 0.8, "first": 0.2, "last": 0.6}]
+        drawn = client.get(ended(client, job["id"])["pictures"][0]["url"]).content
+        whole = submit(client, steps=4, loras=[{"name": "ink", "weight": 0.8}])
+        assert client.get(ended(client, whole["id"])["pictures"][0]["url"]).content != drawn
+        body = {"prompt": "红苹果", "num_inference_steps": 4, "seed": 1, "loras": {"ink": "0.8@0.2-0.6"}}
+        answer = client.post("/v1/images/generations", json=body)
+        assert base64.b64decode(answer.json()["data"][0]["b64_json"])[-9000:] == drawn[-9000:]
+        wrong = client.post("/v1/images/generations", json=body | {"loras": {"ink": "0.8@2"}})
+        assert (wrong.status_code, "0.8@0.2-0.6" in wrong.json()["error"]["message"]) == (400, True)
 
 
 def events(client: TestClient, path: str) -> list[tuple[str, dict[str, Any]]]:
@@ -108,6 +127,8 @@ def test_pictures_come_in_base64(client: TestClient) -> None:
         ({"text": "a", "strange": 1}, 422, "strange"),
         ({"text": "a", "model": "../../etc/passwd"}, 400, "there is no model"),
         ({"text": "a", "loras": [{"name": "/etc/passwd"}]}, 400, "LoRA"),
+        ({"text": "a", "loras": [{"name": "ink", "first": 0.6, "last": 0.6}]}, 400, "0.8@0.2-0.6"),
+        ({"text": "a", "loras": [{"name": "ink", "last": 1.5}]}, 422, "loras.0.last"),
         ({"text": "a", "image": "https://example.com/a.png"}, 400, "fetches none"),
         ({"text": "a", "image": "file:///etc/passwd"}, 400, "fetches none"),
         ({"text": "a", "image": "!"}, 400, "base64"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both, Message, say
 from bimo.core.picture import METADATA_KEY, metadata_of
 from bimo.core.request import checked
@@ -66,16 +67,11 @@ def _from_own_record(content: bytes, infotext: str, pool: EnginePool, user: str)
     )
 
 
-def _known_loras(names: Sequence[str], tags: Sequence[LoraTag]) -> tuple[list[tuple[str, float]], tuple[str, ...]]:
-    """The LoRAs that a visitor may use, and notes about the others and about ranges of steps, which are not drawn."""
+def _known_loras(names: Sequence[str], tags: Sequence[LoraTag]) -> tuple[list[tuple[str, LoraWeight]], tuple[str, ...]]:
+    """The LoRAs that a visitor may use, and notes about the others."""
     known = [tag for tag in tags if tag.name in names]
     notes = [say("no LoRA {name} on this server", name=tag.name) for tag in tags if tag not in known]
-    notes += [
-        say("the LoRA {name} counts in all steps here, there at {weight}", name=tag.name, weight=tag.weight)
-        for tag in known
-        if not tag.weight.whole
-    ]
-    return [(tag.name, tag.weight.value) for tag in known], tuple(notes)
+    return [(tag.name, tag.weight) for tag in known], tuple(notes)
 
 
 def _use_form_names(engine: Engine, fields: dict[str, Any]) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both
 from bimo.engine.adapters import numbered
+from bimo.serve.admission import lora_weight
 from bimo.serve.jobs import CONDITION
 from bimo.serve.uploads import decoded
 
@@ -107,7 +109,8 @@ def _field(kind: Kind, zh: str, en: str, default: Any = "") -> Any:
 @dataclass(frozen=True)
 class Form:
     """The values of the form, one field for each component. ``image``, ``mask`` and ``control_image`` are pictures in
-    base64 from the browser's canvas; ``loras`` are "name" or "name:weight"; "" means unset.
+    base64 from the browser's canvas; ``loras`` are "name", "name:0.8" or "name:0.8@0.2-0.6"; "" means
+    unset.
     """
 
     text: str = _field(Words(MAXIMUM_TEXT), "提示词", "the prompt")
@@ -214,22 +217,14 @@ class Form:
             pictures[CONDITION + name] = self.control_image
         return {name: decoded(text, name.removeprefix(CONDITION)) for name, text in pictures.items() if text}
 
-    def weighted_loras(self) -> list[tuple[str, float]]:
-        """(name, weight) of each LoRA. Raises RequestError for a weight that is no number."""
+    def weighted_loras(self) -> list[tuple[str, LoraWeight]]:
+        """(name, weight) of each LoRA. Raises RequestError for a weight that cannot be read."""
         return [_weighted(name) for name in self.loras]
 
 
-def _weighted(text: str) -> tuple[str, float]:
+def _weighted(text: str) -> tuple[str, LoraWeight]:
     name, colon, weight = text.rpartition(":")
-    if not colon:
-        return text, 1.0
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not -10 <= number <= 10:
-        raise RequestError("the weight of LoRA {name} is {weight!r}; expected -10 to 10", name=name, weight=weight)
-    return name, number
+    return (name, lora_weight(name, weight)) if colon else (text, LoraWeight())
 
 
 def _short(value: Any) -> str | float | int | bool | None:
@@ -240,7 +235,7 @@ def _short(value: Any) -> str | float | int | bool | None:
 
 
 def filled(
-    request: Mapping[str, Any], model: str | None = None, loras: Sequence[tuple[str, float]] = ()
+    request: Mapping[str, Any], model: str | None = None, loras: Sequence[tuple[str, LoraWeight]] = ()
 ) -> dict[str, Any]:
     """The values of the form for a request in metadata or a job, by field; unset ones are left out, and so are
     pictures.
@@ -257,7 +252,7 @@ def filled(
         "count": 1,
         "inscribe": "",
         "empty_negative": present.get("negative") == "",
-        "loras": [name if weight == 1 else f"{name}:{weight:g}" for name, weight in loras],
+        "loras": [name if weight == LoraWeight() else f"{name}:{weight}" for name, weight in loras],
     }
     if "size" in present:
         values["width"], values["height"] = present["size"]

@@ -39,7 +39,7 @@ LABELS: dict[str, Message] = {
     "skip": Message("CLIP skip (1: none)"),
     "seed": Message("Seed (-1: random)"),
     "model": Message("Model"),
-    "loras": Message("LoRA (name, or name:0.8)"),
+    "loras": Message("LoRA (name, name:0.8, or name:0.8@0.2-0.6 for some steps)"),
     "embeddings": Message("Learnt words"),
     "image": Message("Image, mask, sketch"),
     "strength": Message("How much of the image is redrawn"),

@@ -1,0 +1,92 @@
+"""What is checked of a request before it is queued: amounts, the server's limits, and what its model can draw."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bimo.core.errors import RequestError
+from bimo.core.lora_weight import LoraWeight
+from bimo.core.request import Request
+from bimo.diffusion.request_validation import fill_request
+from bimo.engine.engine import Engine
+from bimo.hub import memory
+from bimo.serve.jobs import Loras
+from bimo.serve.settings import Limits, ServeSettings
+
+#: The largest weight of a LoRA, positive or negative.
+MOST_WEIGHT = 10.0
+
+
+def lora_weight(name: str, written: str) -> LoraWeight:
+    """The weight of a LoRA as it is written, "0.8" or "0.8@0.2-0.6". Raises RequestError."""
+    weight = LoraWeight.read(written)
+    if weight is None:
+        raise _wrong_weight(name, written)
+    return checked_weight(name, weight)
+
+
+def checked_weight(name: str, weight: LoraWeight) -> LoraWeight:
+    """The weight itself. Raises RequestError if it is too large, or counts in no step."""
+    if not (abs(weight.value) <= MOST_WEIGHT and 0 <= weight.first < weight.last <= 1):
+        raise _wrong_weight(name, str(weight))
+    return weight
+
+
+def _wrong_weight(name: str, written: str) -> RequestError:
+    return RequestError(
+        "the weight of LoRA {name} is {weight!r}; expected -10 to 10, with a range of steps as in 0.8@0.2-0.6",
+        name=name,
+        weight=written,
+    )
+
+
+def check_amounts(
+    values: Mapping[str, Any], loras: Mapping[str, LoraWeight], controls: Collection[str], limits: Limits
+) -> None:
+    """Raises RequestError for more pictures, steps, text or adapters than a server allows in a request."""
+    for field_name, most in (("count", limits.count), ("steps", limits.steps)):
+        if isinstance(values.get(field_name), int) and values[field_name] > most:
+            raise RequestError(
+                "{name} is {value}; this server allows at most {most}",
+                name=field_name,
+                value=values[field_name],
+                most=most,
+            )
+    for field_name in ("text", "negative"):
+        if isinstance(values.get(field_name), str) and len(values[field_name]) > limits.text:
+            raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
+    adapter_count = max(len(loras), len(controls))
+    if adapter_count > limits.loras:
+        raise RequestError(
+            "{count} LoRAs or ControlNets; this server allows at most {most}", count=adapter_count, most=limits.loras
+        )
+    for name, weight in loras.items():
+        checked_weight(name, weight)
+
+
+def check_size(request: Request, settings: ServeSettings) -> None:
+    """Raises RequestError for a picture larger than the server, or its memory, allows."""
+    limits = settings.limits
+    width, height = request.size or (1, 1)
+    if max(width, height) > limits.side or width * height > limits.pixels:
+        raise RequestError(
+            "{width}x{height} is too large; this server draws sides up to {side} and {pixels} pixels",
+            width=width,
+            height=height,
+            side=limits.side,
+            pixels=limits.pixels,
+        )
+    options = settings.load_options
+    memory.check((width, height), options.dtype, options.device, tiles=options.tiles)
+
+
+def check_drawable(engine: Engine, request: Request, settings: ServeSettings) -> None:
+    """Raises RequestError if the model cannot draw the request."""
+    check_size(fill_request(engine.system, engine.completed(request)), settings)
+
+
+def check_ranges(engine: Engine, loras: Loras) -> None:
+    """Raises RequestError if LoRAs count in a range of steps and the engine's weights cannot change between steps."""
+    if any(not weight.whole for _, weight in loras):
+        engine.check_lora_ranges()
