@@ -16,6 +16,7 @@ from bimo.core.tensors import TextEncoding
 from bimo.diffusion import outpainting, prompt_weighting
 from bimo.diffusion.image_inputs import shown_to_text_encoders
 from bimo.diffusion.request_validation import (
+    condition_warnings,
     fill_request,
     negated,
     picture_warnings,
@@ -110,6 +111,7 @@ def prepare(
     in_chunks = prompts is each
     notes = (note for prompt in prompts for note in prompt.notes)
     own = (*sampler_warnings(system, full), *size_warnings(system, full), *picture_warnings(system, full))
+    own += condition_warnings(system, full)
     warnings = dict.fromkeys((*negation_warnings, *notes, *own))
     written = quoted(full.text) if full.inscribe is None else full.inscribe
     if broken and not in_chunks:

@@ -304,6 +304,17 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
     )
 
 
+def condition_warnings(system: System, request: Request) -> tuple[str, ...]:
+    """A warning if the system reads some of the request's ``conditions`` nowhere, as those of another model."""
+    names = [level.name for level in system.recipe.levels]
+    read = {conditioner.key for name in names for conditioner in system.level(name).conditioners}
+    read |= {condition for name in names for condition in system.space(name).conditions}
+    unread = [name for name in request.conditions if name not in read]
+    if not unread:
+        return ()
+    return (say("{name} reads no condition {unread}: it is left out", name=system.recipe.name, unread=listed(unread)),)
+
+
 def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]]:
     """(prompt, negative prompt, warnings) of a request: for our own systems 不要猫 becomes a negative prompt; published
     systems get the prompt unchanged.

@@ -32,6 +32,8 @@ class Space(nn.Module, ABC):
     shift_equivariant: bool = False
     #: Whether x of a picture is sampled from a ``posterior``, so that training may sample it anew at each step.
     has_posterior: bool = False
+    #: The names of the request's ``conditions`` that the shape of x goes by.
+    conditions: tuple[str, ...] = ()
 
     @abstractmethod
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:

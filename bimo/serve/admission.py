@@ -7,7 +7,7 @@ from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.request import Request
+from bimo.core.request import Request, checked
 from bimo.diffusion.request_validation import fill_request
 from bimo.engine.engine import Engine
 from bimo.hub import memory
@@ -41,10 +41,16 @@ def _wrong_weight(name: str, written: str) -> RequestError:
     )
 
 
+def check_text(text: object, limits: Limits) -> None:
+    """Raises RequestError for a longer prompt than a server allows; to be called before it is read."""
+    if isinstance(text, str) and len(text) > limits.text:
+        raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
+
+
 def check_amounts(
     values: Mapping[str, Any], loras: Mapping[str, LoraWeight], controls: Collection[str], limits: Limits
 ) -> None:
-    """Raises RequestError for more pictures, steps, text or adapters than a server allows in a request."""
+    """Raises RequestError for more pictures, steps or adapters than a server allows in a request."""
     for field_name, most in (("count", limits.count), ("steps", limits.steps)):
         if isinstance(values.get(field_name), int) and values[field_name] > most:
             raise RequestError(
@@ -53,9 +59,6 @@ def check_amounts(
                 value=values[field_name],
                 most=most,
             )
-    for field_name in ("text", "negative"):
-        if isinstance(values.get(field_name), str) and len(values[field_name]) > limits.text:
-            raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
     adapter_count = max(len(loras), len(controls))
     if adapter_count > limits.loras:
         raise RequestError(
@@ -79,6 +82,12 @@ def check_size(request: Request, settings: ServeSettings) -> None:
         )
     options = settings.load_options
     memory.check((width, height), options.dtype, options.device, tiles=options.tiles)
+
+
+def check_side(size: tuple[int, int] | None, settings: ServeSettings) -> None:
+    """As ``check_size``, for a size that pictures are brought to before there is a request."""
+    if size is not None:
+        check_size(checked({"text": "–", "size": size}), settings)
 
 
 def check_drawable(engine: Engine, request: Request, settings: ServeSettings) -> None:

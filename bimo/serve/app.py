@@ -95,10 +95,12 @@ def _secret() -> str:
 
 
 def _plain_routes(app: FastAPI, metrics: Metrics) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", tags=["server"], responses=PLAIN, summary="Whether the process answers")
     async def healthz() -> dict[str, str]:
         return {"status": "ok", "version": __version__}
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", tags=["server"], responses={**PLAIN, 503: {}}, summary="Whether jobs are taken")
     async def readyz(service: Service) -> Response:
         full = len(service.open_jobs()) >= service.settings.limits.waiting
@@ -228,7 +230,7 @@ def unknown_paths(app: FastAPI) -> None:
         other_method = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.router.routes)
         raise HTTPException(405 if other_method else 404)
 
-    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    methods = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
     for prefix in ("/v1", "/sdapi", "/internal", "/controlnet", "/api/v1", "/files", "/metrics", "/healthz", "/readyz"):
         app.add_api_route(f"{prefix}/{{rest:path}}", unknown, methods=methods, include_in_schema=False)
         app.add_api_route(prefix, unknown, methods=methods, include_in_schema=False)

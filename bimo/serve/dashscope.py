@@ -24,7 +24,7 @@ STATUS = {
     State.failed: "FAILED",
     State.cancelled: "CANCELED",
 }
-_SIZE = re.compile(r"(\d{1,5})[*xX](\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})[*xX]([0-9]{1,5})")
 
 
 class Input(pydantic.BaseModel):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 Format = Literal["png", "jpeg", "webp"]
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+#: The most characters of an Idempotency-Key; what is longer is no key, and would be stored.
+MOST_IDEMPOTENCY = 255
 GONE = Message("the client left before the picture was drawn")
 
 
@@ -53,6 +55,8 @@ ClientLanguage = Annotated[str, Depends(language_of)]
 async def accepted(request: Request, service: DrawingService, order: Order, pictures: Mapping[str, bytes]) -> Job:
     """Submits an order. Raises as ``DrawingService.accept``."""
     idempotency_key = request.headers.get("idempotency-key")
+    if idempotency_key is not None and len(idempotency_key) > MOST_IDEMPOTENCY:
+        raise ApiError(400, Message("Idempotency-Key is longer than {most} characters", most=MOST_IDEMPOTENCY))
     job = await run_in_threadpool(service.accept, order, pictures, idempotency_key)
     request.state.job = job.id
     return job

@@ -40,6 +40,7 @@ ORIGIN = Message("another site's page asked for this; only pages of this server,
 UPLOAD = Message("this page takes no files")
 NO_KEY = Message("this server wants a key: Authorization: Bearer KEY, or Basic with the key as the password")
 WRONG_KEY = Message("no such key; it may have been revoked (bimo keys list)")
+TWO_LENGTHS = Message("the request says its length twice, as Content-Length and as Transfer-Encoding")
 CROWDED = Message("too many large requests are being read; ask again in a moment")
 
 
@@ -133,6 +134,8 @@ class Gate:
             self._host(headers, path)
             scope.setdefault("state", {})["caller"] = self._caller(scope, headers, path)
             most = self._most(path)
+            if "content-length" in headers and "transfer-encoding" in headers:
+                raise ApiError(400, TWO_LENGTHS)  # a proxy may go by the other one (RFC 9112, section 6.3)
             length = headers.get("content-length", "0")
             if not (length.isascii() and length.isdecimal()) or int(length) > most:
                 raise _too_long(most)

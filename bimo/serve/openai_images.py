@@ -48,7 +48,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI Images"])
 QUALITIES = {"low": 0.5, "medium": 1.0, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
 #: The default strength of variations.
 VARIATION_STRENGTH = 0.6
-_SIZE = re.compile(r"(\d{1,5})[xX](\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
 
 Quality = Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"]
 
@@ -119,9 +119,7 @@ async def edits(request: Request, service: Service, caller: CurrentCaller, langu
     pictures, as ``image[]``, are for models that draw from several.
     """
     body, files = await _form(request)
-    others = {f"{CONDITION}image-{n}": bounded(one, "image") for n, one in enumerate(files.get("image", [])[1:], 2)}
-    image = _only_one({"image": files.get("image", [])[:1]}, "image")
-    pictures = await run_in_threadpool(_edited, image, files.get("mask", [])) | others
+    pictures = await run_in_threadpool(_edited, files)
     return await _answer(body, pictures, request, service, caller, language, "image_edit")
 
 
@@ -146,7 +144,7 @@ async def edits(request: Request, service: Service, caller: CurrentCaller, langu
 async def variations(request: Request, service: Service, caller: CurrentCaller, language: ClientLanguage) -> Response:
     """Image-to-image from ``image``, with ``prompt`` or the one in the picture's metadata."""
     body, files = await _form(request)
-    image = _only_one(files, "image")
+    image = await run_in_threadpool(_only_one, files, "image")
     prompt = body.prompt or await run_in_threadpool(recorded_text, image)
     if not prompt:
         raise ApiError(
@@ -370,11 +368,13 @@ def _only_one(files: Mapping[str, list[bytes]], name: str) -> bytes:
     return bounded(pictures[0], name)
 
 
-def _edited(image: bytes, masks: list[bytes]) -> dict[str, bytes]:
-    """The image and mask of a Request. Raises RequestError."""
+def _edited(files: Mapping[str, list[bytes]]) -> dict[str, bytes]:
+    """The image, further images and mask of a Request. Raises RequestError."""
+    others = {f"{CONDITION}image-{n}": bounded(one, "image") for n, one in enumerate(files.get("image", [])[1:], 2)}
+    image, masks = _only_one({"image": files.get("image", [])[:1]}, "image"), files.get("mask", [])
     if len(masks) > 1:
         raise ApiError(400, Message("{count} pictures came as {name}; expected one", count=len(masks), name="mask"))
     mask = painted_where_transparent(bounded(masks[0], "mask"), image) if masks else None
     if mask is None and not masks:
         mask = painted_where_transparent(image, image, only=True)
-    return {"image": image} | ({} if mask is None else {"mask": mask})
+    return {"image": image} | ({} if mask is None else {"mask": mask}) | others

@@ -26,7 +26,7 @@ from bimo.core.recipe import Recipe
 from bimo.hub import registry
 from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import style_named
-from bimo.serve.admission import check_amounts, check_drawable, check_ranges, check_size
+from bimo.serve.admission import check_amounts, check_drawable, check_ranges, check_size, check_text
 from bimo.serve.events import Event, Events
 from bimo.serve.executor import CANCELLED, Executor, Listener, Source, failure_of
 from bimo.serve.infotext import png_with_infotext
@@ -146,6 +146,8 @@ class DrawingService:
         values = {field: value for field, value in values.items() if value is not None}
         if values.get("seed") is None:
             values["seed"] = secrets.randbelow(2**32)
+        for field_name in ("text", "negative"):
+            check_text(values.get(field_name), limits)
         weights = dict(loras)
         if isinstance(values.get("text"), str):
             values["text"], tags = lora_tags(values["text"])

@@ -1,4 +1,4 @@
-"""Pictures in requests: base64, data URLs, form files. Their size is checked before decoding."""
+"""Pictures in requests: base64, data URLs, form files. Their size is checked by their header, then they are decoded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def decoded(text: Any, name: str | Message) -> bytes:
 
 
 def bounded(content: bytes, name: str | Message) -> bytes:
-    """The bytes themselves, if their header is that of a picture of an allowed size. Raises RequestError."""
+    """The bytes themselves, if they are a whole picture of an allowed size, of which nothing is decoded before its size
+    is known. Raises RequestError.
+    """
     from PIL import Image, UnidentifiedImageError
 
     if not content:
@@ -45,6 +47,8 @@ def bounded(content: bytes, name: str | Message) -> bytes:
     try:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
             width, height = image.size
+            if 0 < width * height <= MOST_PIXELS:
+                image.load()  # what is cut off or damaged is found here, not by whoever draws
     except UnidentifiedImageError:
         formats = ", ".join(PICTURE_FORMATS)
         raise RequestError(
@@ -79,10 +83,7 @@ def painted_where_transparent(mask: bytes, image: bytes, only: bool = False) -> 
                 width_2=base.width,
                 height_2=base.height,
             )
-        try:
-            alpha = opened.convert("RGBA").getchannel("A")
-        except Exception as error:  # for damaged files Pillow's decoders raise exceptions of many types
-            raise RequestError("{name} is not a picture that can be read ({error})", name="mask", error=error) from None
+        alpha = opened.convert("RGBA").getchannel("A")
         if alpha.getextrema() == (255, 255):
             return None if only else mask
         buffer = io.BytesIO()

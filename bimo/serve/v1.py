@@ -156,12 +156,7 @@ async def submit(
     values = {name: value for name, value in body if name not in _APART and value is not None}
     if body.regions is not None:
         values["regions"] = [region.model_dump(exclude_defaults=True) for region in body.regions]
-    pictures: dict[str, bytes] = {}
-    for name, text in (("image", body.image), ("mask", body.mask), ("region_map", body.region_map)):
-        if text is not None:
-            pictures[name] = decoded(text, name)
-    for name, text in (body.condition_images or {}).items():
-        pictures[CONDITION + name] = decoded(text, name)
+    pictures = await run_in_threadpool(_pictures, body)
     order = service.order(
         values,
         key=caller.name,
@@ -175,6 +170,13 @@ async def submit(
     )
     job = await accepted(request, service, order, pictures)
     return job_json(job, service, language)
+
+
+def _pictures(body: JobRequest) -> dict[str, bytes]:
+    """The pictures of a request by their names in an order. Raises RequestError."""
+    own = {"image": body.image, "mask": body.mask, "region_map": body.region_map}
+    pictures = {name: decoded(text, name) for name, text in own.items() if text is not None}
+    return pictures | {CONDITION + name: decoded(text, name) for name, text in (body.condition_images or {}).items()}
 
 
 @router.get("/jobs", summary="List jobs, the newest first")

@@ -140,6 +140,13 @@ def test_what_cannot_be_used_is_refused(system: System, request_: dict[str, Any]
     assert told in raised.value.en
 
 
+def test_numbers_of_a_condition_that_nothing_reads_are_said(system: System) -> None:
+    request = {"text": "红苹果", "size": (128, 128), "seed": 1, "steps": 1}
+    told = draw(system, request | {"conditions": {"score": [0.5], "layers": [2]}})[0].warnings
+    assert any("score" in warning and "layers" in warning for warning in told)
+    assert not any("score" in warning for warning in draw(system, request)[0].warnings)
+
+
 def test_a_sampler_that_cannot_begin_with_a_picture_says_so(system: System) -> None:
     class Bare(Euler):
         can_add_noise = False

@@ -45,6 +45,8 @@ class QwenLayeredSpace(QwenLatentSpace):
     below ``model.``.
     """
 
+    conditions = (LAYERS,)
+
     def __init__(self, part: QwenLayeredLatent) -> None:
         super().__init__(part)
         self.layers = part.layers

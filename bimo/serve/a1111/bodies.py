@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import pydantic
 
 from bimo.serve.enlarging import MOST_ENLARGED
+
+#: The most levels of lists and objects in a field whose fields are not known, such as a script's arguments.
+DEEPEST = 32
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (cast("dict[str, Any]", each).values() if isinstance(each, dict) else cast("list[Any]", each))
+        ]
+        if not level:
+            return value
+    raise ValueError(f"nested more than {DEEPEST} deep")
+
+
+Untyped = Annotated[dict[str, Any], pydantic.AfterValidator(_shallow)]
 
 
 class Body(pydantic.BaseModel):
@@ -45,8 +65,8 @@ class Txt2Img(Body):
     tiling: bool = False
     eta: float | None = None
     denoising_strength: float | None = None
-    override_settings: dict[str, Any] = {}
-    alwayson_scripts: dict[str, Any] = {}
+    override_settings: Untyped = {}
+    alwayson_scripts: Untyped = {}
     script_name: str = ""
     send_images: bool = True
     enable_hr: bool = False

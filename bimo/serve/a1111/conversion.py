@@ -18,6 +18,7 @@ from bimo.engine.adapters import numbered
 from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import styled
 from bimo.serve.a1111.bodies import Img2Img, Txt2Img
+from bimo.serve.admission import MOST_WEIGHT, check_side, check_text
 from bimo.serve.infotext import request_of
 from bimo.serve.jobs import CONDITION, Order
 from bimo.serve.keys import Caller
@@ -43,6 +44,9 @@ class ConvertedRequest:
         self.pictures: dict[str, bytes] = {}
         self.controls: list[str] = []
         self.values: dict[str, Any] = {}
+        limits = service.settings.limits
+        for text in (body.prompt, body.negative_prompt, body.hr_prompt, body.hr_negative_prompt, body.infotext):
+            check_text(text, limits)
         recorded = request_of(body.infotext) if body.infotext else {}
         options = service.client_options.get(caller.name, {}) | body.override_settings
         self.asked = model_title(options.get("sd_model_checkpoint"))
@@ -75,6 +79,7 @@ class ConvertedRequest:
         if body.width is not None or body.height is not None:
             own = service.recipe(self.model).request.size
             self.values["size"] = (body.width or own[0], body.height or own[1])
+        check_side(self.values["size"], service.settings)
         self._read_tiling(bool(body.tiling or recorded.get("seamless")))
         self._note_ignored()
         if body.n_iter * body.batch_size > service.settings.limits.count:
@@ -136,8 +141,10 @@ class ConvertedRequest:
             if name.casefold() != "controlnet":
                 self.note(Message("the script {name} is not here; it changed nothing", name=name))
         number = 0
-        for unit in units if isinstance(units, list) else []:
-            if not isinstance(unit, dict) or unit.get("enabled") is False:
+        if not isinstance(units, list) or not all(isinstance(unit, dict) for unit in units):
+            raise RequestError("args of the script {name} is no list of units", name="controlnet")
+        for unit in units:
+            if unit.get("enabled") is False:
                 continue
             image = unit.get("image") or unit.get("input_image")
             image = image.get("image") if isinstance(image, dict) else image
@@ -148,8 +155,13 @@ class ConvertedRequest:
             self._network(str(unit.get("model") or "None"))
             self.pictures[CONDITION + name] = decoded(image, "controlnet.image")
             weight = unit.get("weight", 1.0)
-            if not isinstance(weight, (int, float)):
-                raise RequestError("{name} is {value!r}; expected a number", name="controlnet.weight", value=weight)
+            if not isinstance(weight, (int, float)) or not abs(weight) <= MOST_WEIGHT:
+                raise RequestError(
+                    "{name} is {value!r}; expected a number up to {most}",
+                    name="controlnet.weight",
+                    value=str(weight)[:40],
+                    most=f"{MOST_WEIGHT:g}",
+                )
             self.values.setdefault("conditions", {})[name] = [float(weight)]
             module = str(unit.get("module") or "none")
             if module.casefold() != "none":

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from bimo import __version__
+from bimo.core.errors import RequestError
 from bimo.core.messages import Message
 from bimo.serve.a1111.bodies import Img2Img, Txt2Img
 from bimo.serve.a1111.conversion import ConvertedRequest
+from bimo.serve.admission import check_side
 from bimo.serve.dependencies import CurrentCaller, Service, draw_and_wait, encoded, own_job, whole
 from bimo.serve.enlarging import UPSCALERS, enlarged
 from bimo.serve.infotext import infotext, parsed
@@ -37,6 +39,8 @@ STRETCH, CUT, PAD = 0, 1, 2
 async def txt2img(body: Txt2Img, request: Request, service: Service, caller: CurrentCaller) -> dict[str, Any]:
     """Pictures in base64, with their settings in ``info``."""
     converted = await run_in_threadpool(ConvertedRequest, body, service, caller)
+    if body.enable_hr:
+        _check_hires(converted)
     jobs = await _all(converted, {}, request, service, caller)
     if body.enable_hr:
         jobs = await _hires_pass(converted, jobs, request, service, caller)
@@ -88,6 +92,26 @@ async def _all(
             service.cancel(order.id)
 
 
+def _check_hires(converted: ConvertedRequest) -> None:
+    """Raises RequestError for what the second pass could not draw, before the first one is drawn."""
+    body, service = converted.body, converted.service
+    strength = body.denoising_strength
+    if strength is not None and not 0 < strength <= 1:
+        raise RequestError("strength is {strength}; expected above 0 and at most 1", strength=strength)
+    check_side(
+        _second_size(body, *(converted.values["size"] or service.recipe(converted.model).request.size)),
+        service.settings,
+    )
+
+
+def _second_size(body: Txt2Img, width: int, height: int) -> tuple[int, int]:
+    """The size of the second pass of hires fix over a picture, in multiples of 8 pixels."""
+    size = (body.hr_resize_x, body.hr_resize_y)
+    if not all(size):
+        size = (round(width * body.hr_scale), round(height * body.hr_scale))
+    return size[0] // 8 * 8, size[1] // 8 * 8
+
+
 async def _hires_pass(
     converted: ConvertedRequest, first_jobs: Sequence[Job], request: Request, service: DrawingService, caller: Caller
 ) -> list[Job]:
@@ -98,10 +122,7 @@ async def _hires_pass(
     jobs: list[Job] = []
     for job in first_jobs:
         for picture in job.pictures:
-            size = (body.hr_resize_x, body.hr_resize_y)
-            if not all(size):
-                size = (round(picture.width * body.hr_scale), round(picture.height * body.hr_scale))
-            size = (size[0] // 8 * 8, size[1] // 8 * 8)
+            size = _second_size(body, picture.width, picture.height)
             changes: dict[str, Any] = {
                 "size": size,
                 "count": 1,

@@ -15,7 +15,7 @@ from bimo.serve.a1111.bodies import Extras, ExtrasBatch, OnePicture
 from bimo.serve.enlarging import UPSCALERS, enlarged
 from bimo.serve.infotext import parsed, read_from
 from bimo.serve.problems import ApiError
-from bimo.serve.uploads import bounded, decoded
+from bimo.serve.uploads import decoded
 
 router = APIRouter(prefix="/sdapi/v1", tags=["AUTOMATIC1111"])
 
@@ -34,8 +34,7 @@ async def png_info(body: OnePicture) -> dict[str, Any]:
 @router.post("/extra-single-image", summary="Enlarge a picture")
 async def extra_single(body: Extras) -> dict[str, Any]:
     """Upscales with Lanczos or nearest-neighbour resampling."""
-    content = decoded(body.image, "image")
-    image = await run_in_threadpool(_extra, body, content)
+    image = await run_in_threadpool(_extra, body, body.image, "image")
     return {"html_info": "", "image": base64.b64encode(image).decode()}
 
 
@@ -43,7 +42,7 @@ async def extra_single(body: Extras) -> dict[str, Any]:
 async def extra_batch(body: ExtrasBatch) -> dict[str, Any]:
     """As extra-single-image, for several pictures."""
     images = [
-        base64.b64encode(await run_in_threadpool(_extra, body, decoded(each.data, "imageList"))).decode()
+        base64.b64encode(await run_in_threadpool(_extra, body, each.data, "imageList")).decode()
         for each in body.imageList
     ]
     return {"html_info": "", "images": images}
@@ -55,14 +54,15 @@ async def interrogate(body: OnePicture) -> dict[str, Any]:
     raise ApiError(404, Message("no model here describes pictures"), code="Model not found")
 
 
-def _extra(body: Extras, content: bytes) -> bytes:
+def _extra(body: Extras, text: str, name: str) -> bytes:
     from PIL import Image
 
     if body.upscaler_1 not in UPSCALERS:
         names = ", ".join(UPSCALERS)
         raise RequestError("there is no upscaler {name!r}; there is {names}", name=body.upscaler_1, names=names)
-    with Image.open(io.BytesIO(bounded(content, "image"))) as image:
-        size = (round(image.width * body.upscaling_resize), round(image.height * body.upscaling_resize))
+    content = decoded(text, name)
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = (max(1, round(side * body.upscaling_resize)) for side in image.size)
     if body.resize_mode:
-        size = (body.upscaling_resize_w, body.upscaling_resize_h)
-    return enlarged(content, size, body.upscaler_1, bool(body.resize_mode and body.upscaling_crop))
+        width, height = body.upscaling_resize_w, body.upscaling_resize_h
+    return enlarged(content, (width, height), body.upscaler_1, bool(body.resize_mode and body.upscaling_crop))
