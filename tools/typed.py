@@ -1,26 +1,39 @@
 """Draws what people type and counts what somebody saw: `python tools/typed.py MODEL OUT [SEED]`, fill in
-OUT/looked.tsv (yes, no, smear), then `python tools/typed.py --count OUT/looked.tsv`.
+OUT/looked.tsv (yes, no, smear), then `python tools/typed.py --count OUT/looked.tsv`. MODEL "auto" is for each prompt
+the bundled model that `bimo draw` takes.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 
 from bimo import load
 from bimo.core.errors import BimoError
+from bimo.hub.editions import edition_for
 from bimo.xiaomo.evaluation.typed import counted, draw_typed, typed
 
 
 def main(words: list[str]) -> None:
     """Does what the words say."""
     if words[:1] == ["--count"]:
-        for name, (clear, right) in counted(Path(words[1])).items():
-            shares = [f"{100 * s.value:.0f} [{100 * s.low:.0f}, {100 * s.high:.0f}]" for s in (clear, right)]
-            print(f"{name} ({clear.n}): no smear {shares[0]} %, what was asked {shares[1]} %")
+        for name, shares in counted(Path(words[1])).items():
+            each = (shares.clear, shares.right, shares.refused)
+            clear, right, refused = (f"{100 * s.value:.0f} [{100 * s.low:.0f}, {100 * s.high:.0f}] %" for s in each)
+            print(f"{name} ({shares.clear.n}): no smear {clear}, what was asked {right}, refused {refused}")
         return
     model, out, *seed = words
-    print(draw_typed(load(model), Path(out), typed(), int(seed[0]) if seed else 1, print))
+    engines = cache(load)
+    print(
+        draw_typed(
+            lambda prompt: engines(edition_for(prompt) if model == "auto" else model),
+            Path(out),
+            typed(),
+            int(seed[0]) if seed else 1,
+            print,
+        )
+    )
 
 
 if __name__ == "__main__":

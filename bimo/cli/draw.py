@@ -205,6 +205,8 @@ def draw(
         made = of_prompts(prompt, prompts, axes, settings, images, count, wildcards, resume)
         plan = plan_of(made, model, adapted=any((lora, embedding, control, ip_adapter)))
     requests = plan.requests
+    if anyway:
+        requests = [request.model_copy(update={"drawn_text": request.text}) for request in requests]
     if best_of is not None and len(requests) > 1:
         raise RequestError("--best chooses among the pictures of one prompt; leave it out, or the list or wildcards")
     if best_of is not None:

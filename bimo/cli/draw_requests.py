@@ -96,7 +96,8 @@ def of_picture(file: Path, images: Mapping[str, Any], model: str | None) -> Draw
         requests = [checked({"text": settings.fields["text"]} | dict(images))]
         return DrawPlan(requests, default_model(model), foreign=settings, notes=list(settings.notes()))
     record = read_metadata(file)
-    record["request"] = inputs.recorded(record["request"], dict(images), file)
+    literal = {"drawn_text": record["request"]["text"]}
+    record["request"] = literal | inputs.recorded(record["request"], dict(images), file)
     return DrawPlan([checked(record["request"])], model or record["recipe"], record)
 
 

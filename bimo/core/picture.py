@@ -63,8 +63,11 @@ class Picture:
         """What the PNG carries. Seconds are left out, so that the same picture has the same bytes."""
         subseed = self._seeds[1]
         varied = {} if subseed is None else {"subseed": subseed}
+        # A record without ``drawn_text`` is of a picture whose model read its text, as those before there was one.
+        same = {"drawn_text"} if self.request.read_text == self.request.text else None
+        request = self.request.model_dump(exclude_defaults=True, exclude=same)
         record: dict[str, Any] = {
-            "request": self.request.model_dump(exclude_defaults=True) | {"seed": self.seed, "count": 1} | varied,
+            "request": request | {"seed": self.seed, "count": 1} | varied,
             "recipe": self.recipe,
             "weights": self.weights,
         }

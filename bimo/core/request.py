@@ -128,7 +128,8 @@ class Request(pydantic.BaseModel):
 
     ``long_prompt`` "chunks" reads what CLIP has no room for in further chunks, as AUTOMATIC1111; else it is cut, as in
     diffusers, and said. ``original_text`` is what was written where ``text`` was expanded or translated from it; it is
-    kept and not drawn.
+    kept and not drawn. ``drawn_text`` is what the model reads in place of ``text``: by default its words that the model
+    never learned are replaced by commoner ones or left out; ``text`` again changes nothing.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -181,6 +182,12 @@ class Request(pydantic.BaseModel):
     inscribe_method: Literal["drawn", "conditioned", "composed"] | None = None
     long_prompt: Literal["cut", "chunks"] | None = None
     original_text: str | None = None
+    drawn_text: str | None = None
+
+    @property
+    def read_text(self) -> str:
+        """What the model reads: ``drawn_text``, or ``text`` where it is not set."""
+        return self.text if self.drawn_text is None else self.drawn_text
 
 
 #: How the whole of a picture is made: a part of it, or a smaller one, is drawn without.
@@ -204,7 +211,7 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
                 "{where} of the request is wrong: {first} (got {got})", where=where, first=first["msg"], got=got
             ) from None
     texts = (("prompt", "提示词", request.text), ("negative prompt", "反向提示词", request.negative or ""))
-    for name, zh, words in texts:
+    for name, zh, words in (*texts, ("prompt", "提示词", request.read_text)):
         if found := _NO_TEXT.search(words):
             raise RequestError(
                 "character {start} of the {near} is {found!a}, which is no text; write UTF-8",

@@ -110,6 +110,9 @@ def prepare(
     prompts = each if chunked and (broken or full.long_prompt == "chunks") else [without_breaks(one) for one in each]
     in_chunks = prompts is each
     notes = (note for prompt in prompts for note in prompt.notes)
+    commoner = system.paraphrased(full.text)
+    if full.drawn_text is not None and full.drawn_text == commoner.text:
+        notes = (*commoner.notes(), *notes)
     own = (*sampler_warnings(system, full), *size_warnings(system, full), *picture_warnings(system, full))
     own += condition_warnings(system, full)
     warnings = dict.fromkeys((*negation_warnings, *notes, *own))

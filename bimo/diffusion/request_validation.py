@@ -52,6 +52,7 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         size = _canvas(system, request, unit)
     settings: dict[str, object] = {
         "negative": _negative(system, request.negative),
+        "drawn_text": request.drawn_text or _drawn_text(system, request.text),
         "size": size,
         "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
         "steps": request.steps or wanted.steps or last.steps,
@@ -206,6 +207,12 @@ def _unit(system: System, level: str) -> int:
     return system.space(level).factor * system.level(level).denoiser.multiple
 
 
+def _drawn_text(system: System, text: str) -> str | None:
+    """The text in words that the system learned, None where it did learn those that stand there."""
+    read = system.paraphrased(text).text
+    return None if read == text else read
+
+
 def _negative(system: System, negative: str | None) -> str | None:
     """The negative prompt: the recipe's if there is none. None is preserved if an empty one has another effect."""
     if negative is not None:
@@ -320,9 +327,10 @@ def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]
     systems get the prompt unchanged.
     """
     negative = request.negative or ""
-    negation_ = negation(request.text)
+    text = request.read_text
+    negation_ = negation(text)
     if not negation_.things:
-        return request.text, negative, ()
+        return text, negative, ()
     level = system.recipe.levels[-1]
     heard = (
         guidance.first_set(request.guidance, level.guidance.scale) > 1
@@ -335,7 +343,7 @@ def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]
             said=phrases,
             things=things,
         )
-        return request.text, negative, ((note,) if heard else ())
+        return text, negative, ((note,) if heard else ())
     note = say("{said} is taken as a negative prompt: {things}", said=phrases, things=things)
     if not negation_.text:
         note += say("; nothing else was asked for")

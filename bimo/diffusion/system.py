@@ -27,6 +27,7 @@ from bimo.diffusion.schedules.schedule import Schedule
 from bimo.diffusion.seamless import circular
 from bimo.diffusion.space import Decoder, Space
 from bimo.diffusion.text_encoder import TextEncoder, TextFusion
+from bimo.prompts.paraphrases import Paraphrase, paraphrased
 from bimo.prompts.token_budget import Budget
 
 if TYPE_CHECKING:
@@ -159,6 +160,13 @@ class System(nn.Module):
             for encoder in self.text_encoders
         ]
         return tuple(cast_encoding(row, torch.float32) for row in rows)
+
+    def paraphrased(self, text: str) -> Paraphrase:
+        """A prompt in words that the text encoder learned, where it has a list of them."""
+        return paraphrased(text, self._strictest) if self.text_encoders else Paraphrase(text)
+
+    def _strictest(self, text: str) -> Budget:
+        return max(self.budgets(text), key=lambda budget: len(budget.unknown))
 
     def budgets(self, text: str) -> list[Budget]:
         """The token budget of a text for each text encoder."""

@@ -210,6 +210,9 @@ class Engine:
             self.check_lora_ranges()
         if tags := lora_tags(request.text)[1]:
             demand_attached(tags, self.lora_weights)
+        # What adapters taught, the model's list of words does not say.
+        if self.adapters and request.drawn_text is None and self.system.paraphrased(request.text).text != request.text:
+            request = request.model_copy(update={"drawn_text": request.text})
         block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
         if request.seamless is not None and (self.keeping.tiles or self.compiled):
             raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")

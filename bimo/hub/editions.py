@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from bimo.hub.registry import BUNDLES, DEFAULT_MODEL, RECIPE_FILE
+from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.captions.lexicon import subjects
+from bimo.prompts.paraphrases import paraphrased
+from bimo.xiaomo.captions.lexicon import elements_of, subjects
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
 
@@ -18,39 +22,84 @@ if TYPE_CHECKING:
 SECOND = "xiaomo-2"
 #: Characters of the shortest clause of a verse that is told by itself.
 SHORTEST = 4
+#: Relations of a face to a thing that only the second edition was taught (``artwork/compositions.tsv``).
+_RELATIONS = re.compile(
+    r"宇航服|太空服|骑|开(?:着|汽?车|卡车|火车|巴士|拖拉机)|拿着|手拿|捧着|坐在|演奏|[弹拉吹](?=.{1,3}的)|看书|读书|钓鱼|追着|喝"
+    r"|踢|过生日|睡觉的"
+    r"|\b(?:spacesuit|riding|driving|holding|sitting (?:in|on)|playing|reading|fishing|chasing|drinking)\b"
+)
 
 
 def edition_for(text: str) -> str:
     """``xiaomo-2`` for a prompt with the name of a scene or dish, or a clause of a verse, that it learned and the first
-    edition did not; the default model for any other: of bare things its pictures are sharper.
+    edition did not, or of which it knows more words; the default model for any other: of bare things its pictures are
+    sharper.
     """
     plain = normal(text)
-    return SECOND if any(name in plain for name in _names()) else DEFAULT_MODEL
+    if plain in _learned_first():
+        return DEFAULT_MODEL
+    if pictures_of_sayings(plain, True) and paraphrased(text, text_encoder_of(DEFAULT_MODEL).budget).replaced:
+        return DEFAULT_MODEL  # the second edition was taught idioms and does not draw them yet
+    if any(name in plain for name in _names()):
+        return SECOND
+    first, second = (_Reading.of(name, text) for name in (DEFAULT_MODEL, SECOND))
+    if first.unread != second.unread:
+        return min(first, second, key=lambda reading: reading.unread).model
+    scene = any(name in normal(second.text) for name in _names())
+    # Of an odd word among those of a scene more is left in a scene than in a picture of a thing.
+    scene = scene or (second.unread > (False, 0) and bool(elements_of(normal(second.text))))
+    nothing, _ = second.unread
+    return SECOND if not nothing and (scene or _RELATIONS.search(plain)) else DEFAULT_MODEL
 
 
 def models_that_know(text: str, but: str) -> Iterator[str]:
     """The names of bundled models other than ``but`` that learned words of a text. Their weights are not read."""
+    for name, folder in BUNDLES.items():
+        if name != but and (folder / RECIPE_FILE).is_file() and not text_encoder_of(name).budget(text).nothing_known():
+            yield name
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a bundled ``model`` reads of a prompt: its ``text`` in words that it learned, and what is ``unread``
+    (whether all of it, and how many words).
+    """
+
+    model: str
+    text: str
+    unread: tuple[bool, int]
+
+    @classmethod
+    def of(cls, model: str, prompt: str) -> _Reading:
+        budget = text_encoder_of(model).budget
+        text = paraphrased(prompt, budget).text
+        left = budget(outside_quotes(text))
+        return cls(model, text, (left.wholly, len(left.unknown)))
+
+
+@lru_cache(maxsize=4)
+def text_encoder_of(name: str) -> TextEncoder:
+    """The text encoder of a bundled model with its vocabulary, without weights."""
     from bimo.core import checkpoint_io, module_weights
     from bimo.core.recipe import Recipe
 
-    for name, folder in BUNDLES.items():
-        if name == but or not (folder / RECIPE_FILE).is_file():
-            continue
-        recipe = checkpoint_io.read_recipe(folder / RECIPE_FILE)
-        assert isinstance(recipe, Recipe)
-        for index, part in enumerate(recipe.text_encoders):
-            with module_weights.unfilled():
-                encoder = cast("TextEncoder", cast(Any, part).build())
-            encoder.load_tokenizer(folder / f"words.{index}")
-            if not encoder.budget(text).nothing_known():
-                yield name
-                break
+    recipe = checkpoint_io.read_recipe(BUNDLES[name] / RECIPE_FILE)
+    assert isinstance(recipe, Recipe)
+    with module_weights.unfilled():
+        encoder = cast("TextEncoder", cast(Any, recipe.text_encoders[0]).build())
+    encoder.load_tokenizer(BUNDLES[name] / "words.0")
+    return encoder
+
+
+@lru_cache(maxsize=1)
+def _learned_first() -> Set[str]:
+    """Words that the first edition learned."""
+    return frozenset((BUNDLES[DEFAULT_MODEL] / "words.0" / "known.txt").read_text("utf-8").split("\n"))
 
 
 @lru_cache(maxsize=1)
 def _names() -> Set[str]:
-    known = frozenset((BUNDLES[DEFAULT_MODEL] / "words.0" / "known.txt").read_text("utf-8").split("\n"))
     names = {word for name, dish in dishes().items() for word in (name, dish.english, *dish.also)}
     names |= {word for called in subjects().values() for word in (*called.zh, *called.en, *called.words)}
     names |= {clause for verse in verses() for clause in verse.clauses if len(clause) >= SHORTEST}
-    return frozenset(name for name in map(normal, names) if name) - known
+    return frozenset(name for name in map(normal, names) if name) - _learned_first()

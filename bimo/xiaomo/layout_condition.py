@@ -76,7 +76,7 @@ class LayoutBoxes(Conditioner):
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
             boxes: Mapping[str, Sequence[Sequence[float]]] = planned_boxes(
-                drawing.request.text, f"drawn-{drawing.generator.initial_seed()}"
+                drawing.request.read_text, f"drawn-{drawing.generator.initial_seed()}"
             )
         else:
             boxes = self._requested(requested)
@@ -87,7 +87,7 @@ class LayoutBoxes(Conditioner):
         if self.name in request.conditions:
             return self._requested(request.conditions[self.name])
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
-        return planned_places(request.text, f"drawn-{seed ^ CONDITIONER_SEED}")
+        return planned_places(request.read_text, f"drawn-{seed ^ CONDITIONER_SEED}")
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

@@ -110,6 +110,7 @@ def values() -> dict[str, list[Any]]:
         "inscribe_at": ["thing", "x"],
         "inscribe_method": ["drawn", "conditioned", "composed", "x"],
         "original_text": ["猫", "", None],
+        "drawn_text": ["狗", "", None],
         "long_prompt": ["cut", "chunks", "x", None],
     }
 

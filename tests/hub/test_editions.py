@@ -22,6 +22,16 @@ from bimo.hub.editions import SECOND, edition_for, models_that_know
         ("宫保鸡丁", True),
         ("Mapo tofu", True),
         ("长城，油画", True),
+        # Of which it knows more words, in commoner ones, too.
+        ("樱花树下的小路", True),
+        ("穿着宇航服的哈士奇", True),
+        ("bamboo forest in the mist", True),
+        ("香港维多利亚港", True),
+        ("雪山下的湖泊", True),
+        # Idioms as the things in them; what neither knows is refused by the default.
+        ("守株待兔", False),
+        ("区块链", False),
+        ("一只柯基", False),
         ("红苹果", False),
         ("一只猫", False),
         ("月亮", False),

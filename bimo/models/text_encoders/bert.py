@@ -22,11 +22,14 @@ from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.tokenization import TOKENIZER_FILE, VOCAB_FILE, published_words
 from bimo.prompts.emoji import in_words
 from bimo.prompts.normalise import normal
+from bimo.prompts.paraphrases import proposed
 from bimo.prompts.token_budget import Budget
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 KNOWN_FILE = "known.txt"
 TRIM = 4
+#: Learned words that are named beside strange ones.
+MOST_NEAR = 6
 HAN = r"\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _HAN = re.compile(f"[{HAN}]")
 _RUNS = re.compile(f"[{HAN}]+|[a-z0-9][a-z0-9'’-]*|[^\\s{HAN}a-z0-9]")
@@ -131,8 +134,9 @@ class BertTextEncoder(PublishedTextEncoder):
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._used(text[:middle]) <= limit else (low, middle - 1)
         strange = self._strange(text)
-        near = lexicon.near(strange.words, self.known)
-        return Budget(used, limit, text[low:], strange.words, (), near, strange.mostly, strange.wholly)
+        # No word is proposed where none is missing.
+        near = tuple(dict.fromkeys((*proposed(strange.words, self._knows), *lexicon.near(strange.words, self.known))))
+        return Budget(used, limit, text[low:], strange.words, (), near[:MOST_NEAR], strange.mostly, strange.wholly)
 
     def build_tokenizer(self, captions: Iterable[str], known: Iterable[str]) -> None:
         """Builds the vocabulary of a "lexicon" text encoder: known words, then the characters and words of the captions

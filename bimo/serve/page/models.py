@@ -130,17 +130,16 @@ def meter(engine: Engine, text: str) -> str:
     """The token meter of a prompt: tokens of the fullest text encoder, and warnings."""
     if not text.strip():
         return ""
-    budgets: list[Budget] = engine.system.budgets(emphasis(text).text)
+    read = engine.system.paraphrased(text)
+    budgets: list[Budget] = engine.system.budgets(emphasis(read.text).text)
     if not budgets:
         return ""
     fullest = max(budgets, key=lambda budget: budget.used / max(1, budget.limit))
     share = min(100, round(100 * fullest.used / max(1, fullest.limit)))
     over = " over" if fullest.used > fullest.limit else ""
     label = str(Message("{used} of {limit} tokens", used=fullest.used, limit=fullest.limit))
-    warnings = "".join(
-        f'<p class="warning">{escaped(sentence)}</p>'
-        for sentence in dict.fromkeys(sentence for budget in budgets for sentence in budget.warnings())
-    )
+    sentences = (*read.notes(), *(sentence for budget in budgets for sentence in budget.warnings()))
+    warnings = "".join(f'<p class="warning">{escaped(sentence)}</p>' for sentence in dict.fromkeys(sentences))
     return (
         f'<div class="meter{over}"><i><b style="width:{share}%"></b></i><span>{escaped(label)}</span></div>{warnings}'
     )

@@ -26,10 +26,14 @@ from bimo.evaluation.intervals import Interval, wilson
 
 TABLE = "looked.tsv"
 COLUMNS = ("number", "kind", "prompt", "alike", "seen")
-#: What may stand in the last column: what was asked, something else, or nothing that one could name.
-ANSWERS = ("yes", "no", "smear")
+#: Of a prompt of which the model learned no word: it is refused and not drawn.
+REFUSED = "refused"
+#: What may stand in the last column: what was asked, something else, nothing that one could name, or no picture.
+ANSWERS = ("yes", "no", "smear", REFUSED)
 #: Pictures are compared at so many pixels a side.
 SMALL = 32
+#: Width and height of a picture on a sheet.
+SHOWN = (192, 192)
 ACROSS = 8
 
 
@@ -48,27 +52,48 @@ def typed() -> list[Typed]:
     return [Typed(row["kind"], row["prompt"]) for row in csv.DictReader(lines, delimiter="\t")]
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Of all prompts of a kind: those drawn as no smear, those drawn as what was asked, and those refused."""
+
+    clear: Interval
+    right: Interval
+    refused: Interval
+
+
 def draw_typed(
-    engine: Engine, out: Path, prompts: Sequence[Typed], seed: int = 1, tell: Callable[[str], None] | None = None
+    engine_for: Callable[[str], Engine],
+    out: Path,
+    prompts: Sequence[Typed],
+    seed: int = 1,
+    tell: Callable[[str], None] | None = None,
 ) -> Path:
-    """Draws each prompt once, a sheet a kind into ``out``, and the table to be filled in, whose path it answers. A
-    table that is there already keeps its answers.
+    """Draws each prompt once by its engine, a sheet a kind into ``out``, and the table to be filled in, whose path it
+    answers. A prompt of which the engine's model learned no word is refused and left white. A table that is there
+    already keeps its answers.
     """
     images: list[Image.Image] = []
+    refused: set[int] = set()
     for number, one in enumerate(prompts):
-        images.append(engine.draw(one.prompt, seed=seed)[0].image)
+        engine = engine_for(one.prompt)
+        prepared = engine.prepare({"text": one.prompt, "seed": seed})
+        if prepared.nothing_known:
+            refused.add(number)
+            images.append(Image.new("RGB", prepared.request.size or (SMALL, SMALL), "white"))
+        else:
+            images.append(engine.draw(prepared)[0].image.convert("RGB"))
         if tell is not None and number % 20 == 19:
             tell(f"{number + 1}/{len(prompts)}")
     for kind in dict.fromkeys(one.kind for one in prompts):
         numbers = [number for number, one in enumerate(prompts) if one.kind == kind]
         titles = [f"{number + 1} {prompts[number].prompt}" for number in numbers]
-        sheet([images[number] for number in numbers], titles, out / f"{kind}.png", ACROSS)
+        sheet([images[number].resize(SHOWN) for number in numbers], titles, out / f"{kind}.png", ACROSS)
     path = out / TABLE
     answers = {(kind, prompt): seen for kind, prompt, seen in _answers(path)} if path.is_file() else {}
-    rows = [
-        [str(number + 1), one.kind, one.prompt, f"{near:.3f}", answers.get((one.kind, one.prompt), "")]
-        for number, (one, near) in enumerate(zip(prompts, alike(images), strict=True))
-    ]
+    rows: list[list[str]] = []
+    for number, (one, near) in enumerate(zip(prompts, alike(images), strict=True)):
+        seen = REFUSED if number in refused else answers.get((one.kind, one.prompt), "").replace(REFUSED, "")
+        rows.append([str(number + 1), one.kind, one.prompt, f"{near:.3f}", seen])
     write_whole(path, _written([list(COLUMNS), *rows]).encode())
     return path
 
@@ -86,27 +111,26 @@ def alike(images: Sequence[Image.Image]) -> list[float]:
     return found
 
 
-def counted(path: Path) -> Mapping[str, tuple[Interval, Interval]]:
-    """Of a filled-in table, by kind and in all ("all"): the share that is no smear, and the share that shows what was
-    asked, each with its interval. Raises DataError where an answer is missing or is none.
+def counted(path: Path) -> Mapping[str, Shares]:
+    """The shares of a filled-in table, by kind and in all ("all"), each with its interval. Raises DataError where an
+    answer is missing or is none.
     """
-    total: Counter[str] = Counter()
-    clear: Counter[str] = Counter()
-    right: Counter[str] = Counter()
+    seen_of: dict[str, Counter[str]] = {}
     for number, (kind, prompt, seen) in enumerate(_answers(path), 1):
         if seen not in ANSWERS:
             raise DataError(
-                "row {number} of {path} ({prompt}) says {seen!r}; write yes, no or smear",
+                "row {number} of {path} ({prompt}) says {seen!r}; write yes, no, smear or refused",
                 number=number,
                 path=path,
                 prompt=prompt,
                 seen=seen,
             )
         for name in (kind, "all"):
-            total[name] += 1
-            clear[name] += seen != "smear"
-            right[name] += seen == "yes"
-    return {name: (wilson(clear[name], n), wilson(right[name], n)) for name, n in total.items()}
+            seen_of.setdefault(name, Counter())[seen] += 1
+    return {
+        name: Shares(*(wilson(count, seen.total()) for count in (seen["yes"] + seen["no"], seen["yes"], seen[REFUSED])))
+        for name, seen in seen_of.items()
+    }
 
 
 def _answers(path: Path) -> list[tuple[str, str, str]]:

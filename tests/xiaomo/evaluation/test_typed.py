@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from bimo.core.errors import DataError
+from bimo.core.request import Request
 from bimo.xiaomo.evaluation.typed import Typed, alike, counted, draw_typed, typed
 
 
 class Painter:
-    """Draws one colour for every prompt but cats."""
+    """Draws one colour for every prompt but cats, and knows nothing of chains."""
 
-    def draw(self, prompt: str, seed: int) -> list[Any]:
-        colour = (200, 40, 40) if "猫" in prompt else (20, 20, 20 + seed)
+    def prepare(self, request: dict[str, Any]) -> Any:
+        nothing = "never learned" if "链" in request["text"] else ""
+        return SimpleNamespace(request=Request(**request, size=(16, 16)), nothing_known=nothing)
 
-        class Drawn:
-            image = Image.new("RGB", (16, 16), colour)
+    def draw(self, prepared: Any) -> list[Any]:
+        request = prepared.request
+        colour = (200, 40, 40) if "猫" in request.text else (20, 20, 20 + request.seed)
+        return [SimpleNamespace(image=Image.new("RGB", (16, 16), colour))]
 
-        return [Drawn()]
+
+def painter(prompt: str) -> Any:
+    return Painter()
 
 
-PROMPTS = [Typed("thing", "猫"), Typed("thing", "狗"), Typed("verse", "举头望明月")]
+PROMPTS = [Typed("thing", "猫"), Typed("thing", "狗"), Typed("verse", "举头望明月"), Typed("verse", "区块链")]
 
 
 def test_the_table_has_three_hundred_different_prompts_of_many_kinds() -> None:
@@ -37,24 +44,26 @@ def test_the_table_has_three_hundred_different_prompts_of_many_kinds() -> None:
 
 
 def test_pictures_that_answer_two_prompts_alike_are_near() -> None:
-    images = [Painter().draw(one.prompt, 1)[0].image for one in PROMPTS]
+    ours = Painter()
+    images = [ours.draw(ours.prepare({"text": one.prompt, "seed": 1}))[0].image for one in PROMPTS[:3]]
     near = alike(images)
     assert near[1] == near[2] == 0
     assert near[0] > 0.2
 
 
 def test_what_somebody_saw_is_counted_by_kind_and_kept(tmp_path: Path) -> None:
-    path = draw_typed(cast(Any, Painter()), tmp_path, PROMPTS)
+    path = draw_typed(painter, tmp_path, PROMPTS)
     assert {file.name for file in tmp_path.iterdir()} == {"looked.tsv", "thing.png", "verse.png"}
     with pytest.raises(DataError, match="row 1"):
         counted(path)
     lines = path.read_text("utf-8").splitlines()
-    filled = [lines[0], *(line + answer for line, answer in zip(lines[1:], ("yes", "no", "smear"), strict=True))]
+    assert lines[-1].endswith("\trefused")
+    filled = [lines[0], *(line + answer for line, answer in zip(lines[1:], ("yes", "no", "smear", ""), strict=True))]
     path.write_text("\n".join(filled) + "\n", "utf-8")
-    draw_typed(cast(Any, Painter()), tmp_path, PROMPTS, seed=2)
-    clear, right = counted(path)["all"]
-    assert (round(clear.value, 3), round(right.value, 3)) == (0.667, 0.333)
-    assert counted(path)["verse"][0].value == 0
+    draw_typed(painter, tmp_path, PROMPTS, seed=2)
+    shares = counted(path)["all"]
+    assert (shares.clear.value, shares.right.value, shares.refused.value) == (0.5, 0.25, 0.25)
+    assert counted(path)["verse"].clear.value == 0
     path.write_text("nothing", "utf-8")
     with pytest.raises(DataError, match="have it drawn again"):
         counted(path)
