@@ -15,6 +15,7 @@ from bimo.prompts.paraphrases import paraphrased
 from bimo.xiaomo.captions.lexicon import elements_of, subjects
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
+from bimo.xiaomo.scenes.planning import is_scene
 
 if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
@@ -28,6 +29,9 @@ _RELATIONS = re.compile(
     r"|踢|过生日|睡觉的"
     r"|\b(?:spacesuit|riding|driving|holding|sitting (?:in|on)|playing|reading|fishing|chasing|drinking)\b"
 )
+
+#: Words that no verse has beside its elements: of a thing, or a number of things.
+_OF_A_THING = re.compile(r"的|[一两二三四五六七八九十百几群]?[只个条头匹]|[a-z]")
 
 
 def edition_for(text: str) -> str:
@@ -46,8 +50,9 @@ def edition_for(text: str) -> str:
     if first.unread != second.unread:
         return min(first, second, key=lambda reading: reading.unread).model
     scene = any(name in normal(second.text) for name in _names())
-    # Of an odd word among those of a scene more is left in a scene than in a picture of a thing.
-    scene = scene or (second.unread > (False, 0) and bool(elements_of(normal(second.text))))
+    # Of an odd word among those of a verse more is left in a scene than in a picture of a thing.
+    odd = second.unread > (False, 0) and not _OF_A_THING.search(plain)
+    scene = scene or (second.text != text and is_scene(second.text)) or (odd and bool(elements_of(second.text)))
     nothing, _ = second.unread
     return SECOND if not nothing and (scene or _RELATIONS.search(plain)) else DEFAULT_MODEL
 

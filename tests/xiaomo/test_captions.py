@@ -34,6 +34,11 @@ DAY = Mood("summer", "day", "clear")
         ("二月春风似剪刀", set()),
         ("a boat under the moon", {"boat", "moon"}),
         ("boating", set()),
+        # English names of several words are read whole: a river is no lantern, a dragon no boat.
+        ("lotus leaves by a river", {"lotus leaf", "river"}),
+        ("a river lantern", {"river lantern"}),
+        ("a dragon", set()),
+        ("the Great Wall in spring", {"great wall"}),
     ],
 )
 def test_what_words_name(text: str, named: set[str]) -> None:
@@ -46,6 +51,8 @@ def test_what_hour_and_season_words_name() -> None:
     assert mood_of("夕阳西下，断肠人在天涯", DAY).light == "dusk"
     assert mood_of("风雪夜归人", DAY) == Mood("winter", "night", "snow")
     assert mood_of("清明时节雨纷纷", DAY) == Mood("spring", "day", "rain")
+    assert mood_of("a temple on a snowy night", DAY) == Mood("winter", "night", "snow")
+    assert mood_of("a train in autumn", DAY) == Mood("autumn", "day", "clear")
 
 
 @pytest.mark.slow

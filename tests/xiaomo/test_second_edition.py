@@ -101,6 +101,11 @@ def test_boxes_of_the_data_are_told_and_left_out_alike_to_every_level() -> None:
         ("明月松间照，清泉石上流", {"moon", "pine", "spring", "rock"}),
         ("a stone bridge over a river", {"bridge"}),
         ("鱼香肉丝", {"圆盘", "肉丝"}),
+        # A piece of country alone is a scene; a thing is none, nor is what stands beside another.
+        ("秋天的银杏，油画", {"ginkgo"}),
+        ("a lake in the mist", {"water", "mist"}),
+        ("田野", {"field"}),
+        ("桥上的汽车", set()),
         ("红苹果", set()),
         ("月亮", set()),
     ],

@@ -16,7 +16,8 @@ from bimo.prompts.normalise import normal
 from bimo.xiaomo.scenes.description import Mood
 
 NOTHING = "-"
-_WORDS = re.compile("[a-z]+")
+#: As many words as an English name has.
+_WORDS = re.compile("[a-z]+(?: [a-z]+){0,2}")
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,18 @@ def _several(text: str | None, mark: str = ",") -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(mark) if part.strip())
 
 
+def _words_of(row: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The words of a row of elements; English names of several words have _ between them in the table."""
+    return tuple(word.replace("_", " ") for word in (row["words"] or "").split())
+
+
 @lru_cache(maxsize=1)
 def elements() -> Mapping[str, Named]:
     """Elements by name: what captions call them, and all the words that name them."""
     made: dict[str, Named] = {}
     for row in _rows("elements.tsv"):
         if row["element"] != NOTHING:
-            made[row["element"]] = Named((row["zh"],), (row["en"],), tuple((row["words"] or "").split()))
+            made[row["element"]] = Named((row["zh"],), (row["en"],), _words_of(row))
     return made
 
 
@@ -79,7 +85,7 @@ def _by_word() -> tuple[Mapping[str, str], int]:
     """Word -> element, or NOTHING; and the length of the longest word."""
     found: dict[str, str] = {}
     for row in _rows("elements.tsv"):
-        for word in (row["words"] or "").split():
+        for word in _words_of(row):
             found.setdefault(normal(word), row["element"])
     return found, max(map(len, found))
 
@@ -94,11 +100,13 @@ def elements_of(text: str) -> tuple[str, ...]:
     words, longest = _by_word()
     plain, place = normal(text), 0
     while place < len(plain):
-        latin = _WORDS.match(plain, place)
-        if latin:
-            if words.get(latin[0], NOTHING) != NOTHING:
-                found[words[latin[0]]] = None
-            place = latin.end()
+        if latin := _WORDS.match(plain, place):
+            several = latin[0].split(" ")
+            phrases = (" ".join(several[:count]) for count in range(len(several), 0, -1))
+            phrase = next((each for each in phrases if words.get(each, NOTHING) != NOTHING), several[0])
+            if phrase in words:
+                found[words[phrase]] = None
+            place += len(phrase)
             continue
         for length in range(min(longest, len(plain) - place), 0, -1):
             element = words.get(plain[place : place + length])
@@ -121,6 +129,11 @@ def _without_mere_words(plain: str) -> str:
     return plain
 
 
+def _says(plain: str, word: str) -> bool:
+    """Whether a text has a word; an English one is read whole."""
+    return word in plain and (not word.isascii() or re.search(rf"\b{word}\b", plain) is not None)
+
+
 def mood_of(text: str, otherwise: Mood) -> Mood:
     """Season, light and weather that the words of a text name; what it does not say is that of `otherwise`."""
     plain = _without_mere_words(normal(text))
@@ -129,7 +142,7 @@ def mood_of(text: str, otherwise: Mood) -> Mood:
         best = (0, "")
         for value, named in values.items():
             for word in named.words:
-                if word in plain and (len(word), value) > best:
+                if _says(plain, word) and (len(word), value) > best:
                     best = (len(word), value)
         named_moods[kind] = best[1]
     season = named_moods["season"] or otherwise.season

@@ -5,12 +5,13 @@ What a prompt leaves open is taken from the key, so another key is another layou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.told import idioms
-from bimo.xiaomo.captions.lexicon import elements_of, mood_of, subjects
+from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
 from bimo.xiaomo.dishes.table import dishes
@@ -21,6 +22,21 @@ from bimo.xiaomo.scenes.subjects.verse import verse_scene
 Boxes = Mapping[str, list[tuple[float, float, float, float]]]
 #: One element alone is a thing rather than a scene: 月亮.
 FEWEST = 2
+#: But for those that no drawing of a thing shows, which are a piece of country by themselves: 田野, 湖.
+COUNTRY = frozenset(
+    (
+        *("smoke", "geese", "egret", "peak", "cliff", "water", "river", "stream", "spring", "waves", "rock", "path"),
+        *("meadow", "terrace", "field", "tree", "bare tree", "peach blossom", "maple", "ginkgo", "osmanthus", "willow"),
+        *("pine", "plum blossom", "lotus leaf", "reeds", "houses", "bridge", "pagoda", "temple", "temple hall"),
+        *("pavilion", "palace", "city gate", "beacon tower", "fence", "stilt houses", "poet", "scholar", "monk"),
+        *("traveller", "boatman", "hill", "southern hills", "dyke", "moonlight", "sea of clouds"),
+    )
+)
+#: Besides the words of an element, season, light, weather and style a bare prompt has one more character at most.
+_FILLING = re.compile(
+    r"远处|远方|深处|尽头|风景|风光|景色|[的地之一在与和片座条道里中上下边旁画幅张棵株\W_]|\b(?:a|an|the|of|in|on|over|under|by|near|at|with|and|some)\b"
+)
+_REST = 1
 
 
 def planned_boxes(text: str, key: str) -> Boxes:
@@ -28,7 +44,8 @@ def planned_boxes(text: str, key: str) -> Boxes:
     asks for none.
 
     The longest name of a dish, of a subject, or an idiom in the text says which; else what its words name, if that is
-    more than one element. Milliseconds, and the same for the same text and key.
+    more than one element, or one that is a piece of country by itself. Milliseconds, and the same for the same text
+    and key.
     """
     planned = _planned(text, key)
     return planned.elements if isinstance(planned, Scene) else planned
@@ -46,7 +63,28 @@ def planned_places(text: str, key: str) -> Boxes:
 def is_scene(text: str) -> bool:
     """Whether a text asks for a scene, a dish or what a verse names: the data draws those without a pose."""
     kind, _ = _asked(text)
-    return kind in ("scene", "dish") or (not kind and len(elements_of(text)) >= FEWEST)
+    return kind in ("scene", "dish") or (not kind and bool(_scenic(text)))
+
+
+def _scenic(text: str) -> tuple[str, ...]:
+    """The elements that a text names, if they make a scene: several, or one of the country and nothing beside it."""
+    elements = elements_of(text)
+    if len(elements) >= FEWEST:
+        return elements
+    return elements if COUNTRY.issuperset(elements) and len(_beside(text, elements)) <= _REST else ()
+
+
+def _beside(text: str, named: Sequence[str]) -> str:
+    """What a text says besides elements, season, light, weather and style."""
+    words = [word for name in named for word in (*elements()[name].words, *elements()[name].en)]
+    words += [
+        word for values in moods().values() for mood in values.values() for word in (*mood.zh, *mood.en, *mood.words)
+    ]
+    words += [word for style in styles().values() for word in (*style.zh, *style.en)]
+    rest = normal(text)
+    for word in sorted(map(normal, words), key=len, reverse=True):
+        rest = re.sub(rf"\b{word}\b" if word.isascii() else word, " ", rest)
+    return _FILLING.sub("", rest)
 
 
 def _asked(text: str) -> tuple[str, str]:
@@ -73,11 +111,11 @@ def _planned(text: str, key: str) -> Scene | Boxes:
             return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0].elements
         subject = SUBJECTS[name]
         return subject.scene(key, mood_of(text, subject.draw_mood(chance)))
-    elements = elements_of(text)
-    if len(elements) < FEWEST:
+    named = _scenic(text)
+    if not named:
         return {}
     otherwise = Mood(chance.pick(SEASONS), chance.pick(("dawn", "day", "day", "dusk")), "clear")
-    return verse_scene(key, elements, mood_of(text, otherwise))
+    return verse_scene(key, named, mood_of(text, otherwise))
 
 
 @lru_cache(maxsize=1)
