@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters
 from bimo.engine.devices import device_of
 from bimo.engine.engine import Engine
-from bimo.engine.memory import bytes_of
+from bimo.engine.memory import QUANTISES, Keeping, bytes_of
 from bimo.hub import registry
 from bimo.hub.loading import load_with, steady
 from bimo.hub.memory import LIBRARIES, free_on
@@ -36,7 +36,7 @@ from bimo.training.adapters.adapter import adapter_of
 from bimo.training.finetune.captions import Captions
 from bimo.training.finetune.memory import fitted, memory_ways
 from bimo.training.finetune.planning import Pictured, Plan, planned
-from bimo.training.finetune.probe import Probed, probed
+from bimo.training.finetune.probe import expected, probed
 from bimo.training.finetune.recipe_file import NAME, RECIPE_FILE, source
 from bimo.training.finetune.result import adapters_of, attached, collected, compare, drawn, written
 from bimo.training.finetune.sources import Prepared, prepared, sources
@@ -96,7 +96,7 @@ class FinetuneRun:
             recipe, _ = self._planned(data, (), every_way=True)
             typer.echo(say("a few steps, to know what all take ..."), err=True)
             pictures = Pictures(*data.folders, repeats=data.repeats)
-            probe = probed(recipe, pictures, (registry.load(name) for name in (self.wish.model,)), self.device)
+            probe = probed(recipe, pictures, self._start(recipe), self.device)
             for line in expected(recipe, probe):
                 print(line)
             print(self._text(recipe, data))
@@ -118,7 +118,7 @@ class FinetuneRun:
                     self.out,
                     seed=seed,
                     threads=threads,
-                    start=(registry.load(name) for name in (self.wish.model,)),
+                    start=self._start(recipe),
                     device=str(self.device),
                     from_here=from_here,
                     accept_new_data=accept_new_data,
@@ -131,6 +131,10 @@ class FinetuneRun:
                     write_whole(file, content)
             raise
         self._finish(recipe, data)
+
+    def _start(self, recipe: Recipe) -> Iterator[System]:
+        """The model that is tuned, read when it is asked for: as its files have it where a stage holds its weights."""
+        yield registry.load(self.wish.model, stored=recipe.holds)
 
     def _files(self) -> tuple[Path, Path]:
         """The recipe file, and the file with the options that it was planned from."""
@@ -191,7 +195,10 @@ class FinetuneRun:
         base, pictured = registry.recipe(self.wish.model), _pictured(pictures)
         free = self._free()
         typer.echo(say("loading {model} ...", model=self.wish.model), err=True)
-        system = registry.load(self.wish.model)
+        system = registry.load(self.wish.model, stored=True)
+        for name, parameter in system.named_parameters():
+            if ".denoiser." not in name:  # of which memory alone is asked; a caption and its conditions are encoded
+                parameter.data = parameter.data.float()
         parameters = [sum(p.numel() for p in system.level(each.name).denoiser.parameters()) for each in base.levels]
         plan = planned(self.wish, base, pictured, parameters or [0])
         self._tell(plan, pictured)
@@ -262,23 +269,23 @@ class FinetuneRun:
         file = collected(self.out, recipe, captions)
         kinds = {each.kind for stage in recipe.stages if (each := adapter_of(stage)) is not None}
         prompts, wish = recipe.prompts, self.wish
-        base = registry.load(wish.model)
+        base = registry.load(wish.model, stored=recipe.holds)
         if "control" in kinds:
             attached(base, self.out, "control")
             print(say("learnt: bimo draw -m {model} --control {picture}={out} ...", **self._placeholders("PICTURE")))
             return
         # Before training, the new word is replaced by the word that it was initialised from.
         prompts_before = [text.replace(wish.word, " ".join(wish.nouns)) if wish.word else text for text in prompts]
-        before = drawn(self._engine(base, wish.model, Adapters()), prompts_before)
+        before = drawn(self._engine(recipe, base, wish.model, Adapters()), prompts_before)
         model, adapters = self.out, Adapters()
         if kinds:
             model, adapters = wish.model, adapters_of(self.out, next(iter(kinds)))
-            after = adapters.put(base)
+            after = attached(base, self.out, next(iter(kinds)))
             if kinds == {"lora"}:
                 compare(after, self.out)
         else:
             after = System.read(self.out)
-        after_pictures = drawn(self._engine(after, model, adapters), prompts)
+        after_pictures = drawn(self._engine(recipe, after, model, adapters), prompts)
         sheet = written(before, after_pictures, prompts_before, prompts, self.out)
         print(say("before and after: {sheet}", sheet=sheet))
         option = {"lora": f"-m {wish.model} --lora {self.out}", "tokens": f"-m {wish.model} --embedding {self.out}"}
@@ -287,12 +294,17 @@ class FinetuneRun:
             print(say("{file} is loaded back: it gives what was learnt", file=file))
         print(f"bimo draw {options} {shlex.quote(prompts[0])}")
 
-    def _engine(self, system: System, model: str | Path, adapters: Adapters) -> Engine:
-        """An engine that draws with a system, which a card has read anew as it fits there."""
-        if self.device.type == "cpu":
-            return steady(Engine(system.eval(), device=self.device))
+    def _engine(self, recipe: Recipe, system: System, model: str | Path, adapters: Adapters) -> Engine:
+        """An engine that draws with a system; a card has it read anew as it fits there, and a processor where frozen
+        weights were rounded so that it fits.
+        """
         memory = f"{self.budget}B" if self.budget else ""
-        return load_with(model, adapters, device=str(self.device), memory=memory)
+        if self.device.type != "cpu":
+            return load_with(model, adapters, device=str(self.device), memory=memory)
+        if not recipe.holds:
+            return steady(Engine(system.eval(), device=self.device))
+        rounded: Any = next((stage.frozen for stage in recipe.stages if stage.frozen in QUANTISES), "none")
+        return load_with(model, adapters, device="cpu", keeping=Keeping(quantise=rounded))
 
     def _placeholders(self, picture: str) -> dict[str, str]:
         return {"model": self.wish.model, "picture": picture, "out": str(self.out)}
@@ -331,29 +343,6 @@ def _leaving_nothing(out: Path, always: bool = False) -> Generator[None]:
     finally:
         if is_new and not keep:
             shutil.rmtree(out, ignore_errors=True)
-
-
-def expected(recipe: Recipe, probe: Probed) -> list[str]:
-    """Lines with the time and memory that a probe predicts."""
-    lines = [
-        say(
-            "{name}: {each:.2f} s a step, {whole:.0f} s for {steps}",
-            name=stage.name,
-            each=each,
-            whole=each * stage.steps,
-            steps=stage.steps,
-        )
-        for stage, each in zip(recipe.stages, probe.steps, strict=True)
-    ]
-    total_seconds = probe.seconds(recipe.stages) + probe.besides
-    return [
-        *lines,
-        say(
-            "expected: {whole:.0f} s, {peak:.2f} GB at the most, by the probe",
-            whole=total_seconds,
-            peak=probe.peak / 1e9,
-        ),
-    ]
 
 
 def _pictured(pictures: Pictures) -> Pictured:

@@ -252,7 +252,10 @@ def _trained(
     from bimo.training.objectives.rewards import Judges
     from bimo.training.trainer import train as run
 
-    start_systems = (Path(name) if _is_part_of(Path(name), planned) else registry.load(name) for name in start or [])
+    start_systems = (
+        Path(name) if _is_part_of(Path(name), planned) else registry.load(name, stored=planned.holds)
+        for name in start or []
+    )
     teacher_system = None if teacher is None else registry.load(teacher)
     recipe_files = [file for file in (recipe.rpartition(":")[0], recipe) if file.endswith(".py")]
     judges = Judges(

@@ -192,6 +192,11 @@ class Recipe(Part):
                     near=near,
                 )
 
+    @property
+    def holds(self) -> bool:
+        """Whether a stage keeps weights that do not learn otherwise than as they are."""
+        return any(stage.holds for stage in self.stages)
+
     def level(self, name: str) -> Level:
         """The level of a name. Raises RecipeError."""
         for level in self.levels:

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bimo.core.messages import Both, Listed, Wording, say
 from bimo.curation.decoded_image import DecodedImage, alpha_of, plain, see, upright
 from bimo.curation.phases import ingest
 from bimo.curation.phases.store import save, unwritten
-from bimo.curation.readers import reading
+from bimo.curation.readers import listing, reading
 from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import SourceFormat, detect_format
 from bimo.curation.readers.inventory import inventory
@@ -55,6 +55,7 @@ class Reason(Wording):
     PACKED = ("压缩的归档；请解成 .tar", "a compressed archive; unpack it to a plain .tar")
     PICTURE = (REASONS["no picture"], "no picture")
     ROW = ("这一行读不了", "the row cannot be read")
+    MAP = ("旁边的遮罩读不了，或形状与图片不同", "the mask beside it cannot be read, or has another shape than it")
 
 
 #: The reader's codes that are reported as they are. Of pictures all others count as damaged, of rows as unreadable.
@@ -78,12 +79,13 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture that a source names, with its captions and labels."""
+    """A picture that a source names, with its captions and labels; ``maps`` are files beside it, by what they are."""
 
     name: str
     place: Place
     captions: tuple[str, ...]
     labels: Mapping[str, Any]
+    maps: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def build_folder(source: Path, out: Path, side: int = 1, fill: Fill | None = Non
     what = detect_format(source)
     ingest.check_output_outside(source, out)
     begun = [path for path in (out, *out.parents) if not path.exists()]
-    entries, broken, joined = _read(what)
+    entries, broken, joined = _read(source, what)
     left, converted = list(broken), Counter[str]()
     written: list[Shard] = []
     try:
@@ -145,7 +147,8 @@ def build_folder(source: Path, out: Path, side: int = 1, fill: Fill | None = Non
             left += dropped
             converted.update(profiles)
         kept = sum(shard.count for shard in written)
-        files = inventory(source, what, (entry.place.path for entry in entries)).plain()
+        maps = {file for entry in entries for file in entry.maps.values()}
+        files = inventory(source, what, (entry.place.path for entry in entries), maps).plain()
         if not kept:
             raise _nothing(source, left, files)
         rows = [{"file": name, "reason": reason.name.lower(), "en": reason.en} for name, reason in left]
@@ -190,7 +193,7 @@ def _place_of(source: Path, name: str) -> str:
     return name
 
 
-def _read(what: SourceFormat) -> tuple[list[Entry], list[tuple[str, Reason]], int]:
+def _read(source: Path, what: SourceFormat) -> tuple[list[Entry], list[tuple[str, Reason]], int]:
     """(entries, unusable rows with their reasons, number of rows joined to an earlier one) of a source."""
     entries: dict[Place, Entry] = {}
     broken: list[tuple[str, Reason]] = []
@@ -201,11 +204,12 @@ def _read(what: SourceFormat) -> tuple[list[Entry], list[tuple[str, Reason]], in
             continue
         known_as = entries.get(row.picture)
         if known_as is None:
-            entries[row.picture] = Entry(_name(row), row.picture, row.captions, row.labels)
+            maps = _maps(source, row.picture)
+            entries[row.picture] = Entry(_name(row), row.picture, row.captions, row.labels, maps)
         else:
             joined += 1
             captions = tuple(dict.fromkeys((*known_as.captions, *row.captions)))
-            entries[row.picture] = Entry(known_as.name, row.picture, captions, known_as.labels)
+            entries[row.picture] = replace(known_as, captions=captions)
     return list(entries.values()), broken, joined
 
 
@@ -222,6 +226,8 @@ def _shard(
     for entry in entries:
         state = (entry.name, entry.place, entry.captions, sorted(entry.labels.items()), _state(source, entry.place))
         stamp.update(repr(state).encode("utf-8", "backslashreplace"))
+        for file in entry.maps.values():
+            stamp.update(repr((file, _state(source, Place(file)))).encode("utf-8", "backslashreplace"))
     report = path.with_suffix(".left.json")
     shard = finished(path, stamp.hexdigest())
     if shard is not None and report.is_file():
@@ -229,7 +235,7 @@ def _shard(
         return shard, [(name, Reason[reason]) for name, reason in table["left"]], table["converted"]
     left: list[tuple[str, Reason]] = []
     converted: list[str] = []
-    samples = list(_samples(source, path.parent / "maps" / ALPHA, entries, first, side, left, converted))
+    samples = list(_samples(source, path.parent / "maps", entries, first, side, left, converted))
     listed = {"left": [[name, reason.name] for name, reason in left], "converted": converted}
     save(report, json.dumps(listed, ensure_ascii=False).encode("utf-8", "backslashreplace"))
     return write_shard(path, samples, stamp.hexdigest()), left, converted
@@ -237,7 +243,7 @@ def _shard(
 
 def _samples(
     source: Path,
-    alphas: Path,
+    maps: Path,
     entries: Sequence[Entry],
     first: int,
     side: int,
@@ -245,7 +251,7 @@ def _samples(
     converted: list[str],
 ) -> Iterator[Sample]:
     """The samples of some entries; unusable ones are added to ``left``, ICC profiles of the others to ``converted``.
-    Alpha channels are written into the folder ``alphas``.
+    Alpha channels, and maps that lie beside pictures, are written into folders of ``maps``.
     """
     for number, entry in enumerate(entries, first):
         # The picture is checked before its captions, as in curation, so that both report the same reason.
@@ -256,11 +262,42 @@ def _samples(
             left.append((entry.name, result))
             continue
         data, decoded = result
+        key = f"{number:08d}"
+        if not _keep_maps(source, entry, decoded.size, maps, key):
+            left.append((entry.name, Reason.MAP))
+            continue
         converted += [decoded.converted] if decoded.converted else []
         captions = [{"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in entry.captions]
         name = entry.name.encode("utf-8", "backslashreplace").decode()
-        _keep_alpha(source, entry.place, decoded, alphas / f"{number:08d}.png")
-        yield f"{number:08d}", data, {"captions": captions, "labels": entry.labels, "source": name}
+        _keep_alpha(source, entry.place, decoded, maps / ALPHA / f"{key}.png")
+        yield key, data, {"captions": captions, "labels": entry.labels, "source": name}
+
+
+def _maps(source: Path, place: Place) -> dict[str, str]:
+    """The maps beside a picture that is a file of its own."""
+    whole = place.form == "bytes" and place.size < 0
+    return listing.maps_beside(reading.root(source), place.path) if whole else {}
+
+
+def _keep_maps(source: Path, entry: Entry, size: tuple[int, int], maps: Path, key: str) -> bool:
+    """Writes the maps beside a picture of a size (width, height) into their folders of ``maps``; False for one that
+    cannot be read, or whose sides have another ratio: it would be cut otherwise than the picture.
+    """
+    for name in listing.MAPS:
+        path = maps / name / f"{key}.png"
+        path.unlink(missing_ok=True)  # of another picture, where the source has changed
+        if name not in entry.maps:
+            continue
+        try:
+            content = upright(reading.picture_bytes(source, Place(entry.maps[name])))
+            width, height = see(content).size
+        except Unusable:
+            return False
+        if abs(width * size[1] - height * size[0]) > max(width, height, *size):
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    return True
 
 
 def _keep_alpha(source: Path, place: Place, decoded: DecodedImage, path: Path) -> None:

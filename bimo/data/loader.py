@@ -38,6 +38,8 @@ VERSION = 2
 AS_IT_IS = Augmentation()
 #: The map that says what of a picture is not transparent. Where it is missing all of the picture is there.
 ALPHA = "alpha"
+#: Maps of what counts in a picture: its alpha channel, and a mask that lay beside it. Where one is missing all counts.
+MASKS = (ALPHA, "masklabel")
 #: Width and height in pixels.
 Size = tuple[int, int]
 
@@ -256,7 +258,7 @@ class Fitted:
             own, variant = self.variant_of(row)
             home, key = self._pictures.homes[own], self._pictures.keys[own]
             path = home / "maps" / name / f"{key}.png"
-            if name == ALPHA and not path.is_file():
+            if name in MASKS and not path.is_file():
                 picked[place] = 255
                 continue
             if not path.is_file():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bimo.core.errors import TrainingError
 from bimo.core.held_weights import HeldWeight, NarrowWeight, can_hold, held_in, hold, move, placed, release
 from bimo.core.messages import say
+from bimo.core.pages import release as release_pages
 from bimo.core.recipe import Stage
 from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.system import System
@@ -66,11 +67,12 @@ class FrozenWeights:
 
     def __init__(self, stage: Stage, system: System, folder: Path, processes: Processes) -> None:
         """Raises TrainingError for a library that is not here, a device that has nowhere to move weights to, and for
-        several processes.
+        processes that part what learns (FSDP, DeepSpeed).
         """
         _check(stage, processes)
         self.system, self.device, self._offload = system, processes.device, stage.offload
-        self._file = folder / WHOLE_FILE
+        # A file for each process: one may be done while another still reads.
+        self._file = folder / (f"{processes.rank}-{WHOLE_FILE}" if processes.rank else WHOLE_FILE)
         folder.mkdir(parents=True, exist_ok=True)
         self._layers = {n: layer for n, layer in holdable(system).items() if kind_of(stage, layer) != "fp32"}
         if stage.offload == "groups":
@@ -79,7 +81,9 @@ class FrozenWeights:
         save_whole({name: layer.weight.data for name, layer in self._layers.items()}, self._file)
         self._whole: dict[str, Tensor] = torch.load(self._file, weights_only=True, mmap=True)
         for name, layer in self._layers.items():
-            hold(layer, _held(layer.weight.data.to(self.device), kind_of(stage, layer)))
+            begun = layer.weight.data
+            hold(layer, _held(begun.to(self.device).float(), kind_of(stage, layer)))
+            release_pages(begun)
             self._rest(name, layer)
         #: Whether text encoders stay on the device: a stage that asks them at each step has them there.
         self._asked = stage.offload == "none"
@@ -152,7 +156,7 @@ class FrozenWeights:
 
 def _held(weight: Tensor, kind: str) -> HeldWeight:
     if kind in DTYPES:
-        return NarrowWeight(weight.to(DTYPES[kind]))
+        return NarrowWeight(weight.to(DTYPES[kind], copy=True))  # not in the file that it may have been mapped from
     # A weight of zeros, such as a zero-initialised layer's, has no scale to round by.
     return RoundedWeight(weight, cast(Quantise, kind)) if bool(weight.any()) else NarrowWeight(weight)
 
@@ -171,7 +175,9 @@ def _check(stage: Stage, processes: Processes) -> None:
             "offload of stage {name!r} keeps weights in the processor's memory, and it is learnt there; leave it out",
             name=stage.name,
         )
-    if processes.count > 1:
+    if processes.sharded or processes.zero:
         raise TrainingError(
-            "frozen and offload of stage {name!r} go with one process; begin one, or leave them out", name=stage.name
+            "frozen and offload of stage {name!r} go with processes that each have all that learns; begin them by "
+            "torchrun (DDP), or leave the two out",
+            name=stage.name,
         )

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RecipeError, TrainingError
+from bimo.core.messages import Listed
 from bimo.core.part import nearest
 from bimo.core.recipe import Stage
 from bimo.training.optimizer_classes import optimizer_class
+
+#: How many of the parameters that learn are named in a message.
+NAMED = 3
 
 
 def chosen(names: Iterable[str], globs: Sequence[str]) -> list[str]:
@@ -39,12 +43,29 @@ def freeze(parameters: dict[str, nn.Parameter], globs: Sequence[str]) -> list[st
     return [name for name in parameters if name in names]
 
 
+def set_modes(module: nn.Module, above: bool = False) -> None:
+    """Sets training mode for modules whose parameters are all trained, evaluation mode for all others; those without
+    parameters have that of the module ``above``.
+    """
+    parameters = list(module.parameters())
+    module.training = all(p.requires_grad for p in parameters) if parameters else above
+    for child in module.children():
+        set_modes(child, module.training)
+
+
 def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser of a stage; vectors and scalars (norms, biases) have no weight decay. Each group has its ``share``
     of the stage's learning rate. With ``stage.fused_backward`` every parameter has an optimiser of its own. Raises
-    RecipeError for a glob of ``stage.lr_overrides`` that matches no trained parameter, and for an unavailable
-    optimiser.
+    RecipeError for a glob of ``stage.lr_overrides`` that matches no trained parameter, for an unavailable optimiser,
+    and for Muon where nothing that learns is a matrix.
     """
+    if stage.optimiser == "muon" and not _matrices(stage, parameters):
+        raise RecipeError(
+            "muon of stage {name!r} makes steps of matrices, and of what learns nothing is one ({listed}), so that all "
+            "of it would have AdamW's; let optimiser be adamw",
+            name=stage.name,
+            listed=Listed(list(parameters)[:NAMED]),
+        )
     shares = dict.fromkeys(parameters, 1.0)
     for glob, peak in stage.lr_overrides:
         shares |= dict.fromkeys(chosen(parameters, (glob,)), peak / stage.lr)
@@ -60,9 +81,9 @@ def _optimiser(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[s
     """AdamW (arXiv:1711.05101), Adafactor, Muon with AdamW for parameters that are no matrices, or one of a library."""
     try:
         options: dict[str, Any] = dict(stage.optimiser_args)
-        kernels = stage.optimiser == "muon" and options.pop("convolutions", False)
-        matrices = [n for n, p in parameters.items() if stage.optimiser == "muon" and _is_matrix(n, p, kernels)]
+        matrices = _matrices(stage, parameters) if stage.optimiser == "muon" else []
         if matrices:
+            kernels = options.pop("convolutions", False)
             inner = _groups(stage, {name: parameters[name] for name in matrices}, shares)
             options = {"adjust_lr_fn": "match_rms_adamw", **options}
             muon = (ConvolutionalMuon if kernels else torch.optim.Muon)(cast(Any, inner), lr=stage.lr, **options)
@@ -104,6 +125,12 @@ def _groups(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str,
 def _adamw(stage: Stage, groups: list[dict[str, Any]], overrides: Mapping[str, Any]) -> torch.optim.Optimizer:
     settings: Any = {"lr": stage.lr, "betas": stage.betas, "eps": stage.eps, "fused": True, **overrides}
     return torch.optim.AdamW(groups, **settings)
+
+
+def _matrices(stage: Stage, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """The names of those parameters whose steps Muon makes."""
+    kernels = bool(stage.optimiser_args.get("convolutions", False))
+    return [name for name, parameter in parameters.items() if _is_matrix(name, parameter, kernels)]
 
 
 def _is_matrix(name: str, parameter: nn.Parameter, kernels: bool) -> bool:

@@ -18,7 +18,7 @@ from bimo.core.module_weights import unfilled
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.stage_data import CaptionEdits
-from bimo.data.loader import ALPHA, Pictures
+from bimo.data.loader import ALPHA, MASKS, Pictures
 from bimo.diffusion.system import System
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.checks import REMEDY, UNSUITED, Reading, readings, sampled, too_much
@@ -217,14 +217,18 @@ def _missing_labels(stage: Stage, system: System, pictures: Pictures) -> Iterato
                 "or give pictures in which what does not count is transparent (PNG, WebP)",
                 count=len(drawn),
             )
-        elif name == ALPHA:
-            print(
-                say(
-                    "{count} of {whole} pictures have an alpha channel; of the others all counts",
-                    count=len(drawn) - without,
-                    whole=len(drawn),
-                )
+        elif name in MASKS and without == len(drawn):
+            yield DataError(
+                "none of {count} pictures has a mask beside it, so nothing would be left out; leave it out, or put "
+                "cat-{name}.png beside cat.jpg, white where it counts",
+                count=len(drawn),
+                name=name,
             )
+        elif name in MASKS:
+            counts = {"count": len(drawn) - without, "whole": len(drawn)}
+            alpha = say("{count} of {whole} pictures have an alpha channel; of the others all counts", **counts)
+            beside = say("{count} of {whole} pictures have a mask beside them; of the others all counts", **counts)
+            print(alpha if name == ALPHA else beside)
         elif without:
             yield DataError(
                 "{without} of {count} pictures have no {name} map (a png of their key below maps/{name}/)",

@@ -81,6 +81,15 @@ def _discard(out: Path, keep_tokenizers: bool) -> None:
         shutil.rmtree(folder)
 
 
+def copied(value: Any) -> Any:
+    """Nested mappings and lists with tensors in memory of their own, in no file."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {name: copied(part) for name, part in cast("Mapping[Any, Any]", value).items()}
+    return [copied(part) for part in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
 def tensors_in(value: Any, path: str = "") -> dict[str, Tensor]:
     """The tensors in nested mappings and lists, by their dotted paths."""
     if isinstance(value, Tensor):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bimo.core.errors import TrainingError
 from bimo.core.files import alone, write_whole
@@ -25,7 +24,7 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import RECIPE_FILE, System
-from bimo.engine.devices import CPU, exact
+from bimo.engine.devices import exact
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.adapters.lora_stage import split_adapter_state
 from bimo.training.checks import check_groups, check_seed, check_sizes, check_words
@@ -38,13 +37,13 @@ from bimo.training.logging import Journal, Progress, save_whole, table, tell
 from bimo.training.lr_schedules import rate
 from bimo.training.objectives.objective import objective_of
 from bimo.training.objectives.rewards import Judges
-from bimo.training.optimizers import checkpoint_gradients, freeze
+from bimo.training.optimizers import checkpoint_gradients, freeze, set_modes
 from bimo.training.preflight import check_recipe, check_stages, sized
 from bimo.training.run_page import leave
-from bimo.training.run_state import STATE_FILE, history_of, read_state, tensors_in
+from bimo.training.run_state import STATE_FILE, copied, history_of, read_state, tensors_in
 from bimo.training.snapshots import averaged, draw_samples, remove_old, write_snapshot
 from bimo.training.stage_trainer import StageTrainer, gather_to_cpu, named
-from bimo.training.starting_weights import copy_matching, demand_finite
+from bimo.training.starting_weights import StartingWeights, copy_matching, demand_finite
 from bimo.training.tokenizers import build_tokenizer
 from bimo.training.train_inputs import TrainInputs, vocabulary
 
@@ -142,9 +141,8 @@ class Trainer:
             if processes.is_main_process:
                 out.mkdir(parents=True, exist_ok=True)
             self.history = history_of(out, self.recipe, pictures, processes, from_here, accept_new_data)
-        torch.manual_seed(seed)
-        held = any(stage.holds for stage in self.recipe.stages)  # as they are there may be no room for weights
-        self.system = System(self.recipe).to(CPU if held else processes.device)
+        self.weights = StartingWeights(self.recipe, seed, processes.device)
+        self.system = self.weights.system
         self.teacher = None if teacher is None else teacher.eval().requires_grad_(False).to(processes.device)
         self.judges = judges
         self.vocabulary = vocabulary(pictures.labels)
@@ -155,17 +153,19 @@ class Trainer:
 
     def begin_as(self, other: System | Path) -> None:
         """As ``starting_weights.copy_matching``, for the run's system."""
-        copy_matching(self.system, other, self.out, self.processes)
+        copy_matching(self.weights, other, self.out, self.processes)
 
     def everything(self) -> None:
         """Runs all remaining stages."""
         with self.processes.main_process_first():
             self._words()
-        saved = read_state(self.out)
+        saved = read_state(self.out, mmap=self.weights.mapped)
         if saved is not None:
             check_seed(saved.get("seed", 0), self.seed, self.out)
-            self.system.load_state_dict(saved["system"])
+            self.weights.put(saved.pop("system"), strict=True)
+            saved = copied(saved) if self.weights.mapped else saved
             self.place = Place(**saved["place"])
+        self.weights.complete()
         self._infinite = frozenset(f"system.{name}" for name in demand_finite(self.system))
         to_come = list(enumerate(self.recipe.stages))[self.place.stage :]
         check_stages(self.system, to_come, self.pictures, self.vocabulary, self.teacher, self.judges)
@@ -264,10 +264,12 @@ class Trainer:
         objective = objective_of(stage)
         number = self.place.stage
         folder = self.out / f"stage-{number + 1}"
+        self.weights.complete()
         with self.processes.main_process_first():
             pictures = self.pictures if stage.holds else objective.pictures(self.system, self.pictures, folder)
         # Seeded, so that modules for training only are initialised alike in a resumed run.
         torch.manual_seed(self.seed + 1 + number)
+        self.weights.settle(waiting=stage.holds)
         extra = objective.extra(self.system, self.vocabulary)
         adapter = adapter_of(stage)
         added = [] if adapter is None else adapter.put(self.system)
@@ -280,11 +282,14 @@ class Trainer:
         if not stage.holds:
             self.system.to(self.processes.device)
         if extra is not None:
-            extra.to(self.processes.device)
+            extra.to(self.processes.device, torch.float32)
         learns = freeze(named(self.system, extra, objective), (*stage.train, *added))
         checkpoint_gradients(stage, self.system)
         frozen = FrozenWeights(stage, self.system, folder, self.processes) if stage.holds else None
-        pictures = pictures if frozen is None else objective.pictures(self.system, pictures, folder)
+        self.weights.settle()
+        if frozen is not None:
+            with self.processes.main_process_first():
+                pictures = objective.pictures(self.system, pictures, folder)
         blank = TrainInputs(
             self.system, stage, extra, (), self.vocabulary, torch.Generator(), teacher=self.teacher, judges=self.judges
         )
@@ -339,15 +344,7 @@ class Trainer:
         write_snapshot(self.system, stage, trainer, self.out / name, self.processes.is_main_process)
 
     def _modes(self) -> None:
-        """Sets training mode for modules whose parameters are all trained, evaluation mode for all others."""
-
-        def visit(module: nn.Module, above: bool) -> None:
-            parameters = list(module.parameters())
-            module.training = all(p.requires_grad for p in parameters) if parameters else above
-            for child in module.children():
-                visit(child, module.training)
-
-        visit(self.system, False)
+        set_modes(self.system)
 
     def _draw_samples(self, trainer: StageTrainer | None) -> None:
         stage = self.recipe.stages[self.place.stage]

@@ -83,6 +83,39 @@ def test_what_is_transparent_is_kept_as_a_map(photos: Path, tmp_path: Path) -> N
     assert not list(maps.iterdir())
 
 
+def test_masks_beside_pictures_are_their_maps_and_no_pictures(tmp_path: Path) -> None:
+    photos, data = tmp_path / "photos", tmp_path / "data"
+    for name in ("cat.jpg", "dog.png", "bird.png"):
+        save(photos / name, size=(60, 40))
+        (photos / name).with_suffix(".txt").write_text(name, "utf-8")
+    mask = Image.new("L", (60, 40), 0)
+    mask.paste(255, (0, 0, 30, 40))
+    mask.save(photos / "cat-masklabel.png")
+    mask.resize((40, 40)).save(photos / "bird-masklabel.png")  # its sides have another ratio
+    mask.save(photos / "gone-masklabel.png")
+    mask.save(photos / "dog-condlabel.png")
+    report = build_folder(photos, data)
+    assert report.left == (("bird.png", Reason.MAP),)
+    assert report.files["read"] == {"captions": 3, "maps": 3, "pictures": 3}
+    assert [(row["count"], row["examples"]) for row in report.files["not_read"]] == [(1, ["gone-masklabel.png"])]
+    keys = {row["source"]: key for key, _, row in read(data)}
+    found = {path.relative_to(data / "maps").as_posix() for path in (data / "maps").rglob("*.png")}
+    assert found == {f"masklabel/{keys['cat.jpg']}.png", f"condlabel/{keys['dog.png']}.png"}
+    pictures = Pictures(data)
+    cat, dog = (pictures.keys.index(keys[name]) for name in ("cat.jpg", "dog.png"))
+    white = pictures.fitted((60, 40)).maps("masklabel", [cat])
+    assert bool((white[..., :30] == 1).all())
+    assert bool((white[..., 30:] == -1).all())
+    # Where a picture has none, all of it counts.
+    assert bool((pictures.fitted((60, 40)).maps("masklabel", [dog]) == 1).all())
+    mask.point(lambda value: 255 - value).save(photos / "cat-masklabel.png")
+    (photos / "bird-masklabel.png").unlink()
+    assert build_folder(photos, data).kept == 3
+    keys = {row["source"]: key for key, _, row in read(data)}
+    with Image.open(data / "maps" / "masklabel" / f"{keys['cat.jpg']}.png") as changed:
+        assert changed.convert("L").getpixel((0, 0)) == 0
+
+
 def test_run_again_nothing_is_written_twice(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "SAMPLES_PER_SHARD", 2)
     first = build_folder(photos, tmp_path / "data", side=10)

@@ -21,7 +21,7 @@ from bimo.data.loader import Pictures
 from bimo.recipes.taiyi_sd import taiyi_zh
 from bimo.training.lr_schedules import rate
 from bimo.training.objectives.denoise import Denoise
-from bimo.training.optimizers import ChainedOptimizer, optimiser
+from bimo.training.optimizers import optimiser
 from bimo.training.run_state import read_state
 from bimo.training.snapshots import averaged
 from bimo.training.trainer import StageTrainer, Trainer, train
@@ -173,8 +173,11 @@ def test_a_kernel_is_the_matrix_of_its_rows() -> None:
         expected.step()
     for name, parameter in flat.items():
         torch.testing.assert_close(module.get_parameter(name).flatten(1), parameter, rtol=0, atol=0)
-    plain = optimiser(replace(stage, optimiser_args={}), dict(module.named_parameters()))
-    assert not isinstance(plain, ChainedOptimizer)  # without a matrix there is AdamW alone
+    # Without a matrix there would be AdamW alone, whatever optimiser_args say.
+    nothing: dict[str, Any] = {}
+    for settings in (nothing, {"momentum": 0.9}):
+        with pytest.raises(RecipeError, match="adamw"):
+            optimiser(replace(stage, optimiser_args=settings), dict(module.named_parameters()))
     with pytest.raises(RecipeError, match="kernels"):
         optimiser(
             replace(stage, optimiser_args={"kernels": True}),

@@ -204,6 +204,39 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_exactly(
     alike(one, other)
 
 
+@pytest.mark.parametrize(("kind", "library"), [("bf16", ""), ("int8", "torchao"), ("nf4", "bitsandbytes")])
+def test_each_process_keeps_frozen_weights_and_goes_on_exactly(
+    kind: str, library: str, tiny_shards: Path, tmp_path: Path
+) -> None:
+    if library:
+        pytest.importorskip(library)
+    wanted = recipe(4)
+    wanted = replace(wanted, stages=(replace(wanted.stages[-1], frozen=cast(Any, kind)),))
+    one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
+    (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
+    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
+    arguments = [*(str(tmp_path / name) for name in ("worker.py", "recipe.json")), str(tiny_shards)]
+    run, killed = tmp_path / "run", tmp_path / "killed"
+    finished(2, [*arguments, str(run)])
+    alike(one, run)
+    ended(launched(2, [*arguments, str(killed), "2"]))
+    assert not (killed / "weights.safetensors").is_file()
+    finished(2, [*arguments, str(killed)])
+    assert (killed / "weights.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()
+    assert not list(tmp_path.rglob("*frozen.pt"))  # each process removes its own
+
+
+@pytest.mark.parametrize("fields", [{"sharded": True}, {"zero": True}], ids=str)
+def test_processes_that_part_what_learns_keep_no_frozen_weights(
+    fields: dict[str, bool], tiny_shards: Path, tmp_path: Path
+) -> None:
+    wanted = recipe(4)
+    wanted = replace(wanted, stages=(replace(wanted.stages[-1], frozen="bf16"),))
+    run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run", processes=Processes(**cast(Any, fields)))
+    with pytest.raises(TrainingError, match="torchrun"):
+        run._stage_trainer(run.recipe.stages[0], None)
+
+
 def test_fsdp_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(0, 2, 4)
     one = train(wanted, tiny_shards, tmp_path / "one", threads=1)

@@ -34,6 +34,7 @@ READ = {
     "tables": ("表", "tables"),
     "archives": ("归档", "archives"),
     "beside": ("附表", "tables beside them"),
+    "maps": ("图片旁的遮罩和条件图", "masks and control pictures beside them"),
 }
 NOT_READ = {
     "hidden": ("隐藏的或系统留下的", "hidden, or left behind by a system"),
@@ -41,6 +42,10 @@ NOT_READ = {
     "beside tables": ("这里只读表提到的", "tables say what is read here"),
     "beside archives": ("这里只读 tar", "archives are what is read here"),
     "no picture": ("没有同名的图片", "captions without a picture of their name"),
+    "mask": (
+        "遮罩和条件图；bimo data folder 和 bimo finetune 读图片旁的",
+        "masks and control pictures; bimo data folder and bimo finetune read those beside a picture",
+    ),
     "columns": ("表里没有图片列", "a table without a column of pictures"),
     "records": ("JSON 里没有认得的图片记录", "a .json without records of pictures as they are known"),
     "camera raw": ("相机原始文件；请转成 JPEG 或 PNG", "raw files of a camera; convert them to JPEG or PNG"),
@@ -116,12 +121,15 @@ def _hashed(path: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "big")
 
 
-def inventory(source: Path, what: SourceFormat, pictures: Iterable[str | bytes]) -> Inventory:
-    """The inventory of a source of the format ``what``; ``pictures`` are the paths of the rows' pictures."""
+def inventory(source: Path, what: SourceFormat, pictures: Iterable[str | bytes], maps: Iterable[str] = ()) -> Inventory:
+    """The inventory of a source of the format ``what``; ``pictures`` are the paths of the rows' pictures, ``maps``
+    those of maps that were read beside them.
+    """
     account = Inventory()
     if not source.is_dir():
         account.add("archives" if what.tars else "tables", source.name)
         return account
+    read_maps = frozenset(maps)
     named = Paths(chain(pictures, _beside_tables(source, what.tables))) if what.tables else Paths(())
     for folder in folders.walk(source, hidden=True):
         if folder.error is not None:
@@ -135,6 +143,8 @@ def inventory(source: Path, what: SourceFormat, pictures: Iterable[str | bytes])
                 kind = "hidden"
             elif path in named:
                 kind = "pictures"
+            elif path in read_maps:
+                kind = "maps"
             else:
                 kind = _kind(source, what, path, entry.name in ones, stems)
             account.add(kind, path, _columns(source, path) if kind == "columns" else "")
@@ -176,6 +186,8 @@ def _kind(source: Path, what: SourceFormat, path: str, picture: bool, stems: set
         return "captions"
     if not folders.is_open(source, path):
         return "not a file"
+    if listing.map_of(os.path.basename(path)):
+        return "mask"
     if ending in RAW_FILES:
         return "camera raw"
     if ending in PACKED_FILES:

@@ -28,6 +28,9 @@ CAPTION_FILES = (".txt", ".caption")
 TABLES = {".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow"}
 PACKED = (".tar.gz", ".tgz")
 TARS = (".tar", *PACKED)
+#: Maps that lie beside a picture, as OneTrainer names them: cat-masklabel.png is white where cat.jpg counts,
+#: cat-condlabel.png is what a ControlNet is shown of it.
+MAPS = ("masklabel", "condlabel")
 #: Chinese-CLIP keeps pictures and captions apart: {split}_imgs.tsv and {split}_texts.jsonl.
 APART = ("_imgs.tsv", "_texts.jsonl")
 
@@ -61,14 +64,31 @@ def pictures(source: Path) -> Read:
 def is_one(source: Path, listing: folders.Listing, name: str) -> bool:
     """Whether a file of a folder is a picture: by its extension, else by its first bytes.
 
-    A raw file of a camera is not one: it begins as TIFF, and a decoder would find a thumbnail in it.
+    A raw file of a camera is not one: it begins as TIFF, and a decoder would find a thumbnail in it. Nor is a map of a
+    picture (``MAPS``).
     """
+    if map_of(name):
+        return False
     if is_picture(name):
         return True
     ending = os.path.splitext(name)[1].lower()
     if ending in (*CAPTION_FILES, ".json", *TABLES, *RAW_FILES) or name.lower().endswith(TARS):
         return False
     return folders.format_in(source, os.path.join(listing.path, name)) != ""
+
+
+def map_of(name: str) -> str:
+    """The stem of the picture that a file is a map of, "" where it is none: "cat" of "cat-masklabel.png"."""
+    stem, ending = os.path.splitext(name)
+    picture, dash, kind = stem.rpartition("-")
+    return picture if dash and ending.lower() == ".png" and kind.lower() in MAPS else ""
+
+
+def maps_beside(source: Path, path: str) -> dict[str, str]:
+    """The maps of a picture that lie beside it, by what they are: {"masklabel": "photos/cat-masklabel.png"}."""
+    stem = os.path.splitext(path)[0]
+    found = {name: folders.resolved(str(source), f"{stem}-{name}.png") for name in MAPS}
+    return {name: file for name, file in found.items() if file is not None and folders.is_open(source, file)}
 
 
 def stems_of(name: str) -> tuple[str, ...]:

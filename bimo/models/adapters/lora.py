@@ -47,8 +47,8 @@ class Low(nn.Module):
             self.up = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         nn.init.normal_(self.down.weight, std=1 / rank)
         nn.init.zeros_(self.up.weight)
-        self.magnitude = nn.Parameter(weight_of(layer).detach().flatten(1).norm(dim=1)) if dora else None
-        self.to(layer.weight)
+        self.magnitude = nn.Parameter(weight_of(layer).detach().float().flatten(1).norm(dim=1)) if dora else None
+        self.to(layer.weight.device)
 
     def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
         """The layer's answer to x with what was learnt."""
@@ -163,7 +163,8 @@ def eject(module: nn.Module, merge: bool) -> None:
         if merge:
             weight = cast(nn.Parameter, layer.weight)
             with torch.no_grad():
-                weight.add_(low.change()(weight.float()).to(weight))
+                weight.data = weight.data.float()  # not in the narrower numbers of a file
+                weight.add_(low.change()(weight).to(weight))
         del layer.lora
 
 

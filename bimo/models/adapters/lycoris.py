@@ -31,7 +31,7 @@ class Lycoris(nn.Module):
         made = {"loha": _loha, "lokr": _lokr, "oft": _oft}[algo](tuple(layer.weight.shape), rank)
         for name, value in made.items():
             self.register_parameter(name, nn.Parameter(value))
-        self.to(layer.weight)
+        self.to(layer.weight.device)
 
     def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
         """The layer's answer to x with what was learnt."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from bimo.core.errors import TrainingError
+from bimo.core.held_weights import held_in
 from bimo.core.messages import Message
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Share
@@ -96,9 +97,12 @@ class Processes:
             return fully_shard(stage, module, self.device)
         if self.zero:
             return module
+        # Held weights lie elsewhere: their parameters are one number, expanded, and nothing can be broadcast into them.
+        held = list(held_in(module))
+        ddp = nn.parallel.DistributedDataParallel
+        ddp._set_params_and_buffers_to_ignore_for_model(module, held)  # pyright: ignore[reportPrivateUsage]
         # With find_unused_parameters DDP does not rebuild its buckets after the first step; otherwise a resumed run
         # would sum in another order.
-        ddp = nn.parallel.DistributedDataParallel
         return ddp(module, find_unused_parameters=True, broadcast_buffers=False)
 
     def backward(self, module: Any, loss: Tensor) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from bimo.core.messages import say
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
@@ -64,6 +65,29 @@ def probed(recipe: Recipe, pictures: Pictures, start: Iterable[System], device: 
     each = [[row["seconds"] for row in rows if row["stage"] == stage.name] for stage in stages]
     besides = whole - sum(map(sum, each))
     return Probed(tuple(statistics.median(seconds[1:]) for seconds in each), besides, _peak(device))
+
+
+def expected(recipe: Recipe, probe: Probed) -> list[str]:
+    """Lines with the time and memory that a probe predicts."""
+    lines = [
+        say(
+            "{name}: {each:.2f} s a step, {whole:.0f} s for {steps}",
+            name=stage.name,
+            each=each,
+            whole=each * stage.steps,
+            steps=stage.steps,
+        )
+        for stage, each in zip(recipe.stages, probe.steps, strict=True)
+    ]
+    total_seconds = probe.seconds(recipe.stages) + probe.besides
+    return [
+        *lines,
+        say(
+            "expected: {whole:.0f} s, {peak:.2f} GB at the most, by the probe",
+            whole=total_seconds,
+            peak=probe.peak / 1e9,
+        ),
+    ]
 
 
 def _briefly(stage: Stage) -> Part:

@@ -22,6 +22,7 @@ from bimo.diffusion.system import WEIGHTS_FILE, System
 from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
 from bimo.models.adapters.lora_captions import about_captions
+from bimo.models.adapters.lora_merging import touched
 from bimo.training.adapters.adapter import Adapter, adapter_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,13 @@ def adapters_of(run: Path, kind: str) -> Adapters:
 
 
 def attached(base: System, run: Path, kind: str) -> System:
-    """A system with what a run left."""
+    """A system with what a run left. Weights that a LoRA is merged into are float32 then, whatever the others are: in
+    narrower numbers it would be rounded.
+    """
+    if kind == "lora":
+        for name in touched(base, run / FILES[kind]):
+            parameter = base.get_parameter(name)
+            parameter.data = parameter.data.float()
     return adapters_of(run, kind).put(base)
 
 
