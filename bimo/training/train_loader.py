@@ -38,8 +38,9 @@ from bimo.training.train_inputs import TrainInputs
 from bimo.training.unvaried import unvaried
 
 ENCODE_BATCH = 64
-#: The most pixels that are encoded in a batch, so that large pictures are encoded one by one.
-ENCODE_PIXELS = ENCODE_BATCH * 128 * 128
+#: The most pixels that are encoded in a batch: of an autoencoder as Stable Diffusion's each takes some two kilobytes at
+#: its widest, and a run must not need more for that than for its steps.
+ENCODE_PIXELS = 512 * 512
 
 
 @dataclass(frozen=True)

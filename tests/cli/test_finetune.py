@@ -127,6 +127,7 @@ def test_a_plan_is_said_and_leaves_nothing(here: Run, photos: Path, tiny_folder:
         (("--lr", "1e38"), 6, "--set stages.0.lr="),
         (("--prior", "3"), 2, "--class or --keep"),
         (("--mask", "alpha"), 5, "has an alpha channel"),
+        (("--mask", "masklabel"), 5, "has a mask beside it"),
         (("--captioner", "http://127.0.0.1:9/v1"), 2, "--captioner-model"),
     ],
 )
@@ -234,6 +235,7 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "full": (("--full",), ()),
     "quantised": (("--lora", "--quantise", "int8"), ("--lora", "run")),
     "masked": (("--lora", "--mask", "alpha"), ("--lora", "run")),
+    "masked beside": (("--lora", "--mask", "masklabel"), ("--lora", "run")),
 }
 
 
@@ -250,10 +252,13 @@ def test_every_way_ends_in_what_draws(
         pytest.importorskip("torchao")
     if way == "masked":
         Image.new("RGBA", (64, 64), (90, 90, 60, 0)).save(photos / "IMG_2.png")
+    if way == "masked beside":
+        Image.new("L", (64, 64)).save(photos / "IMG_2-masklabel.png")
     told = words(model, "run", "--lr", "0.1", "--set", "stages.0.max_unknown=1", *learn)
     status, out, err = here(*("苹果" if word == "猫" else word for word in told))
     assert status == 0, err
     assert ("1 of 5 pictures have an alpha channel" in out) == (way == "masked")
+    assert ("1 of 5 pictures have a mask beside them" in out) == (way == "masked beside")
     assert ("frozen weights as int8" in out) == (way == "quantised")
     prompt = "一只<苹>" if way == "embedding" else "一只苹果"
     draw = ("draw", prompt, "--seed", "1", "--steps", "2", "--size", "64", "--anyway", "-o")
