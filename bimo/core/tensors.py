@@ -63,6 +63,15 @@ class DeepFeatures:
     reused: bool = False
 
 
+@dataclass
+class StepState:
+    """What a denoiser keeps of one drawing from one step of a level to the next, under keys of its own: keys and values
+    of the attention of an autoregressive prior, or of reference pictures.
+    """
+
+    kept: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+
 @dataclass(frozen=True)
 class Shortcuts:
     """What a denoiser is to do besides or not to do: ``deep`` is whether features are "filled" or "reused" (see
@@ -80,7 +89,8 @@ class Shortcuts:
 class DenoiserInput:
     """What one call of a denoiser is given: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
     the features of DeepCache, where it is asked for; ``seamless`` says across which edges convolutions go on: "x", "y",
-    "both" or "".
+    "both" or "". ``states`` are one for each drawing in the call, or none where nothing is to be kept: the rows of x are
+    shared out among them in order.
     """
 
     level: str
@@ -93,6 +103,7 @@ class DenoiserInput:
     token_merging: float = 0.0
     nag: Nag | None = None
     seamless: str = ""
+    states: tuple[StepState, ...] = ()
 
     @property
     def shortcuts(self) -> Shortcuts:

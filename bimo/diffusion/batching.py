@@ -43,7 +43,8 @@ def _in_one_call(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.
         reused = [one.value for one in cached if one.reused and one.value is not None]
         deep = DeepFeatures(torch.cat(reused) if reused else None, bool(reused))
     conditioning = stack_rows([one.conditioning for one in inputs])
-    answers = system.denoise(replace(inputs[0], x=x, t=t, conditioning=conditioning, deep=deep))
+    states = tuple(state for one in inputs for state in one.states)
+    answers = system.denoise(replace(inputs[0], x=x, t=t, conditioning=conditioning, deep=deep, states=states))
     if deep is not None and not deep.reused and deep.value is not None:
         for own, value in zip(cached, torch.split(deep.value, rows), strict=True):
             own.value = value
@@ -56,9 +57,12 @@ def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
 
 
 def _kind(one: DenoiserInput) -> tuple[object, ...]:
-    """What inputs must have in common to share a call; reference pictures may differ in size."""
-    pictures = {name: value.shape[1:] for name, value in one.conditioning.pictures.items()}
-    return one.level, one.x.shape[1:], one.shortcuts, pictures
+    """What inputs must have in common to share a call; reference pictures may differ in size, and so may the numbers
+    that tell a denoiser of them. Where states are kept of drawings, each has as many rows.
+    """
+    given = one.conditioning
+    more = {name: value.shape[1:] for name, value in (*given.pictures.items(), *given.scalars.items())}
+    return one.level, one.x.shape[1:], one.shortcuts, more, len(one.x) if one.states else 0
 
 
 def run_batched(

@@ -42,7 +42,7 @@ def _cast_each(values: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
 
 def cast_encoding(encoding: TextEncoding, dtype: torch.dtype) -> TextEncoding:
     """The encoding with its floating-point tensors as ``dtype``."""
-    if encoding.tokens.dtype == dtype:
+    if encoding.tokens.dtype == dtype or not encoding.tokens.is_floating_point():
         return encoding
     return replace(encoding, tokens=encoding.tokens.to(dtype), pooled=_cast(encoding.pooled, dtype))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from bimo.core.tensors import Conditioning, DenoiserInput
+from bimo.core.tensors import Conditioning, DenoiserInput, StepState
 
 #: The scalar [R, 1] of a conditioning that is the time which a step leads to; 0 is that of the picture.
 NEXT = "next_time"
@@ -58,6 +59,14 @@ class ShortcutDenoiser(PublishedDenoiser):
     @abstractmethod
     def shortened(self, x: Tensor, t: Tensor, conditioning: Conditioning, denoiser_input: DenoiserInput) -> Tensor:
         """As ``forward``, with the shortcuts of the input; x, t and conditioning have the denoiser's own dtype."""
+
+
+class StatefulDenoiser(PublishedDenoiser):
+    """A denoiser that keeps something of a drawing from step to step, without which it answers the same, later."""
+
+    @abstractmethod
+    def with_states(self, x: Tensor, t: Tensor, conditioning: Conditioning, states: Sequence[StepState]) -> Tensor:
+        """As ``forward``, with what was kept of each drawing: R / len(states) rows belong to each of ``states``."""
 
 
 class DenoiserWrapper(Denoiser):

@@ -43,8 +43,9 @@ class Sampler(ABC):
     can_add_noise: bool = False
     #: Whether a step depends on ``StepSettings.eta``.
     takes_eta: bool = False
-    #: Whether a step reads a learned variance, in the second half of the output's channels.
-    reads_variance: bool = False
+    #: Whether a step reads all of the output and not only as many channels as x has: a learned variance in the second
+    #: half of them, or the logits of a token.
+    reads_all: bool = False
     #: The spacing of timesteps, as diffusers' ``timestep_spacing``; "" if there is no such setting.
     spacing: str = ""
 
@@ -93,7 +94,7 @@ class DiffusersSampler(Sampler):
         self.can_add_noise = self.of_flow or hasattr(scheduler, "add_noise")
         self._parameters = inspect.signature(scheduler.step).parameters
         self.takes_eta = "eta" in self._parameters
-        self.reads_variance = config.get("variance_type") in {"learned", "learned_range"}
+        self.reads_all = config.get("variance_type") in {"learned", "learned_range"}
         self.spacing = str(config.get("timestep_spacing", ""))
 
     @property

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bimo.core.picture import Picture
-from bimo.core.recipe import Branch
+from bimo.core.recipe import Branch, Level
 from bimo.core.request import Request, seeds_of
-from bimo.core.tensors import Conditioning, DenoiserInput, TextEncoding
+from bimo.core.tensors import Conditioning, DenoiserInput, StepState, TextEncoding
 from bimo.diffusion import (
     guidance,
     hires,
@@ -25,7 +25,7 @@ from bimo.diffusion import (
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Drawing
 from bimo.diffusion.conditioning import merge_conditioning, stack_rows, zero_scalars, zero_text
 from bimo.diffusion.decoding import decode
-from bimo.diffusion.denoiser import NEXT
+from bimo.diffusion.denoiser import NEXT, StatefulDenoiser
 from bimo.diffusion.image_inputs import MASK
 from bimo.diffusion.preparation import Prepared, Words, weight_of
 from bimo.diffusion.request_validation import heeds_empty, picture_unit
@@ -87,13 +87,18 @@ def calls(system: System, request: Request) -> int:
     built, count = system.level(last.name), request.steps or last.steps
     space = system.space(last.name)
     tiles = windows.windows(request, space.shape_for(request), space.factor, built.denoiser.multiple)
-    earlier_calls = sum(level.steps * (1 + len(request.regions) * (level.steps == 1)) for level in earlier)
+    earlier_calls = sum(_earlier_calls(system, level, request) for level in earlier)
     first = earlier_calls + count * max(1, len(tiles))
     if request.hires is None:
         return first
     steps, share = hires.steps_of(request, count)
     changes = {"hires": None, "size": hires.size_of(request, picture_unit(system)), "steps": max(1, int(steps * share))}
     return first + calls(system, request.model_copy(update=changes))
+
+
+def _earlier_calls(system: System, level: Level, request: Request) -> int:
+    steps = system.level(level.name).schedule.steps_for(level.steps, system.space(level.name).shape_for(request))
+    return steps * (1 + len(request.regions) * (steps == 1))
 
 
 def _levels(
@@ -171,6 +176,7 @@ def _level(
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
     projection = guidance.Projection(guidance_.projected, prepared.prompt) if guidance_.projected else None
     count = len(times)
+    states = (StepState(),) if isinstance(level.denoiser, StatefulDenoiser) else ()
     for step, t in enumerate(times):
         guided = guidance.on(guidance_, scale, step, count)
         words = step_conditioning.at(step, count)
@@ -187,6 +193,7 @@ def _level(
             denoiser_input = DenoiserInput(
                 *(recipe.name, torch.cat([scaled] * rows), t.expand(rows), conditioning, step, count),
                 seamless=request.seamless or "",
+                states=states,
             )
             output = yield from windows.predict_in_windows(shortcuts.with_shortcuts(denoiser_input), tiles)
             shortcuts.keep(scaled, output)
@@ -196,7 +203,7 @@ def _level(
         elif guided:
             output = shortcuts.restore_branches(output)
         output = guidance.combine(guidance_, scale, output, weights, projection, step)
-        x = sampler.step(output if sampler.reads_variance else output[:, : shape[0]], t, x, settings)
+        x = sampler.step(output if sampler.reads_all else output[:, : shape[0]], t, x, settings)
         if original is not None:
             x = original.put_back(x, sampler, times[step + 1] if step + 1 < count else None)
     return x

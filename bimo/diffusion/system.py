@@ -22,7 +22,7 @@ from bimo.core.weight_formats import is_gguf
 from bimo.diffusion.casting import cast_conditioning, cast_encoding, dtype_of
 from bimo.diffusion.conditioner import Conditioner
 from bimo.diffusion.conditioning import merge_conditioning, with_dropout
-from bimo.diffusion.denoiser import Denoiser, ShortcutDenoiser
+from bimo.diffusion.denoiser import Denoiser, ShortcutDenoiser, StatefulDenoiser
 from bimo.diffusion.schedules.schedule import Schedule
 from bimo.diffusion.seamless import circular
 from bimo.diffusion.space import Decoder, Space
@@ -190,17 +190,22 @@ class System(nn.Module):
     def denoise(self, inputs: DenoiserInput) -> Tensor:
         """The denoiser's output, [R, *shape] (twice the channels with a learned variance).
 
-        The denoiser runs in its own dtype; the output has the dtype of x.
+        The denoiser runs in its own dtype; the output has the dtype of x. x of integers are tokens: these stay what they
+        are, and the output what the denoiser answers.
         """
         denoiser: Any = self.level(inputs.level).denoiser
         if isinstance(denoiser, ShortcutDenoiser) and inputs.shortcuts != Shortcuts(seamless=inputs.seamless):
             denoiser = partial(denoiser.shortened, denoiser_input=inputs)
+        elif isinstance(denoiser, StatefulDenoiser) and inputs.states:
+            denoiser = partial(denoiser.with_states, states=inputs.states)
         module = self.level(inputs.level).denoiser
         kind = dtype_of(module) or inputs.x.dtype
         t = inputs.t.to(inputs.x.device)  # samplers keep timesteps on the CPU
         with circular(module, inputs.seamless):
             if kind == inputs.x.dtype:
                 return denoiser(inputs.x, t, inputs.conditioning)
+            if not inputs.x.is_floating_point():
+                return denoiser(inputs.x, t, cast_conditioning(inputs.conditioning, kind))
             return denoiser(inputs.x.to(kind), t, cast_conditioning(inputs.conditioning, kind)).to(inputs.x.dtype)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, state: Mapping[str, Tensor] | None = None) -> None:

@@ -8,10 +8,15 @@ Each predicts noise - x at t = 1000 s, whatever its own sign and time convention
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 from torch import Tensor
 
 from bimo.core.errors import RecipeError
 from bimo.core.tensors import Conditioning, TextEncoding
+
+Key = TypeVar("Key")
 
 LAST = 1000.0
 #: The prefix of reference pictures in a conditioning: x of a picture to be edited, or of another reference, whose
@@ -52,3 +57,11 @@ def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
 def references_of(conditioning: Conditioning) -> list[Tensor]:
     """The reference pictures [R, C, h', w'], in order; each may have its own size."""
     return [value for name, value in conditioning.pictures.items() if name.startswith(REFERENCE)]
+
+
+def rows_by(keys: Iterable[Key]) -> list[tuple[Key, list[int]]]:
+    """The rows that have each key, such as the length of their texts: those that can be processed together."""
+    rows: dict[Key, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return list(rows.items())

@@ -116,5 +116,5 @@ def test_a_clipped_schedule_clips_whatever_samples_it() -> None:
 
 def test_only_a_sampler_that_needs_the_variance_is_told_of_it() -> None:
     law = Ddpm(variance="learned_range")
-    assert law.sampler("ddpm", 4).reads_variance
-    assert not law.sampler("ddim", 4).reads_variance
+    assert law.sampler("ddpm", 4).reads_all
+    assert not law.sampler("ddim", 4).reads_all

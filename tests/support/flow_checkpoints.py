@@ -10,6 +10,7 @@ import diffusers
 import torch
 import transformers
 
+from tests.support.glm_checkpoints import glm_image
 from tests.support.flow_words import VOCAB, gemma_words, glm_words, mistral_words, qwen_words
 
 SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
@@ -314,6 +315,7 @@ MADE = {
     "lumina": lumina,
     "ovis_image": ovis_image,
     "ernie_image": ernie_image,
+    "glm_image": glm_image,
     "hunyuan_image": hunyuan_image,
     "hunyuan_distilled": hunyuan_distilled,
     "hunyuan_refiner": hunyuan_refiner,

@@ -34,7 +34,7 @@ class Flow(Schedule):
     a mu linear between ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` + ``max_shift`` times the root of
     length / ``base_length`` ("root"); a is e^mu, or mu itself if ``curve`` is "linear". ``grid`` are the times before
     the shift: the sampler's own, from 1 to 1 / steps ("even"), or integers from the last to 1, which are passed to the
-    denoiser unchanged ("whole"). ``terminal`` stretches them to end there. ``config`` is the publisher's own scheduler
+    denoiser unchanged ("whole"), or those with one more between them and without the 1 ("whole_open"). ``terminal`` stretches them to end there. ``config`` is the publisher's own scheduler
     config if these fields do not cover it.
     """
 
@@ -49,7 +49,7 @@ class Flow(Schedule):
     base_shift: float = 0.5
     max_shift: float = 1.15
     patch: int = 2
-    grid: Literal["own", "even", "whole"] = "own"
+    grid: Literal["own", "even", "whole", "whole_open"] = "own"
     terminal: float = 0.0
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -98,8 +98,10 @@ class Flow(Schedule):
         moved = {"mu": self.mu(shape)} if self.dynamic else {}
         if self.grid == "even":
             return timed(made, name, steps, sigmas=numpy.linspace(1.0, 1 / steps, steps), **moved)
-        if self.grid == "whole":
-            whole = numpy.linspace(self.last, 1.0, steps).astype(numpy.int64).astype(numpy.float32)
+        if self.grid in ("whole", "whole_open"):
+            more = int(self.grid == "whole_open")
+            spaced = numpy.linspace(self.last, 1.0, steps + more)[:steps]
+            whole = spaced.astype(numpy.int64).astype(numpy.float32)
             return timed(made, name, steps, timesteps=whole, sigmas=whole / self.last, **moved)
         return timed(made, name, steps, **moved)
 

@@ -42,6 +42,10 @@ class Schedule(Part, ABC):
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
         """A new sampler with its timesteps set; ``shape`` is that of x, on which timesteps may depend."""
 
+    def steps_for(self, steps: int, shape: tuple[int, ...]) -> int:
+        """How many steps are taken where so many are asked for, for x of a shape."""
+        return steps
+
     def named(self, name: str) -> tuple[str, str | None]:
         """The key of a sampler by its typed name, and the schedule that the name includes. Raises RequestError."""
         return name, None

@@ -14,7 +14,7 @@ from torch import Tensor
 from bimo.core.part import Part
 from bimo.core.tensors import Conditioning
 from bimo.diffusion.denoiser import PublishedDenoiser
-from bimo.models.flow_tokens import text_of
+from bimo.models.flow_tokens import rows_by, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +72,9 @@ class CogView4Denoiser(PublishedDenoiser):
         text = text_of(conditioning, "CogView4")
         if text.mask is None:
             return self._predict(x, t, text.tokens)
-        lengths = text.mask.sum(dim=1)
+        lengths: list[int] = text.mask.sum(dim=1).tolist()
         output = torch.empty_like(x)
-        different: list[int] = lengths.unique().tolist()
-        for length in different:
-            rows = (lengths == length).nonzero().flatten()
+        for length, rows in rows_by(lengths):
             output[rows] = self._predict(x[rows], t[rows], text.tokens[rows, :length]).to(x.dtype)
         return output
 

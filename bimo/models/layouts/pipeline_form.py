@@ -15,6 +15,8 @@ ALT = "RobertaSeriesModelWithTransformation"
 CHINESE_CLIP = "ChineseCLIPTextModel"
 QWEN = "Qwen2_5_VLForConditionalGeneration"
 MISTRAL = "Mistral3Model"
+#: Words without a model: what a prior reads, whose processor has their tokenizer.
+GLM_IMAGE_WORDS = "GlmImageProcessor"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Form:
     ``guiders``
     makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting`` says in
     Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
+    ``components`` are the folders of the text encoders, "" for one without a model, ``tokenizers`` those of their
+    words. Of ``levels`` the last is the one that draws; with ``prior`` the first writes tokens for it.
     """
 
     pipeline: str
@@ -42,3 +46,7 @@ class Form:
     processor: str = "processor"
     wanting: tuple[str, str] | None = None
     guiders: Callable[[Guidance], Mapping[str, Any]] | None = None
+    levels: int = 1
+    components: tuple[str, ...] = ("text_encoder", "text_encoder_2")
+    tokenizers: tuple[str, ...] = ("tokenizer", "tokenizer_2")
+    prior: bool = False

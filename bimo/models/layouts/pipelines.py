@@ -22,6 +22,7 @@ FAMILIES = {
     "Lumina2Pipeline": "bimo.models.lumina.layout",
     "OvisImagePipeline": "bimo.models.ovis_image.layout",
     "ErnieImagePipeline": "bimo.models.ernie_image.layout",
+    "GlmImagePipeline": "bimo.models.glm_image.layout",
     "HunyuanImagePipeline": "bimo.models.hunyuan_image.layout",
     "HunyuanImageRefinerPipeline": "bimo.models.hunyuan_image.layout",
 }

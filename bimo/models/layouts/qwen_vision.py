@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -46,27 +47,10 @@ def vision(folder: Folder, area: int, prompt: str, component: str = "processor")
     config = Config(whole.path, cast("dict[str, Any]", whole.fields.get("vision_config") or {}))
     read = config.of(Qwen2_5_VLVisionConfig().to_dict(), OWN, NO_EFFECT)
     folder.demand(component, "transformers", (PROCESSOR,))
-    path, fields = _processor(folder.path / component)
-    for name, value in MEANT.items():
-        found = plain(fields.get(name, value))
-        if found != plain(value):
-            raise RecipeError(
-                "{name} of {path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
-                name=name,
-                path=path,
-                value=found,
-                expected=repr(value),
-            )
-    sizes = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": ""}
-    for name, own in sizes.items():
-        if fields.get(name, read[own or name]) != read[own or name]:
-            raise RecipeError(
-                "{name} of {path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
-                name=name,
-                path=path,
-                value=fields[name],
-                expected=repr(read[own or name]),
-            )
+    path, fields = processor_fields(folder.path / component)
+    sizes = {"patch_size": read["patch_size"], "merge_size": read["spatial_merge_size"]}
+    sizes |= {"temporal_patch_size": read["temporal_patch_size"]}
+    demand_sizes(path, {**sizes, **fields}, sizes)
     size = cast("dict[str, int]", fields.get("size") or {})
     least = fields.get("min_pixels") or size.get("shortest_edge")
     most = fields.get("max_pixels") or size.get("longest_edge")
@@ -92,8 +76,26 @@ def seeing_reading(found: Reading) -> Reading:
     return replace(found, fillings=fillings, configs=("processor",))
 
 
-def _processor(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """What a processor says of pictures: a file of its own, or since transformers 5 within the processor's."""
+def demand_sizes(path: Path, fields: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Raises RecipeError where the fields of a processor, read from a path, are not what is meant of all of its kind,
+    or not these ``sizes`` of patches.
+    """
+    for name, value in {**MEANT, **sizes}.items():
+        found = plain(fields.get(name) if name in sizes else fields.get(name, value))
+        if found != plain(value):
+            raise RecipeError(
+                "{name} of {path} is {value!r}; supported is {expected}, and ignoring it would draw wrong",
+                name=name,
+                path=path,
+                value=found,
+                expected=repr(value),
+            )
+
+
+def processor_fields(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """What a processor says of pictures, and where: in a file of its own, or since transformers 5 within the
+    processor's.
+    """
     path = next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), folder / PROCESSOR_FILES[0])
     fields = read_json(path)
     return path, cast("dict[str, Any]", fields.get("image_processor", fields))

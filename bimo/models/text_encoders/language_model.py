@@ -163,7 +163,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
             num_attention_heads=part.heads,
             vocab_size=part.vocab,
             **sizes,
-            **{name: _listed(value) for name, value in part.config.items()},
+            **{name: as_lists(value) for name, value in part.config.items()},
         )
         self.model = getattr(transformers, model_name)(config)
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
@@ -365,8 +365,8 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return TokenRow(ids, attention_mask)
 
 
-def _listed(value: Any) -> Any:
+def as_lists(value: Any) -> Any:
     """Tuples of a recipe as the lists that transformers' configs want, at any depth."""
     if isinstance(value, Mapping):
-        return {k: _listed(v) for k, v in cast("Mapping[str, Any]", value).items()}
-    return [_listed(v) for v in cast("tuple[Any, ...]", value)] if isinstance(value, (tuple, list)) else value
+        return {k: as_lists(v) for k, v in cast("Mapping[str, Any]", value).items()}
+    return [as_lists(v) for v in cast("tuple[Any, ...]", value)] if isinstance(value, (tuple, list)) else value

@@ -15,11 +15,13 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from bimo.core.errors import RecipeError
 from bimo.core.files import write_whole
 from bimo.core.part import Part
 from bimo.core.tensors import TextEncoding
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
+from bimo.models.text_encoders.prompt_tokens import TokenRow, batch_rows
 from bimo.models.text_encoders.tokenization import SETTINGS_FILE, TOKENIZER_FILE
 from bimo.prompts.token_budget import Budget
 
@@ -28,6 +30,8 @@ PIECES_FILE = "spiece.model"
 MARKS = ("<pad>", "</s>", "<unk>")
 #: Text to be rendered, as HunyuanImage-2.1's pipeline extracts it: all in the first kind of quotes, then in the next.
 QUOTES = (r"'(.*?)'", r'"(.*?)"', r"‘(.*?)’", r"“(.*?)”")
+#: The same of GLM-Image's pipeline.
+QUOTES_APART = (r"'([^']*)'", r"\u201c([^\u201c\u201d]*)\u201d", r'"([^"]*)"', r"「([^「」]*)」")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class T5(Part):
     Padding up to ``length`` is masked in the text encoder; its outputs are returned with a mask. ``feed_forward``
     "relu" is the first T5's, "gated-gelu" that of T5 1.1 and mT5. ``words`` are SentencePiece's pieces, or the bytes of
     ByT5. With ``quoted`` it only reads the text to be rendered; a prompt without quotation marks gives zeros, all
-    masked.
+    masked. With ``apart`` it reads each quotation by itself, as GLM-Image does, up to ``length``, and what it says of
+    them follows one another; a prompt without any is read as one that is empty.
     """
 
     width: int = 2048
@@ -54,6 +59,12 @@ class T5(Part):
     dropout: float = 0.1
     words: Literal["pieces", "bytes"] = "pieces"
     quoted: bool = False
+    apart: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.apart and not self.quoted:
+            raise RecipeError("apart is for quoted text, each of which is read by itself; say quoted=True as well")
 
     def build(self) -> T5TextEncoder:
         """The module, without tokenizer until ``load_tokenizer``."""
@@ -106,7 +117,11 @@ class T5TextEncoder(PublishedTextEncoder):
         return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
-        """Texts -> their encodings; with ``quoted`` zeros for texts without quotes."""
+        """Texts -> their encodings; with ``quoted`` zeros for texts without quotes; with ``apart`` as many tokens as the
+        longest has, [B, L, width].
+        """
+        if self.part.apart:
+            return self._apart(texts)
         encoding = super().encode(texts, skip)
         if not self.part.quoted:
             return encoding
@@ -118,6 +133,8 @@ class T5TextEncoder(PublishedTextEncoder):
         """The text as it is passed to the tokenizer: with ``quoted`` the text to be rendered, "" for none."""
         if not self.part.quoted:
             return text
+        if self.part.apart:
+            return "".join(quotations(text))
         written = [one for marks in QUOTES for one in re.findall(marks, text)]
         return "".join(f'Text "{one}". ' for one in written)
 
@@ -125,7 +142,31 @@ class T5TextEncoder(PublishedTextEncoder):
         """Tokens used of the length and what is lost past it, of what it reads."""
         if not self.part.quoted:
             return super().budget(text)
+        if self.part.apart:
+            every = [tokenization.budget(self._tokens_of(one), one, self.part.length) for one in quotations(text)]
+            return max(every, key=lambda one: one.used, default=Budget(1, self.part.length))
         return tokenization.budget(self.tokens(text), self.spelt(text), self.part.length)
+
+    def _apart(self, texts: Sequence[str]) -> TextEncoding:
+        """What each quotation of a text is read as, one behind the other. Where their number is even each has a padding
+        token before it, in sight of all, as in diffusers' pipeline.
+        """
+        every: list[Tensor] = []
+        for text in texts:
+            written = quotations(text) or [""]
+            ahead = [self.pad] * ((len(written) + 1) % 2)
+            read = [tokenization.truncated(self._tokens_of(one).ids, self.part.length) for one in written]
+            rows = [TokenRow([*ahead, *ids], [True] * (len(ahead) + len(ids))) for ids in read]
+            ids, mask = batch_rows(rows, self.pad, pad_left=False)
+            tokens = self.forward(ids, mask).tokens
+            every.append(torch.cat([one[: len(row.ids)] for one, row in zip(tokens, rows, strict=True)]))
+        longest = max(len(one) for one in every)
+        tokens = torch.stack([nn.functional.pad(one, (0, 0, 0, longest - len(one))) for one in every])
+        lengths = torch.tensor([len(one) for one in every])
+        return TextEncoding(tokens, torch.arange(longest) < lengths[:, None])
+
+    def _tokens_of(self, text: str) -> Any:
+        return tokenization.read(self.tokenizer, text)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json and its settings; for bytes with the additional tokens that ByT5's class requires."""
@@ -150,6 +191,11 @@ class T5TextEncoder(PublishedTextEncoder):
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
         """tokenizer.json or spiece.model; for ByT5 the additional tokens of its settings."""
         return utf8(folder) if self.part.words == "bytes" else pieces(folder)
+
+
+def quotations(text: str) -> list[str]:
+    """What stands in quotation marks: all in the first kind of them, then in the next, as GLM-Image reads it."""
+    return [one for marks in QUOTES_APART for one in re.findall(marks, text)]
 
 
 def pieces(folder: Path) -> tuple[Any, str]:

@@ -34,10 +34,15 @@ def padded(rows: Sequence[Sequence[int]], length: int, pad: int) -> tuple[Tensor
     ids = torch.full((len(rows), length), pad, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for row, tokens in enumerate(rows):
-        truncated = tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
-        ids[row, : len(truncated)] = torch.tensor(truncated)
-        mask[row, : len(truncated)] = True
+        kept = truncated(tokens, length)
+        ids[row, : len(kept)] = torch.tensor(kept)
+        mask[row, : len(kept)] = True
     return ids, mask
+
+
+def truncated(tokens: Sequence[int], length: int) -> Sequence[int]:
+    """At most so many token ids, the last of which is still the end token."""
+    return tokens if len(tokens) <= length else [*tokens[: length - 1], tokens[-1]]
 
 
 def budget(encoded: Any, text: str, length: int) -> Budget:
