@@ -190,8 +190,8 @@ class System(nn.Module):
     def denoise(self, inputs: DenoiserInput) -> Tensor:
         """The denoiser's output, [R, *shape] (twice the channels with a learned variance).
 
-        The denoiser runs in its own dtype; the output has the dtype of x. x of integers are tokens: these stay what they
-        are, and the output what the denoiser answers.
+        The denoiser runs in its own dtype; the output has the dtype of x. x of integers are tokens: these stay what
+        they are, and the output what the denoiser answers.
         """
         denoiser: Any = self.level(inputs.level).denoiser
         if isinstance(denoiser, ShortcutDenoiser) and inputs.shortcuts != Shortcuts(seamless=inputs.seamless):

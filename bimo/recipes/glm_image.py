@@ -16,6 +16,15 @@ from bimo.training.objectives.denoise import Denoise
 
 #: Half of each head turns, by time, row and column.
 ROTATION = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": (8, 12, 12)}
+#: Of the latents, each a sixteen-bit number of few places.
+MEAN = (
+    *(-0.2080078125, 1.875, -0.470703125, -1.265625, -1.421875, 0.77734375, -0.3671875, -0.9453125),
+    *(0.318359375, 0.7734375, -0.1884765625, -0.022216796875, -0.220703125, -1.59375, -0.81640625, -0.255859375),
+)
+DEVIATION = (
+    *(3.0625, 2.203125, 2.265625, 4.84375, 2.5, 3.9375, 2.203125, 3.03125),
+    *(2.1875, 2.046875, 2.71875, 2.390625, 2.390625, 2.453125, 2.25, 2.15625),
+)
 
 glm_image = Recipe(
     name="glm-image",
@@ -55,8 +64,8 @@ glm_image = Recipe(
                 quant=False,
                 post_quant=False,
                 attention=False,
-                mean=(0.0,) * 16,
-                deviation=(1.0,) * 16,
+                mean=MEAN,
+                deviation=DEVIATION,
             ),
             denoiser=GlmImage(),
             schedule=Flow(dynamic="root", curve="linear", base_shift=0.25, max_shift=0.75, grid="whole_open"),
@@ -82,9 +91,10 @@ glm_image = Recipe(
     dtypes=("bf16",),
     weights=Published(
         repo="zai-org/GLM-Image",
-        note="Sizes are the defaults of diffusers' and transformers' classes. Not verified: the autoencoder's sizes, "
-        "means and deviations, ByT5's sizes and vocabulary, the rotation of the prior, how its tokens are drawn, the "
-        "times, the licence of the weights. A folder's own configs decide.",
+        note="The prior's sizes are the defaults of transformers' classes; the transformer's are those of sglang and "
+        "FastVideo, which load the weights, and the latents' means and deviations FastVideo's. Not verified: these, "
+        "ByT5's sizes and vocabulary, the rotation of the prior, how its tokens are drawn, the times, the licence of "
+        "the weights. A folder's own configs decide.",
     ),
     request=Defaults(size=(1024, 1024), multiple=32),
     note="The prior writes some 256 tokens of a preview and one for each 32x32 pixels, one after another; --image, and "

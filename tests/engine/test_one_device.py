@@ -35,9 +35,9 @@ NOT_DRAWN: dict[str, Any] = {
     "weights": Published(),
 }
 
-#: What goes by the values of a tensor, of which a device without contents has none: the grid of a picture that a text
-#: encoder looks at.
-BY_VALUES = ("qwen-image-edit-2509", "qwen-image-edit-2511")
+#: Who looks at pictures by the values of a tensor, of which a device without contents has none: the grid of a picture.
+#: These draw from words alone there.
+BY_VALUES = ("glm-image", "qwen-image-edit-2509", "qwen-image-edit-2511")
 
 
 def drawn() -> list[str]:
@@ -71,10 +71,11 @@ def test_float16_gives_numbers(engine: Engine) -> None:
 
 
 def test_drawing_is_all_on_its_device(engine: Engine) -> None:
+    wanted = request_of(engine.recipe)
     if engine.recipe.name.removesuffix("-tiny") in BY_VALUES:
-        pytest.skip("its work depends on values, and this device has none")
+        wanted = {name: value for name, value in wanted.items() if name not in ("image", "mask", "condition_images")}
     with counted(), OneDevice():
         there = Engine(engine.system, device=ELSEWHERE, dtype=torch.float16)
         assert {p.device for p in there.system.parameters()} == {ELSEWHERE}
-        (picture,) = there.draw(request_of(engine.recipe))
-    assert picture.image.size == request_of(engine.recipe)["size"]
+        (picture,) = there.draw(wanted)
+    assert picture.image.size == wanted["size"]

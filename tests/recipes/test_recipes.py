@@ -35,8 +35,15 @@ SIZE = (128, 128)
 STEPS = 4
 #: Whose denoiser or objective makes tensors as long as numbers on the device say.
 READ_BACK = (
-    *("hunyuan-image-2.1", "hunyuan-image-2.1-distilled", "hunyuan-image-2.1-refined", "longcat-image-edit"),
-    *("lumina-image-2", "qwen-image-edit", "qwen-image-edit-2509", "qwen-image-edit-2511", "skypaint"),
+    *("glm-image", "hunyuan-image-2.1", "hunyuan-image-2.1-distilled", "hunyuan-image-2.1-refined"),
+    *(
+        "longcat-image-edit",
+        "lumina-image-2",
+        "qwen-image-edit",
+        "qwen-image-edit-2509",
+        "qwen-image-edit-2511",
+        "skypaint",
+    ),
 )
 #: Whose sampler asks the device for numbers at each step of a drawing.
 READS_STEPS = ("hunyuan-dit-1.2-control",)

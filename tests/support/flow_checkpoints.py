@@ -10,8 +10,8 @@ import diffusers
 import torch
 import transformers
 
-from tests.support.glm_checkpoints import glm_image
 from tests.support.flow_words import VOCAB, gemma_words, glm_words, mistral_words, qwen_words
+from tests.support.glm_checkpoints import glm_image
 
 SIZES = {"vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}

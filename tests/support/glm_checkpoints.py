@@ -97,3 +97,24 @@ def glm_image(folder: Path, **times: Any) -> Any:
         ),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{**own, **times}),
     )
+
+
+def reading_pictures(pipeline: Any) -> Any:
+    """The pipeline, able to read pictures: diffusers 0.42 joins the patches of pictures in a row, which transformers
+    5.23 gives as maps, and asks for the tokens of all at once. Within ``generate`` they stay maps.
+    """
+    model = pipeline.vision_language_encoder
+    features, tokens = model.get_image_features, model.get_image_tokens
+
+    def in_a_row(*given: Any, **named: Any) -> Any:
+        answer = features(*given, **named)
+        if given:
+            answer.pooler_output = [one.flatten(1).T for one in answer.pooler_output]
+        return answer
+
+    def of_a_row(states: Any, grids: Any) -> Any:
+        every = states.split(grids.prod(dim=-1).tolist())
+        return tokens([one.T.reshape(-1, *grid[1:]) for one, grid in zip(every, grids.tolist(), strict=True)])
+
+    model.get_image_features, model.get_image_tokens = in_a_row, of_a_row
+    return pipeline

@@ -11,6 +11,7 @@ from transformers import ByT5Tokenizer
 
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
+from bimo.models.glm_image.words import GlmImageWordsEncoder
 from bimo.models.text_encoders.bert import BertTextEncoder
 from bimo.models.text_encoders.chatglm import ChatGlmTextEncoder
 from bimo.models.text_encoders.clip import ClipTextEncoder
@@ -21,6 +22,7 @@ from bimo.models.text_encoders.xlm import XlmTextEncoder
 from tests.conftest import KNOWN
 from tests.support.chinese_checkpoints import sentence_words
 from tests.support.flow_checkpoints import qwen_words as language_words
+from tests.support.glm_checkpoints import glm_image_words
 from tests.support.hunyuan_checkpoints import t5_words
 from tests.support.kolors_checkpoints import glm_words
 from tests.support.tiny_checkpoints import bert_words, clip_words
@@ -57,6 +59,8 @@ def give_words(tower: Any, folder: Path) -> bool:
         ByT5Tokenizer().save_pretrained(str(folder))
     elif isinstance(tower, T5TextEncoder):
         t5_words(folder)
+    elif isinstance(tower, GlmImageWordsEncoder):
+        glm_image_words(folder)
     elif isinstance(tower, LanguageModelEncoder):
         language_words(folder)
     else:

@@ -34,8 +34,8 @@ class Flow(Schedule):
     a mu linear between ``base_shift`` and ``max_shift`` ("line"), or ``base_shift`` + ``max_shift`` times the root of
     length / ``base_length`` ("root"); a is e^mu, or mu itself if ``curve`` is "linear". ``grid`` are the times before
     the shift: the sampler's own, from 1 to 1 / steps ("even"), or integers from the last to 1, which are passed to the
-    denoiser unchanged ("whole"), or those with one more between them and without the 1 ("whole_open"). ``terminal`` stretches them to end there. ``config`` is the publisher's own scheduler
-    config if these fields do not cover it.
+    denoiser unchanged ("whole"), or one more of them without the 1 ("whole_open"). ``terminal`` stretches them to end
+    there. ``config`` is the publisher's own scheduler config if these fields do not cover it.
     """
 
     logit_mean: float = 0.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,12 +13,15 @@ from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import PLAIN_STEP, Sampler, StepSettings
 from bimo.diffusion.schedules.schedule import PLAIN, Schedule
 
+#: The codes of a tiny codebook.
+TINY = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken(Schedule):
-    """x are the ids of tokens, [B, N]; at t, a place in them, the denoiser answers the logits [B, V] of the token there,
-    by those before it. As transformers' ``generate`` has them: logits are divided by ``temperature``, the ``top_k``
-    likeliest are kept (0: all), and of these the fewest that make up ``top_p`` (arXiv:1904.09751).
+    """x are the ids of tokens, [B, N]; at t, a place in them, the denoiser answers the logits [B, V] of the token
+    there, by those before it. As transformers' ``generate`` has them: logits are divided by ``temperature``, the
+    ``top_k`` likeliest are kept (0: all), and of these the fewest that make up ``top_p`` (arXiv:1904.09751).
 
     Of V only the first ``vocabulary`` are tokens of a picture (0: all): another that is drawn, such as the one that
     ends a picture, is drawn again among these.
@@ -38,6 +42,10 @@ class NextToken(Schedule):
                 top_k=self.top_k,
                 top_p=self.top_p,
             )
+
+    def tiny(self) -> Self:
+        """As few tokens of pictures as a tiny codebook has."""
+        return replace(self, vocabulary=min(self.vocabulary, TINY))
 
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Raises TrainingError."""
@@ -71,8 +79,9 @@ class NextToken(Schedule):
 
 
 class NextTokenSampler(Sampler):
-    """Draws each token by a generator of its own, seeded by that of the noise: the same tokens on every device. As
-    diffusers' pipelines seed torch's own generator before they call ``generate``, by the same numbers.
+    """Draws each token by a generator of its own, seeded by that of the noise, and on the processor, where x is: the
+    same tokens on every device. As diffusers' pipelines seed torch's own generator before they call ``generate``, by
+    the same numbers.
     """
 
     init_noise_sigma = 0.0
@@ -89,7 +98,7 @@ class NextTokenSampler(Sampler):
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """The ids as integers, [1, N]."""
-        return sample.long()
+        return sample.cpu().long()
 
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
@@ -102,8 +111,8 @@ class NextTokenSampler(Sampler):
             vocabulary = self.schedule.vocabulary
             if vocabulary and int(token) >= vocabulary:
                 token = torch.multinomial(self._shares(logits[:, :vocabulary]), 1, generator=self.generator)
-        written = sample.long().clone()
-        written[:, int(timestep)] = token[:, 0].to(written.device)
+        written = sample.cpu().long().clone()
+        written[:, int(timestep)] = token[:, 0]
         return written
 
     def _shares(self, logits: Tensor) -> Tensor:

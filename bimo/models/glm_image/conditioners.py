@@ -1,14 +1,15 @@
 """What GLM-Image's two levels are told besides words: sizes and pictures the prior, its tokens the one that draws."""
 
+# torch leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from bimo.core.errors import RecipeError, RequestError, TrainingError
 from bimo.core.request import Request

@@ -1,7 +1,7 @@
 """GLM-Image's transformer, diffusers' GlmImageTransformer2DModel: it draws from the prior's tokens."""
 
 # diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
-# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class GlmImage(Part):
 
     in_channels: int = 16
     num_layers: int = 30
-    attention_head_dim: int = 40
-    num_attention_heads: int = 64
+    attention_head_dim: int = 128
+    num_attention_heads: int = 32
     text_embed_dim: int = 1472
     time_embed_dim: int = 512
     condition_dim: int = 256
@@ -87,7 +87,9 @@ class GlmImageDenoiser(StatefulDenoiser):
             caches = None
             if looking:
                 owners = [states[row * len(states) // len(x)] for row in rows]
-                caches = self._joined([self._read(owner, conditioning, row, x) for owner, row in zip(owners, rows, strict=True)])
+                caches = self._joined(
+                    [self._read(owner, conditioning, row, x) for owner, row in zip(owners, rows, strict=True)]
+                )
             tokens = conditioning.scalars[TOKENS][rows].to(x.device)
             output[rows] = self._called(x[rows], t[rows] - 1, text.tokens[rows, :length], tokens, caches).to(x.dtype)
         return output

@@ -1,4 +1,4 @@
-"""GLM-Image's folders: a prior that sees and writes tokens of pictures, a ByT5 of what is to be written, a transformer."""
+"""GLM-Image's folders: a prior that sees and writes tokens of pictures, a ByT5, a transformer."""
 
 # diffusers and transformers load their classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -11,10 +11,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules.next_token import NextToken
+from bimo.diffusion.system import System
 from bimo.models.glm_image.conditioners import PicturesRead, PriorTask, PriorTokens
 from bimo.models.glm_image.denoiser import GlmImage
 from bimo.models.glm_image.prior import GlmImagePrior
@@ -33,6 +36,14 @@ PIPELINE, TRANSFORMER = "GlmImagePipeline", "GlmImageTransformer2DModel"
 PRIOR, PROCESSOR, WHOLE = "vision_language_encoder", "processor", "GlmImageForConditionalGeneration"
 #: The library of both: diffusers writes the name of transformers' module, which is that of a pipeline of its own.
 LIBRARIES = ("transformers", "glm_image")
+
+
+def _beside(system: System, folder: Path, dtype: torch.dtype | None) -> dict[str, list[str]]:
+    from bimo.models.glm_image.export import write_prior
+
+    return write_prior(system, folder, dtype)
+
+
 FORMS = (
     Form(
         PIPELINE,
@@ -41,7 +52,7 @@ FORMS = (
         levels=2,
         components=("", "text_encoder"),
         tokenizers=(PROCESSOR, "tokenizer"),
-        prior=True,
+        beside=_beside,
     ),
 )
 #: The level that writes tokens.

@@ -84,9 +84,10 @@ class GlmImagePriorDenoiser(StatefulDenoiser):
         names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         names += ("num_key_value_heads", "max_position_embeddings", "vision_vocab_size")
         sizes: dict[str, Any] = {name: getattr(part, name) for name in names}
-        more = {name: as_lists(value) for name, value in part.config.items()}
-        # The padding of a whole vocabulary may not be in a small one, and no row is padded.
-        self.model: Any = GlmImageTextModel(GlmImageTextConfig(**{**sizes, **more, "pad_token_id": 0, "eos_token_id": None}))
+        more: dict[str, Any] = {name: as_lists(value) for name, value in part.config.items()}
+        # No row is padded, and what ends a picture is the sampler's to heed.
+        more |= {"pad_token_id": 0, "eos_token_id": None}
+        self.model: Any = GlmImageTextModel(GlmImageTextConfig(**sizes, **more))
         self.lm_head = nn.Linear(part.hidden_size, part.vision_vocab_size, bias=False)
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
@@ -150,8 +151,8 @@ class GlmImagePriorDenoiser(StatefulDenoiser):
 def places_of(
     seen: Sequence[tuple[int, int]], length: int, grids: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int, int]]:
-    """The time, row and column of each token: ``length`` that are read, first those of pictures of (rows, columns), each
-    between two marks; then those of the grids that are written, the last one first. What follows a picture goes on
+    """The time, row and column of each token: ``length`` that are read, first those of pictures of (rows, columns),
+    each between two marks; then those of the grids that are written, the last one first. What follows a picture goes on
     behind its longer side (M-RoPE, arXiv:2409.12191 section 2.1).
     """
     places: list[tuple[int, int, int]] = []
@@ -159,7 +160,7 @@ def places_of(
 
     def read(count: int) -> None:
         nonlocal at
-        places.extend((at + i,) * 3 for i in range(count))
+        places.extend((place, place, place) for place in range(at, at + count))
         at += count
 
     def pictured(rows: int, columns: int) -> None:

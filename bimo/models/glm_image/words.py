@@ -39,7 +39,7 @@ class GlmImageWords(Part):
 
     def tiny(self) -> Self:
         """As many words as a test's tokenizer has at most."""
-        return replace(self, vocab=min(self.vocab, 1024), length=min(self.length, 1024))
+        return replace(self, vocab=min(self.vocab, 1024))
 
 
 class GlmImageWordsEncoder(PublishedTextEncoder):

@@ -145,6 +145,8 @@ def defaults_of(cls: type) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """JSON's lists as the tuples of parts, at any depth."""
+    if isinstance(value, dict):
+        return {name: plain(v) for name, v in cast("dict[str, Any]", value).items()}
     return tuple(plain(v) for v in cast("list[Any]", value)) if isinstance(value, (list, tuple)) else value
 
 

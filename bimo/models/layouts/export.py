@@ -61,15 +61,18 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
         if form.zeros:
             index["force_zeros_for_empty_prompt"] = (
-                system.recipe.levels[0].guidance.unconditional == "zeros_without_negative"
+                system.recipe.levels[-1].guidance.unconditional == "zeros_without_negative"
             )
-        for name, encoder in zip(("text_encoder", "text_encoder_2"), system.text_encoders, strict=False):
-            index[name] = write_text_encoder(built / name, encoder, dtype)
-        level: Any = system.level(system.recipe.levels[0].name)
+        for name, encoder in zip(form.components, system.text_encoders, strict=False):
+            if name:
+                index[name] = write_text_encoder(built / name, encoder, dtype)
+        level: Any = system.level(system.recipe.levels[-1].name)
         for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
             index[name] = _write_model(built / name, model, dtype)
-        for name, encoder in zip(("tokenizer", "tokenizer_2"), system.text_encoders, strict=False):
+        for name, encoder in zip(form.tokenizers, system.text_encoders, strict=False):
             index[name] = write_words(built / name, encoder)
+        if form.beside:
+            index |= form.beside(system, built, dtype)
         if form.references or form.layered:
             seeing: Any = system.text_encoders[0]
             write_words(built / form.processor, seeing)
@@ -133,17 +136,18 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
 
 def _form(system: System) -> Form:
     recipe = system.recipe
-    level: Any = system.level(recipe.levels[0].name)
+    last = recipe.levels[-1]
+    level: Any = system.level(last.name)
     denoiser = type(level.denoiser.network).__name__
     encoders = tuple(kind(encoder) for encoder in system.text_encoders)
-    masked = any(type(conditioner).__name__ == "Masked" for conditioner in recipe.levels[0].conditioners)
-    counts = [c.count for c in recipe.levels[0].conditioners if isinstance(c, References)]
-    layered = any(isinstance(c, LayeredPicture) for c in recipe.levels[0].conditioners)
+    masked = any(type(conditioner).__name__ == "Masked" for conditioner in last.conditioners)
+    counts = [c.count for c in last.conditioners if isinstance(c, References)]
+    layered = any(isinstance(c, LayeredPicture) for c in last.conditioners)
     wanted = (denoiser, encoders, masked, min(2, sum(counts)), layered)
     near = Both("", "")
     for form in forms():
         own = (form.denoiser, form.text_encoders, form.masked, form.references, form.layered)
-        if len(recipe.levels) == 1 and own == wanted:
+        if len(recipe.levels) == form.levels and own == wanted:
             if form.wanting is None:
                 return form
             near = Both(*form.wanting)
@@ -211,7 +215,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> None:
     """Raises RecipeError that names the first field which the layout did not keep."""
-    one, other = ours.levels[0], theirs.levels[0]
+    one, other = ours.levels[-1], theirs.levels[-1]
     encoders = [_read_alike(part, layout) for part in ours.text_encoders]
     # The side that it was trained at and how attention is summed are nowhere in a single file; they move no answer.
     drawer: Any = one.denoiser
@@ -227,6 +231,12 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
         ("space", *space),
         ("denoiser", drawer, read_drawer),
     ]
+    for level, read in zip(ours.levels[:-1], theirs.levels[:-1], strict=True):
+        pairs += [
+            ("space", cast(Part, level.space), cast(Part, read.space)),
+            ("denoiser", level.denoiser, read.denoiser),
+        ]
+        pairs.append(("schedule", level.schedule, read.schedule))
     own, read_back = dump(one.schedule), dump(other.schedule)
     for name in ("beta_schedule", "beta_start", "beta_end", "count", "prediction", "zero_terminal", *TIMES):
         if own.get(name) != read_back.get(name):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from bimo.core import checkpoint_io, module_weights
+from bimo.models.glm_image.words import GlmImageWordsEncoder
 from bimo.models.kolors.layout import ONLY, OWN
-from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, MISTRAL, QWEN
+from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, GLM_IMAGE_WORDS, MISTRAL, QWEN
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
 from bimo.models.layouts.weight_files import STEMS
 from bimo.models.text_encoders.clip import ClipTextEncoder
@@ -46,6 +47,8 @@ NORMALISER = {
 
 def kind(encoder: Any) -> str:
     """The class of the library that a text encoder is written as."""
+    if isinstance(encoder, GlmImageWordsEncoder):
+        return GLM_IMAGE_WORDS
     name = type(encoder.model).__name__
     if name == "BertModel" and encoder.part.masked and encoder.part.padding == "shown":
         return CHINESE_CLIP

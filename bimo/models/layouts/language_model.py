@@ -92,7 +92,7 @@ def language_model(config: Config, family: str) -> LanguageModel:
                 config_name=config_name,
             )
         if name not in base or plain(base[name]) != plain(value):
-            rest[name] = _plain(value)
+            rest[name] = plain(value)
     return LanguageModel(family=family, config=rest, **named)
 
 
@@ -101,9 +101,3 @@ def text_name(name: str) -> str | None:
     if name == "lm_head.weight" or re.match(r"(model\.)?(visual|vision_tower|multi_modal_projector)\.", name):
         return None
     return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in cast("dict[str, Any]", value).items()}
-    return plain(value)

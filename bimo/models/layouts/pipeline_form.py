@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bimo.core.recipe import Guidance
+
+if TYPE_CHECKING:
+    import torch
+
+    from bimo.diffusion.system import System
 
 #: A component that an index names and that is not there.
 ABSENT: list[str | None] = [None, None]
@@ -30,7 +36,8 @@ class Form:
     makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting`` says in
     Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
     ``components`` are the folders of the text encoders, "" for one without a model, ``tokenizers`` those of their
-    words. Of ``levels`` the last is the one that draws; with ``prior`` the first writes tokens for it.
+    words. Of ``levels`` the last is written by its denoiser and space; ``beside`` writes, of the system into the folder
+    in a dtype, what a pipeline has besides, and answers (library, class) by component.
     """
 
     pipeline: str
@@ -49,4 +56,4 @@ class Form:
     levels: int = 1
     components: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     tokenizers: tuple[str, ...] = ("tokenizer", "tokenizer_2")
-    prior: bool = False
+    beside: Callable[[System, Path, torch.dtype | None], Mapping[str, list[str]]] | None = None

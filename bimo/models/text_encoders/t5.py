@@ -117,8 +117,8 @@ class T5TextEncoder(PublishedTextEncoder):
         return TextEncoding(self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
-        """Texts -> their encodings; with ``quoted`` zeros for texts without quotes; with ``apart`` as many tokens as the
-        longest has, [B, L, width].
+        """Texts -> their encodings; with ``quoted`` zeros for texts without quotes; with ``apart`` as many tokens as
+        the longest has, [B, L, width].
         """
         if self.part.apart:
             return self._apart(texts)
