@@ -103,6 +103,7 @@ def tokens(system: System, request: dict[str, Any]) -> list[int]:
             output = system.denoise(asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REQUESTS)
 def test_draws_as_diffusers(place: tuple[Path, Any], name: str) -> None:
     folder, pipeline = place
@@ -110,12 +111,14 @@ def test_draws_as_diffusers(place: tuple[Path, Any], name: str) -> None:
     compare(draw(read_folder(folder), request), by_diffusers(pipeline, request))
 
 
+@pytest.mark.slow
 def test_two_drawn_together_are_as_two_of_diffusers(place: tuple[Path, Any]) -> None:
     folder, pipeline = place
     request = filled(text="一只红 red 苹果 'a'", count=2, image=photo().resize((64, 64)))
     compare(draw(read_folder(folder), request, batch=2), by_diffusers(pipeline, request))
 
 
+@pytest.mark.slow
 def test_latents_are_those_of_diffusers_and_all_that_is_given_moves_them(place: tuple[Path, Any]) -> None:
     folder, pipeline = place
     system = read_folder(folder)
@@ -130,6 +133,7 @@ def test_latents_are_those_of_diffusers_and_all_that_is_given_moves_them(place: 
     assert torch.equal(found, latents(system, {**request, "negative": "red"})[0])
 
 
+@pytest.mark.slow
 def test_a_seed_has_its_tokens_again_and_another_has_others(place: tuple[Path, Any]) -> None:
     folder, pipeline = place
     system = read_folder(folder)
@@ -165,6 +169,7 @@ def test_without_what_was_kept_it_answers_the_same(place: tuple[Path, Any]) -> N
     assert levels == ["prior"] * 4 + ["image"] * 2
 
 
+@pytest.mark.slow
 def test_rows_of_a_call_have_what_was_kept_of_their_own_drawing(place: tuple[Path, Any]) -> None:
     """Drawings of as many tokens in other shapes and of other prompts share a call where they are told as much."""
     system = read_folder(place[0])
@@ -246,6 +251,7 @@ def test_the_prior_is_not_learnt_here(place: tuple[Path, Any]) -> None:
         system.denoise(untold)
 
 
+@pytest.mark.slow
 def test_saved_by_bimo_it_draws_the_same(place: tuple[Path, Any], tmp_path: Path) -> None:
     system = read_folder(place[0])
     assert loads(dumps(system.recipe)) == system.recipe
@@ -254,6 +260,7 @@ def test_saved_by_bimo_it_draws_the_same(place: tuple[Path, Any], tmp_path: Path
     assert draw(system, request)[0].image.tobytes() == draw(System.read(tmp_path), request)[0].image.tobytes()
 
 
+@pytest.mark.slow
 def test_written_for_diffusers_it_draws_the_same(place: tuple[Path, Any], tmp_path: Path) -> None:
     folder, pipeline = place
     to_diffusers(read_folder(folder), tmp_path / "out")

@@ -15,12 +15,18 @@ from bimo.core import checkpoint_io
 from bimo.diffusion.schedules.next_token import NextToken
 from bimo.diffusion.system import System
 from bimo.models.glm_image.conditioners import space_of, words_of
-from bimo.models.glm_image.layout import GENERATION, MARKS, PRIOR, PRIOR_LEVEL, PROCESSOR, WHOLE
 from bimo.models.glm_image.prior import GlmImagePriorDenoiser
 from bimo.models.layouts.pipeline_form import GLM_IMAGE_WORDS
 from bimo.models.layouts.qwen_vision import MEANT, PROCESSOR_FILES
 from bimo.models.layouts.weight_files import STEMS
 
+#: The components of the prior, and its class; the level that it is.
+PRIOR, PROCESSOR, WHOLE = "vision_language_encoder", "processor", "GlmImageForConditionalGeneration"
+PRIOR_LEVEL = "prior"
+#: What the tokens that the prior is told by are called in its tokenizer's settings.
+MARKS = {"grid_start": "grid_bos_token", "grid_end": "grid_eos_token", "image_start": "bos_token"}
+#: How tokens are drawn where a generation config does not say.
+GENERATION = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 #: What stands for one token of a picture before the processor writes as many as it has.
 IMAGE_TOKEN = "<|image|>"
 SETTINGS_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"

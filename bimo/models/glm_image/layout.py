@@ -11,15 +11,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Both, say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules.next_token import NextToken
-from bimo.diffusion.system import System
 from bimo.models.glm_image.conditioners import PicturesRead, PriorTask, PriorTokens
 from bimo.models.glm_image.denoiser import GlmImage
+from bimo.models.glm_image.export import GENERATION, MARKS, PRIOR, PRIOR_LEVEL, PROCESSOR, WHOLE, write_prior
 from bimo.models.glm_image.prior import GlmImagePrior
 from bimo.models.glm_image.tokens import GlmImageTokens
 from bimo.models.glm_image.words import GlmImageWords
@@ -32,18 +30,8 @@ from bimo.models.layouts.qwen_vision import demand_sizes, processor_fields
 from bimo.models.stable_diffusion.layout import latent, vae_name
 
 PIPELINE, TRANSFORMER = "GlmImagePipeline", "GlmImageTransformer2DModel"
-#: The components of the prior, and its class.
-PRIOR, PROCESSOR, WHOLE = "vision_language_encoder", "processor", "GlmImageForConditionalGeneration"
 #: The library of both: diffusers writes the name of transformers' module, which is that of a pipeline of its own.
 LIBRARIES = ("transformers", "glm_image")
-
-
-def _beside(system: System, folder: Path, dtype: torch.dtype | None) -> dict[str, list[str]]:
-    from bimo.models.glm_image.export import write_prior
-
-    return write_prior(system, folder, dtype)
-
-
 FORMS = (
     Form(
         PIPELINE,
@@ -52,20 +40,15 @@ FORMS = (
         levels=2,
         components=("", "text_encoder"),
         tokenizers=(PROCESSOR, "tokenizer"),
-        beside=_beside,
+        beside=write_prior,
     ),
 )
-#: The level that writes tokens.
-PRIOR_LEVEL = "prior"
 #: How many bytes of a quotation are read.
 GLYPHS = 2048
-#: What the tokens that the prior is told by are called in its tokenizer's settings.
-MARKS = {"grid_start": "grid_bos_token", "grid_end": "grid_eos_token", "image_start": "bos_token"}
 #: Fields of the prior's language model that are kept as they are where they differ from their class's.
 KEPT = ("rope_parameters", "rms_norm_eps", "attention_bias", "hidden_act")
 #: What a generation config says that its pipeline says otherwise or that changes no token.
 NO_EFFECT_GENERATION = ("do_sample", "eos_token_id", "pad_token_id", "bos_token_id", "max_length", "max_new_tokens")
-GENERATION = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 
 
 def reading(folder: Folder) -> Reading:
