@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _log = logging.getLogger(__name__)
+#: An absolute path of a file or folder that is in another folder.
+_PATH = re.compile(r"(?<![\w:./])(?:/[^\s/'\"]+){2,}")
 
 CANCELLED = Failure("cancelled", Message("the job was cancelled"), 409)
 LATE = Failure("deadline", Message("the job was not drawn by its deadline"), 504)
@@ -32,11 +36,26 @@ UNEXPECTED = Failure(
 def failure_of(error: BaseException) -> Failure:
     """The failure for an exception; unexpected ones are logged, and the client gets a general sentence."""
     if isinstance(error, BimoError):
-        return Failure("invalid_request", error.message, 400)
+        return Failure("invalid_request", without_folders(error.message), 400)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         return MEMORY
     _log.error("a drawing failed: %s", "".join(traceback.format_exception(error)))
     return UNEXPECTED
+
+
+def without_folders(message: Message) -> Message:
+    """A message for clients: of a path the last two parts are left, the rest is this machine's own."""
+    if type(message) is not Message:
+        return message
+    return Message(message.text, **{name: _shortened(value) for name, value in message.values.items()})
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, Message):
+        return without_folders(value)
+    if isinstance(value, (Path, str)):
+        return _PATH.sub(lambda path: "/".join(path[0].split("/")[-2:]), str(value))
+    return value
 
 
 class Listener(Protocol):

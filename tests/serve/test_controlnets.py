@@ -94,6 +94,14 @@ def test_every_interface_draws_with_it(service: DrawingService, expected: tuple[
         assert pixels(base64.b64decode(answer["images"][0])) == expected[0]
         assert client.get("/controlnet/model_list").json() == {"model_list": ["lines"]}
 
+        ranged = unit | {"guidance_start": 0, "guidance_end": 0.5}
+        answer = client.post("/sdapi/v1/txt2img", json=body | {"alwayson_scripts": {"controlnet": {"args": [ranged]}}})
+        drawn = pixels(base64.b64decode(answer.json()["images"][0]))
+        assert drawn not in expected  # the network counts in the first of two steps
+        wrong = ranged | {"guidance_end": -1}
+        refused = client.post("/sdapi/v1/txt2img", json=body | {"alwayson_scripts": {"controlnet": {"args": [wrong]}}})
+        assert (refused.status_code, "guidance_end" in refused.json()["detail"]) == (400, True)
+
         unknown = body | {"alwayson_scripts": {"controlnet": {"args": [unit | {"model": "depth"}]}}}
         for path, wrong in (("/sdapi/v1/txt2img", unknown), ("/v1/jobs", own | {"controlnets": ["depth"]})):
             refused = client.post(path, json=wrong)

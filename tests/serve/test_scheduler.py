@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.lora_weight import LoraWeight
@@ -285,6 +286,22 @@ def test_loras_of_some_steps_are_drawn_beside_others(
     assert shown(tiny_engine.draw(values[0])[0].png()) != shown(done[0].pictures[0].file)
     whole = tiny_engine.with_adapters([(file, LoraWeight(0.8))]).draw(values[0])[0]
     assert shown(whole.png()) != shown(done[0].pictures[0].file)
+
+
+def test_a_lora_of_another_family_fails_without_a_folder_of_the_server(
+    make_service: Make, tiny_engine: Engine, tmp_path: Path
+) -> None:
+    file = lora_file(tiny_engine, tmp_path, "ink")
+    tensors = load_file(file)
+    save_file({f"strange.{name}": value for name, value in tensors.items()}, file)
+    service = make_service(lora_files={"ink": file})
+    service.start()
+    failure = service.wait_here(submit(service, {"text": "红苹果<lora:ink:1>", "steps": 1})).failure
+    assert failure is not None
+    assert failure.status == 400
+    for language in ("en", "zh"):
+        assert "ink.safetensors" in failure.said(language)
+        assert str(tmp_path) not in failure.said(language)
 
 
 def test_loras_of_some_steps_are_refused_where_weights_cannot_change(

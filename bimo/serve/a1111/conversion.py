@@ -162,7 +162,9 @@ class ConvertedRequest:
                     value=str(weight)[:40],
                     most=f"{MOST_WEIGHT:g}",
                 )
-            self.values.setdefault("conditions", {})[name] = [float(weight)]
+            self.values.setdefault("conditions", {})[name] = [float(weight), *_steps_of(unit)]
+            if str(unit.get("control_mode", 0)).casefold() not in ("0", "balanced"):
+                self.note(Message("{name} is not done here; it changed nothing", name="control_mode"))
             module = str(unit.get("module") or "none")
             if module.casefold() != "none":
                 self.note(Message("no preprocessor {module} here: the picture is taken as it is", module=module))
@@ -212,6 +214,19 @@ class ConvertedRequest:
             previews=PREVIEWS,
             note={"task": self.body.force_task_id, "iteration": place},
         )
+
+
+def _steps_of(unit: Mapping[str, Any]) -> tuple[float, ...]:
+    """The first and last share of the steps that a unit counts in; nothing for all of them. Raises RequestError."""
+    first, last = unit.get("guidance_start", 0.0), unit.get("guidance_end", 1.0)
+    if not (isinstance(first, (int, float)) and isinstance(last, (int, float)) and 0 <= first < last <= 1):
+        raise RequestError(
+            "{name} are {first!r} and {last!r}; expected shares of the steps from 0 to 1, the first below the second",
+            name="guidance_start, guidance_end",
+            first=str(first)[:40],
+            last=str(last)[:40],
+        )
+    return () if (first, last) == (0, 1) else (float(first), float(last))
 
 
 def _styles(names: Sequence[str], text: str) -> tuple[str | None, str]:
