@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
 from bimo.core.errors import DataError
-from bimo.curation.decoded_image import see
+from bimo.curation.decoded_image import decode_image
 from bimo.curation.dedup.duplicates import Duplicates
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     def measured(files: Sequence[bytes]) -> tuple[list[dict[str, Any]], np.ndarray]:
         rows: list[dict[str, Any]] = []
         for data in files:
-            seen = see(data)
+            seen = decode_image(data)
             start = time.perf_counter()
             rows.append(dict(step.measure(seen)))
             seconds.append(time.perf_counter() - start)

@@ -184,7 +184,7 @@ def _read_before(engine: Any, text: str, seed: int) -> int:
     from bimo.inscription import reading
 
     image = engine.draw(f"写着「{text[:40]}」", seed=seed, inscribe=())[0].image.convert("RGB").resize((512, 512))
-    found = reading.found_anywhere(np.asarray(image))
+    found = reading.read_all(np.asarray(image))
     return sum(character in found for character in text if not character.isspace())
 
 

@@ -324,8 +324,8 @@ def open_scorer(name: str, dtype: Scoring = Scoring.fp32) -> EncoderScorer:
 
 def summary_lines(report: dict[str, Any]) -> Iterator[str]:
     """The summary in lines: totals, drops by rule, failures by reason, files."""
-    from bimo.curation.readers.inventory import told
-    from bimo.curation.report.page import REASONS
+    from bimo.curation.failure_reasons import reason_message
+    from bimo.curation.readers.inventory import inventory_lines
 
     numbers = report["numbers"]
     sums = tuple(numbers[name] for name in ("rows_in", "kept", "dropped", "failed"))
@@ -337,12 +337,12 @@ def summary_lines(report: dict[str, Any]) -> Iterator[str]:
     for reason, count in report["failures"].items():
         converted = reason == "not a format that is read"
         advice = say("; convert them to JPEG or PNG") if converted else ""
-        yield say("failed, {reason}: {count}", reason=Both(REASONS.get(reason, reason), reason), count=count) + advice
+        yield say("failed, {reason}: {count}", reason=reason_message(reason), count=count) + advice
     for profile, count in report["converted"].items():
         yield say("kept with colours converted from {profile} to sRGB: {count}", profile=profile, count=count)
     if files := report["files"]:
         yield say("read as {files}", files=Both(files["read_as"]["zh"], files["read_as"]["en"]))
-        yield from told(files)
+        yield from inventory_lines(files)
     if killed := numbers["workers_killed"]:
         yield say(
             "processes killed by the system, most likely for memory, whose work was done again: {killed}", killed=killed

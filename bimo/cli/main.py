@@ -19,7 +19,7 @@ import typer
 from bimo.cli import collection, terminal
 from bimo.core.errors import BimoError
 from bimo.core.installing import installing
-from bimo.core.messages import Both, Language, Listed, Message, language, say
+from bimo.core.messages import Language, Listed, Message, language, say
 from bimo.core.part import nearest
 
 INTERRUPTED, BROKEN_PIPE, BUG, NO_MEMORY, USAGE, SYSTEM = 130, 141, 70, 71, 2, 1
@@ -243,9 +243,8 @@ def usage(error: Any) -> str:
         possibilities: list[str] = error.possibilities or []
         options = {option.lstrip("-"): option for option in possibilities}
         suggestions = [options[name] for name in nearest(error.option_name.lstrip("-"), options)]
-        zh = f"；您是不是要找 {'、'.join(suggestions)}？" if suggestions else see_help
-        en = f"; did you mean {', '.join(suggestions)}?" if suggestions else see_help
-        return say("there is no option {option_name}{near}", option_name=error.option_name, near=Both(zh, en))
+        hint = Message("; did you mean {options}?", options=Listed(suggestions)) if suggestions else see_help
+        return say("there is no option {name}{hint}", name=error.option_name, hint=hint)
     if match := re.search(r"No such command '(.*?)'", message):
         names = list(context.command.commands) if context is not None else []
         suggestions = nearest(match[1], names) or names
@@ -269,10 +268,10 @@ def usage(error: Any) -> str:
             found=match[1],
             more=see_help,
         )
-    return say("{rstrip}{more}", rstrip=Both(message, message.rstrip(".")), more=see_help)
+    return message.rstrip(".") + see_help
 
 
-def _expected(message: str) -> Message:
+def _expected(message: str) -> Message | str:
     """What was expected of a value, from the parser's English message."""
     message = message.removeprefix("Value error, ").rstrip(".")
     if match := re.search(r"greater than or equal to (\S+)", message):
@@ -285,7 +284,7 @@ def _expected(message: str) -> Message:
         return Message("it holds a zero byte")
     if "integer" in message:
         return Message("expected a whole number")
-    return Message("expected a number") if "number" in message else Both(message, message)
+    return Message("expected a number") if "number" in message else message
 
 
 def _name(error: Any) -> str:

@@ -12,7 +12,7 @@ import typer
 
 from bimo.cli.terminal import console, plain_table, print_json
 from bimo.core.errors import RequestError
-from bimo.core.messages import Both, say
+from bimo.core.messages import say
 from bimo.hub import model_info, registry
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def numbers(dtype: Stored) -> torch.dtype:
 
 
 def _source(row: dict[str, Any]) -> str:
-    return say(Both(model_info.SOURCES[row["source"]], row["source"]))
+    return say(model_info.SOURCES[row["source"]])
 
 
 def _weights(row: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ def language_model(address_or_folder: str, name: str) -> Callable[[str, str], st
     """
     from bimo.curation.captioning.endpoint import Endpoint, Unanswered
     from bimo.curation.captioning.model_folder import ModelFolder
-    from bimo.curation.captioning.rewriting import Asking
+    from bimo.curation.captioning.rewriting import TextModel
 
     if re.match("https?://", address_or_folder):
         if not name:
@@ -54,15 +54,15 @@ def language_model(address_or_folder: str, name: str) -> Callable[[str, str], st
         import os
 
         key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE) else ""
-        asking = Asking(Endpoint(address=address_or_folder, model=name, key=key, tries=2), sees=False)
+        model = TextModel(Endpoint(address=address_or_folder, model=name, key=key, tries=2), with_pictures=False)
     elif Path(address_or_folder).is_dir():
-        asking = Asking(ModelFolder(path=address_or_folder), sees=False)
+        model = TextModel(ModelFolder(path=address_or_folder), with_pictures=False)
     else:
         raise RequestError("--language-model is {place}; expected an http address or a folder", place=address_or_folder)
 
     def ask(instructions: str, prompt: str) -> str:
         try:
-            (answer,) = asking.answers([(f"{instructions}\n\n{prompt}", None)])
+            (answer,) = model.answers([(f"{instructions}\n\n{prompt}", None)])
         except Unanswered as error:
             raise RequestError("the language model gave no answer: {reason}", reason=error.reason) from None
         return answer.text

@@ -15,7 +15,7 @@ import typer
 from bimo.cli.engine_options import DEVICE_HELP
 from bimo.core import part
 from bimo.core.errors import RecipeError, RequestError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Message, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
@@ -99,7 +99,7 @@ def folder(
 ) -> None:
     """Builds training data from the user's own pictures."""
     from bimo.curation.folder import build_folder
-    from bimo.curation.readers.inventory import told
+    from bimo.curation.readers.inventory import inventory_lines
 
     report = build_folder(source, out, side)
     typer.echo(say("read as {kind}", kind=report.kind), err=True)
@@ -110,7 +110,7 @@ def folder(
         print(say("left out, {reason}: {count}", reason=reason, count=count))
     for profile, count in report.converted.items():
         print(say("kept with colours converted from {profile} to sRGB: {count}", profile=profile, count=count))
-    for line in told(report.files):
+    for line in inventory_lines(report.files):
         typer.echo(line, err=True)
     print(out)
 
@@ -135,12 +135,12 @@ def texts(
     out: Annotated[Path, typer.Argument(help=say("the folder to write"))],
 ) -> None:
     """Builds text-only training data."""
-    from bimo.curation.report.page import REASONS
+    from bimo.curation.failure_reasons import reason_message
     from bimo.curation.texts import EMPTY, POINTS, build_texts
 
-    chinese = {**REASONS, "kept": "可用", EMPTY: "空的", POINTS: "只指向别的词条"}
+    outcomes = {"kept": Message("kept"), EMPTY: Message("empty"), POINTS: Message("points at another entry")}
     for reason, count in build_texts(source, out).items():
-        print(say("{reason}: {count}", reason=Both(chinese.get(reason, reason), reason), count=count))
+        print(say("{reason}: {count}", reason=outcomes.get(reason) or reason_message(reason), count=count))
     print(out)
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
+from bimo.core.messages import Message
 from bimo.core.pages import release
 from bimo.core.part import Part, loads
 from bimo.core.quantization import INT8, KEY, SCALE, dequantized, is_quantized, quantized
-from bimo.core.weight_formats import cut, format_of, unread
+from bimo.core.weight_formats import format_of, truncated, unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
     together. ``keep`` chooses by name. Raises WeightsError for a truncated file and for a pickle that holds anything
     but data: it would run code.
     """
-    with _told(path):
+    with _as_weights_error(path):
         names, tensor = _opened(path)
         found: dict[str, Tensor] = {}
         passed = 0
@@ -92,7 +93,7 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a file, read from its head or index alone. Raises WeightsError as ``read``."""
-    with _told(path):
+    with _as_weights_error(path):
         if format_of(path) == "safetensors":
             from safetensors import safe_open
 
@@ -104,7 +105,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def surplus(path: Path) -> int:
     """How many entries a pickle holds beside its table of weights: optimizers, callbacks, counters."""
-    with _told(path):
+    with _as_weights_error(path):
         table: Any = {} if format_of(path) == "safetensors" else unpickled(path, "meta")
     return _count(table) - _count(weights_table(table)) if isinstance(table, dict) else 0
 
@@ -113,7 +114,7 @@ def contents(path: Path) -> Any:
     """Whatever a pickle holds, with tables for ParameterDicts, or the tensors of another file. Raises WeightsError as
     ``read``.
     """
-    with _told(path):
+    with _as_weights_error(path):
         if format_of(path) == "safetensors":
             names, tensor = _opened(path)
             return {name: tensor(name) for name in names}
@@ -122,14 +123,14 @@ def contents(path: Path) -> Any:
 
 def unsound(path: Path) -> list[str]:
     """The names of a file's tensors with values that are no finite numbers. Raises WeightsError as ``read``."""
-    with _told(path):
+    with _as_weights_error(path):
         names, tensor = _opened(path)
         return [name for name in names if (v := tensor(name)).is_floating_point() and not bool(v.isfinite().all())]
 
 
 def metadata(path: Path) -> dict[str, str]:
     """What a file of safetensors says of itself; {} for others. Raises WeightsError as ``read``."""
-    with _told(path):
+    with _as_weights_error(path):
         if format_of(path) != "safetensors":
             return {}
         from safetensors import safe_open
@@ -172,7 +173,7 @@ def _count(value: Any) -> int:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Generator[None]:
+def _as_weights_error(path: Path) -> Generator[None]:
     """Whatever a library says of a file that it cannot read, as WeightsError."""
     import pickle
 
@@ -184,12 +185,13 @@ def _told(path: Path) -> Generator[None]:
         # Of torch's many lines only what it met: the others say how to read the file all the same.
         found = re.search(r"GLOBAL (\S+)", str(error))
         if "truncated" in str(error):
-            raise cut(path, "数据没有写完", "its data break off") from None
+            raise truncated(path, Message("its data break off")) from None
         if found is None:
-            raise unread(
+            raise unreadable(
                 path,
-                "它是 pickle，但不是权重；请给 .safetensors，或完整的 .bin、.ckpt、.pt",
-                "it is a pickle, but not a file of weights; name a .safetensors, or a whole .bin, .ckpt or .pt",
+                Message(
+                    "it is a pickle, but not a file of weights; name a .safetensors, or a whole .bin, .ckpt or .pt"
+                ),
             ) from None
         raise WeightsError(
             "refused to read {path}: it is more than weights and would run code ({found}); ask for a .safetensors file",
@@ -197,15 +199,13 @@ def _told(path: Path) -> Generator[None]:
             found=found[1],
         ) from None
     except EOFError:
-        raise cut(path, "数据没有写完", "its data break off") from None
+        raise truncated(path, Message("its data break off")) from None
     except SafetensorError as error:
         if "not fully covered" in str(error):
-            raise cut(path, "文件头说的大小与它不合", "its head tells of another size") from None
-        raise unread(
-            path, f"它的文件头有错（{error}）；请重新下载", f"its head is wrong ({error}); download it again"
-        ) from None
+            raise truncated(path, Message("its head tells of another size")) from None
+        raise unreadable(path, Message("its head is wrong ({error}); download it again", error=error)) from None
     except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise unread(path, str(error), str(error)) from None
+        raise unreadable(path, str(error)) from None
 
 
 def write(

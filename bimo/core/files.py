@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bimo.core.errors import BimoError, DataError, RequestError
-from bimo.core.messages import Both, Message
+from bimo.core.messages import Message
 
 MAXIMUM_PICTURE_PIXELS = 1 << 26
 #: A picture's file may be as large as this; what it unpacks to has the limit above.
@@ -24,11 +24,11 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
 #: What a path may be that is no file, by the test of `stat` that finds it.
 _KINDS = (
-    (stat.S_ISDIR, "文件夹", "a folder"),
-    (stat.S_ISFIFO, "管道", "a pipe"),
-    (stat.S_ISCHR, "设备", "a device"),
-    (stat.S_ISBLK, "设备", "a device"),
-    (stat.S_ISSOCK, "套接字", "a socket"),
+    (stat.S_ISDIR, Message("a folder")),
+    (stat.S_ISFIFO, Message("a pipe")),
+    (stat.S_ISCHR, Message("a device")),
+    (stat.S_ISBLK, Message("a device")),
+    (stat.S_ISSOCK, Message("a socket")),
 )
 
 
@@ -39,11 +39,11 @@ def demand_regular(path: Path, most: int | None = None) -> None:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        told = (error.strerror if isinstance(error, OSError) else "") or str(error)
-        raise RequestError("cannot read {path}: {told}", path=path, told=told) from None
-    for kind, zh, en in _KINDS:
-        if kind(found.st_mode):
-            raise RequestError("{path} is {near}; expected a file", path=path, near=Both(zh, en))
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        raise RequestError("cannot read {path}: {reason}", path=path, reason=reason) from None
+    for test, kind in _KINDS:
+        if test(found.st_mode):
+            raise RequestError("{path} is {kind}; expected a file", path=path, kind=kind)
     if most is not None and found.st_size > most:
         raise RequestError(
             "{path} has {st_size:.0f} MB; at most {most:.0f} are read",

@@ -18,8 +18,12 @@ from typing import Any, Protocol, runtime_checkable
 
 DOMAIN = "bimo"
 LOCALE = Path(__file__).with_name("locale")
-#: What stands between things that are listed, and between the last two of a choice.
-BETWEEN = {"": {"zh": "、", "en": ", "}, "or": {"zh": " 或 ", "en": " or "}}
+#: What stands between things that are listed: of one sentence, of a choice, and between clauses.
+BETWEEN = {
+    "": {"zh": "、", "en": ", "},
+    "or": {"zh": " 或 ", "en": " or "},
+    ";": {"zh": "；", "en": "; "},
+}
 
 
 class Language(StrEnum):
@@ -102,7 +106,7 @@ class Message:
 
 
 class Both(Message):
-    """What is worded in both languages where it stands: names and titles that come as pairs of data."""
+    """Data that come in two languages: titles and terms of recipes, reasons in reports, errors of other processes."""
 
     def __init__(self, zh: object, en: object) -> None:
         super().__init__(str(en))
@@ -121,40 +125,44 @@ class Both(Message):
 
 
 class Listed(Message):
-    """Things one after another: 甲、乙 or "a, b"; as a choice 甲 或 乙 or "a or b"."""
+    """Things one after another, with what BETWEEN has for ``between``: "a, b", "a or b" or "a; b"."""
 
-    def __init__(self, things: Iterable[object], choice: str = "") -> None:
+    def __init__(self, things: Iterable[object], between: str = "") -> None:
         super().__init__("")
         self.things = list(things)
-        self.choice = choice
+        self.between = between
 
     def said(self, language: str) -> str:
         """The things, with what stands between them in that language."""
-        return BETWEEN[self.choice][language].join(str(in_language(thing, language)) for thing in self.things)
+        return BETWEEN[self.between][language].join(str(in_language(thing, language)) for thing in self.things)
 
     def __bool__(self) -> bool:
         return bool(self.things)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Listed, (self.things, self.choice)
+        return Listed, (self.things, self.between)
 
 
 class Wording(Enum):
-    """What is said in two languages, one of a few: each value is (Chinese, English)."""
+    """An enumeration whose values are messages."""
 
     @property
     def zh(self) -> str:
         """In Chinese."""
-        return self.value[0]
+        return self.said("zh")
 
     @property
     def en(self) -> str:
         """In English."""
-        return self.value[1]
+        return self.said("en")
 
     def said(self, language: str) -> str:
         """In "zh" or "en"."""
-        return self.zh if language == "zh" else self.en
+        return self.value.said(language)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Pickled by name: messages have no equality to be found again by."""
+        return getattr, (type(self), self.name)
 
 
 def in_language(value: Any, language: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import WeightsError
-from bimo.core.messages import Both
+from bimo.core.messages import Listed, Message
 from bimo.core.pages import release
 
 if TYPE_CHECKING:
@@ -40,11 +40,15 @@ def assign(
         for n, v in own.items()
         if n in state and state[n].shape != v.shape
     ]
-    found = (("缺少", "missing", missing), ("多出", "unexpected", unexpected), ("形状不对", "misshapen", misshapen))
-    if any(names for *_, names in found):
-        zh = "；".join(_listed(title, names) for title, _, names in found if names)
-        en = "; ".join(_listed(title, names) for _, title, names in found if names)
-        raise WeightsError("{source} does not fit the recipe: {near}", source=source, near=Both(zh, en))
+    differences = [
+        *([Message("missing {names}", names=_shown(missing))] if missing else ()),
+        *([Message("unexpected {names}", names=_shown(unexpected))] if unexpected else ()),
+        *([Message("misshapen {names}", names=_shown(misshapen))] if misshapen else ()),
+    ]
+    if differences:
+        raise WeightsError(
+            "{source} does not fit the recipe: {differences}", source=source, differences=Listed(differences, ";")
+        )
     fitted = {n: cast_to(v, dtype) if dtype is not None and v.is_floating_point() else v for n, v in state.items()}
     module.load_state_dict(fitted, strict=True, assign=True)
 
@@ -106,6 +110,7 @@ def unfilled() -> Generator[None]:
         handle.remove()
 
 
-def _listed(title: str, names: list[str]) -> str:
+def _shown(names: list[str]) -> str:
+    """The number of names, and the first of them."""
     more = f" … (+{len(names) - NAMES_SHOWN})" if len(names) > NAMES_SHOWN else ""
-    return f"{title} {len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}"
+    return f"{len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}"

@@ -15,7 +15,7 @@ from bimo.core.earlier_names import REQUEST
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, demand_regular, write_whole
 from bimo.core.label import Label, labelled
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.core.request import Request, seeds_of
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def metadata_of(content: bytes) -> dict[str, Any]:
     """As ``read_metadata``, of the bytes of a file."""
-    return _metadata(io.BytesIO(content), Both("这个文件", "the file"))
+    return _metadata(io.BytesIO(content), Message("the file"))
 
 
 def _metadata(source: str | Path | io.BytesIO, path: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pydantic
 
 from bimo.core.errors import RequestError
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS, PICTURE_FORMATS
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -210,23 +210,27 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
             raise RequestError(
                 "{where} of the request is wrong: {first} (got {got})", where=where, first=first["msg"], got=got
             ) from None
-    texts = (("prompt", "提示词", request.text), ("negative prompt", "反向提示词", request.negative or ""))
-    for name, zh, words in (*texts, ("prompt", "提示词", request.read_text)):
+    texts = (
+        (Message("prompt"), request.text),
+        (Message("negative prompt"), request.negative or ""),
+        (Message("prompt"), request.read_text),
+    )
+    for name, words in texts:
         if found := _NO_TEXT.search(words):
             raise RequestError(
-                "character {start} of the {near} is {found!a}, which is no text; write UTF-8",
+                "character {start} of the {name} is {found!a}, which is no text; write UTF-8",
                 start=found.start() + 1,
-                near=Both(zh, name),
+                name=name,
                 found=found[0],
             )
     if not request.text.strip():
         raise RequestError("the prompt is empty; write a sentence of what to draw")
-    _between("count", "张数", request.count, 1, MAXIMUM_COUNT)
+    _between("count", request.count, 1, MAXIMUM_COUNT)
     if request.steps is not None:
-        _between("steps", "步数", request.steps, 1, MAXIMUM_STEPS)
+        _between("steps", request.steps, 1, MAXIMUM_STEPS)
     _checked_seeds(request)
     if request.clip_skip is not None:
-        _between("clip_skip", "CLIP 从倒数第几层读", request.clip_skip, 1, MAXIMUM_CLIP_SKIP)
+        _between("clip_skip", request.clip_skip, 1, MAXIMUM_CLIP_SKIP)
     shares = (request.eta, request.guidance_rescale, request.subseed_strength)
     for name, share in zip(("eta", "guidance_rescale", "subseed_strength"), shares, strict=True):
         if share is not None and not 0 <= share <= 1:
@@ -246,16 +250,16 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
             "strength without an image: it says how much of the image is to change; give the image, or leave it out"
         )
     for side in request.size or ():
-        _between("size", "边长", side, 1, MAXIMUM_SIDE)
+        _between("size", side, 1, MAXIMUM_SIDE)
     return request
 
 
 def _checked_seeds(request: Request) -> None:
     """Raises RequestError for seeds that no generator takes."""
-    for name, zh, seed in (("seed", "种子", request.seed), ("subseed", "变化种子", request.subseed)):
+    for name, seed in (("seed", request.seed), ("subseed", request.subseed)):
         if seed is None:
             continue
-        _between(name, zh, seed, 0, MAXIMUM_SEED)
+        _between(name, seed, 0, MAXIMUM_SEED)
         last = seed + request.count - 1
         if last > MAXIMUM_SEED:
             raise RequestError(
@@ -291,7 +295,7 @@ def _checked_border(request: Request) -> None:
                 border=request.outpaint,
             )
     if request.feather is not None:
-        _between("feather", "接缝过渡", request.feather, 0, MAXIMUM_FEATHER)
+        _between("feather", request.feather, 0, MAXIMUM_FEATHER)
         if request.mask is None and request.outpaint is None:
             raise RequestError("feather without a mask or outpaint: there is no seam; leave it out")
 
@@ -352,11 +356,11 @@ def _checked_enlarging(request: Request) -> None:
             "hires_strength is {strength}; expected above 0 and at most 1", strength=request.hires_strength
         )
     if request.hires_steps is not None:
-        _between("hires_steps", "第二遍步数", request.hires_steps, 1, MAXIMUM_STEPS)
+        _between("hires_steps", request.hires_steps, 1, MAXIMUM_STEPS)
     if request.hires is not None and (request.mask is not None or request.outpaint is not None):
         raise RequestError("hires draws over the whole picture; leave the mask or border out, or enlarge it first")
     if request.tile_size is not None:
-        _between("tile_size", "分块边长", request.tile_size, LEAST_TILE, MAXIMUM_SIDE)
+        _between("tile_size", request.tile_size, LEAST_TILE, MAXIMUM_SIDE)
     if request.tile_overlap is not None and not 0 <= request.tile_overlap < (request.tile_size or 0):
         raise RequestError(
             "tile_overlap is {overlap}; expected pixels below tile_size, which is {size}",
@@ -376,7 +380,7 @@ def _checked_shortcuts(request: Request) -> None:
                 high=high,
             )
     if request.guidance_every is not None:
-        _between("guidance_every", "每几步引导一次", request.guidance_every, 2, 20)
+        _between("guidance_every", request.guidance_every, 2, 20)
     if request.token_merging is not None and not 0 < request.token_merging <= 0.75:
         raise RequestError(
             "token_merging is {share}; expected above 0 and at most 0.75, as one of four tokens stays",
@@ -389,11 +393,11 @@ def _checked_shortcuts(request: Request) -> None:
             raise RequestError("nag without a negative prompt: say what not to draw, or leave it out")
 
 
-def _between(name: str, zh: str, value: int, low: int, high: int) -> None:
+def _between(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise RequestError(
             "{name} is {value}; expected {low} to {high}",
-            name=Both(f"{name}（{zh}）", name),
+            name=name,
             value=value,
             low=low,
             high=high,

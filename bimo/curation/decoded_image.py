@@ -50,7 +50,7 @@ class DecodedImage:
     converted: str = ""
 
 
-def see(data: bytes, least: tuple[int, int] = RULE_SIDES) -> DecodedImage:
+def decode_image(data: bytes, least: tuple[int, int] = RULE_SIDES) -> DecodedImage:
     """Decodes a picture once, reduced to the size that rules measure at, or to other ``least`` sides.
 
     Raises Unusable: "empty", "not a picture", "not a format that is read", "too large" (by the header, before anything
@@ -80,17 +80,17 @@ def see(data: bytes, least: tuple[int, int] = RULE_SIDES) -> DecodedImage:
     return decoded
 
 
-def plain(picture: DecodedImage) -> bool:
+def is_copyable(picture: DecodedImage) -> bool:
     """Whether the bytes can be copied into a shard: JPEG, PNG or WEBP, RGB in sRGB, upright, not animated, opaque."""
     still = not (picture.turned or picture.animated or picture.transparent or picture.converted)
     return still and picture.format in SHARD_FORMATS and picture.mode == "RGB"
 
 
-def upright(data: bytes) -> bytes:
-    """The encoded picture for a shard: its own bytes where they are ``plain``, else PNG from a decode at full
+def shard_bytes(data: bytes) -> bytes:
+    """The encoded picture for a shard: its own bytes where they are ``is_copyable``, else PNG from a decode at full
     resolution.
 
-    Whether they are plain is read from the header alone. Raises Unusable as ``see`` does.
+    Whether they are plain is read from the header alone. Raises Unusable as ``decode_image`` does.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -98,7 +98,7 @@ def upright(data: bytes) -> bytes:
         try:
             decoded = _header(data, picture)
             decoded.transparent, decoded.converted = picture.has_transparency_data, colour.profile_of(picture)
-            if plain(decoded):
+            if is_copyable(decoded):
                 return data
             picture.load()
             image = _turned(_opaque(picture)[0], orientation(data, picture))
@@ -114,7 +114,7 @@ def upright(data: bytes) -> bytes:
 
 
 def alpha_of(data: bytes) -> bytes:
-    """The alpha channel of a picture that ``see`` has found transparent, upright, as a grey PNG: white is opaque."""
+    """The alpha channel of a picture that ``decode_image`` found transparent: upright, a grey PNG, white is opaque."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture = _opened(data)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bimo.core.errors import DataError, RequestError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both, Listed, Wording
+from bimo.core.messages import Listed, Message, Wording
 from bimo.core.picture import read_metadata
 from bimo.curation import folder
 from bimo.curation.filters.dictionary import has_han
@@ -50,16 +50,16 @@ REPORT = "report.json"
 class RowOutcome(Wording):
     """How a row of comparisons was counted, or why it is unusable."""
 
-    KEPT = ("算数", "counted")
-    ROW = ("行读不了", "row cannot be read")
-    REQUEST = ("没有请求", "no request")
-    CHOICE = ("看不懂选了哪张", "choice not understood")
-    SAME = ("两张是同一张", "one picture twice")
-    AGAIN = ("同一人又判一次", "judged again by the same")
-    MISSING = ("找不到图片", "picture not found")
-    OUTSIDE = ("图片在文件夹之外", "picture outside the folder")
-    DAMAGED = ("图片解不开", "picture cannot be decoded")
-    LARGE = ("图片太大", "picture too large")
+    KEPT = Message("counted")
+    ROW = Message("row cannot be read")
+    REQUEST = Message("no request")
+    CHOICE = Message("choice not understood")
+    SAME = Message("one picture twice")
+    AGAIN = Message("judged again by the same")
+    MISSING = Message("picture not found")
+    OUTSIDE = Message("picture outside the folder")
+    DAMAGED = Message("picture cannot be decoded")
+    LARGE = Message("picture too large")
 
 
 _OUTCOMES = {
@@ -114,11 +114,11 @@ def build_feedback(table: Path, out: Path) -> FeedbackReport:
     decided = [one for one in comparisons.values() if one.better is not None]
     ties = len(comparisons) - len(decided)
     if not decided:
-        near = Listed([Both(f"{outcome.zh} {count}", f"{outcome.en} {count}") for outcome, count in outcomes.items()])
+        counts = [Message("{outcome} {count}", outcome=outcome, count=count) for outcome, count in outcomes.items()]
         raise DataError(
-            "{table} holds not one pair with a winner: {near}, ties {ties}",
+            "{table} holds not one pair with a winner: {counts}, ties {ties}",
             table=table,
-            near=near or Both("没有行", "no rows"),
+            counts=Listed(counts or [Message("no rows")]),
             ties=ties,
         )
     out.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 from bimo.core.errors import DataError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both, Listed, Wording, say
-from bimo.curation.decoded_image import DecodedImage, alpha_of, plain, see, upright
+from bimo.core.messages import Both, Listed, Message, Wording, say
+from bimo.curation.decoded_image import DecodedImage, alpha_of, decode_image, is_copyable, shard_bytes
 from bimo.curation.phases import ingest
 from bimo.curation.phases.store import save, unwritten
 from bimo.curation.readers import listing, reading
@@ -26,7 +26,6 @@ from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import SourceFormat, detect_format
 from bimo.curation.readers.inventory import inventory
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
-from bimo.curation.report.page import REASONS
 from bimo.data.loader import ALPHA
 from bimo.data.shards import SAMPLES_PER_SHARD, Sample, Shard, finished, shard_name, write_index, write_shard
 
@@ -39,23 +38,23 @@ _HAN = re.compile(r"[\u3400-\u9fff]")
 class Reason(Wording):
     """Why a picture cannot be used, where the reader's code needs more explanation."""
 
-    CAPTION = (REASONS["no caption"], "no caption")
-    MISSING = (REASONS["missing"], "file not found")
-    OUTSIDE = (REASONS["outside the folder"], "outside the folder")
-    DAMAGED = ("解不开", "cannot be decoded")
-    SMALL = ("太小", "too small")
-    LARGE = ("太大", "too large")
-    FORMAT = (REASONS["not a format that is read"], "not a format that is read; convert it to JPEG or PNG")
-    RANGE = (REASONS["range unknown"], "fractions whose range is unknown")
-    ADDRESS = ("是网址；请用 bimo curate 取", "an address; bimo curate fetches it")
-    FILE = (REASONS["not a file"], "no regular file")
-    EMPTY = (REASONS["empty"], "empty")
-    UNREADABLE = (REASONS["unreadable"], "may not be read")
-    SEVERAL = (REASONS["several pictures"], "several pictures for one text")
-    PACKED = ("压缩的归档；请解成 .tar", "a compressed archive; unpack it to a plain .tar")
-    PICTURE = (REASONS["no picture"], "no picture")
-    ROW = ("这一行读不了", "the row cannot be read")
-    MAP = ("旁边的遮罩读不了，或形状与图片不同", "the mask beside it cannot be read, or has another shape than it")
+    CAPTION = Message("no caption")
+    MISSING = Message("file not found")
+    OUTSIDE = Message("outside the folder")
+    DAMAGED = Message("cannot be decoded")
+    SMALL = Message("too small")
+    LARGE = Message("too large")
+    FORMAT = Message("not a format that is read; convert it to JPEG or PNG")
+    RANGE = Message("fractions whose range is unknown")
+    ADDRESS = Message("an address; bimo curate fetches it")
+    FILE = Message("no regular file")
+    EMPTY = Message("empty")
+    UNREADABLE = Message("may not be read")
+    SEVERAL = Message("several pictures for one text")
+    PACKED = Message("a compressed archive; unpack it to a plain .tar")
+    PICTURE = Message("no picture")
+    ROW = Message("the row cannot be read")
+    MAP = Message("the mask beside it cannot be read, or has another shape than it")
 
 
 #: The reader's codes that are reported as they are. Of pictures all others count as damaged, of rows as unreadable.
@@ -130,7 +129,7 @@ def build_folder(source: Path, out: Path, side: int = 1, fill: Fill | None = Non
         raise DataError("there is no folder {source}", source=source)
     what = detect_format(source)
     ingest.check_output_outside(source, out)
-    begun = [path for path in (out, *out.parents) if not path.exists()]
+    new_folders = [path for path in (out, *out.parents) if not path.exists()]
     entries, broken, joined = _read(source, what)
     left, converted = list(broken), Counter[str]()
     written: list[Shard] = []
@@ -152,35 +151,42 @@ def build_folder(source: Path, out: Path, side: int = 1, fill: Fill | None = Non
         if not kept:
             raise _nothing(source, left, files)
         rows = [{"file": name, "reason": reason.name.lower(), "en": reason.en} for name, reason in left]
-        report = {"read_from": str(source.resolve()), "kind": what.en, "rows": len(entries) + joined + len(broken)}
+        report = {
+            "read_from": str(source.resolve()),
+            "kind": what.description.en,
+            "rows": len(entries) + joined + len(broken),
+        }
         report |= {"kept": kept, "joined": joined, "left": rows, "files": files, "converted": dict(converted)}
         save(out / REPORT, json.dumps(report, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace"))
         write_index(out, written)
     except BaseException as error:
-        if begun and not any(shard.count for shard in written):
+        if new_folders and not any(shard.count for shard in written):
             # A failed first run leaves no folder behind that the next run would refuse.
             shutil.rmtree(out, ignore_errors=True)
-            for path in begun[1:]:
+            for path in new_folders[1:]:
                 path.rmdir()
         if isinstance(error, OSError):
             path = Path(str(error.filename or out))
             raise unwritten(error, path) from None
         raise
     total = len(entries) + joined + len(broken)
-    return FolderReport(kept, tuple(left), total, joined, files, dict(converted), say(Both(what.zh, what.en)))
+    return FolderReport(kept, tuple(left), total, joined, files, dict(converted), say(what.description))
 
 
 def _nothing(source: Path, left: Sequence[tuple[str, Reason]], files: Mapping[str, Any]) -> DataError:
     """The error for a source without a usable picture: the files that were not read, and an example of each reason."""
     first = {reason: _place_of(source, name) for name, reason in reversed(left)}
     why = Counter(reason for _, reason in left)
-    reasons = [(r.zh, r.en, n, first[r]) for r, n in why.items()]
-    reasons += [(row["zh"], row["reason"], row["count"], row["examples"][0]) for row in files["not_read"]]
-    sentences = [Both(f"{zh} {count}（{example}）", f"{en} {count} ({example})") for zh, en, count, example in reasons]
+    reasons: list[tuple[object, int, str]] = [(reason, count, first[reason]) for reason, count in why.items()]
+    reasons += [(Both(row["zh"], row["reason"]), row["count"], row["examples"][0]) for row in files["not_read"]]
+    sentences = [
+        Message("{reason} {count} ({example})", reason=reason, count=count, example=example)
+        for reason, count, example in reasons
+    ]
     return DataError(
         "{source} holds not one usable picture: {value}",
         source=source,
-        value=Listed(sentences if why else [Both("没有图片", "no pictures"), *sentences]),
+        value=Listed(sentences if why else [Message("no pictures"), *sentences]),
     )
 
 
@@ -289,8 +295,8 @@ def _keep_maps(source: Path, entry: Entry, size: tuple[int, int], maps: Path, ke
         if name not in entry.maps:
             continue
         try:
-            content = upright(reading.picture_bytes(source, Place(entry.maps[name])))
-            width, height = see(content).size
+            content = shard_bytes(reading.picture_bytes(source, Place(entry.maps[name])))
+            width, height = decode_image(content).size
         except Unusable:
             return False
         if abs(width * size[1] - height * size[0]) > max(width, height, *size):
@@ -319,10 +325,10 @@ def usable(source: Path, name: str, side: int = 1) -> bytes | Reason:
 def _usable(source: Path, place: Place, side: int) -> tuple[bytes, DecodedImage] | Reason:
     try:
         data = reading.picture_bytes(source, place)
-        decoded = see(data)
+        decoded = decode_image(data)
         if min(decoded.size) < side:
             return Reason.SMALL
-        return (data if plain(decoded) else upright(data)), decoded
+        return (data if is_copyable(decoded) else shard_bytes(data)), decoded
     except Unusable as error:
         return _REASONS.get(error.reason, Reason.DAMAGED)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.files import demand_regular
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import Both, Listed, Message
+from bimo.core.messages import Listed, Message
 from bimo.core.part import meant
 from bimo.prompts.a1111 import LoraTag
 
@@ -107,7 +107,7 @@ class Adapters:
     def without(self, name: str) -> Adapters:
         """All adapters except the named one; "" drops all. Raises WeightsError for an unknown name."""
         if name and name not in self.names():
-            near = Message("there is {names}", names=Listed(self.names()) if self.names() else Both("空", "none"))
+            near = Message("there is {names}", names=Listed(self.names()) if self.names() else Message("none"))
             raise WeightsError("nothing called {name!r} is attached; {near}", name=name, near=near)
         return Adapters(
             tuple((path, weight) for path, weight in self.loras if name and path.stem != name),
@@ -163,7 +163,7 @@ def of_prompt(tags: Sequence[LoraTag], folder: Path | None) -> tuple[tuple[Path,
         raise RequestError(
             "the prompt asks for the LoRA {name}; name the folder it lies in with --lora-folder{there}",
             name=tags[0].name,
-            there=Both("", "") if folder is None else Message("; there is no folder {folder}", folder=folder),
+            there="" if folder is None else Message("; there is no folder {folder}", folder=folder),
         )
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in LORA_SUFFIXES and file.is_file())
     file_of = {file.stem: file for file in reversed(files)}

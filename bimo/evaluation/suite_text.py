@@ -168,7 +168,7 @@ def measure_strokes(pictures: Sequence[MeasuredPicture], on_progress: OnProgress
         correct = 0
         if min(image.size) >= LEGIBLE and picture.read:
             pixels = np.asarray(image)
-            for cells in (drawn.found(pixels, text) for text in texts):
+            for cells in (drawn.find_text(pixels, text) for text in texts):
                 correct += sum(drawn.judged(pixels.astype(np.float32), cell, faces).right for cell in cells or ())
         picture.values["text strokes"] = correct / max(1, sum(map(len, texts)))
         on_progress(title, number, len(with_text))

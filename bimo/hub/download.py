@@ -22,7 +22,7 @@ INDEX_FILES = ("model_index.json", "recipe.json")
 #: The file that marks a repository of a single text encoder, in place of an index.
 TEXT_ENCODER_FILES = ("config.json",)
 #: Patterns of the files to download: everything a diffusers folder needs, nothing twice.
-WANTED = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
+FILE_PATTERNS = ["*.json", "*.txt", "*.txt.gz", "*.model", "*.safetensors", "*.bin"]
 UNWANTED = ["*.msgpack", "*.ckpt", "safety_checker/*", "flax_*", "openvino_*", "*.onnx"]
 #: Variants of weights; downloaded only if there are no others.
 VARIANTS = [f"*.{variant}{end}*" for variant in ("fp16", "bf16", "non_ema", "ema") for end in ".-"]
@@ -197,7 +197,7 @@ def _listed(info: Any) -> Iterator[Remote]:
 
 
 def _chosen(path: str) -> bool:
-    included = any(fnmatch.fnmatch(path, pattern) for pattern in WANTED)
+    included = any(fnmatch.fnmatch(path, pattern) for pattern in FILE_PATTERNS)
     return included and not any(fnmatch.fnmatch(path, pattern) for pattern in UNWANTED)
 
 
@@ -268,9 +268,9 @@ def _of_modelscope(repo: str, why: str, without: Sequence[str] = ()) -> Path:
         ) from None
     try:
         unwanted = [*UNWANTED, *(f"{component}/*{end}" for component in without for end in WEIGHTS)]
-        folder = Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=[*unwanted, *VARIANTS]))
+        folder = Path(snapshot_download(repo, allow_patterns=FILE_PATTERNS, ignore_patterns=[*unwanted, *VARIANTS]))
         if parts := [name for name in lacking(folder) if name not in without]:
-            patterns = [f"{part}/*" for part in parts if (folder / part).is_dir()] or WANTED
+            patterns = [f"{part}/*" for part in parts if (folder / part).is_dir()] or FILE_PATTERNS
             folder = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=unwanted))
         return folder
     # ModelScope's client, too, passes on the exceptions of its HTTP library.

@@ -1,4 +1,4 @@
-"""Which of the bundled models learned what a prompt asks for."""
+"""Chooses the bundled model that was trained on the words of a prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
 
 SECOND = "xiaomo-2"
-#: Characters of the shortest clause of a verse that is told by itself.
+#: Least characters of a clause of a verse that counts by itself.
 SHORTEST = 4
 #: Relations of a face to a thing that only the second edition was taught (``artwork/compositions.tsv``).
 _RELATIONS = re.compile(
@@ -35,9 +35,8 @@ _OF_A_THING = re.compile(r"的|[一两二三四五六七八九十百几群]?[只
 
 
 def edition_for(text: str) -> str:
-    """``xiaomo-2`` for a prompt with the name of a scene or dish, or a clause of a verse, that it learned and the first
-    edition did not, or of which it knows more words; the default model for any other: of bare things its pictures are
-    sharper.
+    """``xiaomo-2`` for a prompt with the name of a scene or dish, or a clause of a verse, that only it was trained on,
+    or one of which it knows more words; the default model for others, whose pictures of single objects are sharper.
     """
     plain = normal(text)
     if plain in _learned_first():

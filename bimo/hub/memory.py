@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Listed, Message, say
 from bimo.core.recipe import Recipe
 from bimo.engine.memory import (
     BYTES,
@@ -124,17 +124,19 @@ def _too_large(
         suggestions.append(f"--size {int(side)}")
     small = min(combinations, key=lambda combination: total_bytes(weights, (64, 64), combination))
     least, flags = _giga(total_bytes(weights, (64, 64), small)), f"{small.flags} --size 64"
-    zh = f"放得下的：{'、'.join(suggestions)}" if suggestions else f"最省也要 {least} GB（{flags}）"
-    en = f"what fits: {', '.join(suggestions)}" if suggestions else f"the least is {least} GB ({flags})"
+    if suggestions:
+        advice = Message("what fits: {suggestions}", suggestions=Listed(suggestions))
+    else:
+        advice = Message("the least is {giga} GB ({flags})", giga=least, flags=flags)
     width, height = size
     return RequestError(
-        "drawing {width}x{height} with {name} takes about {giga} GB of memory and {giga_2} GB are free; {near}",
+        "drawing {width}x{height} with {name} takes about {giga} GB of memory and {giga_2} GB are free; {advice}",
         width=width,
         height=height,
         name=recipe.name,
         giga=_giga(total_bytes(weights, size, requested)),
         giga_2=_giga(free),
-        near=Both(zh, en),
+        advice=advice,
     )
 
 

@@ -7,19 +7,19 @@ import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from bimo.core import part
-from bimo.core.messages import Both, say
+from bimo.core.messages import Both, Message, say
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
 
-#: Chinese for the values of ``Recipe.source``; English shows them as they are.
+#: The values of ``Recipe.source`` as messages.
 SOURCES = {
-    "published weights": "公开的权重",
-    "published description": "公开的描述",
-    "reconstruction": "按资料重建",
-    "own": "自有",
+    "published weights": Message("published weights"),
+    "published description": Message("published description"),
+    "reconstruction": Message("reconstruction"),
+    "own": Message("own"),
 }
 
 

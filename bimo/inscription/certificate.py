@@ -1,5 +1,5 @@
-"""The certificate of an inscription: which text, in which font, and of every character what was found and how it came
-into the picture. It travels in the PNG's record and can be checked against the picture again.
+"""The certificate of an inscription: its text and font, and for each character the method that put it into the picture
+and the verdict on it. It is stored in the PNG's metadata and can be checked against the picture again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Method(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What stands in the picture."""
+    """Whether the picture shows the character that was asked for."""
 
     RIGHT = "right"
     WRONG = "wrong"
@@ -30,9 +30,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Character:
-    """One character: where it stands (left, top, right, bottom in pixels), what is found there, and by which method.
+    """One character: its box (left, top, right, bottom in pixels), the method that put it there, and the verdict.
 
-    ``read_as`` is what the reader made of it ("" for nothing); ``reader_knows`` whether it reads the clean glyph right.
+    ``read_as`` is what OCR read there, "" for nothing; ``reader_knows`` whether OCR reads the clean glyph right.
     """
 
     character: str
@@ -46,13 +46,13 @@ class Character:
 
     @property
     def right(self) -> bool:
-        """Whether the character stands as it was asked for."""
+        """Whether the character is shown as it was asked for."""
         return self.verdict is Verdict.RIGHT
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Of one inscription. ``fonts`` names each face with its version, licence and SHA-256."""
+    """The certificate of one inscription. ``fonts`` names each face with its version, licence and SHA-256."""
 
     text: str
     writing: str
@@ -67,7 +67,7 @@ class Certificate:
         return all(one.right for one in self.characters)
 
     def methods(self) -> dict[str, int]:
-        """Method -> how many characters came so."""
+        """Method -> number of characters that it put into the picture."""
         return {method.value: sum(one.method is method for one in self.characters) for method in Method}
 
     def wrong(self) -> Sequence[Character]:
@@ -82,13 +82,13 @@ class Certificate:
         return data | {"right": self.right, "methods": self.methods()}
 
 
-def verdict_of(strokes: Strokes, read_as: str, wanted: str, clean: str) -> Verdict:
-    """From the strokes, and from what the reader makes of the picture and of the clean glyph.
+def verdict_of(strokes: Strokes, read_as: str, character: str, clean: str) -> Verdict:
+    """The verdict on a character by its strokes and by OCR: ``read_as`` of the picture, ``clean`` of the clean glyph.
 
-    Strokes decide. A reader that reads the clean glyph right has to read the picture right as well.
+    It is right if its strokes are and, where OCR reads the clean glyph right, OCR reads the picture right as well.
     """
     from bimo.inscription.reading import alike
 
-    if strokes.right and (alike(read_as, wanted) or not alike(clean, wanted)):
+    if strokes.right and (alike(read_as, character) or not alike(clean, character)):
         return Verdict.RIGHT
     return Verdict.MISSING if not read_as and strokes.missing > 4 else Verdict.WRONG

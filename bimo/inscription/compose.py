@@ -1,5 +1,5 @@
-"""Glyphs laid into a picture as ink on its paper: in its own light, with its grain, and as little of it covered as the
-eye needs. The last resort where no model makes the strokes its own, and called so ("composed").
+"""Composites glyphs into a picture as ink on its ground, with its lighting and grain, covering as little of it as is
+legible. The last resort, where the model does not draw the strokes right; the certificate calls it "composed".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BOARD, FRAME = 0.22, 0.08
 
 @dataclass(frozen=True)
 class Ink:
-    """What is written with: RGB in 0..255."""
+    """The colour of the strokes: RGB in 0..255."""
 
     colour: tuple[float, float, float]
 
@@ -89,9 +89,9 @@ def composed(picture: np.ndarray, mask: np.ndarray, ink: Ink, side: int, wash: f
         ground = ground * (1 - soft) + _mean_near(ground, side) * soft
         ground = _apart(ground, ink, soft)
     grain = ground - ndimage.gaussian_filter(ground, (1.5, 1.5, 0))
-    written = np.asarray(ink.colour, np.float32) + 0.5 * grain
+    ink_pixels = np.asarray(ink.colour, np.float32) + 0.5 * grain
     cover = (mask * COVER)[..., None]
-    return np.clip(ground * (1 - cover) + written * cover, 0, 255)
+    return np.clip(ground * (1 - cover) + ink_pixels * cover, 0, 255)
 
 
 def _mean_near(ground: np.ndarray, side: int) -> np.ndarray:
@@ -100,7 +100,7 @@ def _mean_near(ground: np.ndarray, side: int) -> np.ndarray:
 
 def _apart(ground: np.ndarray, ink: Ink, soft: np.ndarray) -> np.ndarray:
     """The washed ground moved away from the ink's lightness where the two are too near to be told apart."""
-    light, written = ground.mean(-1, keepdims=True), float(np.mean(ink.colour))
+    light, ink_lightness = ground.mean(-1, keepdims=True), float(np.mean(ink.colour))
     least = 110.0
-    short = np.clip(least - np.abs(light - written), 0, least)
-    return ground + np.where(light >= written, short, -short) * soft
+    short = np.clip(least - np.abs(light - ink_lightness), 0, least)
+    return ground + np.where(light >= ink_lightness, short, -short) * soft

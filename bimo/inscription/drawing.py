@@ -15,7 +15,7 @@ from bimo.prompts.quoted_text import quoted
 
 if TYPE_CHECKING:
     from bimo.engine.engine import AnyRequest, Engine, Progress
-    from bimo.inscription.inscribe import Told
+    from bimo.inscription.inscribe import OnCharacters
 
 
 def draw(
@@ -51,7 +51,7 @@ def stream(
     *,
     batch: int = 1,
     progress: Progress | None = None,
-    inscribing: Told | None = None,
+    inscribing: OnCharacters | None = None,
     **settings: Any,
 ) -> Iterator[Picture]:
     """As ``draw``, each picture as soon as it is done. The request, its texts and their fonts are checked at once."""
@@ -69,8 +69,8 @@ def texts_of(request: Request) -> tuple[str, ...]:
 
 
 def check(request: Request) -> str:
-    """What is told of a request whose quoted texts cannot be written, or "". Raises RequestError where texts were named
-    by ``inscribe``: a font has none of their characters, they are empty, or their box is no box.
+    """The warning for a request whose quoted texts cannot be set, "" if they can. For texts of ``inscribe`` it raises
+    RequestError instead: if no font has their characters, if they are empty, or if their box is invalid.
     """
     if not texts_of(request):
         return ""
@@ -92,8 +92,8 @@ def check(request: Request) -> str:
     return ""
 
 
-def finished(engine: Engine, picture: Picture, request: Request, progress: Told | None = None) -> Picture:
-    """A picture that was drawn without texts, with those of ``request`` in it: for who samples by other ways than
+def finished(engine: Engine, picture: Picture, request: Request, progress: OnCharacters | None = None) -> Picture:
+    """A picture that was drawn without texts, with those of ``request`` in it: for callers that sample without
     ``stream``. Raises RequestError where texts were named by ``inscribe`` and cannot be written.
     """
     picture = replace(picture, request=request)
@@ -110,7 +110,7 @@ def _inscribed(
     request: Request,
     wanted: bool,
     reason: str,
-    progress: Told | None,
+    progress: OnCharacters | None,
 ) -> Generator[Picture]:
     for picture in pictures:
         picture = replace(picture, request=request)
@@ -119,7 +119,7 @@ def _inscribed(
         yield _with_texts(engine, picture, progress) if wanted else picture
 
 
-def _with_texts(engine: Engine, picture: Picture, progress: Told | None) -> Picture:
+def _with_texts(engine: Engine, picture: Picture, progress: OnCharacters | None) -> Picture:
     from bimo.inscription.inscribe import inscribe, requested
 
     request = picture.request

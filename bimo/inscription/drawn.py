@@ -1,6 +1,5 @@
-"""Text that a model has drawn by itself: found by the reader, then judged against the glyphs of several faces, since
-nobody knows which hand the model wrote in. A hand that is like none of them is judged wrong: rather a right character
-set anew than one that is not proven.
+"""Text that the model drew from the prompt: located by OCR, then compared with the glyphs of several faces, since its
+typeface is unknown. A character that resembles none of them counts as wrong and is set anew, even if it was right.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ EDGE = 2
 MISSED = 99.0
 
 
-def found(picture: np.ndarray, text: str) -> tuple[Cell, ...] | None:
+def find_text(picture: np.ndarray, text: str) -> tuple[Cell, ...] | None:
     """The squares of the characters of ``text`` where the picture [H, W, 3] shows that text, or None."""
     boxes = reading.find(picture, text)
     if boxes is None:

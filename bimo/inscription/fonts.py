@@ -113,8 +113,8 @@ def find_faces(family: str | None = None) -> tuple[Face, ...]:
         )
     if family is None:
         return faces
-    wanted = family.casefold().replace(" ", "")
-    named = [face for face in faces if wanted and wanted in str(face).casefold().replace(" ", "")]
+    family_key = family.casefold().replace(" ", "")
+    named = [face for face in faces if family_key and family_key in str(face).casefold().replace(" ", "")]
     if not named:
         raise RequestError(
             "there is no font family {named}; found on this machine: {families}. --font takes a file or folder as well",

@@ -51,7 +51,7 @@ LARGEST = 2048
 #: ``inscribe_at`` of what stands out from the picture's rim, whatever it is, and of a board that is hung there.
 THING, SIGNBOARD = "thing", "signboard"
 #: Called with (characters done, of how many).
-Told = Callable[[int, int], None]
+OnCharacters = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Inscription:
 
 
 def inscribe(
-    engine: Engine, picture: Picture, inscriptions: Sequence[Inscription], progress: Told | None = None
+    engine: Engine, picture: Picture, inscriptions: Sequence[Inscription], progress: OnCharacters | None = None
 ) -> Picture:
     """The picture with every text in it, and a certificate of each. Raises RequestError for text that does not fit or
     that no font here has. Layers are left as they are, and it is said.
@@ -93,16 +93,16 @@ def inscribe(
     image = picture.image.convert("RGB")
     warnings = list(picture.warnings)
     certificates: list[Certificate] = []
-    taken: list[Cell] = []
+    occupied: list[Cell] = []
     inscriptions = [_at_its_place(engine, picture, image, one) for one in inscriptions]
     enlarged = _enlarged(image, inscriptions)
     if enlarged.size != image.size:
         before, after = (f"{one.width}x{one.height}" for one in (image, enlarged))
         warnings.append(say("drawn at {before}, enlarged to {after} for the text", before=before, after=after))
     for inscription in inscriptions:
-        written = _Writer(engine, picture.request, enlarged, inscription, taken, progress)
+        written = _Writer(engine, picture.request, enlarged, inscription, occupied, progress)
         enlarged, certificate = written.result()
-        taken += written.cells
+        occupied += written.cells
         certificates.append(certificate)
         warnings += _sentences(certificate)
         if inscription.at == SIGNBOARD:
@@ -142,7 +142,7 @@ def _enlarged(image: Image.Image, inscriptions: Sequence[Inscription]) -> Image.
 
 
 def _sentences(certificate: Certificate) -> Iterator[str]:
-    """What a person is told: nothing where all is right and the model's own."""
+    """The messages about a certificate; none where all characters are right and drawn by the model."""
     if wrong := certificate.wrong():
         yield say(
             "of the text “{text}” {count} characters are not right: {wrong}",
@@ -160,7 +160,7 @@ def _sentences(certificate: Certificate) -> Iterator[str]:
 
 
 class _Writer:
-    """One inscription on its way into a picture."""
+    """The state of writing one inscription into a picture."""
 
     def __init__(
         self,
@@ -168,8 +168,8 @@ class _Writer:
         request: Request,
         image: Image.Image,
         inscription: Inscription,
-        taken: Sequence[Cell],
-        progress: Told | None,
+        occupied: Sequence[Cell],
+        progress: OnCharacters | None,
     ) -> None:
         self.engine, self.inscription, self.progress = engine, inscription, progress
         # What is drawn over is drawn without texts of its own.
@@ -180,7 +180,7 @@ class _Writer:
         self.found: dict[Cell, Character] = {}
         self.repaired = 0
         own = self._own() if inscription.method is Method.DRAWN else None
-        self.cells = own or _placed(image, inscription, taken)
+        self.cells = own or _placed(image, inscription, occupied)
         self.face_of: Mapping[str, Face] = faces_for("".join(cell.character for cell in self.cells), self.faces)
         self.mask = mask_of(self.cells, self.face_of, self.size)
         self.clean = dict(
@@ -222,11 +222,11 @@ class _Writer:
         )
 
     def _own(self) -> tuple[Cell, ...] | None:
-        """Where the model has written the text by itself, as far as a reader finds it."""
+        """The cells of the text where the model drew it from the prompt and OCR finds it; None if it does not."""
         if min(self.size) < LEGIBLE or self.inscription.writing is not Writing.HORIZONTAL:
             return None
         text = characters_of(self.inscription.text)
-        return drawn.found(self.pixels.astype(np.uint8), text)
+        return drawn.find_text(self.pixels.astype(np.uint8), text)
 
     def _judge_own(self) -> None:
         reads = self._read([_grey(self._cut(cell)) for cell in self.cells])
@@ -239,14 +239,14 @@ class _Writer:
         return [cell for cell in cells if cell not in self.found or not self.found[cell].right]
 
     def _conditioned(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The characters drawn over by the model, each group at the first strength that leaves it right."""
+        """Has the model redraw characters, each group at the first strength that gives it right; returns the others."""
         native = self.engine.prepare(self.request).request.size or self.size
         together = conditioned.groups(cells, native)
         if len(together) > MOST_GROUPS:
             return list(cells)
         for group in together:
             self._group(group)
-            self._tell()
+            self._report_progress()
         return self._wrong(cells)
 
     def _group(self, group: Sequence[Cell]) -> None:
@@ -270,7 +270,7 @@ class _Writer:
             last = trial == len(compose.WASHES) - 1
             for cell in self._accepted(waiting, laid, Method.COMPOSED, whatever=last):
                 waiting.remove(cell)
-            self._tell()
+            self._report_progress()
             if not waiting:
                 return
 
@@ -282,20 +282,20 @@ class _Writer:
         trial = np.round(trial)
         crops = {cell: trial[_slices(cell, trial.shape)] for cell in cells}
         reads = self._read([_grey(crop) for crop in crops.values()])
-        taken: list[Cell] = []
+        accepted: list[Cell] = []
         for (cell, crop), read_as in zip(crops.items(), reads, strict=True):
             strokes = compare(crop, self._glyph(cell)[: crop.shape[0], : crop.shape[1]])
             verdict = verdict_of(strokes, read_as, cell.character, self.clean[cell])
             if verdict is Verdict.RIGHT or whatever:
                 self._note(cell, method, verdict, read_as, strokes)
-                taken.append(cell)
-        self._take_over(taken, cells, trial)
-        return taken
+                accepted.append(cell)
+        self._take_over(accepted, cells, trial)
+        return accepted
 
-    def _take_over(self, taken: Sequence[Cell], tried: Sequence[Cell], trial: np.ndarray) -> None:
-        """Pixels of the trial into the picture: the taken cells and a little around them, never another character's."""
+    def _take_over(self, accepted: Sequence[Cell], tried: Sequence[Cell], trial: np.ndarray) -> None:
+        """Copies the accepted cells and a little around them, never another character's pixels, from the trial."""
         where = np.zeros(trial.shape[:2], bool)
-        for cell in taken:
+        for cell in accepted:
             reach = round(conditioned.AROUND * cell.side)
             where[_slices(Cell("", cell.left - reach, cell.top - reach, cell.side + 2 * reach), trial.shape)] = True
         for cell in set(self.cells) - set(tried):
@@ -326,14 +326,14 @@ class _Writer:
     def _read(self, crops: Sequence[np.ndarray]) -> list[str]:
         return reading.read(crops)
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self.progress is not None:
             self.progress(len(self.found), len(self.cells))
 
 
-def _placed(image: Image.Image, inscription: Inscription, taken: Sequence[Cell]) -> tuple[Cell, ...]:
+def _placed(image: Image.Image, inscription: Inscription, occupied: Sequence[Cell]) -> tuple[Cell, ...]:
     if inscription.box is None:
-        return calm_cells(image, inscription.text, inscription.writing, taken)
+        return calm_cells(image, inscription.text, inscription.writing, occupied)
     left, top, width, height = inscription.box
     box = Box(
         round(left * image.width), round(top * image.height), round(width * image.width), round(height * image.height)

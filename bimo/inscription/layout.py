@@ -252,9 +252,9 @@ def inside(size: tuple[int, int]) -> Box:
     return Box(margin, margin, size[0] - 2 * margin, size[1] - 2 * margin)
 
 
-def calm_cells(picture: Image.Image, text: str, writing: Writing, taken: Sequence[Cell] = ()) -> tuple[Cell, ...]:
+def calm_cells(picture: Image.Image, text: str, writing: Writing, occupied: Sequence[Cell] = ()) -> tuple[Cell, ...]:
     """The cells of a text where the picture is calmest: least change of light below them, a little for the edges, and
-    not where other text stands (``taken``).
+    not where other text stands (``occupied``).
 
     The largest characters are taken whose ground is calm; where none is, the calmest ground that there is.
     """
@@ -263,7 +263,7 @@ def calm_cells(picture: Image.Image, text: str, writing: Writing, taken: Sequenc
         return fit(text, whole, writing, largest=max(SMALLEST_CELL, picture.height // 8))
     light = np.asarray(picture.convert("L"), np.float32) / 255
     busy = np.hypot(ndimage.sobel(light, 0), ndimage.sobel(light, 1))
-    for cell in taken:
+    for cell in occupied:
         left, top, right, bottom = cell.box
         busy[max(0, top) : bottom, max(0, left) : right] = 8.0
     summed = np.zeros((busy.shape[0] + 1, busy.shape[1] + 1))

@@ -1,6 +1,6 @@
-"""Where text stands on an element that a picture's layout has by name: a lantern, the board over a gate, the painter's
-seal. The layout is what the model was told (`Conditioner.places`); the picture itself says where on a lantern there is
-room.
+"""The box for text on a named element of the picture's layout: a lantern, the board over a gate, the painter's seal.
+The layout is the condition that the model got (`Conditioner.places`); where on a lantern there is room is measured in
+the picture.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 }
 #: Width by height between which a box is one lantern; others hold a row of them.
 ONE_LANTERN = (0.4, 1.4)
-#: What of an element's box is written on, where the picture does not show it better.
-WRITTEN_ON: Mapping[str, Shares] = {
+#: The part of an element's box that text is set in where the picture shows no object in the box.
+WRITABLE: Mapping[str, Shares] = {
     "lantern": (0.2, 0.2, 0.8, 0.6),
     "signboard": (0.28, 0.24, 0.72, 0.44),
     "seal": (0.0, 0.0, 1.0, 1.0),
@@ -53,17 +53,17 @@ def box_at(
         there = [name for name, elements in PLACES.items() if any(one in declared for one in elements)]
         raise _no_place(place, there, list(declared), system.recipe.name)
     best = max(boxes, key=lambda box: _fitness(box, place))
-    by_layout = _part(best, WRITTEN_ON[place])
+    by_layout = _part(best, WRITABLE[place])
     if place != "lantern":
         return by_layout
-    shown = _shown(image, _cropped(best), text, writing)
+    on_object = _box_on_object(image, _cropped(best), text, writing)
     # What is much smaller is a speck beside a lantern that is blurred into its surroundings.
-    large = shown is not None and min(shown[2:]) >= SPECK * min(by_layout[2:])
-    return shown if shown is not None and large else by_layout
+    large = on_object is not None and min(on_object[2:]) >= SPECK * min(by_layout[2:])
+    return on_object if on_object is not None and large else by_layout
 
 
-def _shown(image: Image.Image, around: Shares, text: str, writing: Writing) -> Shares | None:
-    """The box within the thing that a part of the picture shows, None where nothing stands out there."""
+def _box_on_object(image: Image.Image, around: Shares, text: str, writing: Writing) -> Shares | None:
+    """The box for text on the object in a part of the picture, None where no object stands out there."""
     width, height = image.size
     pixels = (
         *(round(around[0] * width), round(around[1] * height)),
@@ -78,15 +78,15 @@ def _shown(image: Image.Image, around: Shares, text: str, writing: Writing) -> S
 
 
 def _declared(system: System, request: Request, index: int) -> dict[str, list[Shares]]:
-    """Every element that a conditioner has told the picture, with its boxes inside of it."""
-    found: dict[str, list[Shares]] = {}
+    """Every element of the layout conditions, with its boxes as shares of the picture."""
+    boxes_by_element: dict[str, list[Shares]] = {}
     for level in system.recipe.levels:
         for conditioner in system.level(level.name).conditioners:
             for name, boxes in conditioner.places(request, index).items():
                 inside = [_clipped(box) for box in boxes]
                 # Levels of one system are told the same.
-                found[name] = [box for box in inside if box[2] > box[0] and box[3] > box[1]]
-    return {name: boxes for name, boxes in found.items() if name and boxes}
+                boxes_by_element[name] = [box for box in inside if box[2] > box[0] and box[3] > box[1]]
+    return {name: boxes for name, boxes in boxes_by_element.items() if name and boxes}
 
 
 def _no_place(place: str, there: list[str], declared: list[str], model: str) -> RequestError:

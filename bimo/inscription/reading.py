@@ -1,9 +1,8 @@
-"""What a reader (OCR) makes of characters in a picture: PP-OCR by rapidocr, whose models lie in its wheel (Apache-2.0).
+"""OCR of characters in a picture: PP-OCR by rapidocr, whose models are in its wheel (Apache-2.0).
 
-The places of the characters are known, so that they are cut out and set side by side: a line is read in the same way
-whether it stood across, down or along a seal. A reader is wrong at times about characters that are right, and knows
-some 18,000 of them: what it makes of the clean glyphs is asked as well, and only where the two differ is the picture at
-fault.
+The boxes of the characters are known, so they are cropped and joined into a horizontal line: text reads alike whether
+it runs across, down or along a seal. OCR misreads some correct characters and knows some 18,000 of them, so the clean
+glyphs are read as well, and only a difference between the two counts against the picture.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def version() -> str:
 
 
 def read(crops: Sequence[np.ndarray]) -> list[str]:
-    """What is read of each crop [S, S] (0 ink, 255 paper): one character, or "" where nothing was."""
+    """The character read in each crop [S, S] (0 ink, 255 paper), "" where none is."""
     answers: list[str] = []
     for first in range(0, len(crops), TOGETHER):
         part = crops[first : first + TOGETHER]
@@ -93,7 +92,7 @@ def find(picture: np.ndarray, text: str) -> list[tuple[int, int, int, int]] | No
     return where
 
 
-def found_anywhere(picture: np.ndarray) -> str:
+def read_all(picture: np.ndarray) -> str:
     """All text that a reader finds in a picture [H, W, 3], one line after another."""
     return "".join(_finder()(picture[..., ::-1]).txts or ())
 

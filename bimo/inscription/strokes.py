@@ -1,4 +1,4 @@
-"""Whether a character stands in a picture stroke by stroke, against the glyph that was asked for.
+"""Compares a character in a picture with its glyph, stroke by stroke.
 
 Readers (OCR, vision models) read what was meant: of 40 characters blurred by four pixels they still read 38, and a
 missing dot seldom disturbs them (TextPecker, arXiv:2602.20903, judges structure apart for this reason). Here the
@@ -47,13 +47,13 @@ class Strokes:
 
     @property
     def right(self) -> bool:
-        """Whether every stroke stands, every gap is open and nothing is added."""
+        """Whether no stroke is missing, no gap is closed and nothing is added."""
         return self.contrast >= FAINTEST and self.missing <= MISSING and self.closed <= CLOSED and self.extra <= EXTRA
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Of a reference glyph: itself softened, its axes, what lies far from its strokes, and how wide they are."""
+    """What is compared of a reference glyph: a blurred copy, medial axes, the area far from strokes, their width."""
 
     soft: np.ndarray
     stroke_axis: np.ndarray
@@ -173,14 +173,14 @@ def largest_area(points: np.ndarray) -> float:
 
 def _ridge(distance: np.ndarray) -> np.ndarray:
     """Where a distance is largest across some direction: the medial axis, a pixel or two thick."""
-    found = np.zeros(distance.shape, bool)
+    ridge = np.zeros(distance.shape, bool)
     padded = np.pad(distance, 1)
     height, width = distance.shape
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         before = padded[1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width]
         after = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        found |= (distance >= before) & (distance >= after) & ((distance > before) | (distance > after))
-    return found & (distance > 0)
+        ridge |= (distance >= before) & (distance >= after) & ((distance > before) | (distance > after))
+    return ridge & (distance > 0)
 
 
 def _longest(points: np.ndarray) -> float:

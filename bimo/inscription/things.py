@@ -1,7 +1,7 @@
-"""Where text stands on the thing that a picture shows: a lantern's belly, a balloon, an apple.
+"""The box for text on the object that a picture shows: a lantern's belly, a balloon, an apple.
 
-The thing is what differs from the picture's rim, parted from it as Otsu (1979) parts two groups; within it the largest
-box of the text's shape, by distances to its edge.
+The object is what differs in colour from the picture's rim, by Otsu's threshold (1979); the box is the largest one of
+the text's shape inside it, by a distance transform.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bimo.inscription.layout import Writing, characters_of, lines_of
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The longer side, in pixels, that a thing is looked for at.
-SEEN = 256
+#: The longer side, in pixels, of the copy in which the object is segmented.
+SEGMENTED_SIDE = 256
 #: The share of each side that is the picture's rim.
 RIM = 0.04
-#: Shares of the picture between which something is a thing on a ground.
+#: Least and largest area of the object, as shares of the picture.
 LEAST, MOST = 0.03, 0.85
-#: Of 255, how far a thing's colour is from the rim's at the least.
+#: Least distance of the object's colour from the rim's, of 255.
 APART = 32.0
 #: The share of the box that is left free at each edge: a thing is round.
 FREE = 0.06
@@ -35,26 +35,26 @@ def box_on_thing(picture: Image.Image, text: str, writing: Writing) -> tuple[flo
     """(left, top, width, height) as shares of the picture. Raises RequestError where no thing stands out."""
     inside = thing(picture)
     height, width = inside.shape
-    best = max((_largest(inside, shape) for shape in _shapes(text, writing)), key=lambda found: found[0])
+    best = max((_largest(inside, shape) for shape in _shapes(text, writing)), key=lambda box: box[0])
     _, left, top, across, down = best
     free = FREE * min(across, down)
     return (left + free) / width, (top + free) / height, (across - 2 * free) / width, (down - 2 * free) / height
 
 
 def thing(picture: Image.Image) -> np.ndarray:
-    """[H, W] bool, at most SEEN a side: the largest thing that stands out from the rim, its holes filled. Raises
-    RequestError where there is none.
+    """[H, W] bool, at most SEGMENTED_SIDE a side: the largest object that stands out from the rim, its holes filled.
+    Raises RequestError where there is none.
     """
     small = picture.convert("RGB")
-    small.thumbnail((SEEN, SEEN))
+    small.thumbnail((SEGMENTED_SIDE, SEGMENTED_SIDE))
     pixels = np.asarray(small, np.float32)
     reach = max(1, round(RIM * min(pixels.shape[:2])))
     rim = np.ones(pixels.shape[:2], bool)
     rim[reach:-reach, reach:-reach] = False
     apart = np.linalg.norm(pixels - np.median(pixels[rim], axis=0), axis=-1)
     mask = ndimage.binary_opening(apart > max(APART, otsu(apart)), iterations=2)
-    found: Any = ndimage.label(ndimage.binary_fill_holes(mask))
-    labels, count = found
+    labelled: Any = ndimage.label(ndimage.binary_fill_holes(mask))
+    labels, count = labelled
     if count:
         sizes = np.bincount(labels.ravel())[1:]
         if LEAST <= sizes.max() / labels.size <= MOST:
@@ -71,10 +71,10 @@ def _shapes(text: str, writing: Writing) -> list[tuple[int, int]]:
     longest, count = max(len(line) for line in lines), len(characters_of(text))
     if writing is Writing.VERTICAL:
         return [(len(lines), longest)]
-    found = [(longest, len(lines))]
+    shapes = [(longest, len(lines))]
     if len(lines) == 1:
-        found += [(math.ceil(count / rows), rows) for rows in range(2, 4) if count > rows]
-    return found
+        shapes += [(math.ceil(count / rows), rows) for rows in range(2, 4) if count > rows]
+    return shapes
 
 
 def _largest(inside: np.ndarray, shape: tuple[int, int]) -> tuple[float, float, float, float, float]:

@@ -15,7 +15,6 @@ from functools import cache
 from importlib import resources
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Both
 from bimo.prompts.normalise import normal
 
 _MARKS = re.compile(r"[\W_]+")
@@ -84,7 +83,7 @@ def find_verse(query: str) -> VerseMatch:
         "no poem here has {query!r}; the nearest verse is “{verse}”, {poem}",
         query=query,
         verse=near.verse,
-        poem=Both(str(near.poem), str(near.poem)),
+        poem=near.poem,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bimo.core.messages import Both, say
+from bimo.core.messages import Listed, Message, say
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Budget:
 
     def without(self, texts: Sequence[str]) -> Budget:
         """The same without the unknown words in ``texts``, which are set as lettering and not drawn by the model."""
-        written = "".join(texts)
-        return replace(self, unknown=tuple(word for word in self.unknown if word not in written))
+        lettering = "".join(texts)
+        return replace(self, unknown=tuple(word for word in self.unknown if word not in lettering))
 
     def knowing(self, captions: Sequence[str]) -> Budget:
         """The same where the model was trained on these captions, in their normal form, besides: as by a LoRA."""
@@ -81,10 +81,8 @@ class Budget:
             near=self._nearest(),
         )
 
-    def _nearest(self) -> Both:
-        if not self.near:
-            return Both("", "")
-        return Both(f"；学过的相近的词：{listed(self.near)}", f"; learned words like it: {listed(self.near)}")
+    def _nearest(self) -> Message:
+        return Message("; learned words like it: {words}", words=Listed(self.near)) if self.near else Message("")
 
 
 def listed(words: Sequence[str]) -> str:

@@ -61,12 +61,12 @@ def emphasis(prompt: str) -> Emphasis:
             first = opened[-1]
             inside = "".join(text[first + 1 :])
             weight = float(ending[1].replace("．", "."))  # Python reads full-width digits as they are
-            shown = "".join(text[first:]) + ending[0]
+            bracket_text = "".join(text[first:]) + ending[0]
             if not LOWEST <= weight <= HIGHEST and not _ratio(inside, ending[1]):
-                notes.append(_prose_note(shown, ending[1]))
+                notes.append(_prose_note(bracket_text, ending[1]))
             elif not _ratio(inside, ending[1]):
                 if "." not in ending[1] and "．" not in ending[1]:
-                    notes.append(_weight_note(shown, weight))
+                    notes.append(_weight_note(bracket_text, weight))
                 opened.pop()
                 del text[first]  # the bracket that it closes
                 spans = [(a - (a > first), b - (b > first), w) for a, b, w in spans]
@@ -88,20 +88,20 @@ def _ratio(inside: str, number: str) -> bool:
     return inside.strip().isdecimal() or (inside[-1:].isdecimal() and number.isdecimal())
 
 
-def _prose_note(shown: str, number: str) -> str:
+def _prose_note(bracket_text: str, number: str) -> str:
     return say(
         "{shown} is read as it stands: {number} is no weight from {lowest:g} to {highest:g}; to weigh "
         "words write one, for instance (word:1.3); with \\ before the bracket this is not said",
-        shown=shown,
+        shown=bracket_text,
         number=number,
         lowest=LOWEST,
         highest=HIGHEST,
     )
 
 
-def _weight_note(shown: str, weight: float) -> str:
+def _weight_note(bracket_text: str, weight: float) -> str:
     return say(
         "{shown} is taken for a weight of {weight:g}; if it is text, put \\ before the bracket",
-        shown=shown,
+        shown=bracket_text,
         weight=weight,
     )

@@ -24,9 +24,9 @@ def edited(caption: str, edits: CaptionEdits, seed: int) -> str:
 def _varied(caption: str, edits: CaptionEdits, drawn: random.Random) -> str:
     pieces = re.split(f"([{re.escape(edits.separators)}]\\s*)", caption)
     tags, marks = pieces[0::2], pieces[1::2]
-    kept, others = tags[: edits.keep_tokens], tags[edits.keep_tokens :]
+    fixed, others = tags[: edits.keep_tokens], tags[edits.keep_tokens :]
     others = [tag for tag in others if drawn.random() >= edits.tag_dropout]
     if edits.shuffle:
         drawn.shuffle(others)
-    tags = [*kept, *others]
+    tags = [*fixed, *others]
     return "".join(tag + (marks[at] if at < len(tags) - 1 else "") for at, tag in enumerate(tags)).strip()

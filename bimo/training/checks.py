@@ -25,19 +25,19 @@ from bimo.training.batch_sampler import BatchSampler
 
 #: The number of captions that are sampled.
 SAMPLE = 2000
-SHOWN = 5
+MOST_SHOWN = 5
 UNSUITED = Message("hardly suit its text encoders")
 REMEDY = Message("mend the tokenizer or the data, or raise that limit of the stage where it is meant so")
 
 
-def check_seed(begun: int, wanted: int, out: Path) -> None:
+def check_seed(saved_seed: int, wanted: int, out: Path) -> None:
     """Raises TrainingError if a run is resumed with another seed."""
-    if begun != wanted:
+    if saved_seed != wanted:
         raise TrainingError(
             "the run in {out} was begun with seed {begun}, and now it is {wanted}; go on with --seed "
             "{begun}, or take another folder",
             out=out,
-            begun=begun,
+            begun=saved_seed,
             wanted=wanted,
         )
 
@@ -111,8 +111,8 @@ def check_words(stage: Stage, text_encoders: Sequence[TextEncoder], pictures: Pi
 
 def readings(text_encoders: Sequence[TextEncoder], captions: Sequence[str], prefix: str = "") -> list[Reading]:
     """How each text encoder reads the captions that are not empty, with ``prefix`` before each."""
-    written = [prefix + caption for caption in captions if caption.strip()]
-    return [reading(text_encoder, written) for text_encoder in text_encoders]
+    prompts = [prefix + caption for caption in captions if caption.strip()]
+    return [reading(text_encoder, prompts) for text_encoder in text_encoders]
 
 
 def too_much(stage: Stage, captions: Sequence[str], readings: Sequence[Reading]) -> str:
@@ -161,8 +161,8 @@ def check_sizes(stage: Stage, order: BatchSampler) -> None:
             )
         )
         return
-    listed = ", ".join(f"{width}x{height} ({count})" for (width, height), count in small[:SHOWN])
-    listed += " ..." if len(small) > SHOWN else ""
+    listed = ", ".join(f"{width}x{height} ({count})" for (width, height), count in small[:MOST_SHOWN])
+    listed += " ..." if len(small) > MOST_SHOWN else ""
     print(
         say(
             "stage {name!r}: {count} sizes have fewer pictures than a batch of {count_2}; it is filled up "

@@ -48,14 +48,14 @@ SHAPE_FILE = "shape.json"
 KINDS = {str(kind): kind for kind in (torch.float32, torch.float16, torch.bfloat16)}
 
 #: Texts -> what a text encoder says of them.
-Ask = Callable[[Sequence[str]], TextEncoding]
+EncodeTexts = Callable[[Sequence[str]], TextEncoding]
 
 
 @dataclass(frozen=True)
 class Encode:
     """The texts of the rows, one list a text encoder -> their encodings; ``cached`` where no text encoder is asked."""
 
-    asks: Sequence[Ask]
+    asks: Sequence[EncodeTexts]
     cached: bool = False
 
     def __call__(self, wanted: Sequence[Sequence[str]]) -> tuple[TextEncoding, ...]:
@@ -73,7 +73,7 @@ class FrozenEncoder:
 
     def encode_batch(self, texts: Sequence[str]) -> TextEncoding:
         """The output of the frozen part for texts in one batch."""
-        with default_device(self.home):
+        with default_device(self.device):
             return self.encoder.trunk(texts) if self.trunk else self.encoder.encode(texts)
 
     def encode_one(self, text: str) -> TextEncoding:
@@ -85,16 +85,16 @@ class FrozenEncoder:
         """The text encoder's output, float32, from that of its frozen part; with a gradient if its head is trained."""
         if not self.trunk:
             return trunk_output
-        return cast_encoding(self.encoder.finished(to_device(trunk_output, self.home)), torch.float32)
+        return cast_encoding(self.encoder.finished(to_device(trunk_output, self.device)), torch.float32)
 
     def blank(self) -> Tensor | None:
         """The output for padding that a denoiser sees before shorter texts, None if there is none."""
         with self._still():
             padding = self.encoder.blank()
-            return padding if padding is None or self.trunk else self._headed(padding)
+            return padding if padding is None or self.trunk else self._with_head(padding)
 
     @property
-    def home(self) -> torch.device:
+    def device(self) -> torch.device:
         """The device of the text encoder."""
         return device_of_module(self.encoder)
 
@@ -107,7 +107,7 @@ class FrozenEncoder:
         each = (digest_tensors({n: held[n].whole(CPU, torch.float32)}) for n in held if not n.startswith(heads))
         return f"{dumps(self.part)}{self.trunk}{digest_tensors(frozen)}{''.join(each)}"
 
-    def _headed(self, state: Tensor) -> Tensor:
+    def _with_head(self, state: Tensor) -> Tensor:
         return self.encoder.finished(TextEncoding(state[None, None])).tokens[0, 0]
 
     @contextmanager
@@ -115,7 +115,7 @@ class FrozenEncoder:
         module = self.encoder
         modes = [part for part in module.modules() if part.training]
         module.eval()
-        with torch.no_grad(), torch.autocast(self.home.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             yield
         for part in modes:
             part.training = True
@@ -199,19 +199,21 @@ def cached_encoder(system: System, texts: Iterable[str], requested: int, out: Pa
     for old in (out / "cache").glob("words-*") if writes and any(parts) else ():
         if old not in folders:
             shutil.rmtree(old)  # of text encoders or texts that are no more, or half written
-    asks: list[Ask] = []
+    asks: list[EncodeTexts] = []
     cached: list[bool] = []
     for index, (encoder, frozen, folder) in enumerate(zip(system.text_encoders, parts, folders, strict=True)):
         if frozen is None or folder is None:
             asks.append(partial(encoded, encoder))
             cached.append(False)
         else:
-            asks.append(_how(frozen, index, every, folder, writes))
+            asks.append(_encoding_function(frozen, index, every, folder, writes))
             cached.append((folder / SHAPE_FILE).is_file() and not frozen.trunk)
     return Encode(asks, all(cached))
 
 
-def _how(frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool) -> Ask:
+def _encoding_function(
+    frozen: FrozenEncoder, index: int, every: Sequence[str], folder: Path, writes: bool
+) -> EncodeTexts:
     """The encoding function of one text encoder."""
     blank = frozen.blank()
     if not (folder / SHAPE_FILE).is_file():
@@ -304,11 +306,11 @@ def _here(encoding: TextEncoding) -> TextEncoding:
 
 def _fits(frozen: FrozenEncoder, sample: Sequence[str], count: int, folder: Path) -> bool:
     """Whether the encodings of this many texts fit on the disk, estimated from a sample."""
-    taken = 0
+    sampled_bytes = 0
     for text in sample:
         encoding = frozen.encode_one(text)
-        taken += sum(t.nbytes for t in (encoding.tokens, encoding.mask, encoding.pooled) if t is not None)
-    wanted = taken / len(sample) * count
+        sampled_bytes += sum(t.nbytes for t in (encoding.tokens, encoding.mask, encoding.pooled) if t is not None)
+    wanted = sampled_bytes / len(sample) * count
     free = shutil.disk_usage(folder.parent.parent).free
     if wanted <= free * SHARE_OF_FREE_DISK:
         return True

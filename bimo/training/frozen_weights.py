@@ -1,4 +1,4 @@
-"""How what does not learn in a stage is kept meanwhile: rounded, narrower, in the processor's memory."""
+"""Frozen weights during a stage: quantised, in a narrower dtype, or offloaded to CPU memory."""
 
 # Parts of torch's interface are untyped.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -33,8 +33,8 @@ Layer = nn.Linear | nn.Conv2d
 
 
 def holdable(system: System) -> dict[str, Layer]:
-    """The layers of text encoders and denoisers whose weights do not learn and can be held, by name: none that shares
-    its weight, and none whose text encoder wants float32.
+    """The layers of text encoders and denoisers with a frozen weight that can be quantised or offloaded, by name: not
+    those that share their weight, nor those of text encoders that need float32.
     """
     uses = Counter(id(p) for layer in system.modules() for p in layer.parameters(recurse=False))
     wide = kept_in_float32(system)
@@ -51,7 +51,7 @@ def holdable(system: System) -> dict[str, Layer]:
 
 
 def kind_of(stage: Stage, layer: nn.Module) -> str:
-    """How a stage keeps the weight of a frozen layer: its ``frozen``, or what its ``precision`` multiplies it as."""
+    """The storage of a frozen layer's weight: the stage's ``frozen``, or the dtype of its ``precision``."""
     narrow = stage.precision if stage.precision in ("bf16", "fp16") else "fp32"
     if stage.frozen == "fp32" or (isinstance(layer, nn.Conv2d) and stage.frozen not in DTYPES):
         return narrow if stage.frozen != "fp32" else "fp32"
@@ -59,15 +59,15 @@ def kind_of(stage: Stage, layer: nn.Module) -> str:
 
 
 class FrozenWeights:
-    """The weights of a system that do not learn in a stage, kept as its ``frozen`` and ``offload`` say, on ``device``
-    while they work. What they were lies in a file of ``folder``, mapped, until ``close`` puts it back.
+    """The frozen weights of a system in a stage, stored by its ``frozen`` and ``offload``, on ``device`` while they are
+    used. The original weights are in a memory-mapped file in ``folder`` until ``close`` restores them.
 
-    It moves text encoders and denoisers where the system draws meanwhile (`bimo.engine.offload.WeightMover`).
+    It is also the `bimo.engine.offload.WeightMover` by which the system draws during the stage.
     """
 
     def __init__(self, stage: Stage, system: System, folder: Path, processes: Processes) -> None:
-        """Raises TrainingError for a library that is not here, a device that has nowhere to move weights to, and for
-        processes that part what learns (FSDP, DeepSpeed).
+        """Raises TrainingError if a library is not installed, for ``offload`` on a CPU, and for processes that shard
+        the trained parameters or their optimiser (FSDP, DeepSpeed).
         """
         _check(stage, processes)
         self.system, self.device, self._offload = system, processes.device, stage.offload
@@ -76,7 +76,7 @@ class FrozenWeights:
         folder.mkdir(parents=True, exist_ok=True)
         self._layers = {n: layer for n, layer in holdable(system).items() if kind_of(stage, layer) != "fp32"}
         if stage.offload == "groups":
-            # What is whole is fetched, too.
+            # Weights that are not quantised are offloaded, too.
             self._layers = holdable(system)
         save_whole({name: layer.weight.data for name, layer in self._layers.items()}, self._file)
         self._whole: dict[str, Tensor] = torch.load(self._file, weights_only=True, mmap=True)
@@ -85,29 +85,29 @@ class FrozenWeights:
             hold(layer, _held(begun.to(self.device).float(), kind_of(stage, layer)))
             release_pages(begun)
             self._rest(name, layer)
-        #: Whether text encoders stay on the device: a stage that asks them at each step has them there.
-        self._asked = stage.offload == "none"
+        #: Whether text encoders stay on the device, as in a stage that runs them at each step.
+        self._encoders_resident = stage.offload == "none"
         self._denoisers = [system.level(level.name).denoiser for level in system.recipe.levels]
         rest = [module for name, module in system.named_children() if name != "text"]
         move(rest, self.device, fixed=stage.offload == "groups")
-        if self._asked:
+        if self._encoders_resident:
             move([system.text], self.device)
         else:
             system.weight_mover = self
 
     def _rest(self, name: str, layer: Layer) -> None:
-        """Puts a layer's weight, just rounded on the device, where it waits."""
+        """Moves a layer's weight, which was quantised on the device, to where it is between uses."""
         held: HeldWeight = held_in(layer)["weight"]
         if self._offload == "groups" or (self._offload == "parts" and name.startswith("text.")):
             held.move(CPU)
 
     def values(self) -> Mapping[str, Tensor]:
-        """The weights as they were, by the names of their parameters, on the processor."""
+        """The original weights by the names of their parameters, on the CPU."""
         return {f"{name}.weight": value for name, value in self._whole.items()}
 
     @contextmanager
     def whole(self) -> Generator[None]:
-        """Parameters are the weights as they were, on the processor, for what reads them; layers do not."""
+        """A context in which parameters hold the original weights, on the CPU, to be read; layers cannot run in it."""
         for name, layer in self._layers.items():
             layer.weight.data = self._whole[name]
         try:
@@ -118,8 +118,8 @@ class FrozenWeights:
 
     @contextmanager
     def text_encoders(self) -> Generator[None]:
-        """Has the text encoders on the device, and the denoisers away meanwhile."""
-        if self._asked:
+        """A context in which the text encoders are on the device and the denoisers on the CPU."""
+        if self._encoders_resident:
             yield
             return
         move(self._denoisers, CPU)
@@ -131,20 +131,20 @@ class FrozenWeights:
             move(self._denoisers, self.device, fixed=self._offload == "groups")
 
     def keep_text_encoders(self, stage: Stage) -> None:
-        """Has the text encoders stay on the device: each step asks them."""
-        if not self._asked:
+        """Keeps the text encoders on the device, for a stage that runs them at each step."""
+        if not self._encoders_resident:
             print(say("each step of stage {name!r} asks the text encoders, which stay on the device", name=stage.name))
             move([self.system.text], self.device)
-            self._asked = True
+            self._encoders_resident = True
 
     def on_step(self, denoiser_input: DenoiserInput) -> None:
-        """Nothing: the denoisers are there."""
+        """Does nothing: the denoisers are on the device already."""
 
     def rest(self) -> None:
-        """Nothing: they stay."""
+        """Does nothing: they stay on the device."""
 
     def close(self) -> None:
-        """Everything is on the processor, the weights as they were."""
+        """Restores the original weights and moves everything to the CPU."""
         for name, layer in self._layers.items():
             release(layer, self._whole[name])
         move([self.system], CPU)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from bimo.core.errors import TrainingError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both, Message, say
+from bimo.core.messages import Message, say
 from bimo.core.part import KIND, dump
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
@@ -21,7 +21,7 @@ from bimo.training.objectives.objective import objective_of
 
 HISTORY_FILE = "history.json"
 #: Fields of a recipe for display only, which do not affect training.
-SHOWN = ("title", "paper", "licence", "languages", "prompts")
+DISPLAY_ONLY = ("title", "paper", "licence", "languages", "prompts")
 #: Fields that cannot change during a stage: its name, what is trained by which optimiser, and what is held out.
 FIXED = ("name", "level", "train", "optimiser", "fused_backward", "adapter", "validation")
 #: Fields that can change at any time, as they do not affect what is trained.
@@ -41,7 +41,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Had:
+class DataSummary:
     """The data of a run: its ``digest``, and how many rows have a picture and how many are text only."""
 
     digest: str
@@ -54,7 +54,7 @@ class Had:
         return say("{pictures} pictures and {texts} texts", pictures=self.pictures, texts=self.texts)
 
 
-def had(pictures: Pictures, recipe: Recipe) -> Had:
+def summarize_data(pictures: Pictures, recipe: Recipe) -> DataSummary:
     """Describes data in a line; maps that the stages read count by names and sizes, since hashing their contents would
     take too long.
     """
@@ -66,7 +66,7 @@ def had(pictures: Pictures, recipe: Recipe) -> Had:
             path = home / "maps" / name / f"{key}.png"
             own.update(f"{name} {key} {path.stat().st_size if path.is_file() else -1}\n".encode())
         digest = own.hexdigest()
-    return Had(digest, drawn, len(pictures) - drawn)
+    return DataSummary(digest, drawn, len(pictures) - drawn)
 
 
 def _maps(recipe: Recipe) -> set[str]:
@@ -90,7 +90,7 @@ class Change:
     stage: str
     step: int
     settings: Mapping[str, tuple[Any, Any]]
-    data: tuple[Had, Had] | None = None
+    data: tuple[DataSummary, DataSummary] | None = None
 
     def lines(self) -> list[str]:
         """The changes, one a line."""
@@ -104,7 +104,7 @@ class Change:
 class History:
     """The current data of a run, None if an older version recorded none, and its changes in order."""
 
-    data: Had | None = None
+    data: DataSummary | None = None
     changes: tuple[Change, ...] = ()
 
     def with_change(self, change: Change) -> History:
@@ -138,11 +138,11 @@ def read_history(out: Path) -> History:
                 one["stage"],
                 one["step"],
                 {name: (old, new) for name, (old, new) in one["settings"].items()},
-                None if one["data"] is None else (Had(**one["data"][0]), Had(**one["data"][1])),
+                None if one["data"] is None else (DataSummary(**one["data"][0]), DataSummary(**one["data"][1])),
             )
             for one in record["changes"]
         ]
-        return History(None if record["data"] is None else Had(**record["data"]), tuple(changes))
+        return History(None if record["data"] is None else DataSummary(**record["data"]), tuple(changes))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(
             "cannot read {path} ({error}); without it the run goes on, but not knowing whether its data is the same",
@@ -176,17 +176,17 @@ def _differences(before: Any, after: Any, path: str) -> Changes:
     return changes if before == after else {path: (before, after)}
 
 
-def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_here: bool) -> Changes:
-    """The changes of a run that stands at ``place``; none if the recipe is the same.
+def same_recipe(before: Recipe, recipe: Recipe, place: Place, out: Path, from_here: bool) -> Changes:
+    """The changes of a run at the position ``place``; none if the recipe is the same.
 
     Raises TrainingError for another recipe, for changes without permission, and for changes that are impossible at this
     position.
     """
-    changes = {path: value for path, value in differences(before, wanted).items() if not _is_free(path)}
+    changes = {path: value for path, value in differences(before, recipe).items() if not _is_free(path)}
     if not changes:
         return {}
     listed = _listed(changes)
-    strange = [path for path in changes if path.split(".")[0] not in (*SHOWN, "stages")]
+    strange = [path for path in changes if path.split(".")[0] not in (*DISPLAY_ONLY, "stages")]
     if strange:
         raise TrainingError(
             "{out} holds the run of another recipe (what differs: {listed}); take another folder, or delete it first",
@@ -194,7 +194,7 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
             listed=listed,
         )
     if not from_here:
-        at = standing(before, place)
+        at = position(before, place)
         if not _can_change(changes, before, place, out):
             raise TrainingError(
                 "the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: leave the "
@@ -213,12 +213,12 @@ def same_recipe(before: Recipe, wanted: Recipe, place: Place, out: Path, from_he
         )
     for path in changes:
         _check_path(path, before, place, out)
-    now = wanted.stages[place.stage] if place.stage < len(wanted.stages) else None
+    now = recipe.stages[place.stage] if place.stage < len(recipe.stages) else None
     if now is not None and place.step > now.steps:
         raise TrainingError(
             "{out} stands at {standing}, so {steps} steps are past; let steps be {step} or more",
             out=out,
-            standing=standing(before, place),
+            standing=position(before, place),
             steps=now.steps,
             step=place.step,
         )
@@ -266,7 +266,7 @@ def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:
         )
 
 
-def same_data(history: History, now: Had, out: Path, accepted: bool) -> tuple[Had, Had] | None:
+def same_data(history: History, now: DataSummary, out: Path, accepted: bool) -> tuple[DataSummary, DataSummary] | None:
     """The data before and now, None if it is the same or was never recorded.
 
     Raises TrainingError if it changed and that was not ``accepted``.
@@ -289,7 +289,7 @@ def same_data(history: History, now: Had, out: Path, accepted: bool) -> tuple[Ha
     )
 
 
-def standing(recipe: Recipe, place: Place) -> str:
+def position(recipe: Recipe, place: Place) -> str:
     """The position of a run in words."""
     if place.stage >= len(recipe.stages):
         return say("its end, with all stages done")
@@ -298,9 +298,9 @@ def standing(recipe: Recipe, place: Place) -> str:
 
 
 def _listed(changes: Changes) -> str:
-    shown = [f"{path} {_short(old)} → {_short(new)}" for path, (old, new) in changes.items()]
-    more = len(shown) - FEW
-    return ", ".join(shown[:FEW]) + (say(" and {more} more", more=Both(len(shown), more)) if more > 0 else "")
+    lines = [f"{path} {_short(old)} → {_short(new)}" for path, (old, new) in changes.items()]
+    more = len(lines) - FEW
+    return ", ".join(lines[:FEW]) + (say(" and {more} more", more=more) if more > 0 else "")
 
 
 def _short(value: Any) -> str:

@@ -233,7 +233,7 @@ def counted(items: Sequence[T], title: str) -> Iterator[T]:
             last = time.monotonic()
 
 
-def tell(shown: Table) -> None:
+def print_table(shown: Table) -> None:
     """Prints a table."""
     from rich.console import Console
 
@@ -251,20 +251,20 @@ def table(
     title = say("stage {number}: {name}", number=number + 1, name=stage.name)
     size = rows_a_step(stage)
     caption = say("{steps} steps of {size}, from step {step}", steps=stage.steps, size=size, step=step)
-    made = Table(title=title, caption=caption)
-    made.add_column(say("part"))
+    rows_table = Table(title=title, caption=caption)
+    rows_table.add_column(say("part"))
     for heading in (say("learns"), say("frozen"), say("rate")):
-        made.add_column(heading, justify="right")
+        rows_table.add_column(heading, justify="right")
     learnt = frozen = 0
     for name, members in parts.items():
         learns = sum(p.numel() for p in members if id(p) in share)
         rest = sum(p.numel() for p in members) - learns
         rates = sorted({share[id(p)] * stage.lr for p in members if id(p) in share})
-        made.add_row(name, _millions(learns), _millions(rest), ", ".join(f"{rate:.3g}" for rate in rates))
+        rows_table.add_row(name, _millions(learns), _millions(rest), ", ".join(f"{rate:.3g}" for rate in rates))
         learnt, frozen = learnt + learns, frozen + rest
-    made.add_section()
-    made.add_row(say("in all"), _millions(learnt), _millions(frozen), "")
-    return made
+    rows_table.add_section()
+    rows_table.add_row(say("in all"), _millions(learnt), _millions(frozen), "")
+    return rows_table
 
 
 def _millions(count: int) -> str:

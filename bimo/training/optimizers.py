@@ -69,11 +69,11 @@ def optimiser(stage: Stage, parameters: dict[str, nn.Parameter]) -> torch.optim.
     shares = dict.fromkeys(parameters, 1.0)
     for glob, peak in stage.lr_overrides:
         shares |= dict.fromkeys(chosen(parameters, (glob,)), peak / stage.lr)
-    made = _optimiser(stage, parameters, shares)
+    built = _optimiser(stage, parameters, shares)
     if not stage.fused_backward:
-        return made
+        return built
     names = {id(parameter): name for name, parameter in parameters.items()}
-    order = [names[id(parameter)] for group in made.param_groups for parameter in group["params"]]
+    order = [names[id(parameter)] for group in built.param_groups for parameter in group["params"]]
     return ChainedOptimizer(*(_optimiser(stage, {name: parameters[name]}, shares) for name in order))
 
 
@@ -108,8 +108,8 @@ def _optimiser(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[s
 def ordered(stage: Stage, parameters: dict[str, nn.Parameter]) -> list[str]:
     """The names of parameters in the order of a stage's optimiser."""
     names = {id(parameter): name for name, parameter in parameters.items()}
-    made = optimiser(stage, parameters)
-    return [names[id(parameter)] for group in made.param_groups for parameter in group["params"]]
+    built = optimiser(stage, parameters)
+    return [names[id(parameter)] for group in built.param_groups for parameter in group["params"]]
 
 
 def _groups(stage: Stage, parameters: dict[str, nn.Parameter], shares: dict[str, float]) -> list[dict[str, Any]]:
@@ -182,13 +182,13 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all optimisers, with parameters numbered through them."""
-        made: dict[str, Any] = {"state": {}, "param_groups": []}
+        built: dict[str, Any] = {"state": {}, "param_groups": []}
         for each in self.optimisers:
-            state, first = each.state_dict(), sum(len(g["params"]) for g in made["param_groups"])
-            made["state"] |= {first + at: value for at, value in state["state"].items()}
-            counted = [{**g, "params": [first + at for at in g["params"]]} for g in state["param_groups"]]
-            made["param_groups"] += counted
-        return made
+            state, first = each.state_dict(), sum(len(g["params"]) for g in built["param_groups"])
+            built["state"] |= {first + at: value for at, value in state["state"].items()}
+            renumbered = [{**g, "params": [first + at for at in g["params"]]} for g in state["param_groups"]]
+            built["param_groups"] += renumbered
+        return built
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict`` returned."""
@@ -198,8 +198,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
             own, groups = groups[: len(each.param_groups)], groups[len(each.param_groups) :]
             past = first + sum(len(g["params"]) for g in own)
             state = {at - first: v for at, v in state_dict["state"].items() if first <= at < past}
-            counted = [{**g, "params": [at - first for at in g["params"]]} for g in own]
-            each.load_state_dict({"state": state, "param_groups": counted})
+            renumbered = [{**g, "params": [at - first for at in g["params"]]} for g in own]
+            each.load_state_dict({"state": state, "param_groups": renumbered})
             first = past
         self.param_groups = [group for each in self.optimisers for group in each.param_groups]
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, cast
 
 from bimo.core.errors import BimoError, DataError, RecipeError, TrainingError
-from bimo.core.messages import Both, Message, say
+from bimo.core.messages import Listed, Message, say
 from bimo.core.module_weights import unfilled
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
@@ -80,23 +80,29 @@ def check_stages(
     """Raises an error that lists what each of the remaining stages, by number, lacks: of the type of these errors if
     they share one, else TrainingError.
     """
-    stages_by_problem: dict[tuple[type[BimoError], str, str], list[int]] = {}
+    numbers_of: dict[tuple[type[BimoError], str], list[int]] = {}
+    problem_of: dict[tuple[type[BimoError], str], BimoError] = {}
     read: dict[str, list[Reading]] = {}
     for number, stage in stages:
         prospect = Prospect(system, stage, pictures, vocabulary, teacher, judges or Judges())
         for problem in (*problems(prospect), *_unreadable_captions(prospect, read)):
-            stages_by_problem.setdefault((type(problem), problem.zh, problem.en), []).append(number)
-    if not stages_by_problem:
+            problem_of.setdefault((type(problem), problem.en), problem)
+            numbers_of.setdefault((type(problem), problem.en), []).append(number)
+    if not numbers_of:
         return
     names = {number: stage.name for number, stage in stages}
-    without = sorted({number for numbers in stages_by_problem.values() for number in numbers})
-    zh = "；".join(f"{_several(numbers, names)}：{zh}" for (_, zh, _), numbers in stages_by_problem.items())
-    en = "; ".join(f"{_several(numbers, names)}: {en}" for (_, _, en), numbers in stages_by_problem.items())
-    lacking: Message = Both(zh, en)
+    without = sorted({number for numbers in numbers_of.values() for number in numbers})
+    lacking: Message = Listed(
+        (
+            Message("{stages}: {problem}", stages=_several(numbers, names), problem=problem_of[key])
+            for key, numbers in numbers_of.items()
+        ),
+        ";",
+    )
     if len(without) < len(names):
         skips = " ".join(f"--skip {shlex.quote(names[number])}" for number in without)
         lacking = Message("{lacking}; or leave them out: {skips}", lacking=lacking, skips=skips)
-    kinds = {kind for kind, _, _ in stages_by_problem}
+    kinds = {kind for kind, _ in numbers_of}
     kind = kinds.pop() if len(kinds) == 1 else TrainingError
     raise kind(Message("nothing was begun yet: {lacking}", lacking=lacking))
 

@@ -22,7 +22,7 @@ from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import RECIPE_FILE
 from bimo.training.distributed.processes import Processes
-from bimo.training.history import Change, History, Place, had, read_history, same_data, same_recipe, standing
+from bimo.training.history import Change, History, Place, position, read_history, same_data, same_recipe, summarize_data
 
 STATE_FILE = "state.pt"
 
@@ -49,7 +49,7 @@ def history_of(
     """The history of the run in a folder, with the changes that start now. Raises TrainingError if the folder belongs
     to another run.
     """
-    path, history, now = out / RECIPE_FILE, read_history(out), had(pictures, recipe)
+    path, history, now = out / RECIPE_FILE, read_history(out), summarize_data(pictures, recipe)
     if not path.is_file():
         return History(now)
     # Loaded and compared as recipes, so that fields added since have their defaults.
@@ -68,7 +68,7 @@ def history_of(
     name = recipe.stages[place.stage].name if place.stage < len(recipe.stages) else ""
     change = Change(place.stage, name, place.step, settings, data)
     changes = "".join(f"\n  {line}" for line in change.lines())
-    print(say("from {where} on:{changes}", where=standing(recipe, place), changes=changes))
+    print(say("from {where} on:{changes}", where=position(recipe, place), changes=changes))
     return replace(history.with_change(change), data=now)
 
 

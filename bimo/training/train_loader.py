@@ -142,8 +142,8 @@ class TrainLoader:
         map_names = sorted({name for conditioner in self.conditioners for name in conditioner.maps} | set(self._masks))
         maps = {name: self.fitted.maps(name, drawn, name in smooth) for name in map_names}
         prompts = [self.prefix + text for text in chosen]
-        spoken = [share.of(_emptied(prompts, gone)) for gone in dropped.encoders]
-        encodings = self._encodings(spoken, maps)
+        prompts_by_encoder = [share.of(_emptied(prompts, gone)) for gone in dropped.encoders]
+        encodings = self._encodings(prompts_by_encoder, maps)
         x = latents.rows(variant_rows, generator, share)
         without = {name: share.of(gone) for name, gone in dropped.conditions.items()}
         gone, labels = share.of(dropped.captions), [pictures.labels[row] for row in own]
@@ -195,12 +195,12 @@ class TrainLoader:
         return self._latents
 
     @property
-    def asks_encoders(self) -> bool:
+    def runs_encoders(self) -> bool:
         """Whether steps ask the text encoders, whose answers are not all cached."""
         return self._encode is not None and not self._encode.cached
 
     @property
-    def _shown(self) -> list[str]:
+    def _encoder_maps(self) -> list[str]:
         """The maps that text encoders see with each caption."""
         if not any(encoder.reads_pictures for encoder in self.blank.system.text_encoders):
             return []
@@ -208,7 +208,7 @@ class TrainLoader:
 
     def _encodings(self, texts: Sequence[Sequence[str]], maps: Mapping[str, Tensor]) -> tuple[TextEncoding, ...]:
         """Encodes the texts of the rows, one list for each text encoder, with their pictures."""
-        names = self._shown
+        names = self._encoder_maps
         if not names:
             return cast(Encode, self._encode)(texts)
         rows = len(texts[0])
@@ -219,7 +219,7 @@ class TrainLoader:
     def _text_encoder(self) -> Encode:
         """The encoding function for captions: frozen parts of text encoders come from the cache."""
         system, pictures, stage = self.blank.system, self.pictures, self.blank.stage
-        if self._shown:
+        if self._encoder_maps:
             print(
                 say(
                     "the text encoder of stage {name!r} looks at a picture with each caption, so each step encodes its "
@@ -352,10 +352,10 @@ def _repeated(
             raise RecipeError("{glob!r} of repeats matches no row; some are {near}", glob=glob, near=near)
         for place in matched:
             counts[place] = count
-    made = [group for group, count in zip(groups, counts, strict=True) for _ in range(count)]
-    if not made:
+    repeated = [group for group, count in zip(groups, counts, strict=True) for _ in range(count)]
+    if not repeated:
         raise RecipeError("repeats leave nothing to learn: every row is taken 0 times")
-    return made
+    return repeated
 
 
 def _with_pictures(pictures: Pictures) -> Pictures:

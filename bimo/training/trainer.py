@@ -33,7 +33,7 @@ from bimo.training.distributed.zero import zero_settings
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.frozen_weights import FrozenWeights
 from bimo.training.history import Place
-from bimo.training.logging import Journal, Progress, save_whole, table, tell
+from bimo.training.logging import Journal, Progress, print_table, save_whole, table
 from bimo.training.lr_schedules import rate
 from bimo.training.objectives.objective import objective_of
 from bimo.training.objectives.rewards import Judges
@@ -238,7 +238,7 @@ class Trainer:
             check_words(stage, self.system.text_encoders, trainer.batches.pictures, trainer.batches.prefix)
         check_sizes(stage, trainer.batches.order)
         every = dict(self.system.named_parameters()) | trainer.parameters
-        tell(table(stage, self.place.stage, self.place.step, every, trainer.optimiser))
+        print_table(table(stage, self.place.stage, self.place.step, every, trainer.optimiser))
 
     def _left(self, stage: Stage, trainer: StageTrainer) -> None:
         """Ends a stage: its averaged weights become the system's, for the next stage; its adapter is written."""
@@ -296,7 +296,7 @@ class Trainer:
         seed = self.seed + number * 7919
         with self.processes.main_process_first(), nullcontext() if frozen is None else frozen.text_encoders():
             batches = objective.batches(blank, pictures, self.out, folder, seed, self.processes)
-        if frozen is not None and batches.asks_encoders:
+        if frozen is not None and batches.runs_encoders:
             frozen.keep_text_encoders(stage)
         return StageTrainer(stage, batches, objective, learns, saved, number, frozen=frozen)
 

@@ -15,7 +15,7 @@ from bimo.core.part import loads
 from bimo.core.recipe import Recipe, Stage
 from bimo.diffusion.system import RECIPE_FILE, WEIGHTS_FILE, System
 from bimo.training.adapters.adapter import adapter_of
-from bimo.training.history import HISTORY_FILE, Place, standing
+from bimo.training.history import HISTORY_FILE, Place, position
 from bimo.training.run_state import STATE_FILE
 
 
@@ -55,6 +55,6 @@ def read_unfinished(folder: Path) -> System:
         if adapter is not None:
             adapter.leave(system)
     system.weights_hash = LateDigest(file)
-    at = standing(recipe, place)
+    at = position(recipe, place)
     print(say("the run in {folder} is not done: its weights as of {at}", folder=folder, at=at))
     return system.eval()

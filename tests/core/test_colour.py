@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from bimo.core import colour
 from bimo.core.errors import RequestError
 from bimo.core.request import Request
-from bimo.curation.decoded_image import plain, see, upright
+from bimo.curation.decoded_image import decode_image, is_copyable, shard_bytes
 from bimo.curation.folder import build_folder
 from bimo.curation.readers.rows import Unusable
 from bimo.data.loader import Pictures
@@ -55,22 +55,22 @@ def test_known_colours(name: str, kind: str) -> None:
         pytest.skip("holds no grey of one channel")
     more = {"quality": 100} if kind in ("JPEG", "WEBP", "AVIF") else {}
     data = encoded(Image.new(mode, (32, 32), given), kind, icc_profile=profile, **more)
-    seen = see(data)
+    seen = decode_image(data)
     within = 3 if kind in ("PNG", "TIFF") else 6
     assert near(seen.image.getpixel((9, 9)), wanted, within)
-    assert (seen.profile, seen.converted, plain(seen)) == (True, name, False)
-    sent = Image.open(io.BytesIO(upright(data)))
+    assert (seen.profile, seen.converted, is_copyable(seen)) == (True, name, False)
+    sent = Image.open(io.BytesIO(shard_bytes(data)))
     assert near(sent.convert("RGB").getpixel((9, 9)), wanted, within)
     # What was converted is not converted again.
     assert colour.profile_of(sent) == ""
-    assert near(see(upright(data)).image.getpixel((9, 9)), wanted, within)
+    assert near(decode_image(shard_bytes(data)).image.getpixel((9, 9)), wanted, within)
 
 
 def test_cmyk_with_a_profile_and_without() -> None:
     blank = Image.new("CMYK", (16, 16), (0, 0, 0, 0))
-    seen = see(encoded(blank, "TIFF", icc_profile=CMYK))
+    seen = decode_image(encoded(blank, "TIFF", icc_profile=CMYK))
     assert seen.converted == "A press"
-    inked = see(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "TIFF", icc_profile=CMYK))
+    inked = decode_image(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "TIFF", icc_profile=CMYK))
     own = ImageCms.profileToProfile(
         Image.new("CMYK", (4, 4), (255, 0, 0, 0)),
         io.BytesIO(CMYK),
@@ -83,20 +83,20 @@ def test_cmyk_with_a_profile_and_without() -> None:
     wanted: Any = own.getpixel((0, 0))
     assert near(inked.image.getpixel((3, 3)), wanted, 1)
     assert not near(inked.image.getpixel((3, 3)), (0, 255, 255), 20)
-    bare = see(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "TIFF"))
+    bare = decode_image(encoded(Image.new("CMYK", (16, 16), (255, 0, 0, 0)), "TIFF"))
     assert (bare.converted, bare.image.getpixel((3, 3))) == ("", (0, 255, 255))
 
 
 def test_transparency_stays_and_white_is_white() -> None:
     image = Image.new("RGBA", (16, 16), (200, 60, 40, 255))
     image.paste((9, 9, 9, 0), (8, 0, 16, 16))
-    seen = see(encoded(image, icc_profile=P3))
+    seen = decode_image(encoded(image, icc_profile=P3))
     assert near(seen.image.getpixel((2, 2)), (217, 42, 23))
     assert seen.image.getpixel((12, 2)) == (255, 255, 255)
     assert seen.transparent
     palette = image.convert("RGB").quantize(4)
-    assert near(see(encoded(palette, icc_profile=P3)).image.getpixel((2, 2)), (217, 42, 23))
-    grey = see(encoded(Image.new("LA", (9, 9), (55, 255)), icc_profile=GREY))
+    assert near(decode_image(encoded(palette, icc_profile=P3)).image.getpixel((2, 2)), (217, 42, 23))
+    grey = decode_image(encoded(Image.new("LA", (9, 9), (55, 255)), icc_profile=GREY))
     assert near(grey.image.getpixel((2, 2)), (128, 128, 128))
 
 
@@ -106,7 +106,7 @@ def test_grey_of_sixteen_bits_with_transparency() -> None:
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 4, 0, 0, 0)), (b"iCCP", b"g\0\0" + zlib.compress(GREY))]
     chunks += [(b"IDAT", zlib.compress(row * 8)), (b"IEND", b"")]
     data = b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
-    seen = see(b"\x89PNG\r\n\x1a\n" + data)
+    seen = decode_image(b"\x89PNG\r\n\x1a\n" + data)
     assert (seen.image.getpixel((3, 3)), seen.converted) == ((128, 128, 128), "Gray Gamma 1.0")
 
 
@@ -114,21 +114,21 @@ def test_what_is_srgb_stays_byte_by_byte() -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
     for profile in (SRGB, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()):
         data = encoded(noise, icc_profile=profile)
-        seen = see(data)
+        seen = decode_image(data)
         assert (seen.profile, seen.converted) == (True, "")
-        assert upright(data) == data
+        assert shard_bytes(data) == data
         assert np.array_equal(np.asarray(seen.image), np.asarray(noise))
 
 
 @pytest.mark.parametrize("profile", [b"no profile at all", P3[:200], P3[:128] + bytes(300), GREY, CMYK])
 def test_a_profile_that_is_none_or_of_other_pixels_says_nothing(profile: bytes) -> None:
-    seen = see(encoded(Image.new("RGB", (9, 9), (200, 60, 40)), icc_profile=profile))
+    seen = decode_image(encoded(Image.new("RGB", (9, 9), (200, 60, 40)), icc_profile=profile))
     assert (seen.converted, seen.image.getpixel((2, 2))) == ("", (200, 60, 40))
 
 
 def test_grey_pixels_beside_a_profile_of_rgb() -> None:
     linear = profiles.of_matrix("linear", profiles.SRGB, 1.0)
-    seen = see(encoded(Image.new("L", (9, 9), 55), icc_profile=linear))
+    seen = decode_image(encoded(Image.new("L", (9, 9), 55), icc_profile=linear))
     assert near(seen.image.getpixel((2, 2)), (128, 128, 128))
     assert seen.converted == "linear"
 
@@ -136,7 +136,7 @@ def test_grey_pixels_beside_a_profile_of_rgb() -> None:
 def test_numbers_by_their_kind() -> None:
     def shown(values: Any, kind: str) -> list[int]:
         image = Image.fromarray(np.asarray([values], kind))
-        from_curation = np.asarray(see(encoded(image, "TIFF")).image)[0, :, 0].tolist()
+        from_curation = np.asarray(decode_image(encoded(image, "TIFF")).image)[0, :, 0].tolist()
         assert np.asarray(colour.opaque(image)[0])[0, :, 0].tolist() == from_curation
         return from_curation
 
@@ -152,7 +152,7 @@ def test_numbers_by_their_kind() -> None:
         with pytest.raises(RequestError, match="nothing says which is white"):
             colour.opaque(image)
         with pytest.raises(Unusable) as error:
-            see(encoded(image, "TIFF"))
+            decode_image(encoded(image, "TIFF"))
         assert error.value.reason == "range unknown"
 
 

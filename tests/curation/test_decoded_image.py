@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from bimo.core.files import MAXIMUM_PICTURE_PIXELS
-from bimo.curation.decoded_image import MODEL_SIDES, ORIENTATION, plain, reduction, see, upright
+from bimo.curation.decoded_image import MODEL_SIDES, ORIENTATION, decode_image, is_copyable, reduction, shard_bytes
 from bimo.curation.readers.rows import Unusable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -49,11 +49,11 @@ def near(found: Any, wanted: tuple[int, ...], within: int = 40) -> bool:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format(kind: str) -> None:
-    seen = see(encoded(corners(), kind))
+    seen = decode_image(encoded(corners(), kind))
     assert (seen.format, seen.size, seen.image.mode, seen.image.size) == (kind, (40, 24), "RGB", (40, 24))
     assert near(seen.image.getpixel((2, 2)), (255, 0, 0))
     assert (seen.animated, seen.transparent, seen.turned, seen.profile) == (False, False, False, False)
-    assert plain(seen) == (kind in ("JPEG", "PNG", "WEBP"))
+    assert is_copyable(seen) == (kind in ("JPEG", "PNG", "WEBP"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -67,12 +67,12 @@ def test_every_orientation(turn: int, kind: str) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = turn
     data = encoded(stored, kind, exif=exif)
-    seen = see(data)
+    seen = decode_image(data)
     assert seen.size == seen.image.size == (40, 24)
     for place, colour in (((2, 2), (255, 0, 0)), ((37, 2), (0, 255, 0)), ((2, 21), (0, 0, 255)), ((37, 21), (0, 0, 0))):
         assert near(seen.image.getpixel(place), colour)
     assert seen.turned == (turn != 1)
-    sent = upright(data)
+    sent = shard_bytes(data)
     assert (sent == data) == (turn == 1 and kind != "TIFF")
     assert near(Image.open(io.BytesIO(sent)).convert("RGB").getpixel((37, 2)), (0, 255, 0))
 
@@ -83,9 +83,9 @@ def test_reduced_alike_whatever_the_format() -> None:
     assert [reduction((side, side)) for side in (511, 512, 1023, 1024)] == [1, 2, 2, 4]
     assert [reduction((side, 9999), MODEL_SIDES) for side in (1023, 1024, 2048)] == [1, 2, 4]
     picture = Image.linear_gradient("L").resize((2200, 1201)).convert("RGB")
-    sizes = {kind: see(encoded(picture, kind)) for kind in FORMATS}
+    sizes = {kind: decode_image(encoded(picture, kind)) for kind in FORMATS}
     assert {seen.image.size for seen in sizes.values()} == {(550, 301)}
-    assert {see(encoded(picture, kind), MODEL_SIDES).image.size for kind in FORMATS} == {(1100, 601)}
+    assert {decode_image(encoded(picture, kind), MODEL_SIDES).image.size for kind in FORMATS} == {(1100, 601)}
     assert {seen.size for seen in sizes.values()} == {(2200, 1201)}
     means = [float(np.asarray(seen.image).mean()) for seen in sizes.values()]
     assert max(means) - min(means) < 1.0
@@ -94,9 +94,9 @@ def test_reduced_alike_whatever_the_format() -> None:
 def test_a_turned_large_jpeg() -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    seen = see(encoded(noise((2048, 1100)), "JPEG", exif=exif))
+    seen = decode_image(encoded(noise((2048, 1100)), "JPEG", exif=exif))
     assert (seen.size, seen.image.size, seen.turned) == ((1100, 2048), (275, 512), True)
-    sent = Image.open(io.BytesIO(upright(seen.data)))
+    sent = Image.open(io.BytesIO(shard_bytes(seen.data)))
     assert (sent.format, sent.size) == ("PNG", (1100, 2048))
 
 
@@ -106,15 +106,15 @@ def test_a_turned_large_jpeg() -> None:
 def test_truncation_is_seen_at_every_place(kind: str, share: float) -> None:
     data = large(kind)
     with pytest.raises(Unusable) as error:
-        see(data[: int(len(data) * share)])
+        decode_image(data[: int(len(data) * share)])
     assert error.value.reason == "truncated"
 
 
 def test_progressive_and_cut_in_the_last_pass() -> None:
     data = encoded(noise((1100, 1030)), "JPEG", progressive=True)
-    assert see(data).size == (1100, 1030)
+    assert decode_image(data).size == (1100, 1030)
     with pytest.raises(Unusable, match="truncated"):
-        see(data[: int(len(data) * 0.99)])
+        decode_image(data[: int(len(data) * 0.99)])
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -139,7 +139,7 @@ def png_header(width: int, height: int) -> bytes:
     ],
 )
 def test_what_cannot_be_decoded(data: bytes, reason: str) -> None:
-    for decode in (see, lambda data: upright(data) if reason != "truncated" else see(data)):
+    for decode in (decode_image, lambda data: shard_bytes(data) if reason != "truncated" else decode_image(data)):
         with pytest.raises(Unusable) as error:
             decode(data)
         assert error.value.reason == reason
@@ -147,7 +147,7 @@ def test_what_cannot_be_decoded(data: bytes, reason: str) -> None:
 
 def test_limit_is_that_of_the_house() -> None:
     assert MAXIMUM_PICTURE_PIXELS == 8192 * 8192
-    seen = see(encoded(Image.new("1", (30_000, 20)), "PNG"))
+    seen = decode_image(encoded(Image.new("1", (30_000, 20)), "PNG"))
     assert (seen.size, seen.image.size, seen.mode) == ((30_000, 20), (30_000, 20), "1")
 
 
@@ -156,7 +156,7 @@ def test_damaged_inside() -> None:
     place = data.index(b"IDAT") + 4
     data[place : place + 2] = b"\xff\xff"
     with pytest.raises(Unusable) as error:
-        see(bytes(data))
+        decode_image(bytes(data))
     assert error.value.reason == "damaged"
 
 
@@ -164,18 +164,18 @@ def test_damaged_inside() -> None:
 def test_animated(kind: str) -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
-    seen = see(data)
+    seen = decode_image(data)
     assert seen.animated
     assert near(seen.image.getpixel((5, 5)), (255, 0, 0))
-    assert not plain(seen)
-    still = Image.open(io.BytesIO(upright(data)))
+    assert not is_copyable(seen)
+    still = Image.open(io.BytesIO(shard_bytes(data)))
     assert (still.format, getattr(still, "n_frames", 1)) == ("PNG", 1)
 
 
 def test_two_pictures_in_one_jpeg_of_a_phone() -> None:
     data = encoded(corners(), "MPO", save_all=True, append_images=[corners()])
-    seen = see(data)
-    assert (seen.format, seen.animated, plain(seen), upright(data) == data) == ("JPEG", False, True, True)
+    seen = decode_image(data)
+    assert (seen.format, seen.animated, is_copyable(seen), shard_bytes(data) == data) == ("JPEG", False, True, True)
 
 
 def test_transparent_is_on_white() -> None:
@@ -193,28 +193,28 @@ def test_transparent_is_on_white() -> None:
         encoded(palette, "GIF", transparency=1),
         encoded(grey, "PNG"),
     ):
-        seen = see(data)
+        seen = decode_image(data)
         assert seen.transparent
         assert near(seen.image.getpixel((15, 5)), (255, 255, 255), 2)
         assert seen.image.getpixel((5, 5)) in ((0, 0, 255), (29, 29, 29))
-        assert near(Image.open(io.BytesIO(upright(data))).getpixel((15, 5)), (255, 255, 255), 2)
-    opaque = see(encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 255)), "PNG"))
-    assert (opaque.transparent, opaque.image.getpixel((0, 0)), plain(opaque)) == (False, (1, 2, 3), False)
+        assert near(Image.open(io.BytesIO(shard_bytes(data))).getpixel((15, 5)), (255, 255, 255), 2)
+    opaque = decode_image(encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 255)), "PNG"))
+    assert (opaque.transparent, opaque.image.getpixel((0, 0)), is_copyable(opaque)) == (False, (1, 2, 3), False)
 
 
 def test_cmyk_jpeg_of_adobe_is_not_inverted() -> None:
     data = encoded(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG")
     assert b"Adobe" in data
-    seen = see(data)
+    seen = decode_image(data)
     assert seen.mode == "CMYK"
     assert near(seen.image.getpixel((9, 9)), (255, 0, 0), 6)
-    assert near(Image.open(io.BytesIO(upright(data))).getpixel((9, 9)), (255, 0, 0), 6)
+    assert near(Image.open(io.BytesIO(shard_bytes(data))).getpixel((9, 9)), (255, 0, 0), 6)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_are_scaled(kind: str) -> None:
     values = np.linspace(0, 65535, 64, dtype=np.uint16)
-    seen = see(encoded(Image.fromarray(np.tile(values, (8, 1))), kind))
+    seen = decode_image(encoded(Image.fromarray(np.tile(values, (8, 1))), kind))
     assert seen.mode == "I;16"
     row = np.asarray(seen.image)[0, :, 0]
     assert row.tolist() == np.rint(values / 257).astype(int).tolist()
@@ -222,30 +222,30 @@ def test_sixteen_bits_are_scaled(kind: str) -> None:
 
 def test_fractions_and_wide_numbers_are_scaled() -> None:
     fractions = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32))
-    assert np.asarray(see(encoded(fractions, "TIFF")).image)[0, :, 0].tolist() == [0, 128, 255, 0]
+    assert np.asarray(decode_image(encoded(fractions, "TIFF")).image)[0, :, 0].tolist() == [0, 128, 255, 0]
     wide = Image.fromarray(np.array([[-100_000, 0, 100_000]], dtype=np.int32))
-    assert np.asarray(see(encoded(wide, "TIFF")).image)[0, :, 0].tolist() == [0, 128, 255]
+    assert np.asarray(decode_image(encoded(wide, "TIFF")).image)[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_one_bit_palette_and_grey() -> None:
     for mode in ("1", "L", "P"):
-        seen = see(encoded(corners().convert(mode), "PNG"))
-        assert (seen.mode, seen.image.mode, plain(seen)) == (mode, "RGB", False)
+        seen = decode_image(encoded(corners().convert(mode), "PNG"))
+        assert (seen.mode, seen.image.mode, is_copyable(seen)) == (mode, "RGB", False)
 
 
 def test_a_profile_is_noted_and_left() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = encoded(corners(), "PNG", icc_profile=profile)
-    seen = see(data)
+    seen = decode_image(data)
     assert seen.profile
     assert seen.image.getpixel((2, 2)) == (255, 0, 0)
-    assert plain(seen)
+    assert is_copyable(seen)
     exif = Image.Exif()
     exif[ORIENTATION] = 3
-    sent = Image.open(io.BytesIO(upright(encoded(corners(), "PNG", icc_profile=profile, exif=exif))))
+    sent = Image.open(io.BytesIO(shard_bytes(encoded(corners(), "PNG", icc_profile=profile, exif=exif))))
     assert sent.info["icc_profile"] == profile
 
 
 def test_damaged_exif_is_no_damaged_picture() -> None:
     data = encoded(corners(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(range(60)))
-    assert (see(data).size, see(data).turned) == ((40, 24), False)
+    assert (decode_image(data).size, decode_image(data).turned) == ((40, 24), False)

@@ -133,7 +133,7 @@ def test_a_heap_of_copies_costs_no_memory_and_changes_nothing(monkeypatch: pytes
     assert len(expected) == 59
     for limit, share in ((1, 0.25), (10, 0.0), (1 << 20, 1.0)):
         monkeypatch.setattr(duplicates, "TOO_MANY", limit)
-        monkeypatch.setattr(duplicates, "GONE", share)
+        monkeypatch.setattr(duplicates, "REBUILD_SHARE", share)
         assert gone(Duplicates().select(Rows(rows))) == expected
 
 

@@ -175,7 +175,7 @@ def test_the_key_is_nowhere_but_in_the_environment(monkeypatch: pytest.MonkeyPat
     part = Endpoint(address="https://a.example/v1", model="m", key="SOME_KEY")
     assert load(dump(part)) == part
     monkeypatch.setenv("SOME_KEY", "sk-secret")
-    assert "secret" not in dumps(part) + repr(part) + part.asked()
+    assert "secret" not in dumps(part) + repr(part) + part.response_key()
     monkeypatch.delenv("SOME_KEY")
     with pytest.raises(DataError, match="SOME_KEY"):
         Client(part)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.curation.readers import fetch as fetching
-from bimo.curation.readers.fetch import Limits, fetch, is_outside, refused
+from bimo.curation.readers.fetch import Limits, fetch, forbids_training, is_public
 from bimo.curation.readers.reading import picture_bytes
 from bimo.curation.readers.rows import Broken, Place, Row
 from tests.support.checkout import ROOT
@@ -237,17 +237,17 @@ def test_nothing_inside_the_house_is_asked(url: str, site: Site, tmp_path: Path)
 
 
 def test_addresses_of_the_world() -> None:
-    assert [is_outside(one) for one in ("1.1.1.1", "2606:4700::1111", "64:ff9b::101:101")] == [True] * 3
+    assert [is_public(one) for one in ("1.1.1.1", "2606:4700::1111", "64:ff9b::101:101")] == [True] * 3
     inside = ("100.64.0.1", "224.0.0.1", "fe80::1", "fc00::1", "2002:7f00:1::", "64:ff9b::a00:1", "::ffff:10.0.0.1")
-    assert [is_outside(one) for one in inside] == [False] * 7
+    assert [is_public(one) for one in inside] == [False] * 7
 
 
 def test_who_asks_not_to_be_learnt_from() -> None:
     for tag in ("noai", "noindex, NoImageAI", "bimo: noai", "otherbot: noindex, bimo: noimageai"):
-        assert refused([tag])
+        assert forbids_training([tag])
     for tag in ("noindex", "otherbot: noai", "unavailable_after: 1 Jan 2030, all", ""):
-        assert not refused([tag])
-    assert refused(["unavailable_after: 1 Jan 2030", "noai"])
+        assert not forbids_training([tag])
+    assert forbids_training(["unavailable_after: 1 Jan 2030", "noai"])
 
 
 def test_another_run_is_reported(site: Site, tmp_path: Path) -> None:

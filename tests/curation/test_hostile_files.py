@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 from pyarrow import ipc, parquet
 
-from bimo.curation.decoded_image import see
+from bimo.curation.decoded_image import decode_image
 from bimo.curation.readers import reading
 from bimo.curation.readers.rows import Broken, Row, Unusable
 from tests.support.checkout import ROOT
@@ -521,7 +521,7 @@ def outcomes(source: Path) -> list[str]:
             found.append(row.reason)
             continue
         try:
-            see(reading.picture_bytes(source, row.picture))
+            decode_image(reading.picture_bytes(source, row.picture))
         except Unusable as error:
             found.append(error.reason)
         else:

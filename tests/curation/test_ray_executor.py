@@ -79,7 +79,7 @@ def test_a_lost_node_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         killer.start()
         crew = RayExecutor(str(cluster.address), FILES)
         stuck = steps.Stuck(node=str(second.all_processes["raylet"][0].process.pid), fifo=str(fifo))
-        found = run(source, tmp_path / "ray" / "out", stuck, workers=crew, asking=crew)
+        found = run(source, tmp_path / "ray" / "out", stuck, workers=crew, model_workers=crew)
         assert said == ["here"]
         assert found == wanted
     finally:

@@ -51,7 +51,7 @@ def pair(number: int, *captions: str, size: tuple[int, int] = (40, 20)) -> Pair:
     return Pair(number, Image.new("RGB", size, (200, number, 0)), captions)
 
 
-def asked(body: dict[str, Any]) -> str:
+def response_key(body: dict[str, Any]) -> str:
     """The text of a request."""
     content = body["messages"][0]["content"]
     return content if isinstance(content, str) else content[1]["text"]
@@ -64,7 +64,7 @@ def picture(body: dict[str, Any]) -> Image.Image:
 
 
 def translated(body: dict[str, Any], count: int) -> Reply:
-    return said(PAIRS[asked(body).split("\n\n")[1]])
+    return said(PAIRS[response_key(body).split("\n\n")[1]])
 
 
 @pytest.mark.parametrize("step", [Translate, Recaption])
@@ -94,7 +94,7 @@ def test_a_translation_stands_behind_its_original(standin: Standin) -> None:
         ("2024-01-02",),
     ]  # fmt: skip
     # What is Chinese, and what has no letters, is not asked about; what is there twice is asked about once.
-    assert sorted(asked(body).split("\n\n")[1] for body in standin.bodies) == sorted(PAIRS)
+    assert sorted(response_key(body).split("\n\n")[1] for body in standin.bodies) == sorted(PAIRS)
     assert Translate(by=by(standin), replace=True).write(TOOLS)([pair(1, first)]) == [(PAIRS[first],)]
 
 
@@ -128,7 +128,7 @@ def test_without_the_dictionary_any_text_of_the_language_will_do(standin: Standi
 
 def test_from_chinese_into_english(standin: Standin) -> None:
     back = {zh: en for en, zh in PAIRS.items()}
-    standin.reply = lambda body, count: said(back[asked(body).split("\n\n")[1]])
+    standin.reply = lambda body, count: said(back[response_key(body).split("\n\n")[1]])
     english, chinese = next(iter(PAIRS.items()))
     found = Translate(by=by(standin), to="en").write(TOOLS)([pair(1, chinese, english)])
     assert found == [(chinese, english)]
@@ -148,7 +148,7 @@ def test_what_was_answered_is_not_asked_for_twice(standin: Standin) -> None:
     bad = list(PAIRS)[1]
 
     def reply(body: dict[str, Any], count: int) -> Reply:
-        return (400, {}, {}) if bad in asked(body) else translated(body, count)
+        return (400, {}, {}) if bad in response_key(body) else translated(body, count)
 
     standin.reply = reply
     write = Translate(by=by(standin)).write(TOOLS)
@@ -176,17 +176,17 @@ def test_a_caption_is_written_from_a_small_picture(standin: Standin) -> None:
     shown = next(picture(body) for body in standin.bodies if picture(body).width == 64)
     assert shown.size == (64, 32)
     assert abs(cast("tuple[int, ...]", shown.getpixel((5, 5)))[0] - 200) < 8
-    assert {asked(body) for body in standin.bodies} == {rewriting.LOOK["zh"]}
+    assert {response_key(body) for body in standin.bodies} == {rewriting.LOOK["zh"]}
 
 
 def test_with_the_words_that_stood_beside_it(standin: Standin) -> None:
     standin.reply = lambda body, count: said("新")
     write = Recaption(by=by(standin), read=True, beside=True).write(TOOLS)
     assert write([pair(1, "鱼香茄子{text}", "二"), pair(2)]) == [("新", "鱼香茄子{text}", "二"), ("新",)]
-    texts = {asked(body) for body in standin.bodies}
+    texts = {response_key(body) for body in standin.bodies}
     assert texts == {rewriting.LOOK_AND_READ["zh"].replace("{text}", "鱼香茄子{text}"), rewriting.LOOK["zh"]}
     Recaption(by=by(standin), prompt="看：{text}。").write(TOOLS)([pair(1, "鱼")])
-    assert asked(standin.bodies[-1]) == "看：鱼。"
+    assert response_key(standin.bodies[-1]) == "看：鱼。"
 
 
 def test_half_and_half_is_the_same_half_each_time(standin: Standin) -> None:
@@ -267,7 +267,7 @@ def causal(folder: Path) -> Any:
 
 def test_a_causal_model_is_told_what_to_do(tmp_path: Path) -> None:
     model = causal(tmp_path)
-    writer = Writer(ModelFolder(path=str(tmp_path), tokens=5, batch=2), sees=False)
+    writer = Writer(ModelFolder(path=str(tmp_path), tokens=5, batch=2), with_pictures=False)
     texts = ["请描述一只猫", "译成中文", "山水"]
     found = writer.write(texts)
     for text, answer in zip(texts, found, strict=True):
@@ -300,7 +300,7 @@ def test_a_translator_is_given_the_text_alone(tmp_path: Path, monkeypatch: pytes
     found = Translate(by=model, check=False).write(TOOLS)([pair(1, "a red apple"), pair(2, "猫")])
     assert given == ["a red apple"]
     assert found[1] == ("猫",)
-    writer = Writer(model, sees=False)
+    writer = Writer(model, with_pictures=False)
     assert writer._prompt("a red apple", False) == "to zh: a red apple"
 
 
@@ -324,7 +324,7 @@ def test_a_model_that_sees(tmp_path: Path) -> None:
         num_additional_image_tokens=1, chat_template=CHAT,
     ).save_pretrained(tmp_path)  # fmt: skip
     model = ModelFolder(path=str(tmp_path), tokens=6, batch=2)
-    writer = Writer(model, sees=True)
+    writer = Writer(model, with_pictures=True)
     pictures = [Image.effect_noise((30, 20), 90).convert("RGB"), Image.new("RGB", (20, 30), "blue")]
     first, second, third = writer.write(["描述", "请描述图片", "描述"], [*pictures, pictures[1]])
     assert all(answer.text for answer in (first, second, third))
@@ -337,23 +337,23 @@ def test_a_model_that_sees(tmp_path: Path) -> None:
 def test_a_folder_is_known_by_its_files(tmp_path: Path) -> None:
     causal(tmp_path)
     part = ModelFolder(path=str(tmp_path))
-    before = part.asked()
-    assert before == ModelFolder(path=str(tmp_path), batch=3).asked()
-    assert before != ModelFolder(path=str(tmp_path), tokens=9).asked()
+    before = part.response_key()
+    assert before == ModelFolder(path=str(tmp_path), batch=3).response_key()
+    assert before != ModelFolder(path=str(tmp_path), tokens=9).response_key()
     weights = tmp_path / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    assert part.asked() != before
+    assert part.response_key() != before
 
 
 def test_a_folder_that_is_none_or_wants_to_run_code(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="config"):
-        Writer(ModelFolder(path=str(tmp_path)), sees=False)
+        Writer(ModelFolder(path=str(tmp_path)), with_pictures=False)
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}})
     )
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(DataError):
-        Writer(ModelFolder(path=str(tmp_path)), sees=False)
+        Writer(ModelFolder(path=str(tmp_path)), with_pictures=False)
     assert not (tmp_path / "ran").exists()

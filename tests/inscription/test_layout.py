@@ -76,5 +76,5 @@ def test_text_stands_where_the_picture_is_calm(paper: np.ndarray) -> None:
     left, top, right, bottom = bounds(cells)
     assert bottom <= 150
     assert cells[0].side >= SMALLEST_CELL
-    below = calm_cells(picture, "人家", Writing.HORIZONTAL, taken=cells)
+    below = calm_cells(picture, "人家", Writing.HORIZONTAL, occupied=cells)
     assert all(c.top >= bottom or c.top + c.side <= top or c.left >= right or c.left + c.side <= left for c in below)

@@ -93,7 +93,7 @@ def test_names_and_shapes_tell_the_system_and_why(case: str) -> None:
     found = detect(names())
     assert found is not None
     assert found.system == system
-    assert found.zh != found.en
+    assert found.why.zh != found.why.en
 
 
 def test_what_no_rule_knows_is_nothing() -> None:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import httpx
 
 #: Statuses that are retried: time-out, conflict, too many requests; those from 500 on are retried as well.
-PASSING = {408, 409, 425, 429}
+RETRIED = {408, 409, 425, 429}
 #: Statuses that fail for every request with these settings: a wrong key, address or model.
-SETTLED = {401, 403, 404, 405}
+PERMANENT = {401, 403, 404, 405}
 #: Most bytes of a response; a caption is far below.
 MOST_BYTES = 1 << 20
 #: The longest wait between two attempts, in seconds, also where the endpoint asks for more.
 LONGEST = 60.0
-SHOWN = 160
+MOST_SHOWN = 160
 Message = Mapping[str, Any]
 
 
@@ -59,7 +59,7 @@ class Endpoint(Part):
         if min(self.tries, self.together, self.tokens) < 1 or not self.seconds > 0:
             raise RecipeError("tries, together and tokens of Endpoint must be at least 1, and seconds above 0")
 
-    def asked(self) -> str:
+    def response_key(self) -> str:
         """The settings that responses depend on: the model and how it samples, not the address or the retries."""
         return f"{self.model} {self.tokens} {self.temperature}"
 
@@ -134,7 +134,7 @@ class Client:
         for tried in range(1, self.endpoint.tries + 1):
             try:
                 return self._once(messages)
-            except _Again as error:
+            except _Retry as error:
                 if tried == self.endpoint.tries:
                     raise Unanswered(error.reason, error.reached) from None
                 self.wait(min(LONGEST, max(error.after, 0.5 * 2**tried)))
@@ -143,46 +143,46 @@ class Client:
     def _once(self, messages: Sequence[Message]) -> Answer:
         import httpx
 
-        wanted = self.endpoint
+        settings = self.endpoint
         body = {
-            "model": wanted.model,
+            "model": settings.model,
             "messages": list(messages),
-            "max_tokens": wanted.tokens,
-            "temperature": wanted.temperature,
+            "max_tokens": settings.tokens,
+            "temperature": settings.temperature,
         }
         try:
-            with self._http.stream("POST", f"{wanted.address.rstrip('/')}/chat/completions", json=body) as response:
-                data = _bounded(response, time.monotonic() + wanted.seconds)
+            with self._http.stream("POST", f"{settings.address.rstrip('/')}/chat/completions", json=body) as response:
+                data = _bounded(response, time.monotonic() + settings.seconds)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _Again(f"{type(error).__name__}: {self._shown(str(error))}", reached=False) from None
+            raise _Retry(f"{type(error).__name__}: {self._excerpt(str(error))}", reached=False) from None
         except httpx.TimeoutException as error:
-            raise _Again(f"no answer in {wanted.seconds:g} s ({type(error).__name__})") from None
+            raise _Retry(f"no answer in {settings.seconds:g} s ({type(error).__name__})") from None
         except httpx.HTTPError as error:
             # Connections that broke off are included.
-            raise _Again(f"{type(error).__name__}: {self._shown(str(error))}") from None
+            raise _Retry(f"{type(error).__name__}: {self._excerpt(str(error))}") from None
         status = response.status_code
-        text = self._shown(data.decode("utf-8", "replace"))
-        if status in SETTLED:
+        text = self._excerpt(data.decode("utf-8", "replace"))
+        if status in PERMANENT:
             raise DataError(
                 "{address} refuses ({status}): {said}; look at its address, its model, and the environment "
                 "variable that key names",
-                address=wanted.address,
+                address=settings.address,
                 status=status,
                 said=text,
             )
-        if status in PASSING or status >= 500:
-            raise _Again(f"{status}: {text}", after=_after(response))
+        if status in RETRIED or status >= 500:
+            raise _Retry(f"{status}: {text}", after=_after(response))
         if status != 200:
             raise Unanswered(f"{status}: {text}")
         return _read(data, text)
 
-    def _shown(self, text: str) -> str:
+    def _excerpt(self, text: str) -> str:
         """The beginning of a response, with the key removed, should a server repeat it."""
         text = " ".join(text.split())
-        return (text.replace(self._key, "***") if self._key else text)[:SHOWN]
+        return (text.replace(self._key, "***") if self._key else text)[:MOST_SHOWN]
 
 
-class _Again(Exception):
+class _Retry(Exception):
     """A failure to retry, ``after`` so many seconds at least."""
 
     def __init__(self, reason: str, after: float = 0.0, reached: bool = True) -> None:
@@ -210,7 +210,7 @@ def _bounded(response: httpx.Response, until: float) -> bytes:
             raise Unanswered(f"the answer is larger than {MOST_BYTES} bytes")
         # The library's time-out applies between two chunks, and a response may come a byte at a time.
         if time.monotonic() > until:
-            raise _Again("the answer does not end")
+            raise _Retry("the answer does not end")
         parts.append(part)
     return b"".join(parts)
 
@@ -224,15 +224,15 @@ def _after(response: httpx.Response) -> float:
     return seconds if math.isfinite(seconds) else 0.0
 
 
-def _read(data: bytes, shown: str) -> Answer:
+def _read(data: bytes, excerpt: str) -> Answer:
     """The text of a completion. An invalid one may come from a server that is just starting: it is retried."""
     try:
         choice = json.loads(data)["choices"][0]
         text, end = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise _Again(f"not a completion: {shown}") from None
+        raise _Retry(f"not a completion: {excerpt}") from None
     if text is None and end == "content_filter":
         return Answer("")
     if not isinstance(text, str):
-        raise _Again(f"not a completion: {shown}")
+        raise _Retry(f"not a completion: {excerpt}")
     return Answer(text, cut=end == "length")

@@ -44,7 +44,7 @@ class ModelFolder(Part):
         if min(self.tokens, self.batch) < 1:
             raise RecipeError("tokens and batch of ModelFolder must be at least 1")
 
-    def asked(self) -> str:
+    def response_key(self) -> str:
         """What the output depends on: the files, by their names, sizes, beginnings and ends."""
         folder = self.checked_folder()
         total = hashlib.sha256(f"{self.prefix} {self.source} {self.target} {self.tokens}".encode())
@@ -69,16 +69,16 @@ class Writer:
     text.
     """
 
-    def __init__(self, part: ModelFolder, sees: bool) -> None:
+    def __init__(self, part: ModelFolder, with_pictures: bool) -> None:
         self.part = part
         folder = part.checked_folder()
         try:
-            self._load(folder, sees)
+            self._load(folder, with_pictures)
         except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DataError("cannot read the model in {folder}: {told}", folder=folder, told=reason) from None
 
-    def _load(self, folder: Path, sees: bool) -> None:
+    def _load(self, folder: Path, with_pictures: bool) -> None:
         import torch
         from transformers import (
             AutoConfig,
@@ -93,11 +93,15 @@ class Writer:
         config: Any = AutoConfig.from_pretrained(folder, **options)
         self.whole = bool(getattr(config, "is_encoder_decoder", False))
         auto: Any = (
-            AutoModelForImageTextToText if sees else AutoModelForSeq2SeqLM if self.whole else AutoModelForCausalLM
+            AutoModelForImageTextToText
+            if with_pictures
+            else AutoModelForSeq2SeqLM
+            if self.whole
+            else AutoModelForCausalLM
         )
         self.model: Any = auto.from_pretrained(folder, dtype=torch.float32, **options).eval()
-        self.processor: Any = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, **options)
-        self.words: Any = self.processor.tokenizer if sees else self.processor
+        self.processor: Any = (AutoProcessor if with_pictures else AutoTokenizer).from_pretrained(folder, **options)
+        self.words: Any = self.processor.tokenizer if with_pictures else self.processor
         if not self.whole:
             # Padded on the left, since the output continues the last token of the prompt.
             self.words.padding_side = "left"
@@ -131,9 +135,9 @@ class Writer:
                 **inputs, max_new_tokens=self.part.tokens, do_sample=False, num_beams=1,
                 pad_token_id=self.words.pad_token_id, **more,
             )  # fmt: skip
-        asked = inputs["input_ids"]
-        if not self.whole and torch.equal(written[:, : asked.shape[1]], asked):
-            written = written[:, asked.shape[1] :]
+        prompt_ids = inputs["input_ids"]
+        if not self.whole and torch.equal(written[:, : prompt_ids.shape[1]], prompt_ids):
+            written = written[:, prompt_ids.shape[1] :]
         ends = self._ends()
         cut = [written.shape[1] >= self.part.tokens and not ends & set(row.tolist()) for row in written]
         texts = self.words.batch_decode(written, skip_special_tokens=True)

@@ -21,13 +21,13 @@ from bimo.curation.steps import Pair, Tools, Verdict, WriterStep
 if TYPE_CHECKING:
     from PIL import Image
 
-Written = list[tuple[str, ...] | Verdict]
+Rewritten = list[tuple[str, ...] | Verdict]
 #: Least share of Chinese characters among the letters of a Chinese text.
 CHINESE = 0.3
 #: Most cached responses of batches in which another request failed.
 MOST_KNOWN = 4096
 #: Most characters of a caption in a request.
-MOST_GIVEN = 2000
+MOST_CHARACTERS = 2000
 TRANSLATE = {
     "zh": "把下面的图片说明译成自然、准确的简体中文。只输出译文，不要解释。\n\n{text}",
     "en": "Translate this caption of a picture into plain English. Answer with the translation only.\n\n{text}",
@@ -76,19 +76,19 @@ class Translate(WriterStep):
     def measuring(self, tools: Tools) -> str:
         """All settings but the address of the model and the retries."""
         settings = (self.to, self.check, self.share, self.most, self.replace, self.drop, TRANSLATE[self.to])
-        return f"Translate/1 {_digest(self.by.asked(), *settings)}"
+        return f"Translate/1 {_digest(self.by.response_key(), *settings)}"
 
-    def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Written]:
+    def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Rewritten]:
         """Opens the model. A text that several captions of a batch share is translated once."""
-        asking = Asking(self.by, sees=False)
+        model = TextModel(self.by, with_pictures=False)
         # A sequence-to-sequence model translates its input; all others need an instruction.
-        plain = asking.writer is not None and asking.writer.whole
+        plain = model.writer is not None and model.writer.whole
         template = "{text}" if plain else TRANSLATE[self.to]
 
-        def written(pairs: Sequence[Pair]) -> Written:
+        def written(pairs: Sequence[Pair]) -> Rewritten:
             texts = list(dict.fromkeys(text for pair in pairs for text in pair.captions if self._foreign(text)))
-            asked = [(template.replace("{text}", _given(text)), None) for text in texts]
-            answers = dict(zip(texts, asking.answers(asked), strict=True))
+            requests = [(template.replace("{text}", _for_request(text)), None) for text in texts]
+            answers = dict(zip(texts, model.answers(requests), strict=True))
             return [self._row(pair, answers) for pair in pairs]
 
         return written
@@ -162,16 +162,16 @@ class Recaption(WriterStep):
     def measuring(self, tools: Tools) -> str:
         """All settings but the address of the model and the retries."""
         settings = (self.mix, self.read, self.beside, self.count, self.side, self.most, self.drop, self.seed)
-        return f"Recaption/1 {_digest(self.by.asked(), self._template(), *settings)}"
+        return f"Recaption/1 {_digest(self.by.response_key(), self._template(), *settings)}"
 
-    def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Written]:
+    def write(self, tools: Tools) -> Callable[[Sequence[Pair]], Rewritten]:
         """Opens the model."""
-        asking = Asking(self.by, sees=True)
+        model = TextModel(self.by, with_pictures=True)
 
-        def written(pairs: Sequence[Pair]) -> Written:
+        def written(pairs: Sequence[Pair]) -> Rewritten:
             chosen = [pair for pair in pairs if self.chooses(pair.number)]
-            asked = [(self._prompt(pair), self._shrunk(pair.picture)) for pair in chosen for _ in range(self.count)]
-            answers = iter(asking.answers(asked))
+            requests = [(self._prompt(pair), self._shrunk(pair.picture)) for pair in chosen for _ in range(self.count)]
+            answers = iter(model.answers(requests))
             rows = {pair.number: self._row(pair, [next(answers) for _ in range(self.count)]) for pair in chosen}
             return [rows.get(pair.number, pair.captions) for pair in pairs]
 
@@ -190,7 +190,7 @@ class Recaption(WriterStep):
     def _prompt(self, pair: Pair) -> str:
         if not self.prompt and not pair.captions:
             return LOOK[self.language]
-        return self._template().replace("{text}", _given(next(iter(pair.captions), "")))
+        return self._template().replace("{text}", _for_request(next(iter(pair.captions), "")))
 
     def _shrunk(self, picture: Image.Image) -> Image.Image:
         if max(picture.size) <= self.side:
@@ -207,33 +207,33 @@ class Recaption(WriterStep):
         return tuple(new | dict.fromkeys(pair.captions)) if self.beside else tuple(new)
 
 
-class Asking:
+class TextModel:
     """A model of either kind, opened. Where one request of a batch failed, the responses to the others are cached, so
     that retrying the batch pair by pair does not pay for them twice.
     """
 
-    def __init__(self, by: Endpoint | ModelFolder, sees: bool) -> None:
+    def __init__(self, by: Endpoint | ModelFolder, with_pictures: bool) -> None:
         self.client = Client(by) if isinstance(by, Endpoint) else None
-        self.writer = Writer(by, sees) if isinstance(by, ModelFolder) else None
+        self.writer = Writer(by, with_pictures) if isinstance(by, ModelFolder) else None
         self._known: dict[str, list[Answer]] = {}
 
-    def answers(self, asked: Sequence[tuple[str, Image.Image | None]]) -> list[Answer]:
+    def answers(self, requests: Sequence[tuple[str, Image.Image | None]]) -> list[Answer]:
         """The responses, in their order. Raises Unanswered where one is missing, DataError as ``Client.ask_all``."""
         if self.writer is not None:
-            pictures = [picture for _, picture in asked if picture is not None]
-            return self.writer.write([text for text, _ in asked], pictures)
+            pictures = [picture for _, picture in requests if picture is not None]
+            return self.writer.write([text for text, _ in requests], pictures)
         assert self.client is not None
-        messages = [_message(text, picture) for text, picture in asked]
+        messages = [_message(text, picture) for text, picture in requests]
         keys = [_digest(message) for message in messages]
         results: list[Answer | Unanswered] = []
-        wanted: list[int] = []
+        missing: list[int] = []
         for at, key in enumerate(keys):
             if known := self._known.get(key):
                 results.append(known.pop())
             else:
                 results.append(Unanswered("not asked"))
-                wanted.append(at)
-        for at, answer in zip(wanted, self.client.ask_all([[messages[at]] for at in wanted]), strict=True):
+                missing.append(at)
+        for at, answer in zip(missing, self.client.ask_all([[messages[at]] for at in missing]), strict=True):
             results[at] = answer
         lost = [answer for answer in results if isinstance(answer, Unanswered)]
         if not lost:
@@ -260,9 +260,9 @@ def usable(answer: Answer, most: int) -> tuple[str, Verdict | None]:
     return text, None
 
 
-def _given(text: str) -> str:
+def _for_request(text: str) -> str:
     """A caption for a request: truncated, and without characters that cannot be encoded."""
-    return text[:MOST_GIVEN].encode("utf-8", "replace").decode()
+    return text[:MOST_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def _message(text: str, picture: Image.Image | None) -> dict[str, Any]:

@@ -66,7 +66,7 @@ FEWEST, MOST = 16, 512
 #: Pairs in memory at a time; with more, rows are looked up one by one.
 TOO_MANY = 1 << 20
 #: Share of dropped pictures at which the index is built again without them.
-GONE = 0.25
+REBUILD_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,29 +166,29 @@ class Duplicates(PictureStep, TableStep):
         if len(order) < 2:
             return
         with tempfile.TemporaryFile() as cuts:
-            self._take_away(_Codes.of(table, order, self.bits, cuts), order, keeper, far)
+            self._drop_copies(_Codes.of(table, order, self.bits, cuts), order, keeper, far)
 
-    def _take_away(self, codes: _Codes, order: np.ndarray, keeper: np.ndarray, far: np.ndarray) -> None:
-        gone = np.zeros(len(order), bool)
+    def _drop_copies(self, codes: _Codes, order: np.ndarray, keeper: np.ndarray, far: np.ndarray) -> None:
+        dropped = np.zeros(len(order), bool)
         index = _Index(codes, np.arange(len(order)))
         start, together, since = 0, FEWEST, 0
         while start < len(order):
             rows = np.arange(start, min(start + together, len(order)))
-            pairs = codes.pairs(rows[~gone[rows]], index, gone)
+            pairs = codes.pairs(rows[~dropped[rows]], index, dropped)
             if pairs is None:
                 # Many duplicates of few pictures: the best drop them, and the rest is looked up again.
                 together = 1
                 continue
             start, together = start + together, min(2 * together, MOST)
             for row, other, bits in pairs:
-                # Of the two the one that is earlier in the order is better; a copy of a copy is nobody's.
+                # Of the two the earlier one is better. A row that was dropped itself drops no other.
                 better, worse = (row, other) if row < other else (other, row)
-                if not gone[row] and not gone[better] and not gone[worse]:
-                    gone[worse] = True
+                if not dropped[row] and not dropped[better] and not dropped[worse]:
+                    dropped[worse] = True
                     since += 1
                     keeper[order[worse]], far[order[worse]] = order[better], bits
-            if since > GONE * len(index.rows):
-                index, since = _Index(codes, np.flatnonzero(~gone)), 0
+            if since > REBUILD_SHARE * len(index.rows):
+                index, since = _Index(codes, np.flatnonzero(~dropped)), 0
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class _Codes:
         """Reads the rows of a table at the places ``order``, and writes the hashes of their crops into a file."""
         rank = np.full(len(table.numbers), -1, np.int32 if len(order) < 1 << 31 else np.int64)
         rank[order] = np.arange(len(order), dtype=rank.dtype)
-        views = cls._written(table.pieces("views"), cuts)
+        views = cls._store_crops(table.pieces("views"), cuts)
         details = (_bytes(words, bytes.fromhex).reshape(-1, FINE * FINE // 8) for words in table.pieces("details"))
         tints = table.pieces("tints")
         return cls(
@@ -230,14 +230,14 @@ class _Codes:
         )
 
     @staticmethod
-    def _written(pieces: Iterator[np.ndarray], cuts: BufferedRandom) -> Iterator[np.ndarray]:
+    def _store_crops(pieces: Iterator[np.ndarray], cuts: BufferedRandom) -> Iterator[np.ndarray]:
         for texts in pieces:
             views = _bytes(texts, base64.b64decode)
             cuts.write(views.tobytes())
             yield views.view("<u8").reshape(len(texts), len(VIEWS), 2)[:, 0]
         cuts.flush()
 
-    def pairs(self, rows: np.ndarray, index: _Index, gone: np.ndarray) -> list[tuple[int, int, int]] | None:
+    def pairs(self, rows: np.ndarray, index: _Index, dropped: np.ndarray) -> list[tuple[int, int, int]] | None:
         """(row, other, bits) of duplicates of which the other has not been dropped, row by row, the better others
         first. None where several rows have too many together.
         """
@@ -251,9 +251,9 @@ class _Codes:
             if near is None:
                 return None
             at, view, other = near[0] // len(views), views[near[0] % len(views)], index.rows[near[1]]
-            apart = (rows[at] != other) & ~gone[other]
+            apart = (rows[at] != other) & ~dropped[other]
             at, view = at[apart], view[apart]
-            batches.append(self._kept(rows[at], view, every[at, view], other[apart], bool(kind)))
+            batches.append(self._past_guards(rows[at], view, every[at, view], other[apart], bool(kind)))
         return [(int(row), int(other), int(bits)) for row, other, bits in np.unique(np.concatenate(batches), axis=0)]
 
     def _views(self, rows: np.ndarray) -> np.ndarray:
@@ -262,7 +262,7 @@ class _Codes:
         read = (file.read(size) for place in self.places[rows].tolist() if file.seek(place * size) >= 0)
         return np.frombuffer(b"".join(read), "<u8").reshape(len(rows), len(VIEWS), 2)
 
-    def _kept(
+    def _past_guards(
         self, rows: np.ndarray, views: np.ndarray, codes: np.ndarray, others: np.ndarray, by_dhash: bool
     ) -> np.ndarray:
         """[M, 3] (row, other, bits): the pairs of a view, with its ``codes`` [M, 2], and another whole picture that the
@@ -389,8 +389,8 @@ def _sharpness(table: Table) -> list[np.ndarray]:
 
 def _merged(table: Table, keepers: dict[int, int]) -> Iterator[Change]:
     """The captions of kept rows with those of their duplicates, each once."""
-    wanted = {*keepers, *keepers.values()}
-    captions = {number: own for number, own in table.captions() if number in wanted}
+    numbers = {*keepers, *keepers.values()}
+    captions = {number: own for number, own in table.captions() if number in numbers}
     joined: dict[int, dict[str, None]] = {}
     for copy, keeper in keepers.items():
         joined.setdefault(keeper, dict.fromkeys(captions[keeper])).update(dict.fromkeys(captions[copy]))

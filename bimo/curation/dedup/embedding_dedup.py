@@ -84,19 +84,19 @@ class EmbeddingDuplicates(TableStep):
         numbers = table.numbers[order]
         index: Any = faiss.IndexFlatIP(vectors.shape[1])
         index.add(vectors)
-        gone = np.zeros(len(order), bool)
+        dropped = np.zeros(len(order), bool)
         for start in range(0, len(order), BATCH):
-            rows = start + np.flatnonzero(~gone[start : start + BATCH])
+            rows = start + np.flatnonzero(~dropped[start : start + BATCH])
             limits, cosines, places = index.range_search(vectors[rows], self.above)
             for at, row in enumerate(rows.tolist()):
-                if gone[row]:
+                if dropped[row]:
                     continue
                 # All better rows that are like this one were dropped, or this one would have been.
                 for place, cosine in zip(
                     places[limits[at] : limits[at + 1]].tolist(), cosines[limits[at] : limits[at + 1]], strict=True
                 ):
-                    if place > row and not gone[place]:
-                        gone[place] = True
+                    if place > row and not dropped[place]:
+                        dropped[place] = True
                         verdict = Verdict(round(float(cosine), 4), self.above)
                         yield Change(
                             int(numbers[place]), verdict=verdict, repeats=0, labels={"looks_like": int(numbers[row])}

@@ -73,9 +73,9 @@ class Neighbours:
     def _under(self, part: _Part, queries: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(places of queries, places of hashes) that differ in at most ``radius`` bits of a part."""
         flips = _flips(part.width, radius)
-        looked_up = (part.keys(queries)[:, None] ^ flips).ravel()
-        hit = np.flatnonzero(part.filled.take(looked_up))
-        keys = looked_up.take(hit)
+        keys_nearby = (part.keys(queries)[:, None] ^ flips).ravel()
+        hit = np.flatnonzero(part.filled.take(keys_nearby))
+        keys = keys_nearby.take(hit)
         query = hit // len(flips)
         first = part.starts.take(keys)
         count = part.starts.take(keys + 1) - first
@@ -102,12 +102,12 @@ def radii(bits: int, parts: int) -> list[int]:
 @lru_cache(maxsize=2)
 def _cut(parts: int) -> tuple[tuple[int, int], ...]:
     """(shift, width) of each part, the longer ones first."""
-    found, shift = list[tuple[int, int]](), BITS
+    spans, shift = list[tuple[int, int]](), BITS
     for part in range(parts):
         width = BITS // parts + (part < BITS % parts)
         shift -= width
-        found.append((shift, width))
-    return tuple(found)
+        spans.append((shift, width))
+    return tuple(spans)
 
 
 @lru_cache(maxsize=16)

@@ -245,11 +245,11 @@ def _files(folder: str) -> list[Path]:
     """The files of a folder that decide its scores, in order. Raises DataError where one of them is missing."""
     path = Path(folder)
     files = [path / "config.json", path / "preprocessor_config.json", *sorted(path.glob("*.safetensors"))]
-    lacking = [file.name for file in files if not file.is_file()] or ([] if len(files) > 2 else ["*.safetensors"])
-    if lacking:
+    missing = [file.name for file in files if not file.is_file()] or ([] if len(files) > 2 else ["*.safetensors"])
+    if missing:
         raise DataError(
-            "{folder} lacks {lacking}: it holds no image classifier that can be opened",
+            "{folder} lacks {missing}: it holds no image classifier that can be opened",
             folder=folder,
-            lacking=Listed(lacking),
+            missing=Listed(missing),
         )
     return files

@@ -154,12 +154,12 @@ class Mix(TableStep):
     def select(self, table: Table) -> Iterator[Change]:
         """Raises DataError for a weighted value that no row has."""
         values, places = _grouped(table.column(self.label))
-        wanted = {name: weight for name, weight in self.weights.items() if weight > 0}
-        _known(self, wanted, values)
-        have = {value: len(rows) for value, rows in zip(values, places, strict=True) if value in wanted}
-        scale = sum(wanted.values())
-        whole = self.rows or int(min(have[name] * scale / weight for name, weight in wanted.items()) + 1e-9)
-        shares = dict(zip(wanted, apportioned(list(wanted.values()), whole), strict=True))
+        weights = {name: weight for name, weight in self.weights.items() if weight > 0}
+        _known(self, weights, values)
+        have = {value: len(rows) for value, rows in zip(values, places, strict=True) if value in weights}
+        scale = sum(weights.values())
+        whole = self.rows or int(min(have[name] * scale / weight for name, weight in weights.items()) + 1e-9)
+        shares = dict(zip(weights, apportioned(list(weights.values()), whole), strict=True))
         numbers = table.numbers
         for value, rows in zip(values, places, strict=True):
             share = shares.get(value, 0)

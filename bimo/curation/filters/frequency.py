@@ -47,7 +47,7 @@ class TooFrequent(TableStep):
             yield from self._changes(table, folder / "order", marks, counts)
 
     def _changes(self, table: Table, order: Path, marks: np.ndarray, counts: np.ndarray) -> Iterator[Change]:
-        lookups = _looked_up(order, marks, counts)
+        lookups = _counts_in_order(order, marks, counts)
         for number, captions in table.captions():
             own = [next(lookups) for _ in captions]
             rest = tuple(caption for caption, count in zip(captions, own, strict=True) if not count)
@@ -115,19 +115,19 @@ def _common(folder: Path, above: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(marks), np.concatenate(counts)
 
 
-def _looked_up(order: Path, marks: np.ndarray, counts: np.ndarray) -> Iterator[int]:
+def _counts_in_order(order: Path, marks: np.ndarray, counts: np.ndarray) -> Iterator[int]:
     """For every caption in the order of the table its count, or 0 where that is not too high."""
     with order.open("rb") as file:
         while data := file.read(HELD * _MARK.itemsize):
-            wanted = np.frombuffer(data, _MARK)
-            answer = np.zeros(len(wanted), np.int64)
+            hashes = np.frombuffer(data, _MARK)
+            answer = np.zeros(len(hashes), np.int64)
             if len(marks):
                 # Several hashes may share their first 64 bits; that is rare, and they are neighbours.
-                at = np.searchsorted(marks["high"], wanted["high"])
+                at = np.searchsorted(marks["high"], hashes["high"])
                 while (near := at < len(marks)).any():
                     here = np.flatnonzero(near)
-                    same_half = marks["high"][at[here]] == wanted["high"][here]
-                    same = same_half & (marks["low"][at[here]] == wanted["low"][here])
+                    same_half = marks["high"][at[here]] == hashes["high"][here]
+                    same = same_half & (marks["low"][at[here]] == hashes["low"][here])
                     answer[here[same]] = counts[at[here[same]]]
                     at[here[~same_half | same]] = len(marks)
                     at[here[same_half & ~same]] += 1

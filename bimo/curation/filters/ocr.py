@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: Least confidence of a text that counts, from 0 to 1. On photos of dishes most false ones are below 0.65.
 SURE = 0.8
 #: The longer side, in pixels, at which text is detected, and that of the drawing by which its area is counted.
-SEEN_SIDE = 512
+READ_SIDE = 512
 AREA_SIDE = 256
 #: Size of the cache of readings, so that two consecutive steps read a picture of a batch once.
 HELD = 1024
@@ -166,23 +166,23 @@ def _tilted(box: np.ndarray) -> bool:
     return TILT[0] <= min(angle, 180 - angle) <= TILT[1]
 
 
-def accuracy(wanted: str, reading: Reading) -> float | None:
+def accuracy(text: str, reading: Reading) -> float | None:
     """The share of the wanted characters that are read: 1 - min(ED, n) / n, with the edit distance ED to the text that
     is read and n wanted characters; None where none is wanted.
 
     Width, case and script are folded (`bimo.prompts.normalise`); only letters, digits and Chinese characters count.
     Lines are ordered from top to bottom or, as columns in old books, from right to left, whichever is nearer.
     """
-    asked = _written(wanted)
-    if not asked:
+    expected = _letters(text)
+    if not expected:
         return None
     middles = reading.boxes.mean(axis=1) if len(reading.texts) else np.zeros((0, 2))
     columns = [reading.texts[place] for place in np.argsort(-middles[:, 0], kind="stable")]
-    distance = min(edit_distance(asked, _written("".join(lines))) for lines in (reading.texts, columns))
-    return 1 - min(distance, len(asked)) / len(asked)
+    distance = min(edit_distance(expected, _letters("".join(lines))) for lines in (reading.texts, columns))
+    return 1 - min(distance, len(expected)) / len(expected)
 
 
-def _written(text: str) -> str:
+def _letters(text: str) -> str:
     return "".join(character for character in normal(text) if character.isalnum())
 
 
@@ -200,7 +200,7 @@ def read(picture: Image.Image, sure: float = SURE, single: bool = False) -> Read
     """The texts in a picture that are read with a confidence of at least ``sure``. Of single characters only Chinese
     ones count, or all with ``single``.
     """
-    copy = copy_of(picture, SEEN_SIDE, "RGB") if max(picture.size) > SEEN_SIDE else picture
+    copy = copy_of(picture, READ_SIDE, "RGB") if max(picture.size) > READ_SIDE else picture
     pixels = np.asarray(copy)
     key = blake2b(pixels.tobytes(), digest_size=16, key=repr((copy.size, sure, single)).encode()).digest()
     cached = _held.get(key)
@@ -235,7 +235,7 @@ def _reader() -> Any:
     from rapidocr import RapidOCR
 
     threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-    size = {"Det.limit_type": "max", "Det.limit_side_len": SEEN_SIDE}
+    size = {"Det.limit_type": "max", "Det.limit_side_len": READ_SIDE}
     return RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False, **size, **threads})
 
 
@@ -243,4 +243,4 @@ def _version() -> str:
     """The package version stands for the weights, which are in its wheel."""
     from importlib.metadata import version
 
-    return f"rapidocr {version('rapidocr')} {SEEN_SIDE}"
+    return f"rapidocr {version('rapidocr')} {READ_SIDE}"

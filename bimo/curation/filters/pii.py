@@ -151,11 +151,11 @@ def private(text: str) -> list[tuple[int, int, str]]:
     hits: list[tuple[int, int, str]] = []
     while True:
         before = len(hits)
-        taken = bytearray(len(text))
+        covered = bytearray(len(text))
         for kind, spans in _FINDERS:
             for start, end in spans(half):
-                if not any(taken[start:end]):
-                    taken[start:end] = b"\1" * (end - start)
+                if not any(covered[start:end]):
+                    covered[start:end] = b"\1" * (end - start)
                     hits.append((start, end, kind))
         if len(hits) == before:
             return sorted(hits)

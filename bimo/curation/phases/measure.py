@@ -41,11 +41,11 @@ from bimo.curation.steps import PictureStep, Scores, step_name
 VERSION = 2
 KILLED = "worker killed"
 #: Reasons that may be gone at the next run, so that the row is tried again.
-PASSING = {KILLED, "unreadable", "decode: MemoryError"}
+RETRIED = {KILLED, "unreadable", "decode: MemoryError"}
 #: Separates a step's ``measuring`` from the name of a score.
-OF = "\t"
+SCORE_SEPARATOR = "\t"
 #: The measured steps of a picture before any.
-NOTHING = "[]"
+NO_STEPS = "[]"
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Measure(LossyTask):
         path = self.work.unit("measured", job.unit)
         old = {row["number"]: row for row in load_rows(path)} if fingerprint_of(path) else {}
         fresh = [row["number"] for row in rows] == list(old)
-        wanted = measured_by(self.steps)
+        required = measured_by(self.steps)
         opened = 0
         measured: list[dict[str, Any]] = []
         with warnings.catch_warnings():
@@ -138,12 +138,12 @@ class Measure(LossyTask):
             warnings.simplefilter("ignore")
             for row in chosen:
                 known = old.get(row["number"])
-                if known is None or known["made"] != states[row["number"]] or known["failed"] in PASSING:
-                    known = _unseen(row, states[row["number"]])
+                if known is None or known["made"] != states[row["number"]] or known["failed"] in RETRIED:
+                    known = _unmeasured(row, states[row["number"]])
                     fresh = False
-                missing = list(wanted) if known["known"] == NOTHING else _missing(known["known"], wanted)
+                missing = list(required) if known["known"] == NO_STEPS else _missing(known["known"], required)
                 if known["failed"] is None and (missing or known.get("sha256") is None):
-                    known = known | self._measure_picture(pictures, row, known, {m: wanted[m] for m in missing})
+                    known = known | self._measure_picture(pictures, row, known, {m: required[m] for m in missing})
                     opened += 1
                 measured.append(known)
         if opened or not fresh or job.stop >= 0:
@@ -156,7 +156,7 @@ class Measure(LossyTask):
         """Marks the row as failed that killed its worker each time."""
         row = load_rows(self.work.unit("rows", job.unit))[job.first]
         state = Pictures(self.source, self.work).states([row])[row["number"]]
-        save_measured(self._part(job), [_unseen(row, state) | {"failed": row["reason"] or KILLED}])
+        save_measured(self._part(job), [_unmeasured(row, state) | {"failed": row["reason"] or KILLED}])
         return Measured(1, 0, 1)
 
     def join(self, unit: int) -> None:
@@ -177,7 +177,7 @@ class Measure(LossyTask):
 
         try:
             data = pictures.bytes_of(row)
-            picture = decoded_image.see(data)
+            picture = decoded_image.decode_image(data)
         except Unusable as error:
             return {"failed": error.reason, "detail": text_of(error.detail)}
         except BimoError:
@@ -190,7 +190,7 @@ class Measure(LossyTask):
             "bytes": len(data),
             "width": picture.size[0],
             "height": picture.size[1],
-            "as_is": decoded_image.plain(picture),
+            "as_is": decoded_image.is_copyable(picture),
             "converted": picture.converted or None,
         }
         failures = cast("dict[str, list[str]]", of_cell(known["failures"]))
@@ -203,22 +203,22 @@ class Measure(LossyTask):
             except Exception as error:
                 failures[measuring] = [type(error).__name__, text_of(str(error))[:200]]
                 continue
-            scores_row |= {f"{measuring}{OF}{name}": value for name, value in scores.items()}
-        every = sorted({*known_of(known["known"]), *steps})
+            scores_row |= {f"{measuring}{SCORE_SEPARATOR}{name}": value for name, value in scores.items()}
+        every = sorted({*measured_steps(known["known"]), *steps})
         return scores_row | {"known": json.dumps(every), "failures": json.dumps(failures, sort_keys=True)}
 
 
-def _unseen(row: Mapping[str, Any], state: str) -> dict[str, Any]:
-    return {"number": row["number"], "made": state, "known": NOTHING, "failures": "{}", "failed": row["reason"]}
+def _unmeasured(row: Mapping[str, Any], state: str) -> dict[str, Any]:
+    return {"number": row["number"], "made": state, "known": NO_STEPS, "failures": "{}", "failed": row["reason"]}
 
 
-def _missing(known: str, wanted: Iterable[str]) -> list[str]:
-    measured = known_of(known)
-    return [measuring for measuring in wanted if measuring not in measured]
+def _missing(known: str, required: Iterable[str]) -> list[str]:
+    measured = measured_steps(known)
+    return [measuring for measuring in required if measuring not in measured]
 
 
 @lru_cache(maxsize=64)
-def known_of(known: str) -> frozenset[str]:
+def measured_steps(known: str) -> frozenset[str]:
     """The measured steps listed in a cell; cached, since nearly all rows of a run have the same."""
     return frozenset(json.loads(known))
 
@@ -243,7 +243,7 @@ def measured_by(steps: Sequence[Part]) -> dict[str, PictureStep]:
     for step in steps:
         if isinstance(step, PictureStep):
             measuring = step.measuring()
-            if OF in measuring or not measuring:
+            if SCORE_SEPARATOR in measuring or not measuring:
                 raise DataError("{named} measures {measuring!r}", named=step_name(step), measuring=measuring)
             steps_by.setdefault(measuring, step)
     return steps_by
@@ -251,7 +251,7 @@ def measured_by(steps: Sequence[Part]) -> dict[str, PictureStep]:
 
 def scores_of(row: Mapping[str, Any], measuring: str) -> Scores:
     """The scores of one step for a row, by the step's own names."""
-    start = measuring + OF
+    start = measuring + SCORE_SEPARATOR
     return {name.removeprefix(start): value for name, value in row.items() if name.startswith(start)}
 
 

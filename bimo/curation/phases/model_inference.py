@@ -21,7 +21,7 @@ from typing import Any, cast
 from bimo.core.errors import BimoError, DataError
 from bimo.core.part import Part, dump
 from bimo.curation.executors.executor import cores
-from bimo.curation.phases.measure import OF, Pictures
+from bimo.curation.phases.measure import SCORE_SEPARATOR, Pictures
 from bimo.curation.phases.row_state import LEFT, load_row_states
 from bimo.curation.phases.store import Work, column, digest, fingerprint_of, load_rows, plain, save_table
 from bimo.curation.readers.rows import Unusable
@@ -55,12 +55,12 @@ class ModelInference:
     step: Part
     tools: Tools
     before: str
-    asked: str
+    results_folder: str
     stored: bool
 
     def __call__(self, unit: int) -> tuple[int, int]:
         """(rows left, rows computed). Raises DataError if results are missing and ``stored`` is set."""
-        path = self.work.unit(self.asked, unit)
+        path = self.work.unit(self.results_folder, unit)
         old: dict[int, dict[str, Any]] = {}
         if fingerprint_of(path):
             old = {row["number"]: row for row in load_rows(path)}
@@ -74,20 +74,20 @@ class ModelInference:
                 keys[row.number] = digest(shas[row.number], row.captions)
                 captions[row.number] = row.captions
         known = {n for n, row in old.items() if row["key"] == keys.get(n) and (self.stored or row["failed"] is None)}
-        wanted = [number for number in keys if number not in known]
-        if wanted and self.stored:
+        pending = [number for number in keys if number not in known]
+        if pending and self.stored:
             raise DataError(
-                "{named} has not seen row {wanted} yet; run without --select-only",
+                "{named} has not seen row {number} yet; run without --select-only",
                 named=step_name(self.step),
-                wanted=wanted[0],
+                number=pending[0],
             )
-        if wanted or not fingerprint_of(path):
+        if pending or not fingerprint_of(path):
             rows = {row["number"]: row for row in load_rows(self.work.unit("rows", unit))}
-            for batch in self._batches([rows[number] for number in wanted], captions):
+            for batch in self._batches([rows[number] for number in pending], captions):
                 for number, answer in self._with_results(batch):
                     old[number] = {"number": number, "key": keys[number], "failed": None, "detail": None} | answer
             self._save(path, [old[number] for number in sorted(old)])
-        return len(keys), len(wanted)
+        return len(keys), len(pending)
 
     def _batches(
         self, rows: Sequence[Mapping[str, Any]], captions: Mapping[int, tuple[str, ...]]
@@ -148,7 +148,7 @@ class ModelInference:
         columns: dict[str, Any] = {"number": pa.array([row["number"] for row in rows], pa.int64())}
         for name in ("key", "failed", "detail", "answer"):
             columns[name] = pa.array([row.get(name) for row in rows], pa.string())
-        for name in sorted({name for row in rows for name in row if OF in name}):
+        for name in sorted({name for row in rows for name in row if SCORE_SEPARATOR in name}):
             columns[name] = column([row.get(name) for row in rows])
         cells = [[[name, repr(row[name])] for name in sorted(row) if row[name] is not None] for row in rows]
         save_table(path, columns, digest(cells))
@@ -160,7 +160,7 @@ def _result_columns(result: Any) -> dict[str, Any]:
         return {"answer": json.dumps({"value": plain(result.value), "threshold": plain(result.threshold)})}
     if isinstance(result, Mapping):
         scores = cast("Mapping[str, Any]", result)
-        return {f"score{OF}{name}": plain(value) for name, value in scores.items()}
+        return {f"score{SCORE_SEPARATOR}{name}": plain(value) for name, value in scores.items()}
     texts = [str(text).encode("utf-8", "replace").decode() for text in result]
     return {"answer": json.dumps({"captions": texts}, ensure_ascii=False)}
 
@@ -172,7 +172,7 @@ def _decoded(pictures: Pictures, row: Mapping[str, Any], view: View | None) -> A
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = decoded_image.see(pictures.bytes_of(row), decoded_image.MODEL_SIDES).image
+            image = decoded_image.decode_image(pictures.bytes_of(row), decoded_image.MODEL_SIDES).image
             return image if view is None else view(image)
     except Unusable as error:
         return error

@@ -58,7 +58,7 @@ class RowState:
 
 COLUMNS = tuple(field.name for field in fields(RowState))
 #: Columns that are stored as JSON.
-WRITTEN = ("labels", "value", "threshold", "trail")
+JSON_COLUMNS = ("labels", "value", "threshold", "trail")
 
 
 def plain_value(value: Any) -> float | str:
@@ -81,7 +81,7 @@ def save_row_states(path: Path, rows: Sequence[RowState], fingerprint: str) -> N
     }
     for name in ("state", "rule", "reason", "detail"):
         columns[name] = pa.array([getattr(row, name) for row in rows], texts)
-    for name in WRITTEN:
+    for name in JSON_COLUMNS:
         columns[name] = pa.array([to_cell(getattr(row, name)) for row in rows], texts)
     save_table(path, columns, fingerprint)
 
@@ -90,7 +90,7 @@ def load_row_states(path: Path) -> list[RowState]:
     """The row states of a unit."""
     table = load_table(path)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in COLUMNS}
-    columns |= {name: list(map(of_cell, columns[name])) for name in WRITTEN}
+    columns |= {name: list(map(of_cell, columns[name])) for name in JSON_COLUMNS}
     columns["captions"] = list(map(tuple, columns["captions"]))
     return [RowState(*row) for row in zip(*columns.values(), strict=True)]
 

@@ -24,7 +24,7 @@ from bimo.core.part import Part
 from bimo.curation.executors.executor import Executor, SerialExecutor
 from bimo.curation.phases import ingest, measure, write
 from bimo.curation.phases.ingest import Ingested
-from bimo.curation.phases.measure import OF, Measure, Slice
+from bimo.curation.phases.measure import SCORE_SEPARATOR, Measure, Slice
 from bimo.curation.phases.model_inference import ModelInference, answers_folder
 from bimo.curation.phases.row_state import Columns, Scored
 from bimo.curation.phases.select import (
@@ -84,7 +84,7 @@ class Run:
     tools: Tools
     progress: Progress
     stored: bool
-    asking: Executor
+    model_workers: Executor
     limits: Limits | None
     what: SourceFormat | None = None
     work: Work = field(init=False)
@@ -95,7 +95,7 @@ class Run:
     @property
     def killed(self) -> int:
         """How many worker processes the system killed."""
-        return sum(crew.killed for crew in {id(crew): crew for crew in (self.workers, self.asking)}.values())
+        return sum(crew.killed for crew in {id(crew): crew for crew in (self.workers, self.model_workers)}.values())
 
     def read(self) -> Ingested:
         """Phase 0."""
@@ -116,7 +116,7 @@ class Run:
             for unit in range(ingested.units if self.what.tables else 0)
             for name in load_table(self.work.unit("rows", unit), ["path"])["path"].to_pylist()
         )
-        account = {"read_as": {"zh": self.what.zh, "en": self.what.en}} | inventory(
+        account = {"read_as": {"zh": self.what.description.zh, "en": self.what.description.en}} | inventory(
             self.source, self.what, pictures
         ).plain()
         save_json(path, account)
@@ -151,20 +151,20 @@ class Run:
         settled = list(self.curation.steps)
         before = ""
         for place, group in enumerate(every):
-            after, asked = folder_name(place), ""
+            after, results_folder = folder_name(place), ""
             rule = ", ".join(type(step).__name__ for step in group.steps[:3]) or say("closing")
             self.progress.phase(Message("selecting: {rule}", rule=rule), ingested.rows)
             for at, step in enumerate(group.steps, group.first):
                 if group.kind == "row" and isinstance(step, PictureStep):
-                    scored.append(Scored("measured", step.measuring() + OF, at))
+                    scored.append(Scored("measured", step.measuring() + SCORE_SEPARATOR, at))
             if group.kind in ("model", "writer"):
-                group, asked = self._ask(group, before, ingested, scored)
+                group, results_folder = self._run_model(group, before, ingested, scored)
             if group.kind == "table":
                 table = Columns(self.work, ingested.units, before, scored)
                 select_table(self.work, group, before, after, ingested.firsts, table, self.workers)
                 self.progress.advance(ingested.rows)
             else:
-                self._judge(Judge(self.work, group, group.digest(), before, after, asked), units)
+                self._judge(Judge(self.work, group, group.digest(), before, after, results_folder), units)
             if group.kind == "model":
                 settled[group.first] = group.steps[0]
             before = after
@@ -176,21 +176,23 @@ class Run:
         for _, (rows, left) in self.workers.answers(task, units):
             self.progress.advance(rows, left)
 
-    def _ask(self, group: StepGroup, before: str, ingested: Ingested, scored: list[Scored]) -> tuple[StepGroup, str]:
+    def _run_model(
+        self, group: StepGroup, before: str, ingested: Ingested, scored: list[Scored]
+    ) -> tuple[StepGroup, str]:
         """Runs a model or writer step, and returns the step group with its threshold settled."""
         step = group.steps[0]
         assert isinstance(step, (ModelStep, WriterStep))
-        asked = answers_folder(step, self.tools)
-        task = ModelInference(self.source, self.work, step, self.tools, before, asked, self.stored)
-        executor = self.asking if step.single else self.workers
+        results_folder = answers_folder(step, self.tools)
+        task = ModelInference(self.source, self.work, step, self.tools, before, results_folder, self.stored)
+        executor = self.model_workers if step.single else self.workers
         for _, (rows, _) in executor.answers(task, range(ingested.units)):
             self.progress.advance(rows)
-        sweep(self.work.folder / asked, ingested.units)
+        sweep(self.work.folder / results_folder, ingested.units)
         if isinstance(step, ModelStep):
-            scored.append(Scored(asked, f"score{OF}", group.first))
+            scored.append(Scored(results_folder, f"score{SCORE_SEPARATOR}", group.first))
             step = step.settled(Columns(self.work, ingested.units, before, scored))
         self.progress.phase(Message("selecting: {rule}", rule=type(step).__name__), ingested.rows)
-        return StepGroup(group.kind, group.first, (step,)), asked
+        return StepGroup(group.kind, group.first, (step,)), results_folder
 
     def write(self, ingested: Ingested, last: str) -> tuple[list[list[tuple[int, write.Share]]], dict[int, str], int]:
         """Phase 3: the shards. Returns their parts of each unit, the rows that were lost, and the number of samples."""
@@ -200,20 +202,20 @@ class Run:
         task = write.WriteShard(self.source, self.work, self.out, last)
         # No index lists shards that are being replaced.
         (self.out / INDEX).unlink(missing_ok=True)
-        written_shards: list[write.Written] = []
-        for _, written in self.workers.answers(task, list(enumerate(planned))):
-            written_shards.append(written)
-            self.progress.advance(written.shard.count)
+        written_shards: list[write.WrittenShard] = []
+        for _, result in self.workers.answers(task, list(enumerate(planned))):
+            written_shards.append(result)
+            self.progress.advance(result.shard.count)
         write.remove_shards(self.out, self.work, len(planned))
         sweep(self.work.folder / "lost", len(planned), ".json")
-        if any(written.shard.count for written in written_shards):
-            write_index(self.out, [written.shard for written in written_shards])
+        if any(result.shard.count for result in written_shards):
+            write_index(self.out, [result.shard for result in written_shards])
         by_unit: list[list[tuple[int, write.Share]]] = [[] for _ in range(ingested.units)]
         for number, shares in enumerate(planned):
             for share in shares:
                 by_unit[share.unit].append((number, share))
-        lost = {number: reason for written in written_shards for number, reason in written.lost}
-        return by_unit, lost, sum(written.shard.count for written in written_shards)
+        lost = {number: reason for result in written_shards for number, reason in result.lost}
+        return by_unit, lost, sum(result.shard.count for result in written_shards)
 
     def tables(
         self,
@@ -248,14 +250,14 @@ def curate(
     *,
     tools: Tools,
     workers: Executor | None = None,
-    asking: Executor | None = None,
+    model_workers: Executor | None = None,
     progress: Progress | None = None,
     stored: bool = False,
     limits: Limits | None = None,
 ) -> dict[str, Any]:
     """Runs a curation over a source and returns the report, which is also in ``out/report.json``.
 
-    ``workers`` measure, judge and write; ``asking`` runs the large models (this process where it is None). With
+    ``workers`` measure, judge and write; ``model_workers`` runs the large models (this process where it is None). With
     ``stored`` nothing of the source is read: the selection, the table and the report are made from stored scores, and
     the shards stay those of the run before. Addresses are fetched within ``limits``.
 
@@ -266,7 +268,15 @@ def curate(
     ingest.check_output_folder(source, out)
     workers = workers or SerialExecutor()
     run = Run(
-        source, out, curation, workers, tools, progress or NoProgress(), stored, asking or SerialExecutor(), limits
+        source,
+        out,
+        curation,
+        workers,
+        tools,
+        progress or NoProgress(),
+        stored,
+        model_workers or SerialExecutor(),
+        limits,
     )
     try:
         # Before anything is written, so that a start that fails leaves nothing.

@@ -23,7 +23,7 @@ from bimo.core.errors import BimoError, DataError, RecipeError
 from bimo.core.part import Part, dump
 from bimo.curation.executors.executor import Executor
 from bimo.curation.phases.ingest import JOINED
-from bimo.curation.phases.measure import OF, known_of, scores_of
+from bimo.curation.phases.measure import SCORE_SEPARATOR, measured_steps, scores_of
 from bimo.curation.phases.row_state import (
     KEPT,
     LEFT,
@@ -49,7 +49,7 @@ VERSION = 1
 NO_CAPTION = "no caption"
 #: The rule that drops a row whose picture an earlier row has; that one gets its captions. Before every step.
 ONE_PICTURE, BEFORE_ALL = "OnePicture", -1
-ONE_PICTURE_SAYS = ("说明并到同一张图的第一行", "captions joined to the first row of the same picture")
+ONE_PICTURE_REASON = ("说明并到同一张图的第一行", "captions joined to the first row of the same picture")
 
 
 @dataclass(frozen=True)
@@ -118,41 +118,42 @@ def step_groups(steps: Sequence[Part]) -> list[StepGroup]:
 class Judge:
     """Runs a step group over a unit, in any process; returns how many rows there are and how many are left.
 
-    ``made`` is the group's digest, ``before`` the folder of the row states so far ("" at the start), ``asked`` that of
-    a model's results.
+    ``before`` is the folder of the row states so far, "" at the start; ``results_folder`` that of a model's results.
     """
 
     work: Work
     group: StepGroup
-    made: str
+    group_digest: str
     before: str
     after: str
-    asked: str = ""
+    results_folder: str = ""
 
     def __call__(self, unit: int) -> tuple[int, int]:
         """Judges a unit, unless that is done already."""
         after = self.work.unit(self.after, unit)
         rooms = [self.before] if self.before else ["rows", "measured", JOINED]
-        rooms += [self.asked] if self.asked else []
-        made_of = digest(self.made, [fingerprint_of(self.work.unit(folder_name, unit)) for folder_name in rooms])
-        if fingerprint_of(after) == made_of:
+        rooms += [self.results_folder] if self.results_folder else []
+        inputs_digest = digest(
+            self.group_digest, [fingerprint_of(self.work.unit(folder_name, unit)) for folder_name in rooms]
+        )
+        if fingerprint_of(after) == inputs_digest:
             states = load_table(after, ["state"])["state"].to_pylist()
             return len(states), sum(state in (LEFT, KEPT) for state in states)
-        row_states = load_row_states(self.work.unit(self.before, unit)) if self.before else self._begun(unit)
+        row_states = load_row_states(self.work.unit(self.before, unit)) if self.before else self._initial_states(unit)
         if self.group.kind == "row":
             self._judge_rows(unit, row_states)
         elif self.group.kind in ("model", "writer"):
-            self._judge_answers(unit, row_states)
+            self._judge_results(unit, row_states)
         else:
             for row in row_states:
                 if row.state == LEFT and row.captions:
                     row.state = KEPT
                 elif row.state == LEFT:
                     row.fail(NO_CAPTION)
-        save_row_states(after, row_states, made_of)
+        save_row_states(after, row_states, inputs_digest)
         return len(row_states), sum(row.state in (LEFT, KEPT) for row in row_states)
 
-    def _begun(self, unit: int) -> list[RowState]:
+    def _initial_states(self, unit: int) -> list[RowState]:
         """The row states before any step: left or failed."""
         states: list[RowState] = []
         joined = self.work.unit(JOINED, unit)
@@ -177,9 +178,12 @@ class Judge:
             (place, step, step.measuring() if isinstance(step, PictureStep) else "")
             for place, step in enumerate(self.group.steps, self.group.first)
         ]
-        names = [name for name in names_in(self.work.unit("measured", unit)) if OF in name]
+        names = [name for name in names_in(self.work.unit("measured", unit)) if SCORE_SEPARATOR in name]
         columns = {
-            m: [(name, name.removeprefix(m + OF)) for name in names if name.startswith(m + OF)] for _, _, m in steps
+            m: [
+                (name, name.removeprefix(m + SCORE_SEPARATOR)) for name in names if name.startswith(m + SCORE_SEPARATOR)
+            ]
+            for _, _, m in steps
         }
         measured = load_rows(self.work.unit("measured", unit))
         for row, scores in zip(states, measured, strict=True):
@@ -192,9 +196,9 @@ class Judge:
                 else:
                     _judge_captions(row, place, cast(CaptionStep, step))
 
-    def _judge_answers(self, unit: int, states: Sequence[RowState]) -> None:
+    def _judge_results(self, unit: int, states: Sequence[RowState]) -> None:
         place, step = self.group.first, self.group.steps[0]
-        answers = {row["number"]: row for row in load_rows(self.work.unit(self.asked, unit))}
+        answers = {row["number"]: row for row in load_rows(self.work.unit(self.results_folder, unit))}
         for row in states:
             if row.state != LEFT:
                 continue
@@ -219,7 +223,7 @@ def _judge_picture(
     failures = of_cell(measured["failures"])
     if measuring in failures:
         row.fail(f"measure {rule}: {failures[measuring][0]}", failures[measuring][1])
-    elif measuring not in known_of(measured["known"]):
+    elif measuring not in measured_steps(measured["known"]):
         raise DataError(
             "{rule} has not measured the picture of row {number} yet; run without --select-only",
             rule=rule,
@@ -283,8 +287,8 @@ def select_table(
     """Runs a step over the whole set. Its changes are stored in SQLite and then applied unit by unit."""
     units = range(len(firsts))
     prints = [fingerprint_of(work.unit(before, unit)) for unit in units]
-    made_of = digest(group.digest(), prints)
-    if all(fingerprint_of(work.unit(after, unit)) == f"{made_of} {unit}" for unit in units):
+    inputs_digest = digest(group.digest(), prints)
+    if all(fingerprint_of(work.unit(after, unit)) == f"{inputs_digest} {unit}" for unit in units):
         return
     waiting = work.folder / "changes.sqlite"
     waiting.unlink(missing_ok=True)
@@ -295,7 +299,7 @@ def select_table(
         selected = cast(TableStep, group.steps[0]).select(table)
         changes.executemany("INSERT INTO changes VALUES (?, ?)", ((c.number, _change(c)) for c in selected))
         changes.execute("CREATE INDEX by_number ON changes (number)")
-        for _ in workers.answers(Apply(work, group, made_of, before, after), _by_unit(changes, firsts)):
+        for _ in workers.answers(Apply(work, group, inputs_digest, before, after), _by_unit(changes, firsts)):
             pass
     waiting.unlink()
 
@@ -312,7 +316,7 @@ class Apply:
 
     work: Work
     group: StepGroup
-    made_of: str
+    inputs_digest: str
     before: str
     after: str
 
@@ -329,7 +333,7 @@ class Apply:
                     "{rule} changes row {number}, which is not among those that are left", rule=rule, number=number
                 )
             _apply(row, place, rule, json.loads(what))
-        save_row_states(self.work.unit(self.after, unit), rows, f"{self.made_of} {unit}")
+        save_row_states(self.work.unit(self.after, unit), rows, f"{self.inputs_digest} {unit}")
 
 
 def _change(change: Change) -> str:

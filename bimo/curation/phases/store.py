@@ -25,7 +25,7 @@ import numpy as np
 
 from bimo.core.errors import BimoError, DataError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,20 +103,20 @@ def save(path: Path, content: bytes) -> None:
 def unwritten(error: BimoError | OSError, path: Path | None = None) -> DataError:
     """The error for a failed write, with what to do by its errno."""
     if isinstance(error, BimoError):
-        zh, en, cause = error.zh, error.en, error.__cause__
+        failure, cause = error.message, error.__cause__
     else:
-        zh, en, cause = f"写不到 {path}：{error.strerror}", f"cannot write to {path}: {error.strerror}", error
+        failure, cause = Message("cannot write to {path}: {strerror}", path=path, strerror=error.strerror), error
     number = cause.errno if isinstance(cause, OSError) else None
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return DataError("{near}. Name a folder that you may write in", near=Both(zh, en))
+        return DataError("{failure}. Name a folder that you may write in", failure=failure)
     if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-        return DataError("{near}. A part of the path is a file and no folder; give another name", near=Both(zh, en))
+        return DataError("{failure}. A part of the path is a file and no folder; give another name", failure=failure)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return DataError(
-            "{near}. What was finished is kept; make room and run the same command again to go on", near=Both(zh, en)
+            "{failure}. What was finished is kept; make room and run the same command again to go on", failure=failure
         )
     return DataError(
-        "{near}. What was finished is kept; mend this and run the same command again to go on", near=Both(zh, en)
+        "{failure}. What was finished is kept; mend this and run the same command again to go on", failure=failure
     )
 
 

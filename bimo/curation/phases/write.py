@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bimo.curation.phases.measure import Pictures
-from bimo.curation.phases.row_state import FAILED, KEPT, WRITTEN, Scored, load_row_states
+from bimo.curation.phases.row_state import FAILED, JSON_COLUMNS, KEPT, Scored, load_row_states
 from bimo.curation.phases.store import (
     Work,
     digest,
@@ -75,7 +75,7 @@ def plan(work: Work, units: int, last: str, samples: int = SAMPLES_PER_SHARD) ->
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenShard:
     """A finished shard, and the rows that could not be written into it, number -> reason."""
 
     shard: Shard
@@ -91,34 +91,34 @@ class WriteShard:
     out: Path
     last: str
 
-    def __call__(self, job: tuple[int, tuple[Share, ...]]) -> Written:
+    def __call__(self, job: tuple[int, tuple[Share, ...]]) -> WrittenShard:
         """Raises DataError where the disk does not take it."""
         number, shares = job
         name = shard_name(number)
         path, beside = self.out / name, self.work.folder / "lost" / f"{number:06d}.json"
-        wanted = [item for share in shares for item in self._wanted(share)]
-        stamp = digest(VERSION, [[w["key"], w["sha256"], w["as_is"], w["record"]] for w in wanted])
+        rows = [item for share in shares for item in self._rows_of(share)]
+        stamp = digest(VERSION, [[w["key"], w["sha256"], w["as_is"], w["record"]] for w in rows])
         shard = finished(path, stamp)
         if shard is not None and read_json(beside) == {"stamp": stamp, "lost": []}:
-            return Written(shard, ())
+            return WrittenShard(shard, ())
         lost: dict[int, str] = {}
         try:
             # In a folder of its own: a worker that outlives its run must not write into another worker's file.
             with tempfile.TemporaryDirectory(dir=self.work.folder, prefix="shard-") as folder:
-                shard = write_shard(Path(folder) / name, self._samples(wanted, lost), stamp)
+                shard = write_shard(Path(folder) / name, self._samples(rows, lost), stamp)
                 losses = sorted(lost.items())
                 save_json(beside, {"stamp": stamp, "lost": [list(item) for item in losses]})
                 (Path(folder) / name).replace(path)
                 (Path(folder) / name).with_suffix(".done").replace(path.with_suffix(".done"))
         except OSError as error:
             raise unwritten(error, path) from None
-        return Written(shard, tuple(losses))
+        return WrittenShard(shard, tuple(losses))
 
-    def _wanted(self, share: Share) -> Iterator[dict[str, Any]]:
+    def _rows_of(self, share: Share) -> Iterator[dict[str, Any]]:
         rows = load_rows(self.work.unit("rows", share.unit))
         measured = load_rows(self.work.unit("measured", share.unit), ["sha256", "as_is"])
         place = 0
-        for row, seen, row_state in zip(
+        for row, measured_row, row_state in zip(
             rows, measured, load_row_states(self.work.unit(self.last, share.unit)), strict=True
         ):
             for copy in range(row_state.repeats if row_state.state == KEPT else 0):
@@ -127,15 +127,15 @@ class WriteShard:
                         {"text": text, "lang": "zh" if _HAN.search(text) else "en"} for text in row_state.captions
                     ]
                     record = {"captions": captions, "labels": row_state.labels, "source": row["source"]}
-                    yield {"row": row, "key": key_of(row["number"], copy), "record": record} | seen
+                    yield {"row": row, "key": key_of(row["number"], copy), "record": record} | measured_row
                 place += 1
 
-    def _samples(self, wanted: Sequence[Mapping[str, Any]], lost: dict[int, str]) -> Iterator[Sample]:
+    def _samples(self, rows: Sequence[Mapping[str, Any]], lost: dict[int, str]) -> Iterator[Sample]:
         from bimo.curation import decoded_image
 
         pictures = Pictures(self.source, self.work)
         last: tuple[int, bytes] | None = None
-        for item in wanted:
+        for item in rows:
             number = item["row"]["number"]
             if number in lost:
                 continue
@@ -144,7 +144,7 @@ class WriteShard:
                     data = pictures.bytes_of(item["row"])
                     if hashlib.sha256(data).hexdigest() != item["sha256"]:
                         raise Unusable(CHANGED)
-                    last = number, data if item["as_is"] else decoded_image.upright(data)
+                    last = number, data if item["as_is"] else decoded_image.shard_bytes(data)
                 except Unusable as error:
                     lost[number] = error.reason
                     continue
@@ -221,21 +221,21 @@ class WriteTable:
         """``job``: the unit, the shards' parts of it by shard number, and the rows lost in writing."""
         import pyarrow as pa
 
-        unit, shares, gone = job
+        unit, shares, lost = job
         rooms = ["rows", "measured", self.last, *sorted({score.folder_name for score in self.scores} - {"measured"})]
         prints = [fingerprint_of(self.work.unit(folder_name, unit)) for folder_name in rooms]
         plan = [[number, share.skip, share.count] for number, share in shares]
         layout = [[s.name, s.folder_name, s.column, s.type] for s in self.scores]
-        made_of = digest(VERSION, rooms, prints, plan, gone, layout)
+        inputs_digest = digest(VERSION, rooms, prints, plan, lost, layout)
         path, beside = self.out / "table" / f"{unit:06d}.parquet", self.work.folder / "table" / f"{unit:06d}.json"
         # The table has the same bytes on every machine; the fingerprint of its inputs is in a file of its own.
-        if path.is_file() and read_json(beside) == {"made of": made_of, "sha256": hash_of(path)}:
+        if path.is_file() and read_json(beside) == {"made of": inputs_digest, "sha256": hash_of(path)}:
             return
         rows = load_table(self.work.unit("rows", unit))
         measured = load_table(self.work.unit("measured", unit))
         row_states = load_row_states(self.work.unit(self.last, unit))
         for row in row_states:
-            if reason := dict(gone).get(row.number):
+            if reason := dict(lost).get(row.number):
                 row.fail(reason)
                 row.trail[-1]["lost"] = True
         texts, numbers = pa.string(), pa.int64()
@@ -250,31 +250,31 @@ class WriteTable:
         }
         for name in ("state", "rule", "reason", "detail"):
             columns[name] = pa.array([getattr(row, name) for row in row_states], texts)
-        for name in WRITTEN:
+        for name in JSON_COLUMNS:
             columns[name] = pa.array([to_cell(getattr(row, name)) for row in row_states], texts)
         columns |= {name: measured[name] for name in ("sha256", "width", "height", "bytes")}
         # Scores stored by an earlier version have no such column.
         known = "converted" in measured.column_names
         columns["converted"] = measured["converted"] if known else pa.nulls(len(measured), texts)
         columns |= {name: rows[name] for name in ("path", "offset", "size", "form", "column", "fetched")}
-        made = {name: _flat(columns[name]) for name in FIXED}
+        table_columns = {name: _flat(columns[name]) for name in FIXED}
         for score in self.scores:
-            made[score.name] = self._scores(unit, score, rows["number"].to_pylist(), measured)
-        save_table(path, made)
-        save_json(beside, {"made of": made_of, "sha256": hash_of(path)})
+            table_columns[score.name] = self._scores(unit, score, rows["number"].to_pylist(), measured)
+        save_table(path, table_columns)
+        save_json(beside, {"made of": inputs_digest, "sha256": hash_of(path)})
 
     def _scores(self, unit: int, score: ScoreColumn, numbers: Sequence[int], measured: Any) -> Any:
         import pyarrow as pa
 
-        wanted = pa.type_for_alias(score.type)
+        arrow_type = pa.type_for_alias(score.type)
         if score.folder_name == "measured":
             by_number = dict(zip(numbers, _values(measured, score.column), strict=True))
         else:
-            asked = load_table(self.work.unit(score.folder_name, unit))
-            by_number = dict(zip(asked["number"].to_pylist(), _values(asked, score.column), strict=True))
+            results = load_table(self.work.unit(score.folder_name, unit))
+            by_number = dict(zip(results["number"].to_pylist(), _values(results, score.column), strict=True))
         values = [by_number.get(number) for number in numbers]
         texts = score.type == "string"
-        return pa.array([None if v is None else str(v) if texts else v for v in values], wanted)
+        return pa.array([None if v is None else str(v) if texts else v for v in values], arrow_type)
 
 
 def _values(table: Any, name: str) -> list[Any]:

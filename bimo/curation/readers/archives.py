@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from bimo.curation.readers import folders, records
-from bimo.curation.readers.columns import captions_of, lines_of, record_of, said
+from bimo.curation.readers.columns import captions_and_labels, captions_of, lines_of, record_of
 from bimo.curation.readers.formats import BEGINNING, PICTURE_FILES, comparable, format_of
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 
@@ -132,7 +132,7 @@ def _sample(file: int, name: str, key: str, members: Mapping[str, Member], numbe
                 record = dict(record_of(_content(file, member)))
             elif kind in TEXTS:
                 texts += captions_of(_content(file, member))
-        found, labels = said(records.described(record))
+        found, labels = captions_and_labels(records.described(record))
     except Unusable as error:
         return Broken(number, source, error.reason, error.detail)
     if "cls" in members and (kind := _class_of(file, members["cls"])) is not None:
@@ -177,13 +177,13 @@ def _joined(path: Path) -> Iterator[Group | Unusable]:
     with closing(sqlite3.connect("")) as waiting:  # it is inside a temporary folder, which is removed with it
         waiting.execute("PRAGMA journal_mode=OFF")
         waiting.execute("CREATE TABLE groups (own INTEGER PRIMARY KEY, first INTEGER, key TEXT, what TEXT)")
-        waiting.executemany("INSERT INTO groups VALUES (?, ?, ?, ?)", _written(path))
+        waiting.executemany("INSERT INTO groups VALUES (?, ?, ?, ?)", _rows_for_sqlite(path))
         again = "SELECT key FROM groups WHERE key IS NOT NULL GROUP BY key HAVING count(*) > 1"
         several = waiting.execute(f"SELECT key, own, what FROM groups WHERE key IN ({again}) ORDER BY key, own")
         with closing(sqlite3.connect("")) as moves:
             moves.execute("CREATE TABLE moves (first INTEGER, own INTEGER)")
             for _, parts in groupby(several, key=lambda row: row[0]):
-                moves.executemany("INSERT INTO moves VALUES (?, ?)", _moved(parts))
+                moves.executemany("INSERT INTO moves VALUES (?, ?)", _to_earlier_group(parts))
             waiting.executemany("UPDATE groups SET first = ? WHERE own = ?", moves.execute("SELECT * FROM moves"))
         ordered = waiting.execute("SELECT first, key, what FROM groups ORDER BY first, own")
         for _, parts in groupby(ordered, key=lambda row: row[0]):
@@ -198,7 +198,7 @@ def _joined(path: Path) -> Iterator[Group | Unusable]:
             yield os.fsdecode(key), members
 
 
-def _written(path: Path) -> Iterator[tuple[int, int, bytes | None, str]]:
+def _rows_for_sqlite(path: Path) -> Iterator[tuple[int, int, bytes | None, str]]:
     for place, group in enumerate(_groups(path)):
         if isinstance(group, Unusable):
             yield place, place, None, json.dumps([group.reason, group.detail])
@@ -207,7 +207,7 @@ def _written(path: Path) -> Iterator[tuple[int, int, bytes | None, str]]:
             yield place, place, os.fsencode(group[0]), json.dumps(group[1])
 
 
-def _moved(parts: Iterable[tuple[bytes, int, str]]) -> Iterator[tuple[int, int]]:
+def _to_earlier_group(parts: Iterable[tuple[bytes, int, str]]) -> Iterator[tuple[int, int]]:
     """(first, own) of groups that belong to an earlier one of the same key: to the first without any of their kinds."""
     earlier: list[tuple[int, set[str]]] = []
     for _, own, what in parts:
@@ -234,7 +234,7 @@ def _by_last_dot(key: str, members: dict[str, Member]) -> list[Group]:
     pictured = [stem for stem, kinds in inner.items() if PICTURES & set(kinds)]
     worded = [stem for stem, kinds in inner.items() if {*TEXTS, "json"} & set(kinds)]
     # ``0.image.jpg`` and ``0.txt``: what stands before the ending is what the picture is for.
-    homes = {stem: _home(stem, [word for word in worded if word not in pictured]) for stem in pictured}
+    homes = {stem: _longest_prefix(stem, [word for word in worded if word not in pictured]) for stem in pictured}
     for stem, home in homes.items():
         if stem not in worded and home is not None and [*homes.values()].count(home) == 1:
             inner[home] = {**inner[home], **inner.pop(stem)}
@@ -252,7 +252,7 @@ def _by_last_dot(key: str, members: dict[str, Member]) -> list[Group]:
     return [(key, rest), *files] if rest else files
 
 
-def _home(stem: str, stems: Iterable[str]) -> str | None:
+def _longest_prefix(stem: str, stems: Iterable[str]) -> str | None:
     """The longest of some names that a name begins with, up to a dot."""
     return max((word for word in stems if not word or stem.startswith(f"{word}.")), key=len, default=None)
 

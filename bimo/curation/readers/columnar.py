@@ -107,15 +107,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _is_said(kind: pa.DataType) -> bool:
+def _is_caption_or_label(kind: pa.DataType) -> bool:
     """Whether a column may hold captions or labels: texts, numbers, and lists or structures of texts."""
     import pyarrow as pa
 
     if _is_list(kind):
         inside = kind.value_type
-        return _is_text(inside) or (pa.types.is_struct(inside) and _is_said(inside))
+        return _is_text(inside) or (pa.types.is_struct(inside) and _is_caption_or_label(inside))
     if pa.types.is_struct(kind):
-        return all(_is_said(kind.field(place).type) for place in range(kind.num_fields))
+        return all(_is_caption_or_label(kind.field(place).type) for place in range(kind.num_fields))
     return _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
@@ -137,10 +137,10 @@ def lines(path: Path, form: Form, without: str) -> Iterator[tuple[int, Mapping[s
     A part that cannot be read is reported once, with its rows; reading resumes after it where that is possible.
     """
     schema = schema_of(path, form)
-    names = tuple(name for name in schema.names if name != without and _is_said(schema.field(name).type))
+    names = tuple(name for name in schema.names if name != without and _is_caption_or_label(schema.field(name).type))
     row = 0
     try:
-        # Where nothing is said, Parquet knows how many rows there are; Arrow is mapped, and one column is as good.
+        # Without a column of text or numbers Parquet still counts its rows; of Arrow, which is mapped, one column does.
         columns = names if names or form == "parquet" else schema.names[:1]
         for first, count, batch in _batches(path, form, columns, 0, ROWS_A_BATCH):
             row = first

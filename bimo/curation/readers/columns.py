@@ -59,7 +59,7 @@ def row_of(number: int, source: str, values: Mapping[Any, Any], inline: Inline |
         return Broken(number, source, "no picture", f"columns: {', '.join(map(str, values))}"[:200])
     try:
         place = _place(column, values[column], inline, beside)
-        captions, labels = said({name: value for name, value in values.items() if name != column})
+        captions, labels = captions_and_labels({name: value for name, value in values.items() if name != column})
     except Unusable as error:
         return Broken(number, source, error.reason, error.detail)
     return Row(number, source, place, captions, labels)
@@ -107,7 +107,7 @@ def _place(column: str, value: str, inline: Inline | None, beside: Beside) -> Pl
     return Place(beside.find(value))
 
 
-def said(values: Mapping[Any, Any]) -> tuple[tuple[str, ...], dict[str, float | str]]:
+def captions_and_labels(values: Mapping[Any, Any]) -> tuple[tuple[str, ...], dict[str, float | str]]:
     """The captions and labels of a line. Raises Unusable "caption too long", "not text"."""
     small = {str(name).lower(): name for name in values}
     texts = [small[name] for name in TEXTS if name in small]
@@ -122,7 +122,7 @@ def said(values: Mapping[Any, Any]) -> tuple[tuple[str, ...], dict[str, float | 
     labels: dict[str, float | str] = {}
     for name, value in values.items():
         if str(name).lower() == "labels" and isinstance(value, Mapping):
-            labels |= said(cast("Mapping[Any, Any]", value))[1]
+            labels |= captions_and_labels(cast("Mapping[Any, Any]", value))[1]
         elif name in texts or not isinstance(name, str) or name.lower() in CODED or not _whole(name):
             continue
         elif (label := _label(value)) is not None:
@@ -179,7 +179,7 @@ def decoded(data: bytes) -> str:
 
 def captions_of(data: bytes) -> tuple[str, ...]:
     """The captions of a text file, one a line. Raises Unusable "not text", "caption too long"."""
-    return said({"captions": lines_of(decoded(data))})[0]
+    return captions_and_labels({"captions": lines_of(decoded(data))})[0]
 
 
 def lines_of(text: str) -> list[str]:
@@ -227,8 +227,8 @@ class Beside:
         with the same letters in another form of Unicode, or an ending in capitals. Raises Unusable "missing" for what
         is no name.
         """
-        path = self._placed(name)
-        return (self._elsewhere(name) or path) if self.loose and not self._lies(path) else path
+        path = self._beside(name)
+        return (self._elsewhere(name) or path) if self.loose and not self._exists(path) else path
 
     def _elsewhere(self, name: str) -> str | None:
         """The picture with the most last path components in common with a name; of several the one in the usual
@@ -252,24 +252,24 @@ class Beside:
                     paths[key].append(os.path.join(listing.path, name))
         return paths
 
-    def _lies(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         return not os.path.isabs(path) and os.path.lexists(os.path.join(self.root, path))
 
-    def _placed(self, name: str) -> str:
+    def _beside(self, name: str) -> str:
         if os.path.isabs(name):
             start = self.root.rstrip(os.sep) + os.sep
             return name[len(start) :] if name.startswith(start) else name
         for form in dict.fromkeys((name, name.replace("\\", "/"))):
             for prefix in self.prefixes:
                 path = os.path.join(prefix, form)
-                path_on_disk = self._written(path) or folders.resolved(self.root, path)
+                path_on_disk = self._if_exists(path) or folders.resolved(self.root, path)
                 if path_on_disk is not None:
                     # Two spellings of one path are one picture.
                     plain = ".." in path_on_disk.split("/") or not ("./" in path_on_disk or "//" in path_on_disk)
                     return path_on_disk if plain else os.path.normpath(path_on_disk)
         return os.path.join(self.prefixes[0], name)
 
-    def _written(self, path: str) -> str | None:
+    def _if_exists(self, path: str) -> str | None:
         try:
             os.lstat(os.path.join(self.root, path))
         except ValueError:  # the name has a zero byte or a lone surrogate

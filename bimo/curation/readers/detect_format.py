@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bimo.core.errors import DataError
+from bimo.core.messages import Message
 from bimo.curation.readers import archives, columnar, folders, listing, records, tables
 from bimo.curation.readers.columns import Beside, picture_column
 from bimo.curation.readers.formats import PICTURE_FILES, comparable, is_picture
@@ -17,22 +18,17 @@ from bimo.data.shards import INDEX, read_index
 
 @dataclass(frozen=True)
 class SourceFormat:
-    """A detected format: a sentence for people in both languages, and how its rows are read.
+    """A detected format: ``description`` says what it is and why, ``read`` yields its rows.
 
     ``tables``, ``tars`` and ``sides`` are the files that rows, or further columns of them, come from; without tables
     and tars the rows are the pictures of the folders.
     """
 
-    zh: str
-    en: str
+    description: Message
     read: listing.Read
     tables: frozenset[str] = frozenset()
     tars: frozenset[str] = frozenset()
     sides: frozenset[str] = frozenset()
-
-    def said(self, language: str) -> str:
-        """The sentence in "zh" or "en"."""
-        return self.zh if language == "zh" else self.en
 
 
 @dataclass
@@ -94,15 +90,17 @@ def detect_format(source: Path) -> SourceFormat:
     what = _detect_tars(source, survey) or _detect_tables(source, survey)
     if what is None:
         closed = [*closed, *(name for name in survey.tables if _is_damaged(source / name))]
-        zh, en = f"{len(closed)} 个表，都读不了", f"{len(closed)} tables, none of which can be read"
+        description = Message("{closed} tables, none of which can be read", closed=len(closed))
         read = listing.listed(source, [])
         if survey.pictures:
-            zh = f"图片文件夹：{survey.pictures} 张，旁边同名的 .txt 或 .json 是说明"
-            en = f"{survey.pictures} pictures in folders; captions are in .txt or .json files of the same name"
+            description = Message(
+                "{count} pictures in folders; captions are in .txt or .json files of the same name",
+                count=survey.pictures,
+            )
             read = listing.pictures(source)
         elif not closed:
             raise _nothing(source)
-        what = SourceFormat(zh, en, read)
+        what = SourceFormat(description, read)
     if closed or packed:
         before = listing.both(listing.listed(source, closed), listing.tars(source, packed))
         what = replace(what, read=listing.both(before, what.read), sides=what.sides | {*packed})
@@ -117,9 +115,9 @@ def _detect_tars(source: Path, survey: _Survey) -> SourceFormat | None:
         except DataError:
             names = []  # another tool's index.json
         if names:
-            zh = f"bimo 的分片：{INDEX} 列出 {len(names)} 个分片"
-            en = f"bimo's own shards: {INDEX} lists {len(names)} shards"
-            return SourceFormat(zh, en, listing.tars(source, names), tars=frozenset(names), sides=frozenset({INDEX}))
+            description = Message("bimo's own shards: {index} lists {count} shards", index=INDEX, count=len(names))
+            read = listing.tars(source, names)
+            return SourceFormat(description, read, tars=frozenset(names), sides=frozenset({INDEX}))
     for name in survey.records:
         if (index := listing.index_kits(source / name)) is not None:
             return _detect_index(source, index)
@@ -128,40 +126,40 @@ def _detect_tars(source: Path, survey: _Survey) -> SourceFormat | None:
     tables = [Path(name).with_suffix(".parquet").as_posix() for name in survey.tars]
     tables = [name for name in tables if (source / name).is_file()]
     if sides := len(tables):
-        zh = f"{len(survey.tars)} 个 tar，{sides} 个旁边有 parquet：img2dataset 的输出"
-        en = f"{len(survey.tars)} tar files, {sides} of them with a parquet beside them: img2dataset's output"
         return SourceFormat(
-            zh,
-            en,
+            Message(
+                "{count} tar files, {sides} of them with a parquet beside them: img2dataset's output",
+                count=len(survey.tars),
+                sides=sides,
+            ),
             listing.tars(source, survey.tars),
             tars=frozenset(survey.tars),
             sides=frozenset(_stats(source, tables)),
         )
-    zh, en = f"{len(survey.tars)} 个 tar：webdataset", f"{len(survey.tars)} tar files: webdataset"
-    return SourceFormat(zh, en, listing.tars(source, survey.tars), tars=frozenset(survey.tars))
+    description = Message("{count} tar files: webdataset", count=len(survey.tars))
+    return SourceFormat(description, listing.tars(source, survey.tars), tars=frozenset(survey.tars))
 
 
 def _detect_tables(source: Path, survey: _Survey) -> SourceFormat | None:
     """Folders of img2dataset, an imagefolder, tables."""
     fetched = [name for name in survey.tables if _is_side(source / name)]
     if fetched:
-        zh, en = f"{len(fetched)} 个 parquet 有 key 和 status 列", f"{len(fetched)} parquet tables of keys and statuses"
-        zh, en = f"img2dataset 的文件夹：{zh}", f"img2dataset's folders: {en}"
+        description = Message("img2dataset's folders: {count} parquet tables of keys and statuses", count=len(fetched))
         sides = frozenset(_stats(source, fetched)) - {*fetched}
-        return SourceFormat(zh, en, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
+        return SourceFormat(description, listing.fetched(source, fetched), frozenset(fetched), sides=sides)
     # Where pictures have caption files, other texts are read as tables of texts.
     objects = [name for name in survey.objects if not (survey.captions and name.lower().endswith(".txt"))]
     survey.tables += [name for name in objects if _are_records(source, source / name)]
     metadata = [name for name in survey.tables if os.path.basename(name).startswith("metadata.")]
     apart = {listing.texts_of(name) for name in survey.tables if name.endswith(listing.APART[0])}
     chosen = metadata or [name for name in survey.tables if name not in apart]
-    why = next((said for name in chosen if (said := _usable(source / name)) is not None), None)
-    if why is None:
+    first = next((storage for name in chosen if (storage := _storage(source / name)) is not None), None)
+    if first is None:
         return None
-    zh, en = ("Hugging Face imagefolder", "a Hugging Face imagefolder") if metadata else ("表格", "tables")
+    kind = Message("a Hugging Face imagefolder") if metadata else Message("tables")
+    description = Message("{kind}: {count} of them; {first}", kind=kind, count=len(chosen), first=first)
     read = listing.listed(source, chosen)
-    zh, en = f"{zh}：{len(chosen)} 个表，{why[0]}", f"{en}: {len(chosen)} of them; {why[1]}"
-    return SourceFormat(zh, en, read, frozenset(chosen), sides=frozenset(apart) & {*survey.tables})
+    return SourceFormat(description, read, frozenset(chosen), sides=frozenset(apart) & {*survey.tables})
 
 
 def _stats(source: Path, names: list[str]) -> list[str]:
@@ -194,11 +192,15 @@ def _are_records(source: Path, path: Path) -> bool:
 
 
 def _detect_index(folder: Path, index: listing.Index) -> SourceFormat:
-    zh = f"IndexKits 的索引 {index.name}：{len(index.tables)} 个 Arrow 表中选出 {len(index.rows)} 行"
-    en = f"an index of IndexKits, {index.name}: {len(index.rows)} rows of {len(index.tables)} Arrow tables"
+    description = Message(
+        "an index of IndexKits, {name}: {rows} rows of {tables} Arrow tables",
+        name=index.name,
+        rows=len(index.rows),
+        tables=len(index.tables),
+    )
     places = (place for table in index.tables for place in (table, os.path.basename(table)))
     read = frozenset(place for place in places if not os.path.isabs(place) and (folder / place).is_file())
-    return SourceFormat(zh, en, listing.indexed(folder, index), read, sides=frozenset({index.name, *index.beside}))
+    return SourceFormat(description, listing.indexed(folder, index), read, sides=frozenset({index.name, *index.beside}))
 
 
 def _is_side(path: Path) -> bool:
@@ -207,11 +209,11 @@ def _is_side(path: Path) -> bool:
 
 
 def _nothing(source: Path) -> DataError:
-    looked = "metadata.jsonl, .csv, .tsv, .jsonl, .json, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
+    suffixes = "metadata.jsonl, .csv, .tsv, .jsonl, .json, .parquet, .arrow, .tar, " + ", ".join(sorted(PICTURE_FILES))
     return DataError(
-        "nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({looked})",
+        "nothing in {source} can be read: looked for tables with a column of pictures, tars and pictures ({suffixes})",
         source=source,
-        looked=looked,
+        suffixes=suffixes,
     )
 
 
@@ -223,12 +225,13 @@ def _detect_file(source: Path) -> SourceFormat:
         start = file.read(512)
     if start[257:262] == b"ustar" or name.lower().endswith((".tar", ".tgz", ".tar.gz")):
         read = listing.tars(folder, [name])
-        return SourceFormat("一个 tar：webdataset", "a tar file: webdataset", read, tars=frozenset({name}))
-    usable = _usable(source)
-    if usable is None:
+        return SourceFormat(Message("a tar file: webdataset"), read, tars=frozenset({name}))
+    storage = _storage(source)
+    if storage is None:
         raise _nothing(source)
-    zh, en = f"一个表：{usable[0]}", f"a table: {usable[1]}"
-    return SourceFormat(zh, en, listing.listed(folder, [name]), frozenset({name}))
+    return SourceFormat(
+        Message("a table: {storage}", storage=storage), listing.listed(folder, [name]), frozenset({name})
+    )
 
 
 def _is_damaged(path: Path) -> bool:
@@ -241,24 +244,24 @@ def _is_damaged(path: Path) -> bool:
     return False
 
 
-def _usable(path: Path) -> tuple[str, str] | None:
-    """How a table stores its pictures and captions, in both languages; None where it has no pictures."""
+def _storage(path: Path) -> Message | None:
+    """How a table stores its pictures and captions; None where it has no pictures."""
     if not path.is_file():
         return None
     try:
         if path.suffix.lower() in records.ENDINGS and records.is_records(path):
-            return "JSON 记录", "records in JSON"
+            return Message("records in JSON")
         if path.suffix.lower() == ".json":
             return None
         if (form := columnar.form_of(path)) is not None:
             picture = columnar.picture_of(path, form)
             if picture is None:
                 return None
-            return f"{form}，图片在 {picture[0]} 列", f"{form} with pictures in column {picture[0]}"
+            return Message("{form} with pictures in column {picture}", form=form, picture=picture[0])
         dialect = tables.dialect_of(path)
     except Exception:  # pyarrow raises various exceptions for damaged files; they are reported as such
         return None
     if dialect is None:
         return None
     how = {"": "JSON lines", "\t": "TSV", ",": "CSV"}.get(dialect.delimiter, f"CSV ({dialect.delimiter})")
-    return f"{how}，编码 {dialect.encoding}", f"{how} in {dialect.encoding}"
+    return Message("{how} in {encoding}", how=how, encoding=dialect.encoding)

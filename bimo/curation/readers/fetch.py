@@ -27,7 +27,6 @@ from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from bimo.core.errors import DataError
-from bimo.core.messages import Both
 from bimo.curation.readers.formats import BEGINNING, format_of
 from bimo.curation.readers.rows import Broken, Place, Row, Unusable
 
@@ -44,7 +43,7 @@ REFUSED = {"noai", "noimageai"}
 DIRECTIVES = {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"}
 AGENT = "bimo"
 #: Statuses that are retried.
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+RETRIED = {408, 425, 429, 500, 502, 503, 504}
 LONGEST_PAUSE_SECONDS = 60.0
 ADDRESSES_TRIED = 3
 #: IPv6 URLs that stand for IPv4 ones (RFC 6052).
@@ -69,7 +68,7 @@ class Limits:
     hosts: frozenset[str] = frozenset()
 
 
-class Passing(Exception):
+class Retriable(Exception):
     """A failure that is retried; ``seconds`` is the wait that the site asks for."""
 
     def __init__(self, why: Unusable, seconds: float = 0.0) -> None:
@@ -95,7 +94,7 @@ def fetch(
         store = stack.enter_context(_store(folder))
         client = stack.enter_context(_client(limits))
         pool = ThreadPoolExecutor(limits.workers, "fetch")
-        asked = _Asking(client, limits, wait)
+        downloader = _Downloader(client, limits, wait)
         window: deque[Row | Broken | tuple[Row, Future[IO[bytes]]]] = deque()
         under_way: dict[str, Future[IO[bytes]]] = {}
         stack.callback(_dropped, pool, under_way)
@@ -106,7 +105,7 @@ def fetch(
                 window.append(replace(row, picture=place))
             else:
                 url = row.picture.path
-                coming = under_way.get(url) or under_way.setdefault(url, pool.submit(asked.picture, url))
+                coming = under_way.get(url) or under_way.setdefault(url, pool.submit(downloader.picture, url))
                 window.append((row, coming))
             while window and (len(window) >= 2 * limits.workers or not isinstance(window[0], tuple)):
                 yield _settled(window.popleft(), store, under_way)
@@ -191,9 +190,7 @@ class _Store:
                     piece, self.end = piece[written:], self.end + written
         except OSError as error:
             self.end = start
-            raise DataError(
-                "cannot write to {folder}: {error}", folder=self.folder, error=Both(error.strerror, error)
-            ) from None
+            raise DataError("cannot write to {folder}: {error}", folder=self.folder, error=error.strerror) from None
         with self.database:
             values = (_key(url), self.segment, start, self.end - start)
             self.database.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)", values)
@@ -234,12 +231,12 @@ def _client(limits: Limits) -> Generator[httpx.Client]:
         yield client
 
 
-class _Asking:
+class _Downloader:
     """Downloads pictures, from many threads."""
 
     def __init__(self, client: httpx.Client, limits: Limits, wait: Callable[[float], None]) -> None:
         self.client, self.limits, self.wait = client, limits, wait
-        self.turns: dict[str, threading.BoundedSemaphore] = {}
+        self.semaphores: dict[str, threading.BoundedSemaphore] = {}
         self.lock = threading.Lock()
 
     def picture(self, url: str) -> IO[bytes]:
@@ -247,46 +244,46 @@ class _Asking:
         pause = self.limits.pause
         for tried in range(1, self.limits.tries + 1):
             try:
-                return self._followed(url)
-            except Passing as failure:
+                return self._follow_redirects(url)
+            except Retriable as failure:
                 if tried == self.limits.tries:
                     raise failure.why from None
                 self.wait(min(max(pause, failure.seconds), LONGEST_PAUSE_SECONDS))
                 pause *= 2
         raise AssertionError("at least one try")
 
-    def _followed(self, url: str) -> IO[bytes]:
+    def _follow_redirects(self, url: str) -> IO[bytes]:
         import httpx
 
         for _ in range(self.limits.redirects + 1):
-            parts, addresses = self._checked(url)
-            with self._turn(parts.host):
+            parts, addresses = self._resolve(url)
+            with self._semaphore(parts.host):
                 try:
-                    response = self._reached(parts, addresses)
+                    response = self._try_addresses(parts, addresses)
                 except httpx.TimeoutException as error:
-                    raise Passing(Unusable("too slow", type(error).__name__)) from None
+                    raise Retriable(Unusable("too slow", type(error).__name__)) from None
                 except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-                    raise Passing(Unusable("no answer", f"{type(error).__name__}: {error}"[:200])) from None
+                    raise Retriable(Unusable("no answer", f"{type(error).__name__}: {error}"[:200])) from None
             if not isinstance(response, str):
                 return response
             url = urljoin(url, response)
         raise Unusable("too many redirects", url[:200])
 
-    def _turn(self, host: str) -> threading.BoundedSemaphore:
+    def _semaphore(self, host: str) -> threading.BoundedSemaphore:
         with self.lock:
-            return self.turns.setdefault(host, threading.BoundedSemaphore(self.limits.per_host))
+            return self.semaphores.setdefault(host, threading.BoundedSemaphore(self.limits.per_host))
 
-    def _reached(self, parts: httpx.URL, addresses: Sequence[str]) -> IO[bytes] | str:
+    def _try_addresses(self, parts: httpx.URL, addresses: Sequence[str]) -> IO[bytes] | str:
         import httpx
 
         for address in addresses[:-1]:
             try:
-                return self._asked(parts, address)
+                return self._request(parts, address)
             except httpx.ConnectError:
                 continue  # a host with several addresses may not answer at all of them; the last error is reported
-        return self._asked(parts, addresses[-1])
+        return self._request(parts, addresses[-1])
 
-    def _checked(self, url: str) -> tuple[httpx.URL, list[str]]:
+    def _resolve(self, url: str) -> tuple[httpx.URL, list[str]]:
         """A URL and the IP addresses of its host, resolved once, so that the address that is checked is the one
         connected to.
 
@@ -304,15 +301,15 @@ class _Asking:
         try:
             addresses = socket.getaddrinfo(parts.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise Passing(Unusable("no answer", f"{parts.host}: {error}"[:200])) from None
+            raise Retriable(Unusable("no answer", f"{parts.host}: {error}"[:200])) from None
         numbers = list(dict.fromkeys(str(one[4][0]).partition("%")[0] for one in addresses))
         if parts.host not in self.limits.hosts:
             for number in numbers:
-                if not is_outside(number):
+                if not is_public(number):
                     raise Unusable("address not allowed", f"{parts.host} is {number}, inside the house")
         return parts, sorted(numbers, key=lambda number: ":" in number)[:ADDRESSES_TRIED]
 
-    def _asked(self, parts: httpx.URL, address: str) -> IO[bytes] | str:
+    def _request(self, parts: httpx.URL, address: str) -> IO[bytes] | str:
         """The picture, or the URL that it is redirected to."""
         until = time.monotonic() + self.limits.seconds
         target = parts.copy_with(host=address, fragment=None)
@@ -323,17 +320,17 @@ class _Asking:
                 return answer.headers["location"]
             if answer.status_code != 200:
                 why = Unusable(f"http {answer.status_code}", answer.reason_phrase[:200])
-                if answer.status_code in PASSING:
-                    raise Passing(why, _seconds(answer.headers.get("retry-after", "")))
+                if answer.status_code in RETRIED:
+                    raise Retriable(why, _seconds(answer.headers.get("retry-after", "")))
                 raise why
-            if refused(answer.headers.get_list("x-robots-tag")):
+            if forbids_training(answer.headers.get_list("x-robots-tag")):
                 raise Unusable("opted out", answer.headers["x-robots-tag"][:200])
             announced = answer.headers.get("content-length", "")
             if announced.isdigit() and int(announced) > self.limits.bytes:
                 raise Unusable("too many bytes", f"{announced[:20]}; at most {self.limits.bytes}")
-            return self._received(answer, until)
+            return self._receive(answer, until)
 
-    def _received(self, answer: httpx.Response, until: float) -> IO[bytes]:
+    def _receive(self, answer: httpx.Response, until: float) -> IO[bytes]:
         file = tempfile.SpooledTemporaryFile(HELD_BYTES)  # noqa: SIM115
         try:
             start, size = b"", 0
@@ -342,7 +339,7 @@ class _Asking:
                 if size > self.limits.bytes:
                     raise Unusable("too many bytes", f"more than {self.limits.bytes}")
                 if time.monotonic() > until:
-                    raise Passing(Unusable("too slow", f"{size} bytes in {self.limits.seconds:g} s"))
+                    raise Retriable(Unusable("too slow", f"{size} bytes in {self.limits.seconds:g} s"))
                 if len(start) < BEGINNING:
                     start = (start + piece)[:BEGINNING]
                     if len(start) == BEGINNING and not format_of(start):
@@ -357,19 +354,19 @@ class _Asking:
         return file
 
 
-def is_outside(address: str) -> bool:
+def is_public(address: str) -> bool:
     """Whether an IP address is public: not loopback, private, link-local, shared, multicast or mapped."""
     number = ipaddress.ip_address(address)
     if isinstance(number, ipaddress.IPv6Address):
         inner = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else None)
         if number in TRANSLATED:
             inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
-        if inner is not None and not is_outside(str(inner)):
+        if inner is not None and not is_public(str(inner)):
             return False
     return number.is_global and not number.is_multicast
 
 
-def refused(tags: Iterable[str]) -> bool:
+def forbids_training(tags: Iterable[str]) -> bool:
     """Whether X-Robots-Tag forbids training: for all crawlers, or for this one by name."""
     for tag in tags:
         agent = ""

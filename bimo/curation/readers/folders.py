@@ -174,17 +174,17 @@ def content(root: Path, path: str, maximum: int, offset: int = 0, size: int = -1
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
             raise Unusable("not a file", path[:200])
-        wanted = about.st_size - offset if size < 0 else size
-        if wanted > maximum:
-            raise Unusable("too many bytes", f"{wanted}; at most {maximum}")
-        if wanted <= 0:
+        remaining = about.st_size - offset if size < 0 else size
+        if remaining > maximum:
+            raise Unusable("too many bytes", f"{remaining}; at most {maximum}")
+        if remaining <= 0:
             raise Unusable("empty")
-        if about.st_size < offset + wanted:
-            raise Unusable("cut off", f"{path[:200]} ends at {about.st_size}, before {offset + wanted}")
+        if about.st_size < offset + remaining:
+            raise Unusable("cut off", f"{path[:200]} ends at {about.st_size}, before {offset + remaining}")
         pieces = list[bytes]()
-        while wanted > 0 and (piece := os.pread(file, wanted, offset)):
+        while remaining > 0 and (piece := os.pread(file, remaining, offset)):
             pieces.append(piece)
-            wanted, offset = wanted - len(piece), offset + len(piece)
+            remaining, offset = remaining - len(piece), offset + len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     except OSError as error:
         raise Unusable("unreadable", str(error)[:200]) from None

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bimo.core.messages import Both, say
+from bimo.core.messages import Both, Message, say
 from bimo.curation.readers import columnar, folders, listing, tables
 from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import SourceFormat
@@ -29,30 +29,27 @@ PACKED_FILES = {".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".x
 #: Files that are named for each reason.
 NAMED = 5
 READ = {
-    "pictures": ("图片", "pictures"),
-    "captions": ("说明", "captions"),
-    "tables": ("表", "tables"),
-    "archives": ("归档", "archives"),
-    "beside": ("附表", "tables beside them"),
-    "maps": ("图片旁的遮罩和条件图", "masks and control pictures beside them"),
+    "pictures": Message("pictures"),
+    "captions": Message("captions"),
+    "tables": Message("tables"),
+    "archives": Message("archives"),
+    "beside": Message("tables beside them"),
+    "maps": Message("masks and control pictures beside them"),
 }
 NOT_READ = {
-    "hidden": ("隐藏的或系统留下的", "hidden, or left behind by a system"),
-    "not listed": ("没有表提到它", "a picture that no table names"),
-    "beside tables": ("这里只读表提到的", "tables say what is read here"),
-    "beside archives": ("这里只读 tar", "archives are what is read here"),
-    "no picture": ("没有同名的图片", "captions without a picture of their name"),
-    "mask": (
-        "遮罩和条件图；bimo data folder 和 bimo finetune 读图片旁的",
-        "masks and control pictures; bimo data folder and bimo finetune read those beside a picture",
-    ),
-    "columns": ("表里没有图片列", "a table without a column of pictures"),
-    "records": ("JSON 里没有认得的图片记录", "a .json without records of pictures as they are known"),
-    "camera raw": ("相机原始文件；请转成 JPEG 或 PNG", "raw files of a camera; convert them to JPEG or PNG"),
-    "packed": ("压缩包或工作簿；请先解开，或另存为 CSV", "packed, or a workbook; unpack it, or save it as CSV"),
-    "other": ("不是图片、说明或表", "no picture, no captions and no table"),
-    "folder": ("打不开的文件夹", "a folder that cannot be opened"),
-    "not a file": ("管道、设备或断了的链接", "a pipe, a device or a link to nothing"),
+    "hidden": Message("hidden, or left behind by a system"),
+    "not listed": Message("a picture that no table names"),
+    "beside tables": Message("tables say what is read here"),
+    "beside archives": Message("archives are what is read here"),
+    "no picture": Message("captions without a picture of their name"),
+    "mask": Message("masks and control pictures; bimo data folder and bimo finetune read those beside a picture"),
+    "columns": Message("a table without a column of pictures"),
+    "records": Message("a .json without records of pictures as they are known"),
+    "camera raw": Message("raw files of a camera; convert them to JPEG or PNG"),
+    "packed": Message("packed, or a workbook; unpack it, or save it as CSV"),
+    "other": Message("no picture, no captions and no table"),
+    "folder": Message("a folder that cannot be opened"),
+    "not a file": Message("a pipe, a device or a link to nothing"),
 }
 
 
@@ -82,25 +79,25 @@ class Inventory:
     def plain(self) -> dict[str, Any]:
         """As plain data, for a report."""
         not_read = [
-            {"reason": NOT_READ[name][1], "zh": NOT_READ[name][0], "count": count, "examples": self.examples[name]}
+            {"reason": NOT_READ[name].en, "zh": NOT_READ[name].zh, "count": count, "examples": self.examples[name]}
             for name, count in sorted(self.not_read.items())
         ]
         return {"total": self.total, "read": dict(sorted(self.read.items())), "not_read": not_read}
 
 
-def told(files: Mapping[str, Any]) -> Iterator[str]:
+def inventory_lines(files: Mapping[str, Any]) -> Iterator[str]:
     """The lines of an inventory for people, from ``Inventory.plain``."""
     left = sum(row["count"] for row in files["not_read"])
-    parts = [
-        say("{read} {count}", read=Both(READ[name][0], READ[name][1]), count=count)
-        for name, count in files["read"].items()
-    ]
+    parts = [say("{read} {count}", read=READ[name], count=count) for name, count in files["read"].items()]
     whole = " + ".join([*parts, say("not read {left}", left=left)])
     yield say("files {files} = {whole}", files=files["total"], whole=whole)
     for row in files["not_read"]:
         names = ", ".join(row["examples"]) + (" ..." if row["count"] > len(row["examples"]) else "")
         yield say(
-            "not read, {row}: {row_2} ({names})", row=Both(row["zh"], row["reason"]), row_2=row["count"], names=names
+            "not read, {reason}: {count} ({names})",
+            reason=Both(row["zh"], row["reason"]),
+            count=row["count"],
+            names=names,
         )
 
 

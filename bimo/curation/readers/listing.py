@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bimo.core.errors import DataError
 from bimo.curation.readers import archives, columnar, folders, records, tables, text_lines
-from bimo.curation.readers.columns import MAXIMUM_LABEL, Beside, Inline, captions_of, record_of, row_of, said
+from bimo.curation.readers.columns import (
+    MAXIMUM_LABEL,
+    Beside,
+    Inline,
+    captions_and_labels,
+    captions_of,
+    record_of,
+    row_of,
+)
 from bimo.curation.readers.formats import RAW_FILES, is_picture
 from bimo.curation.readers.rows import Broken, Form, Place, Row, Unusable
 
@@ -114,7 +122,7 @@ def _picture(source: Path, listing: folders.Listing, entry: os.DirEntry[str], nu
         file = next(filter(None, (listing.find(f"{stem}.json") for stem in stems)), None)
         if file is not None:
             record = dict(record_of(_small(source, os.path.join(listing.path, file))))
-        more, labels = said(records.described(record))
+        more, labels = captions_and_labels(records.described(record))
     except Unusable as error:
         return Broken(number, path, error.reason, error.detail)
     if listing.path and len(listing.path) <= MAXIMUM_LABEL:
@@ -229,7 +237,7 @@ def _columns(path: Path, name: str, form: Form, beside: Beside, numbers: count[i
             yield from _records(values, where, None, beside, numbers)
             continue
         try:
-            captions, labels = said(records.described(values))
+            captions, labels = captions_and_labels(records.described(values))
         except Unusable as error:
             yield Broken(next(numbers), where, error.reason, error.detail)
         else:
@@ -271,7 +279,7 @@ def fetched(source: Path, names: list[str]) -> Read:
                 path = next((path for path in paths if (source / path).exists()), f"{folder}/{side.key}.jpg")
                 values = {n: v for n, v in side.values.items() if n not in ("status", "error_message", "key")}
                 try:
-                    captions, labels = said(values)
+                    captions, labels = captions_and_labels(values)
                 except Unusable as error:
                     yield Broken(number, where, error.reason, error.detail)
                 else:

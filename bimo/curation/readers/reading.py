@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from bimo.core.messages import Both, say
+from bimo.core.messages import say
 from bimo.curation.readers import columnar, folders, tables, text_lines
 from bimo.curation.readers.columns import Beside
 from bimo.curation.readers.detect_format import detect_format
@@ -26,8 +26,7 @@ def rows(source: Path) -> Iterator[Row | Broken]:
 
 def kind(source: Path) -> str:
     """The detected format of a source, and why, in one sentence. Raises DataError where nothing there can be read."""
-    format = detect_format(source)
-    return say(Both(format.zh, format.en))
+    return say(detect_format(source).description)
 
 
 def root(source: Path) -> Path:

@@ -119,7 +119,7 @@ def _kind(path: Path) -> str:
     with path.open(encoding=encoding, errors="replace") as file:
         start = file.read(4096).lstrip("\ufeff \t\r\n")
     if start.startswith("["):
-        some = islice(_array(path, encoding), tables.LINES_LOOKED_AT)
+        some = islice(_array(path, encoding), tables.SAMPLED_LINES)
         return "list" if any(isinstance(one, Mapping) and has_picture(one) for _, one in some) else ""
     if not start.startswith("{") or path.suffix.lower() != ".json":
         return ""

@@ -20,9 +20,9 @@ from bimo.curation.readers.rows import Unusable
 from bimo.curation.readers.text_lines import MAXIMUM_LINE_BYTES, QUOTED, LineReader, TextLine, encoding_of, newline_of
 
 #: A quoted field that has not ended after so many lines has lost its second quote.
-MAXIMUMQUOTED_LINES = 1000
+MAXIMUM_QUOTED_LINES = 1000
 JSON_LINES = {".jsonl", ".ndjson"}
-LINES_LOOKED_AT = 20
+SAMPLED_LINES = 20
 DELIMITERS = ",\t;|"
 _NUMBER = re.compile(r"\s*-?[\d.]+\s*")
 _HAN_OR_SPACE = re.compile(r"[\u3400-\u9fff\s]")
@@ -62,7 +62,7 @@ def dialect_of(path: Path) -> Dialect | None:
     first, dialects = "", []
     with path.open("rb") as file:
         lines = LineReader(file, encoding, newline)
-        while len(dialects) < LINES_LOOKED_AT and (line := lines.next()) is not None:
+        while len(dialects) < SAMPLED_LINES and (line := lines.next()) is not None:
             if line.text is not None and line.text.strip():
                 first = first or line.text.rstrip("\r\n")
                 if not first.lstrip().startswith("{") and path.suffix.lower() not in JSON_LINES:
@@ -86,7 +86,7 @@ def _of_pictures(path: Path, dialect: Dialect) -> Dialect | None:
     """The dialect, unless its picture column has an ambiguous name and no pictures in the first lines."""
     if {name.lower() for name in dialect.columns} & {*PICTURES} - {*WEAK}:
         return dialect
-    values = [line.values for line in islice(read(path, dialect), LINES_LOOKED_AT)]
+    values = [line.values for line in islice(read(path, dialect), SAMPLED_LINES)]
     whole = [one for one in values if not isinstance(one, Unusable)]
     return dialect if not whole or any(map(is_of_pictures, whole)) else None
 
@@ -160,7 +160,7 @@ def _record(lines: LineReader, line: TextLine, dialect: Dialect) -> Line:
     letters = text.rstrip("\r\n").split("\t") if fields is None and dialect.delimiter == "\t" else []
     while fields is None:
         further = lines.next()
-        lost = further is None or further.text is None or further.number - line.number > MAXIMUMQUOTED_LINES
+        lost = further is None or further.text is None or further.number - line.number > MAXIMUM_QUOTED_LINES
         if lost or _two_lines(letters, cast(TextLine, further), dialect):
             lines.rewind(line.number, line.offset + line.size)
             if len(letters) == len(dialect.columns):

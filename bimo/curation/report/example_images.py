@@ -46,10 +46,10 @@ def visible(text: Any, longest: int = LONGEST) -> str:
     """Text as HTML with nothing hidden: no markup; control, bidirectional and zero-width characters by their code
     point.
     """
-    text_shown = str(text)
-    cut = text_shown[:longest]
+    whole = str(text)
+    cut = whole[:longest]
     escaped = "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in UNSEEN else c for c in cut)
-    more = f"… <small>({len(text_shown):,})</small>" if len(text_shown) > longest else ""
+    more = f"… <small>({len(whole):,})</small>" if len(whole) > longest else ""
     return f"<bdi>{html.escape(escaped)}{more}</bdi>"
 
 
@@ -88,12 +88,12 @@ class Examples:
                 break
             for row in self._unit(unit):
                 self.scanned += 1
-                if self._wanted(row):
+                if self._take_example(row):
                     self.by_number[row["number"]] = row
         originals = {copied(row) for row in self.by_number.values()}
         self.find(number for number in originals if number is not None)
 
-    def _wanted(self, row: Mapping[str, Any]) -> bool:
+    def _take_example(self, row: Mapping[str, Any]) -> bool:
         number, lists = row["number"], list[list[int]]()
         if row["state"] == DROPPED:
             lists.append(self.dropped[row["step"]])
@@ -116,7 +116,7 @@ class Examples:
         from bimo.curation import decoded_image
 
         try:
-            image = decoded_image.see(self.pictures.bytes_of(row)).image
+            image = decoded_image.decode_image(self.pictures.bytes_of(row)).image
             image.thumbnail((SIDE, SIDE))
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=QUALITY)

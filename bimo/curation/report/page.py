@@ -16,6 +16,8 @@ from typing import Any
 
 from bimo.core.errors import DataError
 from bimo.core.files import page as document
+from bimo.core.messages import Both, Message
+from bimo.curation.failure_reasons import reason_message
 from bimo.curation.phases.store import read_json, save
 from bimo.curation.readers.inventory import READ
 from bimo.curation.report.example_images import EACH, Examples, copied, examples, visible
@@ -28,49 +30,12 @@ NEXT_TO = 5
 #: on that score.
 LINES = ("line", "above", "below", "least", "most", "low", "high", "pixels")
 CHANGED = {
-    "caption dropped": ("删去说明", "captions dropped"),
-    "caption mended": ("改正说明", "captions mended"),
-    "captions changed": ("换了说明的行", "rows with other captions"),
-    "captions written": ("重写说明的行", "rows with written captions"),
-    "labels": ("加了标签的行", "rows labelled"),
-    "repeats": ("改了次数的行", "rows with other repeats"),
-}
-REASONS = {
-    "empty": "空的",
-    "not a picture": "不是图片",
-    "not a format that is read": "不读这种格式（HEIC、JPEG XL 等），请转成 JPEG 或 PNG",
-    "range unknown": "小数像素的范围不明，请换算到 0 到 1",
-    "several pictures": "一段文字有几张图",
-    "no picture": "没有图片",
-    "too large": "像素太多",
-    "too many bytes": "字节太多",
-    "truncated": "图片不完整",
-    "damaged": "图片已损坏",
-    "cut off": "文件不完整",
-    "missing": "找不到文件",
-    "unreadable": "读不了",
-    "not a file": "不是普通文件",
-    "outside the folder": "在文件夹之外",
-    "not fetched": "没有下载到",
-    "no caption": "没有说明",
-    "caption too long": "说明太长",
-    "line too long": "这一行太长",
-    "not text": "不是文字",
-    "not json": "不是 JSON",
-    "not an object": "不是 JSON 对象",
-    "not base64": "不是 base64",
-    "open quote": "引号没有合上",
-    "wrong number of columns": "列数不对",
-    "damaged table": "表格已损坏",
-    "damaged archive": "归档已损坏",
-    "compressed archive": "压缩的归档",
-    "too slow": "太慢",
-    "no answer": "没有回答",
-    "too many redirects": "转向太多",
-    "opted out": "站点不许用于训练",
-    "address not allowed": "不许取的地址",
-    "worker killed": "处理它的进程被系统结束",
-    "changed since it was measured": "看过之后文件变了",
+    "caption dropped": Message("captions dropped"),
+    "caption mended": Message("captions mended"),
+    "captions changed": Message("rows with other captions"),
+    "captions written": Message("rows with written captions"),
+    "labels": Message("rows labelled"),
+    "repeats": Message("rows with other repeats"),
 }
 STYLE = """h2{margin-top:2em;border-bottom:1px solid #ddd}h3{margin:1.6em 0 .3em}
 td>code{display:inline-block;min-width:9em}
@@ -105,7 +70,7 @@ def page(out: Path, source: Path) -> str:
     pictures.scan()
     pictures.find(row["number"] for rule in report["rules"] for row in _near(rule))
     parts = [_heading(report), _account(report), _rules(report), _failures(report, pictures), _files(report)]
-    parts.append(_h2("逐条规则", "rule by rule"))
+    parts.append(_h2(Message("rule by rule")))
     details = [_rule(rule, report, pictures) for rule in report["rules"]]
     parts += [*details, f"<p><small>说明和重复的例子取自前 {pictures.scanned:,} 行。"]
     parts.append(f"Examples of captions and copies are from the first {pictures.scanned:,} rows.</small></p>")
@@ -114,12 +79,18 @@ def page(out: Path, source: Path) -> str:
     return document(title, "\n".join(filter(None, parts)), STYLE)
 
 
-def _h2(zh: str, en: str) -> str:
-    return f"<h2>{zh} <small>{en}</small></h2>"
+def _h2(title: Message) -> str:
+    return f"<h2>{title.zh} <small>{title.en}</small></h2>"
 
 
-def _both(zh: str, en: str) -> str:
-    return f"{visible(zh)} <small>{visible(en)}</small>"
+def _both(text: Message) -> str:
+    """A text in Chinese, and small in English, escaped."""
+    return f"{visible(text.zh)} <small>{visible(text.en)}</small>"
+
+
+def _head(*names: Message | None) -> str:
+    """The first row of a table, in both languages."""
+    return "".join("<th></th>" if name is None else f"<th>{name.zh} {name.en}</th>" for name in names)
 
 
 def _heading(report: Mapping[str, Any]) -> str:
@@ -141,19 +112,22 @@ def _account(report: Mapping[str, Any]) -> str:
     )
     sign, verdict = ("=", "账平 balances") if whole else ("≠", "账不平 does not balance")
     lines = [
-        _h2("账", "the account"),
+        _h2(Message("the account")),
         f'<div class="account">{shares}</div>',
         f'<p class="sum{"" if whole else " bad"}">读入 {rows:,} {sign} 保留 {kept:,} + 丢弃 {dropped:,} + '
         f"失败 {failed:,} <small>rows in {sign} kept + dropped + failed; {verdict}</small></p>",
     ]
-    facts = [("写出的样本", "samples written", numbers.get("samples")), ("分片", "shards", report.get("shards"))]
-    facts += [("打开的图片", "pictures opened in this run", numbers.get("pictures_opened"))]
+    facts: list[tuple[Message, Any]] = [
+        (Message("samples written"), numbers.get("samples")),
+        (Message("shards"), report.get("shards")),
+    ]
+    facts += [(Message("pictures opened in this run"), numbers.get("pictures_opened"))]
     if numbers.get("workers_killed"):
-        facts += [("被系统结束的进程", "processes the system killed", numbers["workers_killed"])]
-    facts += [("秒", "seconds", numbers.get("seconds")), ("行每秒", "rows a second", numbers.get("rows_a_second"))]
+        facts += [(Message("processes the system killed"), numbers["workers_killed"])]
+    facts += [(Message("seconds"), numbers.get("seconds")), (Message("rows a second"), numbers.get("rows_a_second"))]
     cells = "".join(
-        f'<tr><td>{zh} <small>{en}</small></td><td class="n">{figure(value)}</td></tr>'
-        for zh, en, value in facts
+        f'<tr><td>{_both(name)}</td><td class="n">{figure(value)}</td></tr>'
+        for name, value in facts
         if value is not None
     )
     return "".join([*lines, f"<table>{cells}</table>"])
@@ -167,27 +141,26 @@ def _rules(report: Mapping[str, Any]) -> str:
     body: list[str] = []
     for rule in sorted(report["rules"], key=lambda rule: rule["step"]):
         left -= rule["dropped"]
-        changes = "<br>".join(f"{_both(*CHANGED.get(n, (n, n)))} {c:,}" for n, c in rule["changes"].items())
-        took = f'<span class="took" style="width:{rule["dropped"] / most * 120:.0f}px"></span>{rule["dropped"]:,}'
+        changes = "<br>".join(f"{_both(CHANGED.get(n, Both(n, n)))} {c:,}" for n, c in rule["changes"].items())
+        bar = f'<span class="took" style="width:{rule["dropped"] / most * 120:.0f}px"></span>{rule["dropped"]:,}'
         share = f"{rule['dropped'] / max(rows, 1):.1%}"
         body.append(
             f'<tr><td class="n">{rule["step"] + 1}</td><td><b>{visible(rule["rule"])}</b><br>'
-            f"{_both(rule['zh'], rule['en'])}</td><td><code>{_set(rule['settings'])}</code></td><td>{took}</td>"
+            f"{_both(Both(rule['zh'], rule['en']))}</td><td><code>{_set(rule['settings'])}</code></td><td>{bar}</td>"
             f'<td class="n">{share}</td><td class="n">{left:,}</td><td>{changes}</td></tr>'
         )
-    names = (
-        "",
-        "规则 rule",
-        "设置 settings",
-        "丢弃 dropped",
-        "占全部 of all",
-        "之后剩下 left after it",
-        "说明 captions",
+    heading = _head(
+        None,
+        Message("rule"),
+        Message("settings"),
+        Message("dropped"),
+        Message("of all"),
+        Message("left after it"),
+        Message("captions"),
     )
-    heading = "".join(f"<th>{name}</th>" for name in names)
-    note = "一行只算在第一条拿掉它的规则上；失败的行先不计。A row counts for the first rule that took it; failed rows "
-    note += "are left out from the start."
-    return f"{_h2('规则', 'rules')}<p><small>{note}</small></p><table><tr>{heading}</tr>{''.join(body)}</table>"
+    note = Message("A row counts for the first rule that took it; failed rows are left out from the start.")
+    head = f"{_h2(Message('rules'))}<p><small>{note.zh}{note.en}</small></p>"
+    return f"{head}<table><tr>{heading}</tr>{''.join(body)}</table>"
 
 
 def _set(settings: Mapping[str, Any]) -> str:
@@ -203,41 +176,32 @@ def _failures(report: Mapping[str, Any], pictures: Examples) -> str:
     for reason, count in sorted(report["failures"].items(), key=lambda item: (-item[1], item[0])):
         rows = [pictures.by_number[number] for number in pictures.failed.get(reason, ())]
         details = "<br>".join(f"<code>{visible(row['source'])}</code> {visible(row['detail'])}" for row in rows)
-        body.append(f'<tr><td>{_both(_reason(reason), reason)}</td><td class="n">{count:,}</td><td>{details}</td></tr>')
-    heading = "<tr><th>原因 reason</th><th>行 rows</th><th>例子 examples</th></tr>"
-    return f"{_h2('失败', 'failures')}<table>{heading}{''.join(body)}</table>"
+        body.append(f'<tr><td>{_both(reason_message(reason))}</td><td class="n">{count:,}</td><td>{details}</td></tr>')
+    heading = _head(Message("reason"), Message("rows"), Message("examples"))
+    return f"{_h2(Message('failures'))}<table><tr>{heading}</tr>{''.join(body)}</table>"
 
 
 def _files(report: Mapping[str, Any]) -> str:
     """How every file of the source was read, or why not, and whose colours were converted."""
     files, parts = report.get("files") or {}, list[str]()
     if files:
-        read = " + ".join(f"{READ[name][0]} {READ[name][1]} {count:,}" for name, count in files["read"].items())
+        read = " + ".join(f"{READ[name].zh} {READ[name].en} {count:,}" for name, count in files["read"].items())
         body = "".join(
-            f'<tr><td>{_both(row["zh"], row["reason"])}</td><td class="n">{row["count"]:,}</td>'
+            f'<tr><td>{_both(Both(row["zh"], row["reason"]))}</td><td class="n">{row["count"]:,}</td>'
             f"<td>{'<br>'.join(f'<code>{visible(name)}</code>' for name in row['examples'])}</td></tr>"
             for row in files["not_read"]
         )
-        heading = "<tr><th>没有读的 not read</th><th>文件 files</th><th>例子 examples</th></tr>"
-        parts += [_h2("文件", "files"), f"<p>{_both(files['read_as']['zh'], files['read_as']['en'])}</p>"]
-        parts += [
-            f"<p>{files['total']:,} = {read or 0} + 没有读 not read {sum(r['count'] for r in files['not_read']):,}</p>"
-        ]
-        parts += [f"<table>{heading}{body}</table>" if body else ""]
+        heading = _head(Message("not read"), Message("files"), Message("examples"))
+        parts += [_h2(Message("files")), f"<p>{_both(Both(files['read_as']['zh'], files['read_as']['en']))}</p>"]
+        not_read = f"没有读 not read {sum(row['count'] for row in files['not_read']):,}"
+        parts += [f"<p>{files['total']:,} = {read or 0} + {not_read}</p>"]
+        parts += [f"<table><tr>{heading}</tr>{body}</table>" if body else ""]
     if report.get("converted"):
         cells = "".join(
             f'<tr><td>{visible(n)}</td><td class="n">{c:,}</td></tr>' for n, c in report["converted"].items()
         )
-        parts += [_h2("颜色转到 sRGB 的", "converted to sRGB"), f"<table>{cells}</table>"]
+        parts += [_h2(Message("converted to sRGB")), f"<table>{cells}</table>"]
     return "".join(parts)
-
-
-def _reason(reason: str) -> str:
-    """A reason in Chinese; one that contains a rule, by the rule's step."""
-    doing, _, what = reason.partition(" ")
-    known = {"measure": "测量时出错", "judge": "判断时出错", "caption": "看说明时出错", "ask": "问模型时出错"}
-    known |= {"decode:": "解码时出错"}
-    return REASONS.get(reason) or (f"{known[doing]}：{what}" if doing in known else reason)
 
 
 def _near(rule: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -256,7 +220,7 @@ def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], pictures: Examples
         if against is not None:
             parts.append("<p><small>蓝线：打乱的图文。The blue line: shuffled pairs.</small></p>")
     parts += [_sides(threshold, pictures) for threshold in rule["thresholds"]]
-    parts.append(_copies(rule, pictures) or _taken(rule, pictures))
+    parts.append(_copies(rule, pictures) or _dropped_rows(rule, pictures))
     parts += [_changes(rule, what, pictures) for what in ("caption mended", "captions written", "captions changed")]
     text = "".join(filter(None, parts))
     head = f"<h3>{rule['step'] + 1}. {visible(rule['rule'])} <small>{visible(rule['zh'])} {visible(rule['en'])}</small>"
@@ -266,12 +230,12 @@ def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], pictures: Examples
 def lines_of(rule: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> list[float]:
     """The thresholds of a rule on a score, also where no row was beyond them."""
     settings = rule["settings"]
-    values_shown = [settings[name]] if name in settings else []
+    thresholds = [settings[name]] if name in settings else []
     if name == rule["score"]:
         # A threshold that was chosen by the data takes precedence.
         first = [settings["line"]] if settings.get("line") is not None else [settings.get(n) for n in LINES]
-        values_shown += [value for value in first if value is not None]
-    return [float(value) for value in values_shown if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        thresholds += [value for value in first if value is not None]
+    return [float(value) for value in thresholds if isinstance(value, (int, float)) and not isinstance(value, bool)]
 
 
 def _ends(score: Mapping[str, Any]) -> str:
@@ -302,16 +266,16 @@ def _settled(rule: Mapping[str, Any]) -> str:
 def _sides(threshold: Mapping[str, Any], pictures: Examples) -> str:
     """Pictures just beyond a threshold and just within it."""
     line = figure(threshold["threshold"])
-    sides = (("dropped", "side", "刚好丢弃", "just dropped"), ("passed", "side in", "刚好通过", "just passed"))
+    sides = (("dropped", "side", Message("just dropped")), ("passed", "side in", Message("just passed")))
     parts: list[str] = []
-    for side, kind, zh, en in sides:
+    for side, kind, title in sides:
         figures = [
             _figure(pictures.by_number[row["number"]], pictures, f"{figure(row['value'])}")
             for row in threshold[side][:NEXT_TO]
             if row["number"] in pictures.by_number
         ]
         shown = "".join(figures) or "<small>没有 none</small>"
-        head = f"<p><b>{zh}</b> <small>{en}</small> {line}</p>"
+        head = f"<p><b>{title.zh}</b> <small>{title.en}</small> {line}</p>"
         parts.append(f'<div class="{kind}">{head}<div class="pictures">{shown}</div></div>')
     return f'<div class="sides">{"".join(parts)}</div>'
 
@@ -329,15 +293,15 @@ def _copies(rule: Mapping[str, Any], pictures: Examples) -> str:
     for number in pictures.dropped.get(rule["step"], ())[:EACH]:
         row = pictures.by_number[number]
         original = copied(row)
-        kept_row = None if original is None else pictures.row(original)
-        if kept_row is not None:
+        original_row = None if original is None else pictures.row(original)
+        if original_row is not None:
             difference = visible(json.loads(row["value"]))
-            shown = _figure(kept_row, pictures, "保留 kept") + _figure(row, pictures, f"丢弃 dropped: {difference}")
+            shown = _figure(original_row, pictures, "保留 kept") + _figure(row, pictures, f"丢弃 dropped: {difference}")
             pairs.append(f'<div class="pair">{shown}</div>')
     return f'<div class="pictures">{"".join(pairs)}</div>' if pairs else ""
 
 
-def _taken(rule: Mapping[str, Any], pictures: Examples) -> str:
+def _dropped_rows(rule: Mapping[str, Any], pictures: Examples) -> str:
     """Rows that were dropped by a rule without a threshold on a score: their captions, and the value."""
     numbers = [] if rule["thresholds"] else pictures.dropped.get(rule["step"], ())
     changed = pictures.changed.get((rule["step"], "caption dropped"), ())
@@ -354,8 +318,7 @@ def _taken(rule: Mapping[str, Any], pictures: Examples) -> str:
             f"<tr><td>{visible(caption)}</td><td>{visible(_value(what['value']))}</td>"
             f"<td>{visible(_value(what['threshold']))}</td><td><code>{visible(row['source'])}</code></td></tr>"
         )
-    names = ("丢弃的 dropped", "看到 found", "界限 held against", "")
-    heading = "".join(f"<th>{name}</th>" for name in names)
+    heading = _head(Message("dropped"), Message("found"), Message("held against"), None)
     return f"<table><tr>{heading}</tr>{''.join(body)}</table>" if body else ""
 
 
@@ -370,8 +333,8 @@ def _changes(rule: Mapping[str, Any], what: str, pictures: Examples) -> str:
         row = pictures.by_number[number]
         before, after = ("<br>".join(map(visible, row[name])) for name in ("captions_before", "captions"))
         body.append(f"<tr><td>{before}</td><td>{after}</td><td><code>{visible(row['source'])}</code></td></tr>")
-    zh, en = CHANGED[what]
-    heading = f"<tr><th>{zh} {en}：原文 source</th><th>最后 in the end</th><th></th></tr>"
+    title = CHANGED[what]
+    heading = f"<tr><th>{title.zh} {title.en}：原文 source</th><th>最后 in the end</th><th></th></tr>"
     return f"<table>{heading}{''.join(body)}</table>" if body else ""
 
 
@@ -386,10 +349,10 @@ def _scores(report: Mapping[str, Any]) -> str:
         title = f"<b>{visible(name)}</b> {_ends(score)}"
         lines = [line for rule in rules for line in lines_of(rule, name, scores)]
         parts.append(f"<div>{title}{histogram(score, lines) if drawable(score) else ''}</div>")
-    return f'{_h2("其他分数", "other scores")}<div class="scores">{"".join(parts)}</div>' if parts else ""
+    return f'{_h2(Message("other scores"))}<div class="scores">{"".join(parts)}</div>' if parts else ""
 
 
 def _settings(report: Mapping[str, Any]) -> str:
     curation = json.dumps(report.get("curation"), ensure_ascii=False, indent=1)
     lines = "\n".join(visible(line, 2000) for line in curation.split("\n"))
-    return f"{_h2('清单', 'the list as it was run')}<details open><pre>{lines}</pre></details>"
+    return f"{_h2(Message('the list as it was run'))}<details open><pre>{lines}</pre></details>"

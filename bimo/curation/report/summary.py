@@ -24,7 +24,7 @@ from bimo.core.errors import DataError
 from bimo.core.part import Part, dump
 from bimo.curation.executors.executor import Executor
 from bimo.curation.phases.row_state import DROPPED, FAILED, KEPT
-from bimo.curation.phases.select import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_SAYS
+from bimo.curation.phases.select import BEFORE_ALL, ONE_PICTURE, ONE_PICTURE_REASON
 from bimo.curation.phases.store import load_table, of_cell
 from bimo.curation.phases.write import ScoreColumn
 from bimo.curation.steps import Curation, Step, fields_of, step_name
@@ -67,7 +67,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Count:
+class CountUnit:
     """Counts the table of one unit, in any process."""
 
     out: Path
@@ -131,7 +131,7 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Look:
+class CountDetails:
     """Counts the details of a unit, once the ranges of all scores are known."""
 
     out: Path
@@ -179,7 +179,7 @@ def summary(
     Raises DataError where a unit's table cannot be read.
     """
     counts = Counts()
-    task = Count(out, tuple(dict.fromkeys([*(score.name for score in scores), *judged.values()])))
+    task = CountUnit(out, tuple(dict.fromkeys([*(score.name for score in scores), *judged.values()])))
     parts = dict(workers.answers(task, range(units)))
     for unit in range(units):
         counts.add(parts[unit])
@@ -194,7 +194,7 @@ def summary(
         places[step] += 1
         if step in judged and places[step] <= THRESHOLDS:
             thresholds.append(Threshold(step, value, judged[step]))
-    details = dict(workers.answers(Look(out, edges, tuple(thresholds)), range(units)))
+    details = dict(workers.answers(CountDetails(out, edges, tuple(thresholds)), range(units)))
     return counts, _tables(counts, [details[unit] for unit in range(units)], steps, edges, thresholds, judged)
 
 
@@ -221,17 +221,17 @@ def _tables(
         near.setdefault(threshold.step, []).append(sides)
     rules = []
     for place, step in enumerate(steps):
-        says = cast(Step, step).reason()
+        reason = cast(Step, step).reason()
         changes = {what: count for (at, what), count in sorted(counts.captions.items()) if at == place}
         rules.append(
-            {"step": place, "rule": step_name(step), "zh": says[0], "en": says[1], "settings": fields_of(step)}
+            {"step": place, "rule": step_name(step), "zh": reason[0], "en": reason[1], "settings": fields_of(step)}
             | {"dropped": counts.rules[place], "changes": changes}
             | {"score": judged.get(place), "thresholds": near.get(place, [])}
         )
     if counts.rules[BEFORE_ALL]:
         changes = {what: count for (at, what), count in sorted(counts.captions.items()) if at == BEFORE_ALL}
         rules.append(
-            {"step": BEFORE_ALL, "rule": ONE_PICTURE, "zh": ONE_PICTURE_SAYS[0], "en": ONE_PICTURE_SAYS[1]}
+            {"step": BEFORE_ALL, "rule": ONE_PICTURE, "zh": ONE_PICTURE_REASON[0], "en": ONE_PICTURE_REASON[1]}
             | {"settings": {}, "dropped": counts.rules[BEFORE_ALL], "changes": changes, "score": None, "thresholds": []}
         )
     shown: dict[str, Any] = {}

@@ -43,7 +43,7 @@ class EndpointJudge(Judge):
     def identity(self) -> Mapping[str, str]:
         """The model and the instruction, but not the endpoint's address."""
         instruction = hashlib.sha256(repr(sorted(INSTRUCTION.items())).encode()).hexdigest()[:16]
-        return {"judge": self.name, "model": self.endpoint.asked(), "instruction": instruction}
+        return {"judge": self.name, "model": self.endpoint.response_key(), "instruction": instruction}
 
     def answer(self, looks: Sequence[Look]) -> list[Answer]:
         """Raises DataError if the endpoint refuses or cannot be reached."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
-from bimo.core.messages import Both, Listed
+from bimo.core.messages import Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.conditioner import Conditioner
@@ -160,15 +160,13 @@ def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
     for place in there:
         if read_json(place / "config.json").get(field) == width:
             return place
-    listed = Listed(there or places)
     raise WeightsError(
-        "{file} needs a CLIP image encoder with {field} {width}, which is not {value}in {replace}; name "
-        "its folder with --image-encoder",
+        "{file} needs a CLIP image encoder with {field} {width}, which is not in {places}; name its folder with "
+        "--image-encoder",
         file=file,
         field=field,
         width=width,
-        value=Both(listed, "that " if there else ""),
-        replace=Both("不是" if there else "里没有", listed),
+        places=Listed(there or places),
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import Both, Listed, Message
+from bimo.core.messages import Listed, Message
 from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import Delta, Lora, read_lora
 from bimo.prompts.normalise import normal
@@ -70,7 +70,7 @@ def unadapt(system: System, name: str = "") -> None:
     merged = _merged(system)
     names = [lora.name for lora, _ in merged.active]
     if name and name not in names:
-        near = Message("there is {names}", names=Listed(names) if names else Both("空", "none"))
+        near = Message("there is {names}", names=Listed(names) if names else Message("none"))
         raise WeightsError("the system has no LoRA called {name!r}; {near}", name=name, near=near)
     _refresh(system, merged, [(lora, w) for lora, w in merged.active if name and lora.name != name])
 

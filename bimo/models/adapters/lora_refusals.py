@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bimo.core.errors import WeightsError
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 
 NAMES_SHOWN = 6
 #: Tensors of unsupported kinds, by a part of their names -> the kind.
@@ -68,12 +68,12 @@ def not_of_this_model(file: Path, strangers: Sequence[str], count: int) -> Weigh
             file=file,
             few=few(strangers),
         )
-    like_zh, like_en = (f"（像是 {kind} 的）", f" (they look like those of {kind})") if kind else ("", "")
+    like = Message(" (they look like those of {kind})", kind=kind) if kind else ""
     return WeightsError(
         "{file} is a LoRA for another family: this model has none of the {count} layers that it "
         "names{like}: {few}; use a file that was trained for this model",
         file=file,
         count=count,
-        like=Both(like_zh, like_en),
+        like=like,
         few=few(strangers),
     )

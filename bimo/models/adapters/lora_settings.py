@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
-from bimo.core.messages import Both
+from bimo.core.messages import Listed, Message
 
 METADATA_KEY = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
@@ -150,15 +150,12 @@ def sources(path: Path) -> list[Source]:
             listed=listed,
         )
     below = sorted(f"{p.parent.name}/{p.name}" for stem in WEIGHTS for p in path.glob(f"*/{stem}.*"))
-    more_zh, more_en = (
-        (f"；下面有 {', '.join(below[-3:])}", f"; below it are {', '.join(below[-3:])}") if below else ("", "")
-    )
-    wanted_zh, wanted_en = (f"{word}".join(f"{stem}.safetensors" for stem in WEIGHTS) for word in (" 或 ", " or "))
+    more = Message("; below it are {below}", below=", ".join(below[-3:])) if below else ""
     raise WeightsError(
         "no LoRA in {path}: expected {wanted}{more}",
         path=path,
-        wanted=Both(wanted_zh, wanted_en),
-        more=Both(more_zh, more_en),
+        wanted=Listed((f"{stem}.safetensors" for stem in WEIGHTS), "or"),
+        more=more,
     )
 
 

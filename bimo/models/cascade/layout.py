@@ -18,7 +18,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest
-from bimo.core.messages import Both
+from bimo.core.messages import Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules.ddpm import Ddpm
@@ -278,7 +278,7 @@ def schedule_of(config: Config, wanted: Ddpm) -> Ddpm:
         if read[name] not in known
     ]
     if wrong:
-        raise RecipeError("{wrong} of {path} is not supported", wrong=Both(wrong, ", ".join(wrong)), path=config.path)
+        raise RecipeError("{wrong} of {path} is not supported", wrong=Listed(wrong), path=config.path)
     betas, first, last = CURVES[read["schedule"]]
     # A linear schedule is steeper with fewer timesteps.
     scale = 1000 / read["num_timesteps"] if betas == "linear" else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.layouts.diffusers_folder import Folder, Reading
@@ -48,5 +49,5 @@ def reading(folder: Folder) -> Reading:
         guidance=Guidance(scale=5.0),
     )
     side = model.size * 2 ** (len(space.block_channels) - 1)
-    why = ("CogView4Pipeline", "a CogView4Pipeline")
+    why = Message("a {pipeline}", pipeline="CogView4Pipeline")
     return reading_with(folder, "cogview4", why, encoder, level, Defaults(size=(side, side), multiple=16))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.ernie_image.denoiser import ErnieImage
 from bimo.models.ernie_image.space import PATCH, Flux2Latent
@@ -23,16 +24,12 @@ FORMS = (Form("ErnieImagePipeline", "ErnieImageTransformer2DModel", (MISTRAL,), 
 #: Both models have the same sizes and times. The transformer's config of the distilled one has these fields of how it
 #: was trained; known from third parties' copies of it, unverified.
 TURBO = {"lora_rank", "use_lora"}
-#: Whether it is the Turbo -> why, in Chinese and English.
+#: Whether it is the Turbo -> why it is taken for that.
 WHY = {
-    False: (
-        "ErnieImagePipeline：未蒸馏的基础模型；不改写提示词",
-        "an ErnieImagePipeline: the base; prompts are not rewritten",
-    ),
-    True: (
-        "ErnieImagePipeline；变换器的配置提到训练用的 LoRA：蒸馏过的 Turbo；不改写提示词",
+    False: Message("an ErnieImagePipeline: the base; prompts are not rewritten"),
+    True: Message(
         "an ErnieImagePipeline whose transformer names a LoRA of its training: distilled, Turbo; prompts are not "
-        "rewritten",
+        "rewritten"
     ),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bimo.core.errors import RecipeError
-from bimo.core.messages import Both, say
+from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules.next_token import NextToken
 from bimo.models.glm_image.conditioners import PicturesRead, PriorTask, PriorTokens
@@ -102,7 +102,7 @@ def reading(folder: Folder) -> Reading:
         ),
         request=Defaults(size=(1024, 1024), multiple=32),
         dtypes=("bf16",),
-        note=say(Both("GlmImagePipeline", "a GlmImagePipeline")),
+        note=say("a {pipeline}", pipeline="GlmImagePipeline"),
     )
     fillings = (
         Filling("text_encoder", "text.1.model", t5_name),

@@ -21,7 +21,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import late_table
-from bimo.core.messages import Both, say
+from bimo.core.messages import say
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
@@ -110,8 +110,11 @@ def _recipe(denoiser: Hunyuan, words: tuple[Bert, T5], space: Any, schedule: Ddp
         # Published with sdxl-vae-fp16-fix.
         space_dtypes=("fp16", "bf16"),
     )
-    zh = "，会用到尺寸和风格条件：1.1 版或更早" if denoiser.meta else "，没有尺寸和风格条件：1.2 版"
-    en = ", told sizes and a style: 1.1 or before" if denoiser.meta else ", told no sizes and no style: 1.2"
+    why = (
+        say("it is a HunyuanDiT, conditioned on sizes and a style: 1.1 or before")
+        if denoiser.meta
+        else say("it is a HunyuanDiT, not conditioned on sizes or a style: 1.2")
+    )
     return Recipe(
         name=f"hunyuan-dit-{version}",
         languages=("zh", "en"),
@@ -119,7 +122,7 @@ def _recipe(denoiser: Hunyuan, words: tuple[Bert, T5], space: Any, schedule: Ddp
         levels=(level,),
         request=Defaults(size=(side, side), multiple=MULTIPLE),
         dtypes=("fp16",),
-        note=say("it is a HunyuanDiT{near}", near=Both(zh, en)),
+        note=why,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from typing import Any, cast
 
 from bimo.core.errors import RecipeError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Message, say
 from bimo.core.recipe import Defaults, Guidance, Level, ProjectedGuidance, Recipe
 from bimo.models.hunyuan_dit.layout import t5, t5_name
 from bimo.models.hunyuan_image.denoiser import HunyuanImage
@@ -102,7 +102,7 @@ def _base(folder: Folder) -> Reading:
         levels=(level,),
         request=Defaults(size=(2048, 2048), multiple=32),
         dtypes=("bf16",),
-        note=say(Both("HunyuanImagePipeline；不改写提示词", "a HunyuanImagePipeline; prompts are not rewritten")),
+        note=say("a HunyuanImagePipeline; prompts are not rewritten"),
     )
     fillings = (
         Filling("text_encoder", "text.0.model", text_name),
@@ -126,7 +126,7 @@ def _refiner(folder: Folder) -> Reading:
         steps=REFINER_STEPS,
         guidance=_guidance(folder, model),
     )
-    why = ("HunyuanImageRefinerPipeline：修整一张给定的图", "a HunyuanImageRefinerPipeline: it refines a given picture")
+    why = Message("a HunyuanImageRefinerPipeline: it refines a given picture")
     size = Defaults(size=(2048, 2048), multiple=16)
     found = reading_with(folder, "hunyuan-image-2.1-refiner", why, words, level, size)
     return replace(found, fillings=_plain(found.fillings), configs=GUIDERS)
@@ -162,7 +162,7 @@ def _refined(base: Reading, folder: Folder, place: str) -> Reading:
         # What is to be written is read last: by that guidance is told.
         text_encoders=(words, replace(again, shares=0), glyphs),
         levels=levels,
-        note=base.recipe.note + say(Both("；其中的精修模型是第二层", "; the refiner in it is a second level")),
+        note=base.recipe.note + say("; the refiner in it is a second level"),
     )
     moved = {"text.1.model": "text.2.model"}
     fillings = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.detection_rules import RULES, Rule, Shape
 from bimo.models.layouts.weight_files import files_of
@@ -26,12 +26,15 @@ CLIP_SEGMENTS = (
 
 @dataclass(frozen=True)
 class Found:
-    """What something is, the rule that says so, and the sentence with the reason in Chinese and English."""
+    """What a file or folder is, and the rule that says so, with its reason."""
 
     system: str
     rule: Rule
-    zh: str
-    en: str
+
+    @property
+    def why(self) -> Message:
+        """The reason."""
+        return self.rule.why
 
 
 def names_of(path: Path) -> dict[str, tuple[int, ...]]:
@@ -68,20 +71,19 @@ def detect(names: Shapes) -> Found | None:
         if all(_has(names, glob, shape) for glob, shape in rule.needs) and not any(
             _has(names, glob, None) for glob in rule.never
         ):
-            return Found(rule.system, rule, *rule.why)
+            return Found(rule.system, rule)
     return None
 
 
 def unusable(path: Path, found: Found | None) -> WeightsError:
-    """Told of a file that is no system, or one that nobody knows."""
+    """The error for a file that is no whole model, or is not recognised."""
     if found is not None:
-        near = Both(*found.rule.advice)
         return WeightsError(
-            "{path} is not a whole model but {system} ({found}); {near}",
+            "{path} is not a whole model but {system} ({why}); {advice}",
             path=path,
             system=found.system,
-            found=Both(found.zh, found.en),
-            near=near,
+            why=found.why,
+            advice=found.rule.advice or "",
         )
     return WeightsError(
         "the names of the tensors in {path} are those of no known system; name a folder in diffusers' "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bimo.core.messages import Message
+
 Shape = tuple[int | None, ...] | None
 TOKENS = "text_model.embeddings.token_embedding.weight"
 BERT_TOKENS = "embeddings.word_embeddings.weight"
@@ -22,17 +24,14 @@ class Rule:
 
     system: str
     needs: tuple[tuple[str, Shape], ...]
-    why: tuple[str, str]
+    why: Message
     text: str = ""
     never: tuple[str, ...] = ()
-    advice: tuple[str, str] = ("", "")
+    advice: Message | None = None
 
 
 #: What to do with a network that looks at a picture.
-CONTROL = (
-    "它要和一个模型一起用：-m 模型 --control 图=文件夹",
-    "it goes with a model: -m MODEL --control PICTURE=FOLDER",
-)
+CONTROL = Message("it goes with a model: -m MODEL --control PICTURE=FOLDER")
 
 RULES = (
     # What people hand over in place of a model.
@@ -40,8 +39,8 @@ RULES = (
         Rule(
             "lora",
             ((glob, None),),
-            ("它的张量名是 LoRA 的", "its tensors are named as a LoRA's"),
-            advice=("它要和一个模型一起用：-m 模型 --lora 文件", "it goes with a model: -m MODEL --lora FILE"),
+            Message("its tensors are named as a LoRA's"),
+            advice=Message("it goes with a model: -m MODEL --lora FILE"),
             never=("first_stage_model.*",),
         )
         for glob in ("*lora*", "*.hada_w1_a", "*.lokr_w*", "*.oft_*", "*.dora_scale")
@@ -50,11 +49,8 @@ RULES = (
         Rule(
             "textual inversion",
             ((glob, None),),
-            (f"它只有 {glob.rstrip('*')}", f"it holds {glob.rstrip('*')} alone"),
-            advice=(
-                "它是一个词的嵌入，要和一个模型一起用：-m 模型 --embedding 文件",
-                "it is the embedding of a word and goes with a model: -m MODEL --embedding FILE",
-            ),
+            Message("it holds {name} alone", name=glob.rstrip("*")),
+            advice=Message("it is the embedding of a word and goes with a model: -m MODEL --embedding FILE"),
         )
         for glob in ("string_to_param*", "emb_params", "clip_g", "clip_l", "text_encoders_0")
     ),
@@ -62,7 +58,7 @@ RULES = (
         Rule(
             "controlnet",
             ((glob, None),),
-            (f"它有 {name}", f"it has a {name}"),
+            Message("it has a {name}", name=name),
             advice=CONTROL,
             never=("first_stage_model.*",),
         )
@@ -74,32 +70,28 @@ RULES = (
         )
     ),
     *(
-        Rule("t2i-adapter", ((glob, None),), ("它是 T2I-Adapter", "it is a T2I-Adapter"), advice=CONTROL)
+        Rule("t2i-adapter", ((glob, None),), Message("it is a T2I-Adapter"), advice=CONTROL)
         for glob in ("adapter.body.*", "body.0.block1.weight")
     ),
     Rule(
         "ip-adapter",
         (("image_proj.*", None), ("ip_adapter.*", None)),
-        ("它有 image_proj 和 ip_adapter：IP-Adapter", "it has image_proj and ip_adapter: an IP-Adapter"),
-        advice=("它要和一个模型一起用，不能单独给 -m", "it goes with a model and is none itself"),
+        Message("it has image_proj and ip_adapter: an IP-Adapter"),
+        advice=Message("it goes with a model and is none itself"),
     ),
     # Single files in LDM's layout.
     Rule(
         "taiyi-sd-zh",
         (("cond_stage_model.transformer." + BERT_TOKENS, (21128, 768)),),
-        (
-            "cond_stage_model.transformer 是 BERT，词表 [21128, 768]，没有 text_model 一段：太乙中文",
-            "cond_stage_model.transformer is a BERT of [21128, 768] words, without the segment text_model: Taiyi-SD zh",
+        Message(
+            "cond_stage_model.transformer is a BERT of [21128, 768] words, without the segment text_model: Taiyi-SD zh"
         ),
         text="bert",
     ),
     Rule(
         "stable-diffusion-bert",
         (("cond_stage_model.transformer." + BERT_TOKENS, None),),
-        (
-            "cond_stage_model.transformer 是 BERT，但大小不同：太乙中文的布局，另一种尺寸",
-            "cond_stage_model.transformer is a BERT of another size: Taiyi-SD zh's layout",
-        ),
+        Message("cond_stage_model.transformer is a BERT of another size: Taiyi-SD zh's layout"),
         text="bert",
     ),
     Rule(
@@ -108,224 +100,181 @@ RULES = (
             ("cond_stage_model.roberta." + BERT_TOKENS, None),
             ("cond_stage_model.transformation.weight", (1024, None)),
         ),
-        (
-            "有 roberta，transformation 宽 1024：AltDiffusion-m18",
-            "it has a roberta and a transformation 1024 wide: AltDiffusion-m18",
-        ),
+        Message("it has a roberta and a transformation 1024 wide: AltDiffusion-m18"),
         text="roberta",
     ),
     Rule(
         "altdiffusion-m9",
         (("cond_stage_model.roberta." + BERT_TOKENS, None), ("cond_stage_model.transformation.weight", (768, None))),
-        (
-            "有 roberta，transformation 宽 768：AltDiffusion（m2 或 m9，两者形状相同）",
-            "it has a roberta and a transformation 768 wide: AltDiffusion (m2 or m9, whose shapes are the same)",
-        ),
+        Message("it has a roberta and a transformation 768 wide: AltDiffusion (m2 or m9, whose shapes are the same)"),
         text="roberta",
     ),
     Rule(
         "altdiffusion",
         (("cond_stage_model.roberta." + BERT_TOKENS, None), ("cond_stage_model.transformation.weight", None)),
-        (
-            "有 roberta 和 transformation，大小不同：AltDiffusion 的布局",
-            "it has a roberta and a transformation of another size: AltDiffusion's layout",
-        ),
+        Message("it has a roberta and a transformation of another size: AltDiffusion's layout"),
         text="roberta",
     ),
     Rule(
         "sdxl-refiner",
         (("conditioner.embedders.0.model.token_embedding.weight", None),),
-        (
-            "第一个编码器是 OpenCLIP，没有 CLIP：SDXL 的精修模型",
-            "its first encoder is OpenCLIP, there is no CLIP: the refiner of SDXL",
-        ),
-        advice=("它只修整另一个模型的画", "it only refines the pictures of another model"),
+        Message("its first encoder is OpenCLIP, there is no CLIP: the refiner of SDXL"),
+        advice=Message("it only refines the pictures of another model"),
     ),
     Rule(
         "taiyi-xl",
         ((LDM_XL, (57475, 768)), ("conditioner.embedders.1.model.token_embedding.weight", (57475, 1280))),
-        (
-            "两个编码器的词表都是 57475：太乙 XL",
-            "the vocabularies of both encoders have 57475 words: Taiyi-XL",
-        ),
+        Message("the vocabularies of both encoders have 57475 words: Taiyi-XL"),
         text="xl",
     ),
     Rule(
         "stable-diffusion-xl",
         ((LDM_XL, None), ("conditioner.embedders.1.model.token_embedding.weight", None)),
-        ("有两个编码器 conditioner.embedders：SDXL", "it has two encoders, conditioner.embedders: SDXL"),
+        Message("it has two encoders, conditioner.embedders: SDXL"),
         text="xl",
     ),
     Rule(
         "pai-diffusion",
         ((LDM_CLIP, (21128, 768)),),
-        (
-            "CLIP 的词表是 21128 个 BERT 词：PAI-Diffusion",
-            "CLIP's vocabulary is the 21128 words of BERT: PAI-Diffusion",
-        ),
+        Message("CLIP's vocabulary is the 21128 words of BERT: PAI-Diffusion"),
         text="clip",
     ),
     Rule(
         "skypaint",
         ((LDM_CLIP, (105879, 768)),),
-        (
-            "CLIP 的词表是 105879 个多语 BERT 词：SkyPaint",
-            "CLIP's vocabulary is the 105879 words of multilingual BERT: SkyPaint",
-        ),
+        Message("CLIP's vocabulary is the 105879 words of multilingual BERT: SkyPaint"),
         text="clip",
     ),
     Rule(
         "stable-diffusion",
         ((LDM_CLIP, None),),
-        (
-            "编码器是 CLIPTextModel：Stable Diffusion；太乙双语、悟空画画和 MiaoBi 形状相同，由分词器区分",
+        Message(
             "its encoder is a CLIPTextModel: Stable Diffusion; Taiyi-SD EN, WuKong-HuaHua and MiaoBi have its shapes, "
-            "the tokenizer tells them apart",
+            "the tokenizer tells them apart"
         ),
         text="clip",
     ),
     Rule(
         "wukong-huahua",
         ((OPEN_CLIP, (49408, 768)),),
-        (
-            "编码器是 MindSpore 写的因果变换器，词表 [49408, 768]：悟空画画",
-            "its encoder is a causal transformer that MindSpore wrote, [49408, 768] words: WuKong-HuaHua",
-        ),
+        Message("its encoder is a causal transformer that MindSpore wrote, [49408, 768] words: WuKong-HuaHua"),
         text="openclip",
     ),
     Rule(
         "stable-diffusion-2",
         ((OPEN_CLIP, (None, 1024)),),
-        ("编码器是宽 1024 的 OpenCLIP：Stable Diffusion 2", "its encoder is OpenCLIP 1024 wide: Stable Diffusion 2"),
+        Message("its encoder is OpenCLIP 1024 wide: Stable Diffusion 2"),
         text="openclip",
     ),
     Rule(
         "wukong-huahua",
         ((OPEN_CLIP, None),),
-        (
-            "编码器是没有 text_projection 的因果变换器：悟空画画的布局，另一种尺寸",
-            "its encoder is a causal transformer without text_projection: WuKong-HuaHua's layout, another size",
-        ),
+        Message("its encoder is a causal transformer without text_projection: WuKong-HuaHua's layout, another size"),
         text="openclip",
         never=("cond_stage_model.model.text_projection",),
     ),
     Rule(
         "stable-diffusion-2",
         ((OPEN_CLIP, None),),
-        (
-            "编码器是 OpenCLIP，另一种尺寸：Stable Diffusion 2 的布局",
-            "its encoder is OpenCLIP of another size: Stable Diffusion 2's layout",
-        ),
+        Message("its encoder is OpenCLIP of another size: Stable Diffusion 2's layout"),
         text="openclip",
     ),
     Rule(
         "unet",
         ((LDM_UNET, None),),
-        ("只有 UNet，没有认识的文本编码器", "it is a UNet without a text encoder that is known"),
-        advice=("请给出整个模型", "name the whole model"),
+        Message("it is a UNet without a text encoder that is known"),
+        advice=Message("name the whole model"),
     ),
     # Parts of systems.
     Rule(
         "bimo",
         (("text.0.*", None), ("*.denoiser.*", None)),
-        ("它是 bimo 自己的权重", "it is the weights of a model of bimo"),
-        advice=("请给出它所在的文件夹", "name the folder it is in"),
+        Message("it is the weights of a model of bimo"),
+        advice=Message("name the folder it is in"),
     ),
     Rule(
         "viscpm-paint",
         (("llm.*", None), ("trans_block.*", None), ("unet.*", None)),
-        (
-            "张量分属 llm、trans_block、unet：VisCPM-Paint",
-            "its tensors are llm, trans_block and unet: VisCPM-Paint",
-        ),
-        advice=("请用它的配方名，并把文件放进文件夹", "name its recipe, with the file in a folder"),
+        Message("its tensors are llm, trans_block and unet: VisCPM-Paint"),
+        advice=Message("name its recipe, with the file in a folder"),
     ),
     Rule(
         "hunyuan-dit",
         (("mlp_t5.0.weight", None), ("blocks.0.attn2.kv_proj.weight", None)),
-        ("有 mlp_t5 和 kv_proj：混元 DiT 的原始权重", "it has mlp_t5 and kv_proj: HunyuanDiT's own weights"),
-        advice=("请给出整个模型文件夹", "name the whole folder of the model"),
+        Message("it has mlp_t5 and kv_proj: HunyuanDiT's own weights"),
+        advice=Message("name the whole folder of the model"),
     ),
     Rule(
         "unet",
         (("conv_in.weight", None), ("down_blocks.*", None), ("time_embedding.*", None)),
-        ("是 diffusers 的 UNet", "it is a UNet of diffusers"),
-        advice=("请给出整个模型文件夹", "name the whole folder of the model"),
+        Message("it is a UNet of diffusers"),
+        advice=Message("name the whole folder of the model"),
     ),
     Rule(
         "vae",
         (("*decoder.conv_out.weight", None), ("*encoder.conv_in.weight", None)),
-        ("只有自编码器", "it is an autoencoder alone"),
-        advice=("请给出整个模型", "name the whole model"),
+        Message("it is an autoencoder alone"),
+        advice=Message("name the whole model"),
         never=("*diffusion_model*", "*/*"),
     ),
     Rule(
         "text encoder",
         (("*embeddings.*_embedding*.weight", None),),
-        ("只有文本编码器", "it is a text encoder alone"),
-        advice=("请给出整个模型", "name the whole model"),
+        Message("it is a text encoder alone"),
+        advice=Message("name the whole model"),
         never=("*diffusion_model*", "*/*"),
     ),
     Rule(
         "transformer",
         (("*transformer_blocks.0.*", None),),
-        ("只有一个变换器，没有文本塔和自编码器", "it is a transformer alone, without text encoders and an autoencoder"),
-        advice=("请给出整个模型文件夹", "name the whole folder of the model"),
+        Message("it is a transformer alone, without text encoders and an autoencoder"),
+        advice=Message("name the whole folder of the model"),
         never=("*diffusion_model*", "*/*", "conv_in.weight"),
     ),
     # Folders in diffusers' layout: component/name.
     Rule(
         "taiyi-sd-zh",
         (("text_encoder/" + BERT_TOKENS, (21128, 768)), ("unet/conv_in.weight", None)),
-        ("text_encoder 是 BERT，词表 [21128, 768]：太乙中文", "text_encoder is a BERT of [21128, 768]: Taiyi-SD zh"),
+        Message("text_encoder is a BERT of [21128, 768]: Taiyi-SD zh"),
     ),
     Rule(
         "altdiffusion-m18",
         (("text_encoder/roberta." + BERT_TOKENS, None), ("text_encoder/pre_LN.weight", None)),
-        (
-            "text_encoder 有 roberta 和 pre_LN：AltDiffusion-m18",
-            "text_encoder has roberta and pre_LN: AltDiffusion-m18",
-        ),
+        Message("text_encoder has roberta and pre_LN: AltDiffusion-m18"),
     ),
     Rule(
         "altdiffusion-m9",
         (("text_encoder/roberta." + BERT_TOKENS, None),),
-        ("text_encoder 有 roberta：AltDiffusion（m2 或 m9）", "text_encoder has a roberta: AltDiffusion (m2 or m9)"),
+        Message("text_encoder has a roberta: AltDiffusion (m2 or m9)"),
     ),
     Rule(
         "taiyi-xl",
         ((f"text_encoder/*{TOKENS}", (57475, 768)), (f"text_encoder_2/*{TOKENS}", (57475, 1280))),
-        ("两个编码器的词表都是 57475：太乙 XL", "the vocabularies of both encoders have 57475 words: Taiyi-XL"),
+        Message("the vocabularies of both encoders have 57475 words: Taiyi-XL"),
     ),
     Rule(
         "stable-diffusion-xl",
         ((f"text_encoder_2/*{TOKENS}", None), ("unet/add_embedding.linear_1.weight", None)),
-        ("有 text_encoder_2，unet 有 add_embedding：SDXL", "it has text_encoder_2, unet has an add_embedding: SDXL"),
+        Message("it has text_encoder_2, unet has an add_embedding: SDXL"),
     ),
     Rule(
         "pai-diffusion",
         ((f"text_encoder/*{TOKENS}", (21128, 768)),),
-        ("CLIP 的词表是 21128 个 BERT 词：PAI-Diffusion", "CLIP's vocabulary is BERT's 21128 words: PAI-Diffusion"),
+        Message("CLIP's vocabulary is BERT's 21128 words: PAI-Diffusion"),
     ),
     Rule(
         "skypaint",
         ((f"text_encoder/*{TOKENS}", (105879, 768)),),
-        ("CLIP 的词表是 105879 个多语 BERT 词：SkyPaint", "CLIP's vocabulary is multilingual BERT's: SkyPaint"),
+        Message("CLIP's vocabulary is multilingual BERT's: SkyPaint"),
     ),
     Rule(
         "stable-diffusion",
         ((f"text_encoder/*{TOKENS}", (None, 768)), ("unet/conv_in.weight", None)),
-        (
-            "text_encoder 是宽 768 的 CLIPTextModel：Stable Diffusion；太乙双语形状相同",
-            "text_encoder is a CLIPTextModel 768 wide: Stable Diffusion; Taiyi-SD EN has its shapes",
-        ),
+        Message("text_encoder is a CLIPTextModel 768 wide: Stable Diffusion; Taiyi-SD EN has its shapes"),
     ),
     Rule(
         "stable-diffusion-2",
         ((f"text_encoder/*{TOKENS}", (None, 1024)), ("unet/conv_in.weight", None)),
-        (
-            "text_encoder 是宽 1024 的 CLIPTextModel：Stable Diffusion 2",
-            "text_encoder is a CLIPTextModel 1024 wide: Stable Diffusion 2",
-        ),
+        Message("text_encoder is a CLIPTextModel 1024 wide: Stable Diffusion 2"),
     ),
 )

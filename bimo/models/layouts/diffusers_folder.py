@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import LateDigest, late_table
-from bimo.core.messages import Both, Listed, say
+from bimo.core.messages import Listed, say
 from bimo.core.part import meant
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
@@ -224,11 +224,11 @@ def _unsupported(folder: Folder) -> RecipeError:
     at, named = folder.path / INDEX_FILE, folder.pipeline
     if purpose := otherwise(named):
         return RecipeError(
-            "{at} is a {named}, which {told}: weights like that do not draw from words here; name a folder "
+            "{at} is a {named}, which {purpose}: weights like that do not draw from words here; name a folder "
             "of the same family that draws from words",
             at=at,
             named=named,
-            told=Both(purpose[0], purpose[1]),
+            purpose=purpose,
         )
     near = meant(named, FAMILIES)
     return RecipeError("{at} is a {named}, which is not supported{near}", at=at, named=named, near=near)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.core.messages import Both, Listed
+from bimo.core.messages import Listed, Message
 from bimo.core.part import Part, dump
 from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules.ddpm import Ddpm
@@ -38,8 +38,8 @@ from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_
 
 #: Flow matching: what a folder's reader must find again of its times.
 TIMES = ("shift", "dynamic", "curve", "base_length", "max_length", "base_shift", "max_shift", "grid", "terminal")
-FOLDER = ("diffusers 的布局", "diffusers' layout")
-SINGLE = ("单文件布局", "the layout of single files")
+FOLDER = Message("diffusers' layout")
+SINGLE = Message("the layout of single files")
 CLIP_VOCAB = 49408
 #: OpenCLIP's encoders, which single files hold under its own names, have another activation than OpenAI's.
 OPEN_CLIP_ACTIVATION = "gelu"
@@ -144,21 +144,21 @@ def _form(system: System) -> Form:
     counts = [c.count for c in last.conditioners if isinstance(c, References)]
     layered = any(isinstance(c, LayeredPicture) for c in last.conditioners)
     wanted = (denoiser, encoders, masked, min(2, sum(counts)), layered)
-    near = Both("", "")
+    near: Message | str = ""
     for form in forms():
         own = (form.denoiser, form.text_encoders, form.masked, form.references, form.layered)
         if len(recipe.levels) == form.levels and own == wanted:
             if form.wanting is None:
                 return form
-            near = Both(*form.wanting)
+            near = form.wanting
     parts = " + ".join((*encoders, denoiser))
-    masking = ("，带蒙版", ", with a mask") if masked else ("", "")
+    masking = Message(", with a mask") if masked else ""
     raise RecipeError(
         "no pipeline of diffusers draws {name} ({parts}, {count} levels{masking}){near}; use --to bimo",
         name=recipe.name,
         parts=parts,
         count=len(recipe.levels),
-        masking=Both(masking[0], masking[1]),
+        masking=masking,
         near=near,
     )
 
@@ -213,7 +213,7 @@ def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in state.items()}
 
 
-def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> None:
+def _whole(ours: Recipe, theirs: Recipe, layout: Message = FOLDER) -> None:
     """Raises RecipeError that names the first field which the layout did not keep."""
     one, other = ours.levels[-1], theirs.levels[-1]
     encoders = [_read_alike(part, layout) for part in ours.text_encoders]
@@ -249,7 +249,7 @@ def _whole(ours: Recipe, theirs: Recipe, layout: tuple[str, str] = FOLDER) -> No
             raise _lost(ours, f"{name}.{next(key for key in kept if kept[key] != found.get(key))}", layout)
 
 
-def _read_alike(part: Any, layout: tuple[str, str]) -> Any:
+def _read_alike(part: Any, layout: Message) -> Any:
     """A text encoder as it is read back: without the last layer where that is not read; in a single file pooled at the
     end mark, which is the largest token of CLIP's own vocabulary.
     """
@@ -260,10 +260,10 @@ def _read_alike(part: Any, layout: tuple[str, str]) -> Any:
     return replace(part, penultimate=False, layers=part.layers - 1) if part.penultimate is True else part
 
 
-def _lost(recipe: Recipe, field: str, layout: tuple[str, str]) -> RecipeError:
+def _lost(recipe: Recipe, field: str, layout: Message) -> RecipeError:
     return RecipeError(
         "{layout} cannot keep {field} of {name}: read back it would draw otherwise; use --to bimo",
-        layout=Both(layout[0], layout[1]),
+        layout=layout,
         field=field,
         name=recipe.name,
     )

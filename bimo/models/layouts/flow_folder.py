@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bimo.core.messages import Both, say
+from bimo.core.messages import Message, say
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Level, Recipe
 from bimo.diffusion.schedules.flow import Flow
@@ -29,7 +29,7 @@ FLOW_SETTINGS = (
 
 
 def reading_with(
-    folder: Folder, name: str, why: tuple[str, str], encoder: LanguageModel, level: Level, request: Defaults
+    folder: Folder, name: str, why: Message, encoder: LanguageModel, level: Level, request: Defaults
 ) -> Reading:
     """The reading of a folder whose parts are called text_encoder, transformer, vae and tokenizer, of the recipe with
     one text encoder and one level; ``why`` it is taken for that.
@@ -41,7 +41,7 @@ def reading_with(
         levels=(level,),
         request=request,
         dtypes=("bf16",),
-        note=say(Both(*why)),
+        note=say(why),
     )
     fillings = (
         Filling("text_encoder", "text.0.model", text_name),

@@ -232,7 +232,7 @@ def _is(wanted: Wanted, library: str, cls: str) -> bool:
 
 def _classes(wanted: Wanted | None) -> Listed:
     library, every = wanted or ("", ())
-    return Listed((f"{library}.{cls}" for cls in every), choice="or")
+    return Listed((f"{library}.{cls}" for cls in every), between="or")
 
 
 def _component(name: str, library: str, cls: str, state: State, wanted: object = None) -> Component:

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from bimo.core import module_weights
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.installing import installing
-from bimo.core.weight_formats import unread
+from bimo.core.messages import Message
+from bimo.core.weight_formats import unreadable
 from bimo.models.stable_diffusion import ldm_names
 
 Found = TypeVar("Found")
@@ -295,10 +296,9 @@ def _opened(path: Path, look: Callable[[Any], Found]) -> Found:
     # The library raises whatever numpy and struct do where a file ends before its content.
     except (ValueError, KeyError, IndexError, OSError, TypeError, OverflowError) as error:
         told = f"{type(error).__name__}: {error}"
-        raise unread(
+        raise unreadable(
             path,
-            f"它是 GGUF，但不完整或已损坏（{told}）；请重新下载",
-            f"it is GGUF, but cut off or damaged ({told}); download it again",
+            Message("it is GGUF, but cut off or damaged ({told}); download it again", told=told),
         ) from None
 
 

@@ -63,7 +63,7 @@ class GgufTextEncoder:
                 "{path} says that it is a model of {architecture!r}; expected a text encoder of {known}",
                 path=self.path,
                 architecture=architecture,
-                known=Listed(dict.fromkeys(title for _, title in ARCHITECTURES.values()), choice="or"),
+                known=Listed(dict.fromkeys(title for _, title in ARCHITECTURES.values()), between="or"),
             )
         return ARCHITECTURES[architecture]
 

@@ -48,7 +48,7 @@ def inner_family(folder: Folder, families: tuple[str, ...]) -> str:
             "the language model in {path} is {family!r}; supported is {families}",
             path=config.path,
             family=family,
-            families=Listed(families, choice="or"),
+            families=Listed(families, between="or"),
         )
     return family
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Guidance
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ class Form:
     ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
     ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several; with
     ``layered`` it takes one apart into layers; ``processor`` is the component that brings them to its text encoder.
-    ``guiders``
-    makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting`` says in
-    Chinese and English what a pipeline asks for besides, which is not loaded: it cannot be written.
+    ``guiders`` makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting``
+    says what else a pipeline asks for that is not loaded: it cannot be written.
     ``components`` are the folders of the text encoders, "" for one without a model, ``tokenizers`` those of their
     words. Of ``levels`` the last is written by its denoiser and space; ``beside`` writes, of the system into the folder
     in a dtype, what a pipeline has besides, and answers (library, class) by component.
@@ -51,7 +51,7 @@ class Form:
     references: int = 0
     layered: bool = False
     processor: str = "processor"
-    wanting: tuple[str, str] | None = None
+    wanting: Message | None = None
     guiders: Callable[[Guidance], Mapping[str, Any]] | None = None
     levels: int = 1
     components: tuple[str, ...] = ("text_encoder", "text_encoder_2")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from bimo.core.messages import Message
+
 #: Where the pipeline of each family that draws from words is read: a module with ``reading(folder) -> Reading``.
 FAMILIES = {
     "StableDiffusionPipeline": "bimo.models.stable_diffusion.layout",
@@ -43,16 +45,16 @@ NAMED = {
 }
 #: What pipelines do whose denoisers were trained for something else than to draw from words, by a word in their names.
 OTHERWISE = (
-    (r"Onnx", ("的权重是 ONNX 程序", "has its weights as programs of ONNX")),
-    (r"InstructPix2Pix|Edit", ("按指令修改一张给定的图", "edits a given picture as it is told to")),
-    (r"Upscale|Upscaling", ("放大一张给定的图", "enlarges a given picture")),
-    (r"Depth2Img", ("要一张深度图", "draws by a map of depths")),
-    (r"ImageVariation|[Uu]n[Cc][Ll][Ii][Pp]", ("照一张图的向量画，不读文字", "draws from a picture's embedding")),
-    (r"GLIGEN", ("按给定的方框安排东西", "puts things into given boxes")),
-    (r"LDM3D", ("同时画深度图，自编码器有更多通道", "draws depths beside colours")),
-    (r"Control(?!Net)", ("要一张控制图，和噪声拼在一起读", "reads a control picture joined to the noise")),
-    (r"Omni", ("连同参考图一起读", "reads pictures beside the words")),
-    (r"Video|AnimateDiff|2V", ("画的是视频", "draws films")),
+    (r"Onnx", Message("has its weights as programs of ONNX")),
+    (r"InstructPix2Pix|Edit", Message("edits a given picture as it is told to")),
+    (r"Upscale|Upscaling", Message("enlarges a given picture")),
+    (r"Depth2Img", Message("draws by a map of depths")),
+    (r"ImageVariation|[Uu]n[Cc][Ll][Ii][Pp]", Message("draws from a picture's embedding")),
+    (r"GLIGEN", Message("puts things into given boxes")),
+    (r"LDM3D", Message("draws depths beside colours")),
+    (r"Control(?!Net)", Message("reads a control picture joined to the noise")),
+    (r"Omni", Message("reads pictures beside the words")),
+    (r"Video|AnimateDiff|2V", Message("draws films")),
 )
 
 
@@ -69,6 +71,6 @@ def family_of(pipeline: str) -> str | None:
     return None
 
 
-def otherwise(pipeline: str) -> tuple[str, str] | None:
-    """What a pipeline does in place of drawing from words, in Chinese and English; None where its name does not say."""
-    return next((told for word, told in OTHERWISE if re.search(word, pipeline)), None)
+def otherwise(pipeline: str) -> Message | None:
+    """What a pipeline does in place of drawing from words; None where its name does not say."""
+    return next((purpose for word, purpose in OTHERWISE if re.search(word, pipeline)), None)

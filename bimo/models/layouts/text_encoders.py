@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 from bimo.core.errors import RecipeError
-from bimo.core.messages import Both, say
+from bimo.core.messages import Message, say
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, Config, read_json
 from bimo.models.layouts.diffusers_folder import Folder
 from bimo.models.text_encoders.bert import Bert
@@ -52,37 +52,37 @@ class Identity:
     name: str
     languages: tuple[str, ...]
     encoder: TextEncoderPart
-    title: tuple[str, str]
+    title: Message | str
     word: str = ""
-    but: tuple[str, str] = ("", "")
+    but: Message | str = ""
 
 
 KNOWN = (
-    Identity("taiyi-sd-zh", ("zh",), Bert(), ("太乙中文", "Taiyi-SD zh")),
-    Identity("taiyi-sd-en", ("zh", "en"), ClipText(), ("太乙双语", "Taiyi-SD EN"), word="taiyi"),
+    Identity("taiyi-sd-zh", ("zh",), Bert(), Message("Taiyi-SD zh")),
+    Identity("taiyi-sd-en", ("zh", "en"), ClipText(), Message("Taiyi-SD EN"), word="taiyi"),
     Identity(
         "stable-diffusion",
         ("en",),
         ClipText(),
-        ("Stable Diffusion", "Stable Diffusion"),
-        but=("；太乙双语形状相同，权重不同", "; Taiyi-SD EN has its shapes, not its weights"),
+        "Stable Diffusion",
+        but=Message("; Taiyi-SD EN has its shapes, not its weights"),
     ),
     Identity(
         "stable-diffusion-2",
         ("en",),
         ClipText(width=1024, layers=23, heads=16, feed=4096, activation="gelu"),
-        ("Stable Diffusion 2", "Stable Diffusion 2"),
+        "Stable Diffusion 2",
     ),
     Identity(
         "pai-diffusion",
         ("zh",),
         ClipText(vocab=21128, positions=32, length=32, words="pieces", long="pieces"),
-        ("PAI-Diffusion", "PAI-Diffusion"),
-        but=("；画的是哪个领域，目录里没有写", "; which domain it draws is not in the folder"),
+        "PAI-Diffusion",
+        but=Message("; which domain it draws is not in the folder"),
     ),
-    Identity("skypaint", ("zh", "en"), ClipText(vocab=105879, words="pieces"), ("SkyPaint", "SkyPaint")),
-    Identity("wukong-huahua", ("zh",), ClipText(words="pieces", eps=1e-7), ("悟空画画", "WuKong-HuaHua")),
-    Identity("miaobi", ("zh",), ClipText(words="pieces", marks=MARKS), ("妙笔", "MiaoBi")),
+    Identity("skypaint", ("zh", "en"), ClipText(vocab=105879, words="pieces"), "SkyPaint"),
+    Identity("wukong-huahua", ("zh",), ClipText(words="pieces", eps=1e-7), Message("WuKong-HuaHua")),
+    Identity("miaobi", ("zh",), ClipText(words="pieces", marks=MARKS), Message("MiaoBi")),
     Identity(
         "damo-sd-zh",
         ("zh",),
@@ -96,24 +96,21 @@ KNOWN = (
             padding="shown",
             pooler=False,
         ),
-        ("达摩院中文 Stable Diffusion（Chinese-CLIP ViT-H）", "damo's Chinese Stable Diffusion (Chinese-CLIP ViT-H)"),
+        Message("damo's Chinese Stable Diffusion (Chinese-CLIP ViT-H)"),
     ),
-    Identity("altdiffusion", ("zh", "en"), XlmText(), ("AltDiffusion", "AltDiffusion"), word="altdiffusion-m2"),
+    Identity("altdiffusion", ("zh", "en"), XlmText(), "AltDiffusion", word="altdiffusion-m2"),
     Identity(
         "altdiffusion-m9",
         ("zh", "en"),
         XlmText(),
-        ("AltDiffusion-m9", "AltDiffusion-m9"),
-        but=(
-            "；双语的 AltDiffusion 形状相同，权重不同",
-            "; the bilingual AltDiffusion has its shapes, not its weights",
-        ),
+        "AltDiffusion-m9",
+        but=Message("; the bilingual AltDiffusion has its shapes, not its weights"),
     ),
     Identity(
         "altdiffusion-m18",
         ("zh", "en"),
         XlmText(project=1024, penultimate=True),
-        ("AltDiffusion-m18", "AltDiffusion-m18"),
+        "AltDiffusion-m18",
     ),
 )
 
@@ -187,7 +184,7 @@ def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[st
     named = " ".join(str(c.get("_name_or_path", "")) for c in (config.fields, folder.index)).strip()
     for known in KNOWN:
         if known.word in named.lower() and _alike(found, known.encoder):
-            near = Both(*(f"{title}{but}" for title, but in zip(known.title, known.but, strict=True)))
+            near = Message("{title}{but}", title=known.title, but=known.but)
             also = say(" and its config names {named}", named=named) if known.word else ""
             return known.name, known.languages, say("{because}{told}: {near}", because=because, told=also, near=near)
     chinese = not (isinstance(found, ClipText) and found.words == "pairs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
@@ -15,10 +16,9 @@ from bimo.models.qwen_image.references import References
 from bimo.models.text_encoders import prompt_templates
 from bimo.models.text_encoders.qwen_vision import PICTURE
 
-WANTING = (
-    "；它的管线用整个 Qwen2.5-VL 和图像处理器改写提示词，这里只载入了其中的语言模型",
+WANTING = Message(
     ": its pipeline rewrites prompts with the whole of Qwen2.5-VL and a processor of pictures, of which only the "
-    "language model is loaded",
+    "language model is loaded"
 )
 TRANSFORMER, EDIT = "LongCatImageTransformer2DModel", "LongCatImageEditPipeline"
 #: What the edit's pipeline calls the processor of its pictures.
@@ -70,11 +70,8 @@ def reading(folder: Folder) -> Reading:
             conditioners=(References(unit=16, up=True),),
             guidance=Guidance(scale=4.5),
         )
-        why = (
-            "LongCatImageEditPipeline：按指令修改一张图",
-            "a LongCatImageEditPipeline: it edits a picture as it is told",
-        )
+        why = Message("a LongCatImageEditPipeline: it edits a picture as it is told")
         found = seeing_reading(reading_with(folder, "longcat-image-edit", why, seeing, level, size))
         return replace(found, configs=(PROCESSOR,))
-    why = ("LongCatImagePipeline；不改写提示词", "a LongCatImagePipeline; prompts are not rewritten")
+    why = Message("a LongCatImagePipeline; prompts are not rewritten")
     return reading_with(folder, "longcat-image", why, encoder, level, size)

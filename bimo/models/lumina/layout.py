@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
@@ -57,5 +58,5 @@ def reading(folder: Folder) -> Reading:
     )
     side = 8 * model.size
     wanted = Defaults(size=(side, side), multiple=16, prefix=LUMINA_PREFIX)
-    why = ("Lumina2Pipeline", "a Lumina2Pipeline")
+    why = Message("a {pipeline}", pipeline="Lumina2Pipeline")
     return reading_with(folder, "lumina-image-2", why, replace(encoder, length=256, state=-2), level, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
@@ -41,5 +42,5 @@ def reading(folder: Folder) -> Reading:
         steps=STEPS,
         guidance=guide,
     )
-    why = ("OvisImagePipeline", "an OvisImagePipeline")
+    why = Message("an {pipeline}", pipeline="OvisImagePipeline")
     return reading_with(folder, "ovis-image", why, encoder, level, Defaults(size=(1024, 1024), multiple=16))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import cast
 
 from bimo.core.errors import RecipeError
+from bimo.core.messages import Message
 from bimo.core.part import Part
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.diffusion.schedules.flow import Flow
@@ -49,7 +50,7 @@ def reading(folder: Folder) -> Reading:
     if folder.pipeline == LAYERED:
         return _layered(folder)
     encoder = replace(_language_model(folder), template=prompt_templates.QWEN_IMAGE, drop=34, length=512)
-    why = ("QwenImagePipeline；有反向提示词时才引导", "a QwenImagePipeline; guided where there is a negative prompt")
+    why = Message("a QwenImagePipeline; guided where there is a negative prompt")
     size = Defaults(size=(1328, 1328), multiple=16, negative=" ")
     return reading_with(folder, "qwen-image", why, encoder, _level(folder), size)
 
@@ -71,8 +72,9 @@ def _editing(folder: Folder) -> Reading:
     if several:
         level = replace(level, steps=40)
     why = (
-        f"{folder.pipeline}；参考图不带噪声的时间：{'有' if newer else '没有'} zero_cond_t",
-        f"a {folder.pipeline}; its transformer is {'' if newer else 'not '}told that pictures have no noise",
+        Message("a {pipeline}; its transformer is told that pictures have no noise", pipeline=folder.pipeline)
+        if newer
+        else Message("a {pipeline}; its transformer is not told that pictures have no noise", pipeline=folder.pipeline)
     )
     found = reading_with(folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" "))
     return seeing_reading(found)
@@ -102,7 +104,7 @@ def _layered(folder: Folder) -> Reading:
     # The pipeline works out its shift by a rule of its own, whatever the scheduler's config says.
     moved = replace(schedule, base_length=256, base_shift=0.0, max_shift=1.0) if schedule.dynamic else schedule
     level = replace(level, schedule=moved, guidance=Guidance(scale=4.0, only_with_negative=True))
-    why = ("QwenImageLayeredPipeline：把图拆成图层", "a QwenImageLayeredPipeline: it takes pictures apart into layers")
+    why = Message("a QwenImageLayeredPipeline: it takes pictures apart into layers")
     size = Defaults(size=(640, 640), multiple=UNIT, negative=" ")
     return seeing_reading(reading_with(folder, "qwen-image-layered", why, encoder, level, size))
 

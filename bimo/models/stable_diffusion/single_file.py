@@ -267,7 +267,7 @@ def _reading(layout: Layout) -> Reading:
             reading = reading_of(folder)
         except BimoError as error:
             raise type(error)(Both(*(_of_file(text, folder, layout) for text in (error.zh, error.en)))) from None
-    why = say(Both(layout.found.zh, layout.found.en))
+    why = say(layout.found.why)
     return replace(reading, recipe=replace(reading.recipe, note=why + _left(layout)))
 
 

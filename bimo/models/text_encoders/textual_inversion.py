@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.hashing import digest
-from bimo.core.messages import Both, Listed
+from bimo.core.messages import Listed, Message
 from bimo.diffusion.system import System
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.bert import BertTextEncoder
@@ -295,7 +295,7 @@ def _named(text_encoder: Any, token: str, count: int) -> int:
         raise RecipeError(
             "{listed} cannot be a new word: it is one already, or has spaces; take another, for instance <{other}>",
             listed=listed,
-            other=Both(other or "小黄鸭", other or "duck"),
+            other=other or Message("duck"),
         )
     words = Tokenizer.from_str(old.to_str())
     taken = set(words.get_vocab(with_added_tokens=True).values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bimo.core.messages import Message
 from bimo.core.recipe import Defaults, Guidance, Level
 from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
@@ -53,8 +54,9 @@ def reading(folder: Folder) -> Reading:
         steps=steps,
         guidance=Guidance(scale=guidance, baseline_scale=0.0),
     )
-    why = (
-        f"ZImagePipeline；时间表的 shift 是 {schedule.shift:g}：{'蒸馏过的 Turbo' if turbo else '未蒸馏的基础模型'}",
-        f"a ZImagePipeline; shift of its times is {schedule.shift:g}: {'distilled, Turbo' if turbo else 'the base'}",
+    why = Message(
+        "a ZImagePipeline; shift of its times is {shift:g}: {kind}",
+        shift=schedule.shift,
+        kind=Message("distilled, Turbo") if turbo else Message("the base"),
     )
     return reading_with(folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16))

@@ -28,7 +28,7 @@ from bimo.serve.finetuning.record import FOLDER, KEPT, OUTPUT, PHOTOS, Record, S
 from bimo.serve.pool import EnginePool
 from bimo.serve.settings import ServeSettings
 from bimo.serve.uploads import bounded
-from bimo.training.finetune.captions import telling
+from bimo.training.finetune.captions import caption_in_name
 from bimo.training.finetune.result import SHEET_FILE
 
 _log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Finetuner:
             raise RequestError(
                 "{count} fine-tunings are kept, and no more; delete one that you do not need", count=len(own)
             )
-        captions = [photo.caption.strip() or telling(Path(photo.name).stem) for photo in asked.photos]
+        captions = [photo.caption.strip() or caption_in_name(Path(photo.name).stem) for photo in asked.photos]
         if not asked.word.strip() and not all(captions):
             raise RequestError(
                 "{count} photos have no caption, and their names say nothing: say what the photos show",

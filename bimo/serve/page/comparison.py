@@ -15,7 +15,7 @@ from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.files import write_whole
-from bimo.core.messages import Both, Listed
+from bimo.core.messages import Listed, Message
 from bimo.serve.jobs import Job
 from bimo.serve.page.form import Amount, Form, Words
 
@@ -37,16 +37,16 @@ AXES: dict[str, Amount | Words] = {
     "text": Words(1000),
 }
 AXIS_NAMES = {
-    "steps": Both("步数", "Steps"),
-    "guidance": Both("听从提示词", "Guidance"),
-    "seed": Both("种子", "Seed"),
-    "strength": Both("重画多少", "Strength"),
-    "sampler": Both("采样器", "Sampler"),
-    "schedule": Both("噪声曲线", "Schedule"),
-    "style": Both("风格", "Style"),
-    "negative": Both("反向提示词", "Negative prompt"),
-    "model": Both("模型", "Model"),
-    "text": Both("提示词", "Prompt"),
+    "steps": Message("Steps"),
+    "guidance": Message("Guidance"),
+    "seed": Message("Seed"),
+    "strength": Message("Strength"),
+    "sampler": Message("Sampler"),
+    "schedule": Message("Schedule"),
+    "style": Message("Style"),
+    "negative": Message("Negative prompt"),
+    "model": Message("Model"),
+    "text": Message("Prompt"),
 }
 
 

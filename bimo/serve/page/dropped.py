@@ -8,7 +8,7 @@ from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import Both, Message, say
+from bimo.core.messages import Message, say
 from bimo.core.picture import METADATA_KEY, metadata_of
 from bimo.core.request import checked
 from bimo.diffusion.sampler_names import schedule_named
@@ -22,7 +22,7 @@ from bimo.serve.uploads import decoded
 
 #: Fields of a request that need pictures, which metadata does not contain.
 _NOT_IN_A_FILE = {"image", "mask", "condition_images", "conditions", "strength"}
-FILE = Both("这个文件", "the file")
+FILE = Message("the file")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import Both
+from bimo.core.messages import Message
 from bimo.engine.adapters import numbered
 from bimo.serve.admission import lora_weight
 from bimo.serve.jobs import CONDITION
@@ -35,7 +35,7 @@ class Words:
 
     most: int = 200
 
-    def read(self, value: Any, name: Both) -> str:
+    def read(self, value: Any, name: Message) -> str:
         """The text; None is "". Raises RequestError."""
         if value is None:
             return ""
@@ -55,20 +55,20 @@ class Amount:
     whole: bool = False
     missing: float | None = None
 
-    def read(self, value: Any, name: Both) -> float | int:
+    def read(self, value: Any, name: Message) -> float | int:
         """The number, an int for whole fields. Raises RequestError."""
         number: Any = self.missing if value is None else value
         counts = isinstance(number, (int, float)) and not isinstance(number, bool)
         if not counts or not (math.isfinite(number) and self.low <= number <= self.high):
             raise RequestError(
-                "{near} is {value!r}; expected {low} to {high}",
-                near=name,
+                "{name} is {value!r}; expected {low} to {high}",
+                name=name,
                 value=_short(value),
                 low=f"{self.low:g}",
                 high=f"{self.high:g}" if self.high < 1e6 else int(self.high),
             )
         if self.whole and number != int(number):
-            raise RequestError("{near} is {value!r}; expected a whole number", near=name, value=value)
+            raise RequestError("{name} is {value!r}; expected a whole number", name=name, value=value)
         return int(number) if self.whole else float(number)
 
 
@@ -76,7 +76,7 @@ class Amount:
 class Flag:
     """A checkbox."""
 
-    def read(self, value: Any, name: Both) -> bool:
+    def read(self, value: Any, name: Message) -> bool:
         """Raises RequestError for what is neither."""
         if value is not None and not isinstance(value, bool):
             raise RequestError("{name} is {value!r}; expected yes or no", name=name, value=_short(value))
@@ -87,7 +87,7 @@ class Flag:
 class Names:
     """A selection from a list."""
 
-    def read(self, value: Any, name: Both) -> tuple[str, ...]:
+    def read(self, value: Any, name: Message) -> tuple[str, ...]:
         """The names. Raises RequestError."""
         names: list[Any] = [] if value is None else value
         if (
@@ -102,8 +102,8 @@ class Names:
 Kind = Words | Amount | Flag | Names
 
 
-def _field(kind: Kind, zh: str, en: str, default: Any = "") -> Any:
-    return field(default=default, metadata={"kind": kind, "name": Both(zh, en)})
+def _field(kind: Kind, name: Message, default: Any = "") -> Any:
+    return field(default=default, metadata={"kind": kind, "name": name})
 
 
 @dataclass(frozen=True)
@@ -113,34 +113,34 @@ class Form:
     unset.
     """
 
-    text: str = _field(Words(MAXIMUM_TEXT), "提示词", "the prompt")
-    style: str = _field(Words(), "风格", "the style")
-    negative: str = _field(Words(MAXIMUM_TEXT), "反向提示词", "the negative prompt")
-    empty_negative: bool = _field(Flag(), "空的反向提示词", "the empty negative prompt", False)
-    model: str = _field(Words(), "模型", "the model")
-    width: int = _field(Amount(1, MAXIMUM_SIDE, True), "宽", "width", 128)
-    height: int = _field(Amount(1, MAXIMUM_SIDE, True), "高", "height", 128)
-    count: int = _field(Amount(1, MAXIMUM_COUNT, True), "张数", "pictures", 1)
-    steps: int = _field(Amount(1, MAXIMUM_STEPS, True), "步数", "steps", 12)
-    guidance: float = _field(Amount(0, 100), "听从提示词", "guidance", 1.0)
-    seed: int = _field(Amount(-1, MAXIMUM_SEED, True, -1), "种子", "seed", -1)
-    sampler: str = _field(Words(), "采样器", "the sampler")
-    schedule: str = _field(Words(), "噪声曲线", "the schedule")
-    spacing: str = _field(Words(), "时间分布", "the spacing")
-    eta: float = _field(Amount(0, 1, missing=0), "eta", "eta", 0.0)
-    guidance_rescale: float = _field(Amount(0, 1, missing=0), "引导后拉回", "guidance rescale", 0.0)
-    clip_skip: int = _field(Amount(1, 64, True, 1), "CLIP skip", "CLIP skip", 1)
-    loras: tuple[str, ...] = _field(Names(), "LoRA", "the LoRAs", ())
-    embeddings: tuple[str, ...] = _field(Names(), "学来的词", "the learnt words", ())
-    image: str = _field(Words(MAXIMUM_PICTURE), "底图", "the image")
-    mask: str = _field(Words(MAXIMUM_PICTURE), "蒙版", "the mask")
-    strength: float = _field(Amount(0.01, 1), "重画多少", "strength", 0.6)
-    control: str = _field(Words(), "控制图的用处", "what the control picture is for")
-    control_image: str = _field(Words(MAXIMUM_PICTURE), "控制图", "the control picture")
-    control_weight: float = _field(Amount(0, 2, missing=1), "控制的强弱", "the weight of the control", 1.0)
-    inscribe: str = _field(Words(), "题字", "the inscription")
-    writing: str = _field(Words(), "书写", "the writing")
-    font: str = _field(Words(), "字体", "the font")
+    text: str = _field(Words(MAXIMUM_TEXT), Message("the prompt"))
+    style: str = _field(Words(), Message("the style"))
+    negative: str = _field(Words(MAXIMUM_TEXT), Message("the negative prompt"))
+    empty_negative: bool = _field(Flag(), Message("the empty negative prompt"), False)
+    model: str = _field(Words(), Message("the model"))
+    width: int = _field(Amount(1, MAXIMUM_SIDE, True), Message("width"), 128)
+    height: int = _field(Amount(1, MAXIMUM_SIDE, True), Message("height"), 128)
+    count: int = _field(Amount(1, MAXIMUM_COUNT, True), Message("the number of pictures"), 1)
+    steps: int = _field(Amount(1, MAXIMUM_STEPS, True), Message("steps"), 12)
+    guidance: float = _field(Amount(0, 100), Message("guidance"), 1.0)
+    seed: int = _field(Amount(-1, MAXIMUM_SEED, True, -1), Message("seed"), -1)
+    sampler: str = _field(Words(), Message("the sampler"))
+    schedule: str = _field(Words(), Message("the schedule"))
+    spacing: str = _field(Words(), Message("the spacing"))
+    eta: float = _field(Amount(0, 1, missing=0), Message("eta"), 0.0)
+    guidance_rescale: float = _field(Amount(0, 1, missing=0), Message("guidance rescale"), 0.0)
+    clip_skip: int = _field(Amount(1, 64, True, 1), Message("CLIP skip"), 1)
+    loras: tuple[str, ...] = _field(Names(), Message("the LoRAs"), ())
+    embeddings: tuple[str, ...] = _field(Names(), Message("the learnt words"), ())
+    image: str = _field(Words(MAXIMUM_PICTURE), Message("the image"))
+    mask: str = _field(Words(MAXIMUM_PICTURE), Message("the mask"))
+    strength: float = _field(Amount(0.01, 1), Message("strength"), 0.6)
+    control: str = _field(Words(), Message("what the control picture is for"))
+    control_image: str = _field(Words(MAXIMUM_PICTURE), Message("the control picture"))
+    control_weight: float = _field(Amount(0, 2, missing=1), Message("the weight of the control"), 1.0)
+    inscribe: str = _field(Words(), Message("the inscription"))
+    writing: str = _field(Words(), Message("the writing"))
+    font: str = _field(Words(), Message("the font"))
 
     @classmethod
     def read(cls, values: Sequence[Any]) -> Form:
@@ -162,7 +162,7 @@ class Form:
         return cls.__dataclass_fields__[name].metadata["kind"]
 
     @classmethod
-    def title(cls, name: str) -> Both:
+    def title(cls, name: str) -> Message:
         """The display name of a field."""
         return cls.__dataclass_fields__[name].metadata["name"]
 

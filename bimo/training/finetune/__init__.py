@@ -1,1 +1,1 @@
-"""Fine-tuning on a folder of pictures: what is read, what is planned by which rules, the recipe that is written."""
+"""Fine-tuning on a folder of pictures: sources, the rules of the plan, and the recipe file that is written."""

@@ -1,4 +1,4 @@
-"""Captions for pictures that have none: by a model that sees, by the names of files and folders, by a class word."""
+"""Captions for pictures that have none: by a vision-language model, from names of files and folders, a class word."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bimo.core.messages import Listed, say
 from bimo.curation.captioning.endpoint import Endpoint
 from bimo.curation.captioning.model_folder import ModelFolder
 from bimo.curation.captioning.rewriting import Recaption
-from bimo.curation.decoded_image import see
+from bimo.curation.decoded_image import decode_image
 from bimo.curation.folder import Entry
 from bimo.curation.readers import reading
 from bimo.curation.readers.rows import Unusable
@@ -28,10 +28,10 @@ from bimo.training.logging import counted
 if TYPE_CHECKING:
     from PIL import Image
 
-#: How many pictures a model is shown before what it wrote is kept.
+#: Pictures that a model captions before the cache is saved.
 BATCH = 8
-SHOWN = 3
-#: What cameras, phones, browsers and people call pictures and folders without saying what is in them.
+MOST_SHOWN = 3
+#: Names of files and folders by cameras, phones, browsers and people that do not describe the picture.
 _NAMELESS = frozenset(
     re.split(
         r"\s+",
@@ -55,9 +55,9 @@ TOOLS = Tools(_no_scorer)
 Origin = Literal["captions beside", "model", "file name", "folder name", "class word"]
 
 
-def telling(name: str) -> str:
-    """What the name of a file or folder says of a picture, "" where it says nothing: "red_apple-03" is "red apple",
-    "IMG_2041", "微信图片_20240501", a hash and "0007" are nothing.
+def caption_in_name(name: str) -> str:
+    """The caption in the name of a file or folder, "" where the name does not describe the picture: "red_apple-03" is
+    "red apple"; "IMG_2041", "微信图片_20240501", a hash and "0007" are "".
     """
     if _HASH.fullmatch(name):
         return ""
@@ -71,11 +71,11 @@ def telling(name: str) -> str:
 
 @dataclass
 class Captions:
-    """Fills in what pictures of a source lack: captions beside a picture stay as they are; else those that ``by``
-    writes, a model that sees; else what the picture's file is called, or its folder; else ``word``.
+    """Fills in missing captions of a source's pictures. Existing captions are unchanged; others are written by the
+    vision-language model ``by``, else taken from the name of the file, else of its folder, else ``word``.
 
     ``cache`` is a file of the captions that the model wrote, by the content of the pictures, for resumed runs.
-    ``origins`` counts where captions came from.
+    ``origins`` counts the captions by where they came from.
     """
 
     word: str = ""
@@ -85,8 +85,8 @@ class Captions:
     origins: Counter[Origin] = field(default_factory=Counter["Origin"])
 
     def fill(self, source: Path, entries: Sequence[Entry]) -> list[Entry]:
-        """The entries with captions. Raises DataError where some have none and nothing says what they show."""
-        written = self._written(source, [entry for entry in entries if not entry.captions])
+        """The entries with captions. Raises DataError where some have none and none can be found."""
+        written = self._by_model(source, [entry for entry in entries if not entry.captions])
         filled = [self._filled(entry, written.get(entry.name, "")) for entry in entries]
         without = [entry.name for entry in filled if not entry.captions]
         if without:
@@ -96,18 +96,18 @@ class Captions:
                 count=len(without),
                 whole=len(entries),
                 source=source,
-                listed=Listed(without[:SHOWN]),
+                listed=Listed(without[:MOST_SHOWN]),
             )
         return filled
 
     def _filled(self, entry: Entry, written: str) -> Entry:
-        # Names of rows of a table or an archive are no names of pictures.
+        # A row of a table or an archive has no file name of its own.
         path = PurePosixPath(entry.name if entry.place.form == "bytes" and entry.place.size < 0 else "")
         choices: tuple[tuple[Origin, str], ...] = (
             ("captions beside", "".join(entry.captions[:1])),
             ("model", written),
-            ("file name", telling(path.stem)),
-            ("folder name", telling(path.parent.name)),
+            ("file name", caption_in_name(path.stem)),
+            ("folder name", caption_in_name(path.parent.name)),
             ("class word", self.word),
         )
         for origin, text in choices:
@@ -116,8 +116,8 @@ class Captions:
                 return entry if entry.captions else replace(entry, captions=(text,))
         return entry
 
-    def _written(self, source: Path, entries: Sequence[Entry]) -> dict[str, str]:
-        """What a model says of pictures, by their names; nothing where none was named or it declined."""
+    def _by_model(self, source: Path, entries: Sequence[Entry]) -> dict[str, str]:
+        """The model's captions by the names of the entries; empty without a model, "" where it refused."""
         if self.by is None or not entries:
             return {}
         step = Recaption(by=self.by, language=self.language)
@@ -145,7 +145,7 @@ class Captions:
 
 
 def _key(source: Path, entry: Entry, settings: str) -> str:
-    """What a caption depends on: who writes it, and the bytes of the picture; "" for one that cannot be read."""
+    """The cache key of a caption: a hash of the model's settings and the picture; "" for one that cannot be read."""
     with suppress(Unusable):
         return hashlib.sha256(settings.encode() + reading.picture_bytes(source, entry.place)).hexdigest()[:32]
     return ""
@@ -155,4 +155,4 @@ def _opened(source: Path, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Ima
     """The pictures that can be decoded; the others are counted where the data is written."""
     for entry in entries:
         with suppress(Unusable):
-            yield entry, see(reading.picture_bytes(source, entry.place)).image
+            yield entry, decode_image(reading.picture_bytes(source, entry.place)).image

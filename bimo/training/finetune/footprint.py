@@ -1,10 +1,10 @@
-"""How much memory a step of a stage takes, worked out without taking any: its modules are run on torch's device without
-contents, and what backward will want is counted as autograd keeps it.
+"""Estimates the memory of a training step without allocating it: modules run on the meta device, and the tensors that
+autograd saves for the backward pass are counted.
 """
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# What is one storage is only told by torch's own handle of it: those without contents have no address.
+# Storages are told apart by torch's private handle, since meta tensors have no address.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from bimo.training.optimizers import checkpoint_gradients, freeze
 from bimo.training.stage_trainer import named
 
 META = torch.device("meta")
-#: Of each number that learns: itself, its gradient, and AdamW's two averages, in float32.
+#: Bytes of a trained parameter with its gradient and AdamW's two moments, in float32.
 LEARNING_BYTES = 16
-#: What libraries take, and what allocators round up.
+#: A factor for libraries and the rounding of allocators.
 OVERHEAD = 1.1
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes that autograd keeps of a picture in float32: ``whole`` as it is, ``checkpointed`` where blocks are worked
-    out twice; None where that cannot be counted.
+    """Bytes of the activations that autograd saves for one picture in float32: ``whole`` without, ``checkpointed`` with
+    gradient checkpointing.
     """
 
     whole: int
@@ -51,9 +51,9 @@ class Activations:
 
 @dataclass(frozen=True)
 class FrozenCounts:
-    """How many numbers do not learn, but for adapters: of text encoders those of matrices that can be kept otherwise
-    (``Stage.frozen``), and all others; of denoisers those of matrices and of kernels that can; whatever else there is,
-    and the spaces; and of the ``largest`` that can. ``learning`` is the largest tensor that learns.
+    """Numbers of frozen parameters, without adapters: of text encoders those of matrices that ``Stage.frozen`` can
+    store otherwise, and all others; of denoisers those of such matrices and of such kernels; all others, and those of
+    spaces; and of the ``largest`` such layer. ``learning`` is the size of the largest trained tensor.
     """
 
     text: int = 0
@@ -68,8 +68,8 @@ class FrozenCounts:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a stage holds: bytes of all weights, of what learns with gradients and averages, of the activations of a
-    picture, and of the encoding of one; whether its modules can work blocks out twice; and what of it is frozen.
+    """The memory of a stage: bytes of all weights, of trained parameters with gradients and optimiser state, of the
+    activations for a picture, and of encoding one; whether gradient checkpointing is supported; the frozen parameters.
     """
 
     weights: int
@@ -80,19 +80,19 @@ class Footprint:
     frozen: FrozenCounts = FrozenCounts()
 
     def total(self, stage: Stage) -> int:
-        """Bytes on the device of a stage that has this footprint, at the most: in its steps, while words and pictures
-        are encoded, and of one whose weights are kept otherwise in drawing too. Products in bfloat16 or float16 keep
-        half as much of each.
+        """The peak of bytes on the device with the settings of ``stage``: of its steps, of encoding captions and
+        pictures, and, if frozen weights are quantised or offloaded, of drawing samples. In bfloat16 or float16
+        activations take half as much.
         """
         kept, narrow = 0, stage.precision in ("bf16", "bf16_weights", "fp16")
         if self.activations is not None:
             kept = self.activations.checkpointed if stage.gradient_checkpointing else self.activations.whole
         step = stage.batch * kept * (0.5 if narrow else 1.0)
         learning = self.learning
-        if stage.fused_backward:  # of the gradients one is there at a time
+        if stage.fused_backward:  # one gradient exists at a time
             learning -= self.learning // 4 - 4 * self.frozen.learning
         if not stage.holds:
-            # For the gradient of what goes into a layer its weight is kept as autocast has made it.
+            # For the gradient of a layer's input autograd saves the weight as cast by autocast.
             casts = 2 * (self.frozen.matrices + self.frozen.kernels) if stage.precision in ("bf16", "fp16") else 0
             step += 0 if stage.gradient_checkpointing else casts
             return int((self.weights + learning + max(step, self.encoding)) * OVERHEAD)
@@ -100,11 +100,11 @@ class Footprint:
         apart = stage.offload != "none"
         reading = text + spaces + (0 if apart else denoiser + learning)
         working = denoiser + spaces + learning + (0 if apart else text)
-        # A drawing is decoded whole, in twice the memory in which it is encoded.
+        # Decoding a sample takes twice the memory of encoding.
         return int(max(reading + self.encoding, working + step, working + 2 * self.encoding) * OVERHEAD)
 
     def _weights(self, stage: Stage) -> tuple[float, float, float]:
-        """Bytes on the device of text encoders, of denoisers with what is made whole of them, and of spaces."""
+        """Bytes on the device of text encoders, of denoisers with the weights that are dequantised, and of spaces."""
         counts, whole = self.frozen, 4.0
         matrix = BYTES.get(stage.frozen) or QUANTISED_BYTES[stage.frozen]
         kernel = BYTES.get(stage.frozen) or BYTES.get(stage.precision, whole)
@@ -119,18 +119,18 @@ class Footprint:
 
 
 def footprint(system: System, stage: Stage, size: tuple[int, int], caption: str) -> Footprint:
-    """That of a stage of a system whose weights are here, on pictures of a size (width, height) with such a caption."""
+    """The footprint of a stage of a loaded system, on pictures of a size (width, height) with such a caption."""
     return footprint_of(system.recipe, stage, size, _conditioning(system, stage.level, size, caption))
 
 
 def footprint_of(recipe: Recipe, stage: Stage, size: tuple[int, int], conditioning: Conditioning) -> Footprint:
-    """That of a stage of a recipe, whose weights need not be here, for what its level is told of one picture."""
+    """The footprint of a stage of a recipe, without its weights, for the ``conditioning`` of one picture."""
     conditioning = to_device(conditioning, META)
     with unfilled():
         bare = System(recipe)
     bare.to(META)
     adapter = adapter_of(stage)
-    # What a word is begun as is looked up among real numbers: its few vectors count for nothing here.
+    # A new word's initial vectors are looked up in real weights; the few vectors of a word do not count here.
     put = adapter is not None and adapter.kind != "tokens"
     with unfilled():
         added = cast(Any, adapter).put(bare) if put else []
@@ -138,19 +138,19 @@ def footprint_of(recipe: Recipe, stage: Stage, size: tuple[int, int], conditioni
     globs = (*stage.train, *added) or (f"{stage.level}.denoiser.*.bias",)
     learns = freeze(named(bare, None, objective_of(stage)), globs)
     counts = {name: parameter.numel() for name, parameter in bare.named_parameters()}
-    frozen = _counted(bare, counts, learns)
+    frozen = _frozen_counts(bare, counts, learns)
     weights = sum(count * 4 for name, count in counts.items() if name not in learns)
     learning = sum(counts[name] for name in learns) * LEARNING_BYTES
     encoding = drawing_bytes(size, Keeping()) // 2
     able = _checkpoints(stage, bare)
-    found = _activations(bare, stage.level, size, conditioning)
-    if found is not None and not able:
-        found = Activations(found.whole, found.whole)
-    return Footprint(weights, learning, found, encoding, able, frozen)
+    activations = _activations(bare, stage.level, size, conditioning)
+    if activations is not None and not able:
+        activations = Activations(activations.whole, activations.whole)
+    return Footprint(weights, learning, activations, encoding, able, frozen)
 
 
-def _counted(bare: System, counts: Mapping[str, int], learns: Sequence[str]) -> FrozenCounts:
-    """The frozen numbers of a system whose parameters are frozen as a stage has them."""
+def _frozen_counts(bare: System, counts: Mapping[str, int], learns: Sequence[str]) -> FrozenCounts:
+    """The counts for a system whose parameters were frozen for a stage."""
     layers = holdable(bare)
     holds = {f"{name}.weight": counts[f"{name}.weight"] for name in layers}
     kernels = {f"{name}.weight" for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
@@ -175,7 +175,7 @@ def _counted(bare: System, counts: Mapping[str, int], learns: Sequence[str]) -> 
 
 
 def _checkpoints(stage: Stage, bare: System) -> bool:
-    """Whether what learns is in modules that can work their blocks out twice."""
+    """Whether the modules with trained parameters support gradient checkpointing."""
     try:
         checkpoint_gradients(replace(stage, gradient_checkpointing=True), bare)
     except TrainingError:
@@ -185,7 +185,7 @@ def _checkpoints(stage: Stage, bare: System) -> bool:
 
 
 def _conditioning(system: System, name: str, size: tuple[int, int], caption: str) -> Conditioning:
-    """What a level is told of a picture of a size with a caption, without numbers."""
+    """The conditioning of a level for a picture of a size with a caption, on the meta device."""
     level = system.level(name)
     width, height = size
     with torch.no_grad():
@@ -200,7 +200,7 @@ def _conditioning(system: System, name: str, size: tuple[int, int], caption: str
 
 
 def _activations(bare: System, name: str, size: tuple[int, int], conditioning: Conditioning) -> Activations | None:
-    """Those of a level's denoiser; None for one that asks its tensors for their numbers, which has none here."""
+    """The activations of a level's denoiser; None for one that reads values of tensors, which meta tensors lack."""
     denoiser = cast(nn.Module, bare.level(name).denoiser).train()
     x = torch.zeros(1, *cast(Any, bare.space(name)).shape(size), device=META)
     longest = max((stream.tokens.shape[1] for stream in conditioning.streams), default=0)
@@ -209,18 +209,18 @@ def _activations(bare: System, name: str, size: tuple[int, int], conditioning: C
     try:
         with META, _Fused(longest), counting.within(denoiser), hooks:
             bare.denoise(DenoiserInput(name, x, torch.zeros(1, device=META), conditioning)).sum()
-    # A module may do whatever it likes with a tensor; what cannot be done without numbers raises various exceptions.
+    # Operations that need the values of a meta tensor raise various exceptions.
     except Exception:
         return None
     return Activations(counting.whole, counting.outside + counting.inputs + max(counting.blocks, default=0))
 
 
 class _Counting:
-    """Bytes of all that autograd keeps but parameters, each once; those of each block, and of what goes into it."""
+    """Bytes of the tensors that autograd saves, without parameters, each once; by block, and of the blocks' inputs."""
 
     def __init__(self, parameters: Any) -> None:
-        self._seen = {parameter.untyped_storage()._cdata for parameter in parameters}
-        #: Held, so that no other storage takes the place of one that was counted.
+        self._counted_storages = {parameter.untyped_storage()._cdata for parameter in parameters}
+        #: Kept alive, so that no other storage gets the handle of one that was counted.
         self._held: list[Tensor] = []
         self.whole = self.outside = self.inputs = 0
         self.blocks: list[int] = []
@@ -228,8 +228,8 @@ class _Counting:
 
     def keep(self, value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
+        if storage._cdata not in self._counted_storages:
+            self._counted_storages.add(storage._cdata)
             self._held.append(value)
             self.whole += storage.nbytes()
             if self._depth:
@@ -240,15 +240,15 @@ class _Counting:
 
     @contextmanager
     def within(self, denoiser: nn.Module) -> Generator[None]:
-        """Counts block by block meanwhile: a block is what stands in a list of modules, the outermost."""
+        """A context that counts by block: a block is an item of a ModuleList, the outermost one."""
 
-        def enter(_: nn.Module, given: Sequence[Any]) -> None:
+        def enter(_: nn.Module, arguments: Sequence[Any]) -> None:
             if not self._depth:
                 self.blocks.append(0)
-                self.inputs += next((v.untyped_storage().nbytes() for v in given if isinstance(v, Tensor)), 0)
+                self.inputs += next((v.untyped_storage().nbytes() for v in arguments if isinstance(v, Tensor)), 0)
             self._depth += 1
 
-        def leave(_: nn.Module, given: Any, answer: Any) -> None:
+        def leave(_: nn.Module, arguments: Any, answer: Any) -> None:
             self._depth -= 1
 
         lists = [module for module in denoiser.modules() if isinstance(module, nn.ModuleList)]
@@ -263,8 +263,8 @@ class _Counting:
 
 
 class _Fused(TorchFunctionMode):
-    """Attention keeps what the fused kernels of processors and cards keep, never the weights of all pairs of tokens:
-    without contents torch would take the slow way. A module that asks how long its texts are is told: all ``length``.
+    """Has attention on meta tensors save what the fused kernels save, and not the [L, L] weights of torch's fallback.
+    Modules that read the lengths of texts get ``length`` for each.
     """
 
     def __init__(self, length: int) -> None:
@@ -276,15 +276,15 @@ class _Fused(TorchFunctionMode):
     ) -> Any:
         named = dict(kwargs or {})
         if func is functional.scaled_dot_product_attention:
-            given = dict(zip(("query", "key", "value"), args, strict=False)) | named
-            return _Attention.apply(given["query"], given["key"], given["value"])
+            arguments = dict(zip(("query", "key", "value"), args, strict=False)) | named
+            return _Attention.apply(arguments["query"], arguments["key"], arguments["value"])
         if func is Tensor.tolist and args[0].is_meta and args[0].ndim == 1 and not args[0].is_floating_point():
             return [self.length] * len(args[0])
         return func(*args, **named)
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(Q K^T) V of shapes alone, [..., L, D]; kept are Q, K, V, the answer, and a number for each row."""
+    """The shapes of softmax(Q K^T) V, [..., L, D]; saved are Q, K, V, the output, and the log-sum-exp of each row."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Which way to train fits into memory, in the order of what each costs.
+"""Chooses the memory settings of stages: the cheapest that fit.
 
-First batches are halved and added up, which costs time alone; on a card then frozen weights are kept as they are
-multiplied, and text encoders leave; then blocks are worked out twice; then frozen weights are rounded to 8 and to 4
-bits; then they lie in the processor's memory, and are fetched for each product.
+In the order of their cost: gradient accumulation; on a card, frozen weights in the dtype of their products and text
+encoders offloaded; gradient checkpointing; frozen weights quantised to 8 and to 4 bits; frozen weights offloaded to CPU
+memory and fetched for each layer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from bimo.diffusion.system import System
 from bimo.engine.quantisation import available
 from bimo.training.finetune.footprint import Footprint, footprint
 
-#: By how much a side is divided to find one that fits.
+#: Factors of a side that are tried for the size that an error suggests.
 SMALLER = (0.75, 0.5, 0.375, 0.25)
-#: What of the numbers on the device must learn before a step is fused with its backward pass, which cannot clip.
+#: Least share of the weights that is trained for ``fused_backward`` to be tried, which cannot clip gradients.
 FUSED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The stages as they fit, the bytes that the largest takes, whether all of these could be counted, and each way
-    there was with its bytes, of each stage.
+    """The stages with the chosen settings, the bytes of the largest, whether all activations could be counted, and for
+    each stage all settings that were considered, with their bytes.
     """
 
     stages: tuple[Stage, ...]
@@ -38,11 +38,11 @@ class Fitted:
 
 
 def fitted(system: System, stages: Sequence[Stage], caption: str, free: int | None, card: bool = False) -> Fitted:
-    """The stages in the first way that fits into ``free`` bytes, of a ``card`` or of the processor's memory. A stage
-    that says how it keeps frozen weights keeps them so. Raises RequestError that names the nearest that fits: a smaller
-    size, or else how much the least takes.
+    """The stages with the first settings that fit into ``free`` bytes, of a ``card`` or of CPU memory. ``frozen`` and
+    ``offload`` that a stage sets are unchanged. Raises RequestError that suggests a smaller size that fits, or says how
+    much the least settings take.
     """
-    made: list[Stage] = []
+    chosen_stages: list[Stage] = []
     totals: list[int] = []
     every: list[tuple[tuple[Stage, int], ...]] = []
     counted = True
@@ -54,24 +54,24 @@ def fitted(system: System, stages: Sequence[Stage], caption: str, free: int | No
         chosen = next(((way, total) for way, total in ways if free is None or total <= free), None)
         if chosen is None:
             raise _too_much(system, stage, min(total for _, total in ways), caption, cast(int, free), card)
-        made.append(chosen[0])
+        chosen_stages.append(chosen[0])
         totals.append(chosen[1])
         every.append(ways)
-    return Fitted(tuple(made), max(totals), counted, tuple(every))
+    return Fitted(tuple(chosen_stages), max(totals), counted, tuple(every))
 
 
 def flags(stage: Stage) -> str:
-    """What of a stage is chosen by memory, as a recipe says it."""
-    said = [f"batch={stage.batch}", f"accumulate={stage.accumulate}"]
-    said += ["gradient_checkpointing"] * stage.gradient_checkpointing + ["fused_backward"] * stage.fused_backward
-    said += [f"frozen={stage.frozen}"] * (stage.frozen != "fp32") + [f"offload={stage.offload}"] * (
+    """The memory settings of a stage as in a recipe: "batch=1 accumulate=4 ..."."""
+    settings = [f"batch={stage.batch}", f"accumulate={stage.accumulate}"]
+    settings += ["gradient_checkpointing"] * stage.gradient_checkpointing + ["fused_backward"] * stage.fused_backward
+    settings += [f"frozen={stage.frozen}"] * (stage.frozen != "fp32") + [f"offload={stage.offload}"] * (
         stage.offload != "none"
     )
-    return " ".join(said)
+    return " ".join(settings)
 
 
 def memory_ways(fitting: Fitted) -> list[str]:
-    """A line for each way in which a stage could be trained: its memory, what the recipe would say, which is taken."""
+    """A line for each combination of settings: its memory, the settings, and whether it was chosen."""
     lines: list[str] = []
     for chosen, ways in zip(fitting.stages, fitting.ways, strict=True):
         for way, total in ways:
@@ -81,12 +81,12 @@ def memory_ways(fitting: Fitted) -> list[str]:
 
 
 def _largest(stage: Stage, system: System) -> Size:
-    """The size of a stage that has most pixels."""
+    """The size of a stage with the most pixels."""
     return max((stage.size or system.recipe.request.size, *stage.buckets), key=lambda size: (size[0] * size[1], size))
 
 
 def _ways(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
-    """A stage in every way, the cheapest first; a step always has as many pictures."""
+    """A stage with every combination of settings, the cheapest first; the pictures of a step stay as many."""
     whole = stage.batch * stage.accumulate
     batches: list[int] = []
     batch = stage.batch
@@ -103,7 +103,7 @@ def _ways(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
 
 
 def _keeping(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
-    """A stage with its blocks and frozen weights in every way, the cheapest first."""
+    """A stage with every setting of gradient checkpointing and frozen weights, the cheapest first."""
     twice = tuple(dict.fromkeys((stage.gradient_checkpointing, held.checkpoints)))
     narrow: Any = stage.precision if stage.precision in ("bf16", "fp16") else stage.frozen
     first: Any = (stage.frozen, stage.offload), (narrow if stage.frozen == "fp32" else stage.frozen, "parts")
@@ -121,7 +121,7 @@ def _keeping(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
 
 
 def _too_much(system: System, stage: Stage, least: int, caption: str, free: int, card: bool) -> RequestError:
-    """The sentence for a stage that does not fit, with what does."""
+    """The error for a stage that does not fit, with what does."""
     own = stage.size or system.recipe.request.size
     for share in SMALLER:
         smaller = cast(Size, tuple(max(64, int(side * share) // 64 * 64) for side in own))

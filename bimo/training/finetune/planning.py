@@ -1,7 +1,7 @@
-"""From a wish, a model and its pictures to stages: every number by a rule that is stated beside it.
+"""Plans the stages of a fine-tuning from a wish, a model and its pictures: every number by a rule stated beside it.
 
-The rules are of common practice: the rates with which diffusers' scripts begin, the hundred looks at a picture and the
-aspect buckets of kohya-ss' scripts. A model of less than ``SMALL`` parameters learns faster and has room for larger
+The rules are common practice: the default learning rates of diffusers' scripts, the hundred repeats of a picture and
+the aspect buckets of kohya-ss' scripts. A model of less than ``SMALL`` parameters learns faster and has room for larger
 batches; those rules were measured on the bundled one.
 """
 
@@ -34,25 +34,25 @@ from bimo.training.tuning import attention
 SMALL = 50_000_000
 #: Sides of buckets are multiples of this, as of SDXL's.
 BUCKET_STEP = 64
-#: How often a picture is learnt, and the least and most samples of a stage where that says others.
+#: Samples of a stage for each picture, and the least and most samples of a stage.
 LOOKS, LEAST, MOST = 100, 1000, 40_000
 SMALL_LOOKS, SMALL_LEAST = 200, 3000
 #: Of a data set of tens of thousands, each picture this often.
 EPOCHS = 5
-#: A level that goes on from an earlier one's picture has less to learn.
+#: The share of the steps of a level that is conditioned on an earlier level's picture: it has less to learn.
 LATER_SHARE = 0.3
 #: (at most so many pictures, rank).
 RANKS = ((9, 8), (500, 16), (20_000, 32))
 LARGEST_RANK = 64
 RATES = {"lora": 1e-4, "full": 1e-5, "embedding": 5e-3, "controlnet": 1e-5, "dreambooth full": 2e-6}
 SMALL_RATES = {"lora": 2e-3, "full": 2e-4, "embedding": 2e-2, "controlnet": 1e-4, "dreambooth full": 1e-4}
-#: Of a small model's level that goes on from another.
+#: The factor of the rate for a small model's level that is conditioned on an earlier one.
 LATER_RATE = 0.5
 BATCH, SMALL_BATCH = 4, 16
 PRIOR, SMALL_PRIOR = 200, 40
 VECTORS = 4
 PROMPTS = 4
-#: Sentences that a new word is learnt in, as those of textual inversion (arXiv:2208.01618) have it.
+#: Caption templates for a new word, as those of textual inversion (arXiv:2208.01618).
 SENTENCES = {
     "zh": ("{word}", "一张{word}的照片", "{word}的特写", "一幅{word}的画", "画面中央的{word}"),
     "en": (
@@ -63,13 +63,19 @@ SENTENCES = {
         "a good photo of {word}",
     ),
 }
-#: What a ControlNet may be shown without a map in the data, by what people call it.
-SEEN = {"canny": "edges", "edges": "edges", "outlines": "outlines", "softedge": "outlines", "lineart": "outlines"}
+#: Control maps that are computed from the picture, by their usual names.
+COMPUTED_CONTROLS = {
+    "canny": "edges",
+    "edges": "edges",
+    "outlines": "outlines",
+    "softedge": "outlines",
+    "lineart": "outlines",
+}
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """What rules ask of pictures: how many a stage sees in an epoch, their sizes, and some of their captions."""
+    """What the rules use of the pictures: how many are in an epoch, their sizes, and some of their captions."""
 
     count: int
     sizes: tuple[Size, ...]
@@ -83,7 +89,7 @@ class Pictured:
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages, prompts to look at, and (what, value, why) of each choice."""
+    """Stages, prompts of samples, and (what, value, why) of each choice."""
 
     stages: tuple[Stage, ...]
     prompts: tuple[str, ...]
@@ -157,7 +163,7 @@ class _Rules:
         )
 
     def prompts(self) -> tuple[str, ...]:
-        """What is drawn while it learns."""
+        """The prompts of the samples that are drawn during training."""
         wish, language = self.wish, self.pictured.language
         if wish.samples:
             return wish.samples
@@ -208,47 +214,47 @@ class _Rules:
         return Lora(targets=self._targets(level), rank=rank, alpha=wish.alpha or float(rank), dora=wish.dora)
 
     def _control(self, level: Level) -> Adapter:
-        seen = SEEN.get(self.wish.control, "map")
-        return ControlAdapters(name=self.wish.control, source=cast(Any, seen), level=level.name)
+        control_map = COMPUTED_CONTROLS.get(self.wish.control, "map")
+        return ControlAdapters(name=self.wish.control, source=cast(Any, control_map), level=level.name)
 
     def _targets(self, level: Level) -> tuple[str, ...]:
         """Attention's projections; of a small model the feed-forwards too, and of a level of a single step all of its
-        layers and the text encoder's: it alone says what stands where.
+        layers and the text encoder's: it alone decides the composition.
         """
         if self.small and self._one_step(level):
             return (f"{level.name}.denoiser.*", "text.*.model.*")
-        found = attention(self.recipe, level)
-        return (*found, *feed_forward(self.recipe, level)) if self.small else found
+        globs = attention(self.recipe, level)
+        return (*globs, *feed_forward(self.recipe, level)) if self.small else globs
 
     def _size(self) -> Size:
-        wanted = self.wish.size or self.recipe.request.size
+        size_wanted = self.wish.size or self.recipe.request.size
         unit = size_unit(self.recipe)
-        if any(side % unit for side in wanted):
-            near = tuple(max(unit, round(side / unit) * unit) for side in wanted)
+        if any(side % unit for side in size_wanted):
+            near = tuple(max(unit, round(side / unit) * unit) for side in size_wanted)
             raise RecipeError(
                 "{width}x{height} is no size that {name} can learn: sides are multiples of {unit}, as {near}",
-                width=wanted[0],
-                height=wanted[1],
+                width=size_wanted[0],
+                height=size_wanted[1],
                 name=self.recipe.name,
                 unit=unit,
                 near="x".join(map(str, near)),
             )
-        self._say("size", "x".join(map(str, wanted)), self.wish.size is not None, Message("the model's own"))
-        return wanted
+        self._say("size", "x".join(map(str, size_wanted)), self.wish.size is not None, Message("the model's own"))
+        return size_wanted
 
     def _buckets(self, size: Size) -> tuple[Size, ...]:
-        """Sizes of as many pixels at most, that pictures fall into; none that has fewer pictures than a batch."""
+        """The aspect buckets of at most as many pixels, without those that have fewer pictures than a batch."""
         request = self.recipe.request
         step = math.lcm(BUCKET_STEP, size_unit(self.recipe))
         choices = request.sizes if request.sizes and self.wish.size is None else buckets(size[0] * size[1], step)
         if self.small or len(choices) < 2:
             # A small model has seen one size.
             return ()
-        found = used(self.pictured.sizes, choices, self._batch())
-        if len(found) < 2:
-            return () if found == (size,) else found
-        self._say("buckets", len(found), False, Message("shapes that the pictures have, of as many pixels at most"))
-        return found
+        filled = used(self.pictured.sizes, choices, self._batch())
+        if len(filled) < 2:
+            return () if filled == (size,) else filled
+        self._say("buckets", len(filled), False, Message("shapes that the pictures have, of as many pixels at most"))
+        return filled
 
     def _batch(self) -> int:
         wish = self.wish
@@ -282,8 +288,8 @@ class _Rules:
 
 
 def used(sizes: Sequence[Size], choices: Sequence[Size], batch: int) -> tuple[Size, ...]:
-    """Those of some sizes that pictures fall into, each with a batch of them at least where that can be: the rarest
-    goes first, and its pictures to the shape that is nearest then.
+    """The ``choices`` that the pictures of ``sizes`` fall into, each with at least a batch of them if possible: the one
+    with the fewest pictures is removed first, and its pictures go to the nearest remaining aspect ratio.
     """
     left = list(choices)
     own = Counter(size for size in sizes if all(size))
@@ -310,8 +316,8 @@ def feed_forward(recipe: Recipe, level: Level) -> tuple[str, ...]:
 
 
 def control_named(control: str) -> str:
-    """What a ControlNet is shown, by its name. Raises RecipeError for a name that could stand in no file."""
+    """The control map of a ControlNet by its name. Raises RecipeError for a name that cannot be a file's."""
     if not control.replace("-", "").replace("_", "").isalnum():
-        near = meant(control, SEEN)
+        near = meant(control, COMPUTED_CONTROLS)
         raise RecipeError("--controlnet is {control!r}{near}", control=control, near=near)
     return control

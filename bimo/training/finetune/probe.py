@@ -1,4 +1,4 @@
-"""A few steps of each stage, to know what all of them will take."""
+"""Times a few steps of each stage, to predict the time and memory of all of them."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -28,14 +28,14 @@ from bimo.training.logging import LOG_FILE, rows_of
 from bimo.training.objectives.dreambooth import Dreambooth
 from bimo.training.trainer import Trainer
 
-#: Steps of a probe; the first is left out of what is told: it waits for memory.
+#: Steps of a probe; the first is not counted, since it allocates memory.
 STEPS = 4
 
 
 @dataclass(frozen=True)
 class Probed:
-    """Seconds of a step of each stage, seconds of whatever comes before and between them in the probe, and the most
-    bytes that were taken, on a processor with all that the program itself takes.
+    """Seconds of a step of each stage, seconds of all else in the probe, and the peak of bytes, on a CPU those of the
+    whole process.
     """
 
     steps: tuple[float, ...]
@@ -43,24 +43,24 @@ class Probed:
     peak: int
 
     def seconds(self, stages: Iterable[Stage]) -> float:
-        """What all steps of some stages take."""
+        """The predicted seconds of all steps of some stages."""
         return sum(stage.steps * seconds for stage, seconds in zip(stages, self.steps, strict=True))
 
 
 def probed(recipe: Recipe, pictures: Pictures, start: Iterable[System], device: torch.device) -> Probed:
-    """Makes a few steps of each stage in a temporary folder, on a batch's worth of pictures."""
+    """Runs a few steps of each stage in a temporary folder, on a batch of pictures."""
     stages = tuple(replace(stage, steps=STEPS, warmup=0, objective=_briefly(stage)) for stage in recipe.stages)
     most = max(stage.batch * stage.accumulate for stage in stages) * STEPS
     few = pictures.of([pictures.groups[at] for at in range(min(len(pictures.groups), most))])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), exact(device):
-        begun, out = time.monotonic(), Path(folder)
+        start_time, out = time.monotonic(), Path(folder)
         trainer = Trainer(replace(recipe, stages=stages, prompts=()), few, out, processes=Processes(device=device))
         for system in start:
             trainer.begin_as(system)
         trainer.everything()
-        whole = time.monotonic() - begun
+        whole = time.monotonic() - start_time
         rows = list(rows_of(out / LOG_FILE))
     each = [[row["seconds"] for row in rows if row["stage"] == stage.name] for stage in stages]
     besides = whole - sum(map(sum, each))
@@ -91,13 +91,13 @@ def expected(recipe: Recipe, probe: Probed) -> list[str]:
 
 
 def _briefly(stage: Stage) -> Part:
-    """The objective without pictures of a class to wait for."""
+    """The objective without drawing its class pictures first."""
     objective = stage.objective
     return replace(objective, count=2) if isinstance(objective, Dreambooth) and objective.prior else objective
 
 
 def _peak(device: torch.device) -> int:
-    """The most bytes that this process has taken of a device's memory."""
+    """The peak of bytes that this process has allocated on a device."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,4 +1,4 @@
-"""A plan as the Python file that somebody would write: to be read, edited, and run again by `bimo train`."""
+"""Writes a plan as a Python recipe file, to be read, edited, and run again by `bimo train`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bimo.core.part import Part
 from bimo.core.recipe import Stage
 
 RECIPE_FILE = "recipe.py"
-#: What the file calls its recipe.
+#: The name of the recipe in the file.
 NAME = "finetuned"
 WIDTH = 110
 FIRST = ("steps", "batch", "lr")
@@ -19,7 +19,7 @@ INDENT = "    "
 
 
 def source(model: str, stages: Sequence[Stage], prompts: Sequence[str], title: str, command: str) -> str:
-    """The text of the file: ``title`` says what it is, ``command`` how it is run again."""
+    """The text of the file; its docstring has the ``title`` and the ``command`` that runs it again."""
     every = sorted(set(_imports((*stages,))))
     imports = [f"from {module} import {', '.join(sorted(names))}" for module, names in _by_module(every)]
     staged = "".join(f"{INDENT * 2}{_code(stage, 2)},\n" for stage in stages)
@@ -55,7 +55,7 @@ def _imports(values: Iterable[Any]) -> Iterable[tuple[str, str]]:
     for value in values:
         if isinstance(value, Part):
             yield type(value).__module__, type(value).__name__
-            yield from _imports(getattr(value, field.name) for field in _said(value))
+            yield from _imports(getattr(value, field.name) for field in _fields_to_write(value))
         elif isinstance(value, (tuple, list)):
             yield from _imports(cast("Sequence[Any]", value))
 
@@ -67,13 +67,13 @@ def _by_module(names: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return sorted(modules.items())
 
 
-def _said(part: Part) -> list[dataclasses.Field[Any]]:
-    """The fields of a part that are not as they are anyway, and of a stage those that people change first."""
-    shown = FIRST if isinstance(part, Stage) else ()
+def _fields_to_write(part: Part) -> list[dataclasses.Field[Any]]:
+    """The fields of a part that differ from their defaults, and of a stage those that are edited most, first."""
+    always = FIRST if isinstance(part, Stage) else ()
     return [
         field
         for field in dataclasses.fields(part)
-        if field.name in shown or getattr(part, field.name) != _default(field)
+        if field.name in always or getattr(part, field.name) != _default(field)
     ]
 
 
@@ -90,8 +90,10 @@ def _code(value: Any, depth: int) -> str:
         return line
     inner, outer = INDENT * (depth + 1), INDENT * depth
     if isinstance(value, Part):
-        given = [f"{field.name}={_code(getattr(value, field.name), depth + 1)}" for field in _said(value)]
-        return f"{type(value).__name__}(\n" + "".join(f"{inner}{one},\n" for one in given) + f"{outer})"
+        arguments = [
+            f"{field.name}={_code(getattr(value, field.name), depth + 1)}" for field in _fields_to_write(value)
+        ]
+        return f"{type(value).__name__}(\n" + "".join(f"{inner}{one},\n" for one in arguments) + f"{outer})"
     if isinstance(value, tuple):
         items = cast("tuple[Any, ...]", value)
         return "(\n" + "".join(f"{inner}{_code(item, depth + 1)},\n" for item in items) + f"{outer})"
@@ -100,8 +102,8 @@ def _code(value: Any, depth: int) -> str:
 
 def _line(value: Any) -> str:
     if isinstance(value, Part):
-        given = [f"{field.name}={_line(getattr(value, field.name))}" for field in _said(value)]
-        return f"{type(value).__name__}({', '.join(given)})"
+        arguments = [f"{field.name}={_line(getattr(value, field.name))}" for field in _fields_to_write(value)]
+        return f"{type(value).__name__}({', '.join(arguments)})"
     if isinstance(value, tuple):
         items = [_line(item) for item in cast("tuple[Any, ...]", value)]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"

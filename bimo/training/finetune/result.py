@@ -1,4 +1,4 @@
-"""What a run leaves: its adapters as one file under the name that diffusers looks for, loaded back and compared."""
+"""The result of a run: its adapters in one file under the name that diffusers looks for, loaded back and compared."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is kept.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -28,18 +28,18 @@ from bimo.training.adapters.adapter import Adapter, adapter_of
 if TYPE_CHECKING:
     from PIL import Image
 
-#: What diffusers calls the file of an adapter of each kind in a folder.
+#: The file names in diffusers of adapters, by kind.
 FILES = {"lora": "pytorch_lora_weights.safetensors", "tokens": "learned_embeds.safetensors"}
 SHEET_FILE = "before-after.png"
 SEED = 7
-#: How far a merged weight may be from that which was learnt: the product of two factors, rounded otherwise.
+#: Tolerance between a merged and a trained weight: the product of the two factors may round differently.
 CLOSE = 1e-4
 SHOWN = 3
 
 
 def collected(run: Path, recipe: Recipe, captions: Iterable[str] = ()) -> Path | None:
-    """Puts what the stages of a run left together in its folder; answers the file, or the folder of a ControlNet, None
-    where no adapter was learnt. The file says which ``captions`` it was trained on.
+    """Merges the adapters of a run's stages into one file in its folder; returns the file, or the folder of a
+    ControlNet, None if no adapter was trained. The file's metadata has the ``captions`` it was trained on.
     """
     found = [(number, each) for number, stage in enumerate(recipe.stages, 1) if (each := adapter_of(stage))]
     if not found:
@@ -63,14 +63,14 @@ def _left(run: Path, adapter: Adapter, number: int) -> Path:
 
 
 def adapters_of(run: Path, kind: str) -> Adapters:
-    """What a run left, given as people give it: by the run's folder."""
+    """The adapters of a run, loaded by the run's folder."""
     loras, embeddings, controls = ([run] if kind == one else [] for one in ("lora", "tokens", "control"))
     return Adapters.from_files(loras, embeddings, controls)
 
 
 def attached(base: System, run: Path, kind: str) -> System:
-    """A system with what a run left. Weights that a LoRA is merged into are float32 then, whatever the others are: in
-    narrower numbers it would be rounded.
+    """A system with the adapters of a run. Weights that a LoRA is merged into become float32: in a narrower dtype the
+    sum would be rounded.
     """
     if kind == "lora":
         for name in touched(base, run / FILES[kind]):
@@ -103,7 +103,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def drawn(engine: Engine, prompts: Sequence[str], **settings: Any) -> list[Image.Image]:
-    """A picture of each prompt, always of the same seed; ``settings`` are further fields of the request."""
+    """One picture for each prompt, all with the same seed; ``settings`` are further fields of the request."""
     return [engine.draw(text, seed=SEED, **settings)[0].image for text in prompts]
 
 
@@ -114,5 +114,5 @@ def written(
     prompts: Sequence[str],
     run: Path,
 ) -> Path:
-    """A sheet: a row from before, of what was ``known`` then, and a row from after."""
+    """Writes a sheet of pictures: a row from before, by the prompts ``known``, and a row from after training."""
     return sheet([*before, *after], [*known, *prompts], run / SHEET_FILE, columns=len(prompts))

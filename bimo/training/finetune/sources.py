@@ -1,4 +1,4 @@
-"""What pictures are learnt from: whatever curation reads, several with a weight each, kohya's folders, no step between.
+"""The sources of training pictures: all that curation reads, several with a weight each, and kohya's folders.
 
 A source is a folder of pictures, a table, tars, or a folder of shards; "PATH*3" has each of its pictures three times in
 an epoch. Folders named as kohya-ss' scripts have them, "10_cat", are sources of their own: each picture ten times,
@@ -16,7 +16,7 @@ from pathlib import Path
 from bimo.core.errors import DataError
 from bimo.core.messages import Listed, in_language, language, say
 from bimo.curation.folder import FolderReport, build_folder
-from bimo.curation.readers.inventory import told
+from bimo.curation.readers.inventory import inventory_lines
 from bimo.data import shards
 from bimo.training.finetune.captions import Captions
 
@@ -27,7 +27,7 @@ NAMED = 6
 
 @dataclass(frozen=True)
 class Source:
-    """A place of pictures, how often each is seen in an epoch, and what those are called that have no caption."""
+    """A path of pictures, how often each is repeated in an epoch, and the caption of those without one."""
 
     path: Path
     repeats: int = 1
@@ -36,8 +36,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Folders of shards, how often the rows of each are seen in an epoch, and what became of each source: None of one
-    that was shards before.
+    """Folders of shards, how often the rows of each are repeated in an epoch, and the report on each source, None for
+    one that was shards already.
     """
 
     folders: tuple[Path, ...]
@@ -49,23 +49,23 @@ def sources(texts: Sequence[str]) -> list[Source]:
     """["PATH", "PATH*3"] as sources. Raises DataError for what is not there, a weight that is no whole number, and
     folders of which some are in kohya's layout and some are not.
     """
-    return [found for text in texts for found in _unfolded(_named(text))]
+    return [source for text in texts for source in _unfolded(_named(text))]
 
 
 def _named(text: str) -> Source:
     path, star, times = text.rpartition("*")
     if Path(text).exists() or not star:
-        return _there(Source(Path(text)))
+        return _existing(Source(Path(text)))
     if not re.fullmatch(r"[1-9]\d{0,5}", times):
         raise DataError(
             "{text!r}: after * stands how often each picture is seen in an epoch, a whole number from 1 on, as in "
             "photos*3",
             text=text,
         )
-    return _there(Source(Path(path), int(times)))
+    return _existing(Source(Path(path), int(times)))
 
 
-def _there(source: Source) -> Source:
+def _existing(source: Source) -> Source:
     if not source.path.exists():
         raise DataError("there is no folder {source}", source=source.path)
     return source
@@ -102,7 +102,7 @@ def is_shards(path: Path) -> bool:
 
 
 def prepared(
-    found: Sequence[Source], home: Path, captions: Captions, say_so: Callable[[str], object] = print
+    given_sources: Sequence[Source], home: Path, captions: Captions, say_so: Callable[[str], object] = print
 ) -> Prepared:
     """Sources as shards: those that are none are written into folders below ``home``, where a second call finds them.
 
@@ -110,7 +110,7 @@ def prepared(
     """
     folders: list[Path] = []
     reports: list[FolderReport | None] = []
-    for number, source in enumerate(found, 1):
+    for number, source in enumerate(given_sources, 1):
         if source.repeats > 1:
             say_so(say("{path}: each picture {times} times in an epoch", path=source.path, times=source.repeats))
         if is_shards(source.path):
@@ -124,25 +124,25 @@ def prepared(
             say_so(line)
         folders.append(folder)
         reports.append(report)
-    return Prepared(tuple(folders), tuple(source.repeats for source in found), tuple(reports))
+    return Prepared(tuple(folders), tuple(source.repeats for source in given_sources), tuple(reports))
 
 
 def as_data(texts: Sequence[str], out: Path) -> Prepared:
-    """What `bimo train` is given: folders of data as they are, anything else written as such below ``out``. Raises
+    """The sources of `bimo train`: folders of shards as they are, anything else written as shards below ``out``. Raises
     DataError as ``prepared``, and for pictures that several processes would write at once.
     """
-    found = sources(texts)
-    raw = next((source.path for source in found if not is_shards(source.path)), None)
+    given_sources = sources(texts)
+    raw = next((source.path for source in given_sources if not is_shards(source.path)), None)
     if raw is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise DataError(
             "{raw} is no data yet, and several processes are at work: write it first by bimo data folder {raw} DATA",
             raw=raw,
         )
-    return prepared(found, out / "data", Captions())
+    return prepared(given_sources, out / "data", Captions())
 
 
 def account(report: FolderReport) -> Iterator[str]:
-    """What became of a source, a line each: what is used, what cannot be and why, files that were not read."""
+    """The report on a source in lines: the pictures that are used, those that are not and why, files not read."""
     whole = report.kept + len(report.left)
     if not report.left:
         yield say("{kept} pictures, all usable", kept=report.kept)
@@ -156,4 +156,4 @@ def account(report: FolderReport) -> Iterator[str]:
             named=", ".join(named),
         )
     if report.files["not_read"]:
-        yield from told(report.files)
+        yield from inventory_lines(report.files)

@@ -1,4 +1,4 @@
-"""What is asked of a fine-tuning: what learns from which pictures, and whatever is not left to the rules."""
+"""The user's settings of a fine-tuning: what is trained on which pictures, and settings that replace the rules'."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Way = Literal["lora", "full", "embedding", "controlnet"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """``way`` is what learns of the ``model``: a LoRA beside it, all of its denoisers, the vectors of a new ``word``,
-    or a ControlNet that is shown the ``control`` of each picture.
+    """``way`` is what is trained of the ``model``: a LoRA, all of its denoisers, the embedding of a new ``word``, or a
+    ControlNet that reads the ``control`` map of each picture.
 
     With a ``prompt`` the pictures are of one subject, which is called so (DreamBooth); ``nouns`` are what the subject
     is one of, or what is not to be forgotten: pictures of them that the model draws itself are learnt beside, ``prior``

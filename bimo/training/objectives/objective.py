@@ -36,7 +36,7 @@ class BatchSource(Protocol):
     held_out: BatchSampler | None
 
     @property
-    def asks_encoders(self) -> bool:
+    def runs_encoders(self) -> bool:
         """Whether steps ask the text encoders, whose answers are not all cached."""
         ...
 

@@ -157,7 +157,7 @@ class RoundLoader:
         self._current: tuple[int, TrainLoader | None] = (-1, None)
 
     @property
-    def asks_encoders(self) -> bool:
+    def runs_encoders(self) -> bool:
         """Each round draws, and reads other words."""
         return True
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError
 from bimo.data.loader import Pictures
-from bimo.training.finetune.captions import Captions, telling
+from bimo.training.finetune.captions import Captions, caption_in_name
 from bimo.training.finetune.sources import Source, as_data, prepared, sources
 
 
@@ -44,7 +44,7 @@ def photo(path: Path, colour: tuple[int, int, int] = (200, 30, 30), caption: str
     ],
 )
 def test_what_a_name_tells(name: str, said: str) -> None:
-    assert telling(name) == said
+    assert caption_in_name(name) == said
 
 
 def test_captions_come_from_the_nearest_that_says_something(tmp_path: Path) -> None:
