@@ -75,9 +75,11 @@ def read(request: Request) -> dict[str, Tensor]:
 
 def composite(drawn: Tensor, pictures: Mapping[str, Tensor], request: Request) -> Tensor:
     """Restores the original pixels outside the mask of [1, 3, H, W], after matching the seam over ``feather`` pixels,
-    and crops to the picture with its border.
+    and crops to the picture with its border. Where [1, 4, H, W] are drawn, with their opacity, they are opaque there.
     """
     mask, original = pictures[MASK], pictures[IMAGE]
+    if drawn.shape[1] > original.shape[1]:
+        original = torch.cat([original, torch.ones_like(original[:, :1])], dim=1)
     if request.feather:
         drawn = match_seam(drawn, original, mask, request.feather)
     result = torch.where(mask > 0.5, drawn, original)

@@ -53,6 +53,13 @@ class TextEncoder(nn.Module, ABC):
         """Texts, each with its pictures -> as ``encode``; the texts alone if it reads no pictures."""
         return self.encode(texts)
 
+    def picture_places(self, count: int) -> tuple[int, ...]:
+        """How many of its tokens stand before each of ``count`` pictures, where a denoiser has the pictures themselves
+        among the tokens of a text; () if it says of them what there is to say. If the picture that is drawn stands
+        among them as well, its place follows, counted from the end: below 0.
+        """
+        return ()
+
     @abstractmethod
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts -> token ids [B, L] and mask [B, L] bool (True: real)."""

@@ -22,6 +22,11 @@ LAST = 1000.0
 #: The prefix of reference pictures in a conditioning: x of a picture to be edited, or of another reference, whose
 #: tokens follow those of the picture that is drawn.
 REFERENCE = "reference."
+#: The scalar [R, N] of a conditioning that says how many tokens of the text stand before each of N reference pictures,
+#: where these stand among the text's; as `bimo.diffusion.text_encoder.TextEncoder.picture_places` has it.
+PLACES = "picture_places"
+#: The prefix of what is seen of reference pictures in a conditioning: features [R, C, h, w] of an image encoder.
+SEEN = "seen."
 
 
 def text_of(conditioning: Conditioning, name: str) -> TextEncoding:

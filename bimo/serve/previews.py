@@ -44,4 +44,4 @@ def preview(system: System, denoiser_input: DenoiserInput, output: Tensor) -> Im
         pixels = space.decode(clean)
     if pixels.ndim == 5:
         return image_inputs.composited([image_inputs.to_image(layer) for layer in pixels[0]])
-    return image_inputs.to_image(pixels[0]) if pixels.ndim == 4 and pixels.shape[1] == 3 else None
+    return image_inputs.to_image(pixels[0]) if pixels.ndim == 4 and pixels.shape[1] in (3, 4) else None

@@ -38,6 +38,8 @@ NOT_DRAWN: dict[str, Any] = {
 #: Who looks at pictures by the values of a tensor, of which a device without contents has none: the grid of a picture.
 #: These draw from words alone there.
 BY_VALUES = ("glm-image", "qwen-image-edit-2509", "qwen-image-edit-2511")
+#: Whose denoiser makes tensors as long as numbers there say: what it is given is looked at in its test of parity.
+READ_BACK = "qwen-image-2.1"
 
 
 def drawn() -> list[str]:
@@ -72,6 +74,8 @@ def test_float16_gives_numbers(engine: Engine) -> None:
 
 def test_drawing_is_all_on_its_device(engine: Engine) -> None:
     wanted = request_of(engine.recipe)
+    if engine.recipe.name.removesuffix("-tiny") == READ_BACK:
+        pytest.skip("its tensors are as long as numbers on the device say, and this device has none")
     if engine.recipe.name.removesuffix("-tiny") in BY_VALUES:
         wanted = {name: value for name, value in wanted.items() if name not in ("image", "mask", "condition_images")}
     with counted(), OneDevice():

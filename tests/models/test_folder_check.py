@@ -94,8 +94,8 @@ def test_known_classes_under_a_new_name(folder: Path) -> None:
 
 
 def test_a_folder_that_draws_by_something_else_is_told_so(folder: Path) -> None:
-    index(folder, _class_name="ZImageOmniPipeline")
-    assert "reads pictures beside the words" in check(folder).sentence.en
+    index(folder, _class_name="CogView4ControlPipeline")
+    assert "reads a control picture joined to the noise" in check(folder).sentence.en
 
 
 def test_another_class_in_a_known_pipeline(folder: Path) -> None:

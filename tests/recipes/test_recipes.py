@@ -39,6 +39,7 @@ READ_BACK = (
     *(
         "longcat-image-edit",
         "lumina-image-2",
+        "qwen-image-2.1",
         "qwen-image-edit",
         "qwen-image-edit-2509",
         "qwen-image-edit-2511",

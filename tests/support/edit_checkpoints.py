@@ -16,6 +16,7 @@ from diffusers.pipelines.qwenimage import (
     pipeline_qwenimage_edit_plus,
     pipeline_qwenimage_layered,
 )
+from diffusers.pipelines.qwenimage21 import pipeline_qwenimage21
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -50,6 +51,87 @@ class Processor:
         words = self.tokenizer(text, padding=padding, return_tensors=return_tensors)
         self.types = (words["input_ids"] == self.tokenizer.convert_tokens_to_ids(PAD)).int()
         return transformers.BatchFeature({**words, **given})
+
+
+class Processor21:
+    """What transformers' Qwen3VLProcessor does with texts, pictures and a system's message."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = qwen3_pictures()
+
+    def __call__(
+        self, text: list[str], padding: bool, padding_side: str, return_tensors: str, images: Any = None
+    ) -> Any:
+        given: dict[str, Any] = {}
+        if images is not None:
+            given = dict(self.image_processor(images=images, return_tensors="pt"))
+            counts = iter((given["image_grid_thw"].prod(-1) // 4).tolist())
+            text = ["".join(p if p != PAD else PAD * next(counts) for p in split(one)) for one in text]
+        words = self.tokenizer(text, padding=padding, padding_side=padding_side, return_tensors=return_tensors)
+        types = (words["input_ids"] == self.tokenizer.convert_tokens_to_ids(PAD)).int()
+        return transformers.BatchFeature({**words, **given, "mm_token_type_ids": types})
+
+    def apply_chat_template(self, messages: Any, tokenize: bool, return_dict: bool) -> list[list[int]]:
+        assert tokenize
+        assert not return_dict
+        (said,) = (f"<|im_start|>{one['role']}\n{one['content'][0]['text']}<|im_end|>\n" for one in messages)
+        return [self.tokenizer(said)["input_ids"]]
+
+
+def qwen3_pictures() -> Any:
+    """Qwen3-VL's processor of pictures, for small ones as well."""
+    half = [0.5, 0.5, 0.5]
+    return Qwen2VLImageProcessorPil(
+        patch_size=16, image_mean=half, image_std=half, min_pixels=32 * 32, max_pixels=16777216
+    )
+
+
+def saved_21(folder: Path) -> Any:
+    """As ``saved``, of a QwenImage21Pipeline."""
+    torch.manual_seed(7)
+    tokenizer = qwen_words(folder.with_name("words"))
+    pad = tokenizer.convert_tokens_to_ids(PAD)
+    rotation = {**rope(5e6), "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    text: dict[str, Any] = {**SIZES, **HEADS, **QUIET, "head_dim": 8, "rope_parameters": rotation}
+    sight: dict[str, Any] = {"depth": 3, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16}
+    sight |= {"out_hidden_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 2]}
+    quiet: dict[str, Any] = QUIET
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=sight, image_token_id=pad, **quiet)
+    times = {"use_dynamic_shifting": True, "max_shift": 0.9, "max_image_seq_len": 8192, "shift_terminal": 0.02}
+    sizes = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2, "context_in_dim": 16}
+    pipeline = diffusers.QwenImage21Pipeline(
+        processor=Processor21(tokenizer),  # type: ignore[arg-type]
+        text_encoder=awake(transformers.Qwen3VLForConditionalGeneration(config)),
+        vae=awake(
+            diffusers.AutoencoderKLQwenImage21(
+                base_dim=8, decoder_base_dim=12, dim_mult=[1, 1, 1, 1, 1], num_res_blocks=1
+            )
+        ),
+        transformer=awake(diffusers.QwenImage21Transformer2DModel(**sizes, axes_dims_rope=(4, 2, 2))),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**times),
+    )
+    pipeline.register_modules(processor=None)
+    pipeline.save_pretrained(str(folder))
+    save_processor(folder, "processor", "Qwen3VLProcessor", qwen3_pictures())
+    return opened_21(folder)
+
+
+def opened_21(folder: Path) -> Any:
+    """The pipeline of a folder."""
+    classes = {
+        "text_encoder": transformers.Qwen3VLForConditionalGeneration,
+        "vae": diffusers.AutoencoderKLQwenImage21,
+        "transformer": diffusers.QwenImage21Transformer2DModel,
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler,
+    }
+    made: dict[str, Any] = {
+        name: cls.from_pretrained(str(folder / name), local_files_only=True) for name, cls in classes.items()
+    }
+    tokenizer = transformers.Qwen2Tokenizer.from_pretrained(str(folder / "processor"))
+    pipeline = diffusers.QwenImage21Pipeline(**made, processor=Processor21(tokenizer))  # type: ignore[arg-type]
+    pipeline.set_progress_bar_config(disable=True)
+    return in_memory(pipeline)
 
 
 def split(text: str) -> list[str]:
@@ -144,13 +226,13 @@ def saved(folder: Path, kind: str, newer: bool = False, **vision: Any) -> Any:
     return opened(folder)
 
 
-def save_processor(folder: Path, name: str) -> None:
-    """Adds a Qwen2VLProcessor, by name in the index, to a pipeline that was saved without one."""
+def save_processor(folder: Path, name: str, cls: str = "Qwen2VLProcessor", pictures: Any = None) -> None:
+    """Adds a processor, by name in the index, to a pipeline that was saved without one."""
     index = json.loads((folder / "model_index.json").read_text())
-    index[name] = ["transformers", "Qwen2VLProcessor"]
+    index[name] = ["transformers", cls]
     (folder / "model_index.json").write_text(json.dumps(index))
     qwen_words(folder / name)
-    Qwen2VLImageProcessorPil().save_pretrained(str(folder / name))
+    (pictures or Qwen2VLImageProcessorPil()).save_pretrained(str(folder / name))
 
 
 def opened(folder: Path) -> Any:
@@ -184,7 +266,7 @@ def read(folder: Path) -> System:
 def of_area(monkeypatch: Any) -> None:
     """Has diffusers' pipelines bring pictures to AREA pixels."""
     modules = (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_qwenimage_layered)
-    for module in (*modules, pipeline_longcat_image_edit):
+    for module in (*modules, pipeline_longcat_image_edit, pipeline_qwenimage21):
         own = module.calculate_dimensions
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, own=own: own(AREA, ratio))
 

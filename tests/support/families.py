@@ -10,7 +10,7 @@ import torch
 
 from tests.parity.test_kolors import VOCAB, kolors_unet
 from tests.parity.test_stable_diffusion_xl import checkpoint as xl
-from tests.support import edit_checkpoints, flow_checkpoints, hunyuan_checkpoints
+from tests.support import edit_checkpoints, flow_checkpoints, hunyuan_checkpoints, omni_checkpoints
 from tests.support.chinese_checkpoints import published
 from tests.support.kolors_checkpoints import chatglm, random
 from tests.support.kolors_checkpoints import save as save_kolors
@@ -59,8 +59,10 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], None]]] = {
     "kolors": ("KolorsPipeline", _kolors),
     "hunyuan": ("HunyuanDiTPipeline", _hunyuan),
     "z_image": ("ZImagePipeline", _flow("z_image")),
+    "z_image_omni": ("ZImageOmniPipeline", lambda folder: omni_checkpoints.saved(folder) and None),
     "qwen_image": ("QwenImagePipeline", _flow("qwen_image")),
     "qwen_image_edit": ("QwenImageEditPipeline", lambda folder: edit_checkpoints.saved(folder, "edit") and None),
+    "qwen_image_21": ("QwenImage21Pipeline", lambda folder: edit_checkpoints.saved_21(folder) and None),
     "longcat_image": ("LongCatImagePipeline", _flow("longcat_image")),
     "cogview4": ("CogView4Pipeline", _flow("cogview4")),
     "lumina": ("Lumina2Pipeline", _flow("lumina")),

@@ -73,7 +73,7 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
             index[name] = write_words(built / name, encoder)
         if form.beside:
             index |= form.beside(system, built, dtype)
-        if form.references or form.layered:
+        if form.processor and (form.references or form.layered):
             seeing: Any = system.text_encoders[0]
             write_words(built / form.processor, seeing)
             index[form.processor] = write_processor(built / form.processor, seeing.part.vision)

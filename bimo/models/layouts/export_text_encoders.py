@@ -13,7 +13,7 @@ from torch import Tensor
 from bimo.core import checkpoint_io, module_weights
 from bimo.models.glm_image.words import GlmImageWordsEncoder
 from bimo.models.kolors.layout import ONLY, OWN
-from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, GLM_IMAGE_WORDS, MISTRAL, QWEN
+from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, GLM_IMAGE_WORDS, MISTRAL, QWEN, QWEN3
 from bimo.models.layouts.text_encoders import AS_IT_STANDS
 from bimo.models.layouts.weight_files import STEMS
 from bimo.models.text_encoders.clip import ClipTextEncoder
@@ -25,6 +25,7 @@ KINDS = {
     "T5Stack": "T5EncoderModel",
     "Model": "ChatGLMModel",
     "Qwen2_5_VLTextModel": QWEN,
+    "Qwen3VLTextModel": QWEN3,
     "MistralModel": MISTRAL,
     "Ministral3Model": MISTRAL,
 }
@@ -150,7 +151,7 @@ def _turning(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) 
 
 
 def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The language model of Qwen2.5-VL, and its vision tower where it has one, in the whole's layout."""
+    """The language model of Qwen2.5-VL or Qwen3-VL, and its vision tower where it has one, in the whole's layout."""
     sight = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
     seen: dict[str, Tensor] = {}
     marks: dict[str, Any] = {}
@@ -160,7 +161,9 @@ def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -
         marks = {"image_token_id": encoder.tokenizer.token_to_id(IMAGE_PAD)}
     # The head that speaks was not loaded: the words' table stands in for it.
     settings = {"tie_word_embeddings": True, **marks}
-    return _whole(state, config, ("Qwen2_5_VLConfig", QWEN), "model.language_model.", sight, seen, **settings)
+    cls = kind(encoder)
+    whole = "Qwen3VLConfig" if cls == QWEN3 else "Qwen2_5_VLConfig"
+    return _whole(state, config, (whole, cls), "model.language_model.", sight, seen, **settings)
 
 
 def _seeing_by_pixtral(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
@@ -205,6 +208,7 @@ MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, 
     "T5EncoderModel": _encoder,
     "ChatGLMModel": _turning,
     QWEN: _seeing,
+    QWEN3: _seeing,
     MISTRAL: _seeing_by_pixtral,
 }
 

@@ -28,11 +28,17 @@ FORMER = {
 
 
 def text_encoder(
-    folder: Folder, classes: tuple[str, ...], family: str, tokenizers: tuple[str, ...] = TOKENIZERS
+    folder: Folder,
+    classes: tuple[str, ...],
+    family: str,
+    tokenizers: tuple[str, ...] = TOKENIZERS,
+    words: str = "tokenizer",
 ) -> LanguageModel:
-    """The text encoder of a folder, without what its pipeline does with it. Raises RecipeError for another class."""
+    """The text encoder of a folder, without what its pipeline does with it; ``words`` is the component that has its
+    tokenizer. Raises RecipeError for another class.
+    """
     folder.demand("text_encoder", "transformers", classes)
-    folder.demand("tokenizer", "transformers", tokenizers)
+    folder.demand(words, "transformers", tokenizers)
     return language_model(folder.config("text_encoder"), family)
 
 

@@ -21,6 +21,8 @@ ABSENT: list[str | None] = [None, None]
 ALT = "RobertaSeriesModelWithTransformation"
 CHINESE_CLIP = "ChineseCLIPTextModel"
 QWEN = "Qwen2_5_VLForConditionalGeneration"
+QWEN3 = "Qwen3VLForConditionalGeneration"
+QWEN3_PROCESSOR = "Qwen3VLProcessor"
 MISTRAL = "Mistral3Model"
 #: Words without a model: what a prior reads, whose processor has their tokenizer.
 GLM_IMAGE_WORDS = "GlmImageProcessor"
@@ -32,12 +34,13 @@ class Form:
 
     ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
     ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several; with
-    ``layered`` it takes one apart into layers; ``processor`` is the component that brings them to its text encoder.
-    ``guiders`` makes, of a level's guidance, what a pipeline keeps of it in folders of their own, by name. ``wanting``
-    says what else a pipeline asks for that is not loaded: it cannot be written.
-    ``components`` are the folders of the text encoders, "" for one without a model, ``tokenizers`` those of their
-    words. Of ``levels`` the last is written by its denoiser and space; ``beside`` writes, of the system into the folder
-    in a dtype, what a pipeline has besides, and answers (library, class) by component.
+    ``layered`` it takes one apart into layers; ``processor`` is the component that brings them to its text encoder, ""
+    where that sees none. ``guiders`` makes, of a level's guidance, what a pipeline keeps of it in folders of their own,
+    by name. ``wanting`` says what else a pipeline asks for that is not loaded: it cannot be written.
+    ``components`` are the folders of the text encoders, "" for one without a model, ``tokenizers`` those of
+    their words, where there are any apart from the processor. Of ``levels`` the last is written by its denoiser and
+    space; ``beside`` writes, of the system into the folder in a dtype, what a pipeline has besides, and answers
+    (library, class) by component.
     """
 
     pipeline: str

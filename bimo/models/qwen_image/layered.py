@@ -64,23 +64,10 @@ class QwenLayeredSpace(QwenLatentSpace):
             )
         return (1 + int(asked[0])) * self.channels, *super().shape(request.size or (0, 0))[1:]
 
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One picture or layer [B, 4, H, W], or opaque [B, 3, H, W] -> its share of x, [B, channels, h, w]."""
-        return super().encode(_with_opacity(pixels), generator)
-
-    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as mean and deviation."""
-        return super().posterior(_with_opacity(pixels))
-
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> the layers [B, layers, 4, H, W], the lowest first; the whole picture is left."""
         _, *layers = torch.split(x, self.channels, dim=1)
         return torch.stack([super(QwenLayeredSpace, self).decode(one) for one in layers], dim=1)
-
-
-def _with_opacity(pixels: Tensor) -> Tensor:
-    """[B, 4, H, W] of pictures that have an opacity or none."""
-    return pixels if pixels.shape[1] == 4 else torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

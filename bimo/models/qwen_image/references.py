@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -13,9 +14,9 @@ from bimo.core.errors import RequestError
 from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import Conditioner, Drawing
-from bimo.diffusion.image_inputs import IMAGE, pixels_of, size_of_area, upright
+from bimo.diffusion.image_inputs import IMAGE, layer_of, pixels_of, size_of_area, upright
 from bimo.diffusion.system import System
-from bimo.models.flow_tokens import REFERENCE
+from bimo.models.flow_tokens import PLACES, REFERENCE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -98,10 +99,46 @@ class References(Conditioner):
         named = {IMAGE: request.image, **request.condition_images}
         images = [image for name in self.images if (image := named.get(name)) is not None]
         drawn = request.size or (0, 0)
-        return self._coded(system, [pixels_of(image, self.coded_size(image, drawn)) for image in images])
+        return self.from_images(system, images, drawn)
+
+    def from_images(self, system: System, images: Sequence[Image.Image], drawn: tuple[int, int]) -> Conditioning:
+        """Pictures [1, C, h', w'] of those that a request has, where one of a size (width, height) is drawn."""
+        return self._coded(system, [self.pixels_at(image, self.coded_size(image, drawn)) for image in images])
+
+    def pixels_at(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """[1, 3, H, W] in [-1, 1] of a picture at (width, height), as it is coded."""
+        return pixels_of(image, size)
 
     def _coded(self, system: System, pixels: list[Tensor]) -> Conditioning:
         space = system.space(self.level)
         with torch.no_grad():
             coded = {f"{REFERENCE}{place}": space.encode(each) for place, each in enumerate(pixels, 1)}
         return Conditioning(pictures=coded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InlineReferences(References):
+    """References that stand among the words, in the places that the text encoder has for them. None is needed: without
+    any it is drawn from the words alone. With ``opacity`` they are coded with theirs.
+
+    None comes with the data of training, unless ``learnt`` says how many.
+    """
+
+    learnt: int = 0
+    opacity: bool = False
+
+    @property
+    def edits(self) -> tuple[str, ...]:
+        """None: there is always something to draw."""
+        return ()
+
+    def pixels_at(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """As they are coded, [1, 4, H, W] with their opacity."""
+        return layer_of(image, size) if self.opacity else super().pixels_at(image, size)
+
+    def _coded(self, system: System, pixels: list[Tensor]) -> Conditioning:
+        coded = super()._coded(system, pixels)
+        if not pixels:
+            return coded
+        places = torch.tensor([system.text_encoders[0].picture_places(len(pixels))])
+        return replace(coded, scalars={PLACES: places.expand(len(pixels[0]), -1)})

@@ -44,33 +44,39 @@ class QwenLatent(Part):
         """The module."""
         return QwenLatentSpace(self)
 
+    def autoencoder(self) -> Any:
+        """diffusers' autoencoder."""
+        from diffusers import AutoencoderKLQwenImage
+
+        return AutoencoderKLQwenImage(
+            base_dim=self.width,
+            z_dim=self.channels,
+            dim_mult=list(self.multiples),
+            num_res_blocks=self.layers_per_block,
+            temperal_downsample=list(self.frames),
+            input_channels=self.pixel_channels,
+            latents_mean=list(self.mean),
+            latents_std=list(self.deviation),
+        )
+
     def tiny(self) -> Self:
         """Width 8, one layer a block; as many blocks, so that the factor stays."""
         return replace(self, width=8, multiples=(1,) * len(self.multiples), layers_per_block=1)
 
 
 class QwenLatentSpace(Space):
-    """Latents [B, channels, H / factor, W / factor] of pixels [B, 3, H, W]. Published names are below ``model.``."""
+    """Latents [B, channels, H / factor, W / factor] of pixels [B, 3, H, W], or where they have an opacity of [B, 4, H,
+    W], of which [B, 3, H, W] are opaque. Published names are below ``model.``.
+    """
 
     has_posterior = True
 
     def __init__(self, part: QwenLatent) -> None:
         super().__init__()
-        from diffusers import AutoencoderKLQwenImage
-
         self.part = part
         self.channels = part.channels
         self.factor = 2 ** len(part.frames)
-        self.model: Any = AutoencoderKLQwenImage(
-            base_dim=part.width,
-            z_dim=part.channels,
-            dim_mult=list(part.multiples),
-            num_res_blocks=part.layers_per_block,
-            temperal_downsample=list(part.frames),
-            input_channels=part.pixel_channels,
-            latents_mean=list(part.mean),
-            latents_std=list(part.deviation),
-        )
+        self.model: Any = part.autoencoder()
 
     def shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """(C, h, w) for (width, height) pixels."""
@@ -84,22 +90,27 @@ class QwenLatentSpace(Space):
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, C, h, w]: the mean of the posterior, or a sample of it by ``generator``."""
-        posterior = coded(self.model, pixels.unsqueeze(2))
+        posterior = self._posterior(pixels)
         z = posterior.mode() if generator is None else posterior.sample(generator)
         return (z.squeeze(2) - self._of(self.part.mean, z)) / self._of(self.part.deviation, z)
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in [-1, 1] -> mean and deviation of x, each [B, C, h, w]."""
-        latents = coded(self.model, pixels.unsqueeze(2))
+        latents = self._posterior(pixels)
         mean, deviation = latents.mean.squeeze(2), latents.std.squeeze(2)
         scale = self._of(self.part.deviation, mean)
         return (mean - self._of(self.part.mean, mean)) / scale, deviation / scale
 
     def decode(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 3, H, W]."""
+        """[B, C, h, w] -> [B, 3, H, W], or [B, 4, H, W]."""
         z = x * self._of(self.part.deviation, x) + self._of(self.part.mean, x)
         frames = run_in_own_dtype(self.model, lambda z: self.model.decode(z, return_dict=False)[0], z.unsqueeze(2))
         return frames.squeeze(2)
+
+    def _posterior(self, pixels: Tensor) -> Any:
+        if self.part.pixel_channels == 4 and pixels.shape[1] == 3:
+            pixels = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1)
+        return coded(self.model, pixels.unsqueeze(2))
 
     def _of(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         return torch.tensor(values).view(1, -1, 1, 1).to(like)

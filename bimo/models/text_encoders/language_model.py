@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
+from bimo.core.messages import Listed
 from bimo.core.part import Part, meant
 from bimo.core.tensors import TextEncoding
 from bimo.diffusion.text_encoder import TextEncoder
@@ -23,13 +26,15 @@ from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.encoder import PublishedTextEncoder
 from bimo.models.text_encoders.prompt_tokens import (
     SLOT,
+    PromptPieces,
     TokenRow,
     batch_rows,
+    embed_pictures,
     read_tokenizer_files,
     tokenize_by_character,
     tokenize_in_template,
 )
-from bimo.models.text_encoders.qwen_vision import IMAGE_PAD, QwenVision, View, rotary_positions
+from bimo.models.text_encoders.qwen_vision import IMAGE_PAD, PictureReader, View
 from bimo.prompts.token_budget import Budget
 
 if TYPE_CHECKING:
@@ -40,6 +45,7 @@ PAIRS_FILES = "vocab.json + merges.txt"
 FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
     "qwen3": ("Qwen3Config", "Qwen3Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", "Qwen2_5_VLTextModel", ("intermediate_size", "", "num_key_value_heads")),
+    "qwen3_vl": ("Qwen3VLTextConfig", "Qwen3VLTextModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "glm": ("GlmConfig", "GlmModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "gemma2": ("Gemma2Config", "Gemma2Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "llama": ("LlamaConfig", "LlamaModel", ("intermediate_size", "head_dim", "num_key_value_heads")),
@@ -67,11 +73,13 @@ class LanguageModel(Part):
 
     ``config`` are further fields of the family's config in transformers. ``state`` is the index among the embeddings
     and the layers' outputs of what is taken: -1 is the last, through the final norm unless ``normed`` is off.
-    ``drop`` tokens are left out in front and ``length`` are kept of the rest. ``pad`` says what a denoiser sees of
+    ``drop`` tokens are left out in front, or as many as the beginning ``drop_text`` of the template has, and ``length``
+    are kept of the rest. ``empty`` is read in place of an empty text. ``pad`` says what a denoiser sees of
     padding: nothing ("none"), all up to ``length`` ("full"), or what the longest text of the batch has more
     ("batch"); the text encoder itself does not see that. ``multiple`` pads each text on the left to a multiple of it,
     in sight of all. ``characters`` reads what stands in quotes character by character, and template and prompt apart.
     With ``vision`` it looks at pictures, which stand before the prompt in the template and take none of ``length``.
+    With ``pieces`` it does not look at them: what is said around them is read in pieces, each up to ``length``.
     ``shares`` is the place of another of the system's text encoders that is the same model: its weights are held once.
     """
 
@@ -87,6 +95,8 @@ class LanguageModel(Part):
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     template: str = SLOT
     drop: int = 0
+    drop_text: str = ""
+    empty: str = ""
     length: int = 512
     state: int = -1
     normed: bool = True
@@ -94,7 +104,8 @@ class LanguageModel(Part):
     multiple: int = 1
     characters: bool = False
     bridge: Bridge | None = None
-    vision: QwenVision | None = None
+    vision: PictureReader | None = None
+    pieces: PromptPieces | None = None
     shares: int | None = None
 
     def __post_init__(self) -> None:
@@ -108,8 +119,16 @@ class LanguageModel(Part):
             raise RecipeError("the family cpmant is for pad='batch', state=-1, with nothing dropped in front")
         if not self.normed and self.state != -1:
             raise RecipeError("normed=False is for state -1 alone")
-        if self.vision is not None and (self.family != "qwen2_5_vl" or self.pad == "batch"):
-            raise RecipeError("vision is for the family qwen2_5_vl, with pad='none' or 'full'")
+        if not self.template.startswith(self.drop_text):
+            raise RecipeError("drop_text is no beginning of the template: {text!r}", text=self.drop_text)
+        vision = self.vision
+        pads = ("none",) if vision is not None and vision.apart else ("none", "full")
+        if vision is not None and (self.family != vision.family or self.pad not in pads):
+            raise RecipeError(
+                "this vision is for the family {family}, with pad {pads}",
+                family=vision.family,
+                pads=Listed(pads, choice="or"),
+            )
 
     def build(self) -> LanguageModelEncoder:
         """The module, without its words until ``load_tokenizer``."""
@@ -124,7 +143,7 @@ class LanguageModel(Part):
     def tiny(self) -> Self:
         """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
         config = dict(self.config)
-        if self.family == "qwen2_5_vl":
+        if self.family in ("qwen2_5_vl", "qwen3_vl"):
             # The sections of its rotation add up to half a head.
             key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
             rope = config.get(key) or {"rope_type": "default", "rope_theta": 1000000.0}
@@ -169,7 +188,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         self.out = nn.Linear(part.width, part.bridge.width, bias=False) if part.bridge else None
         self.norm = nn.LayerNorm(part.bridge.width, eps=part.bridge.eps) if part.bridge else None
         self.visual = None if part.vision is None else part.vision.build()
-        self.reads_pictures = part.vision is not None
+        self.reads_pictures = part.vision is not None or part.pieces is not None
 
     def share(self, others: Sequence[TextEncoder]) -> None:
         """Reads with the model of another, which stays that one's own. Raises RecipeError where it is another model."""
@@ -195,59 +214,76 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
         """Each text with its pictures before it -> tokens of both. Without any, as ``encode``."""
+        if self.part.pieces is not None and any(pictures):
+            counts = map(len, pictures)
+            return self._encode_pieces([self.part.pieces.of(*each) for each in zip(texts, counts, strict=True)])
         if self.visual is None or self.part.vision is None or not any(pictures):
             return self.encode(texts)
-        pad = tokenization.known(self.tokenizer).token_to_id(IMAGE_PAD)
-        if pad is None:
-            raise WeightsError(
-                "the tokenizer has no token {token}, which stands for a picture; take that of the model's own folder",
-                token=IMAGE_PAD,
-            )
         # Of a picture that goes with several texts one look is enough.
         views_by_picture = {id(picture): self.visual(picture) for own in pictures for picture in own}
         rows: list[TokenRow] = []
         for text, own in zip(texts, pictures, strict=True):
-            views = [cast(View, views_by_picture[id(picture)]) for picture in own]
-            prompts = [
-                self.part.vision.prompt.format(number).replace(IMAGE_PAD, IMAGE_PAD * len(view.tokens))
-                for number, view in enumerate(views, 1)
-            ]
-            row = self._row(text, "".join(prompts))
-            # The first such tokens: a text may have the mark in its own words.
-            places = [place for place, id_ in enumerate(row.ids) if id_ == pad][: sum(len(v.tokens) for v in views)]
-            rows.append(replace(row, views=tuple(views), places=tuple(places)))
+            views = tuple(cast(View, views_by_picture[id(picture)]) for picture in own)
+            row, places = self._row_with(text, [len(view.tokens) for view in views])
+            rows.append(replace(row, views=views, places=places))
         return self.finished(self._encode_rows(rows))
+
+    def picture_places(self, count: int) -> tuple[int, ...]:
+        """As ``TextEncoder.picture_places``: where they are ``apart``, in order before the text, or between pieces."""
+        if self.part.pieces is not None and count:
+            *before, _, last = (len(self._piece(piece).ids) for piece in self.part.pieces.of("", count))
+            return (*itertools.accumulate(before), -last)
+        if self.part.vision is None or not self.part.vision.apart:
+            return ()
+        _, places = self._row_with("", [1] * count)
+        return tuple(place - self._start() - index for index, place in enumerate(places))
+
+    def _encode_pieces(self, texts: Sequence[Sequence[str]]) -> TextEncoding:
+        """Texts in pieces -> the tokens of their pieces in order."""
+        rows = [self._piece(piece) for pieces in texts for piece in pieces]
+        ids, attended = (each.to(self._device()) for each in self._batch(rows))
+        states = self._states(ids, attended)
+        said = iter(states[i, : len(row.ids)] for i, row in enumerate(rows))
+        each = [torch.cat([next(said) for _ in pieces]) for pieces in texts]
+        mask = pad_sequence([torch.ones(len(one), dtype=torch.bool) for one in each], batch_first=True)
+        return self.finished(TextEncoding(pad_sequence(each, batch_first=True), None if mask.all() else mask))
+
+    def _piece(self, piece: str) -> TokenRow:
+        ids = tokenization.known(self.tokenizer).encode(piece).ids[: self.part.length]
+        return TokenRow(ids, [True] * len(ids))
+
+    def _row_with(self, text: str, lengths: Sequence[int]) -> tuple[TokenRow, tuple[int, ...]]:
+        """A text behind pictures of so many tokens each, and the places of these. Raises WeightsError for a tokenizer
+        that knows no pictures.
+        """
+        pad = tokenization.known(self.tokenizer).token_to_id(IMAGE_PAD)
+        if pad is None or self.part.vision is None:
+            raise WeightsError(
+                "the tokenizer has no token {token}, which stands for a picture; take that of the model's own folder",
+                token=IMAGE_PAD,
+            )
+        prompt = self.part.vision.prompt
+        each = [prompt.format(n).replace(IMAGE_PAD, IMAGE_PAD * length) for n, length in enumerate(lengths, 1)]
+        row = self._row(text, self.part.vision.between.join(each))
+        # The first such tokens: a text may have the mark in its own words.
+        return row, tuple([place for place, id_ in enumerate(row.ids) if id_ == pad][: sum(lengths)])
 
     def _encode_rows(self, rows: Sequence[TokenRow]) -> TextEncoding:
         """Rows -> what the model says behind the template's own tokens, masked where padding is not to be seen."""
         start = self._start()
         ids, attended = (each.to(self._device()) for each in self._batch(rows))
-        overrides = self._embed_pictures(rows, ids) if any(row.views for row in rows) else {}
-        tokens = self._states(ids, attended, **overrides)[:, start:]
-        lengths = torch.tensor([len(row.ids) - start for row in rows])
+        seen = embed_pictures(self.model, rows, ids) if any(row.views for row in rows) else None
+        states = self._states(ids, attended, seen)
+        if self.part.vision is not None and self.part.vision.apart:
+            said = [sorted({*range(start, len(row.ids))} - {*row.places}) for row in rows]
+            tokens = pad_sequence([states[i, own] for i, own in enumerate(said)], batch_first=True)
+            lengths = torch.tensor([len(own) for own in said])
+        else:
+            tokens = states[:, start:]
+            lengths = torch.tensor([len(row.ids) - start for row in rows])
         if self.part.pad != "none" or bool((lengths == lengths.max()).all()):
             return TextEncoding(tokens)
         return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
-
-    def _embed_pictures(self, rows: Sequence[TokenRow], ids: Tensor) -> dict[str, Tensor]:
-        """The embeddings [B, L, D] of ids with pictures' tokens at their places, and all tokens' positions [3, B, L].
-
-        transformers' own model works these positions out only where its processor tells it which tokens are pictures'
-        (since version 5); diffusers' pipelines do not pass that on, so that there pictures lie in one line. Those that
-        the weights learned with are meant.
-        """
-        embeds = self.model.embed_tokens(ids).clone()
-        positions = torch.zeros(3, *ids.shape, dtype=torch.long, device="cpu")
-        for index, row in enumerate(rows):
-            begins: list[tuple[int, View]] = []
-            for view in row.views:
-                begins.append((row.places[sum(len(v.tokens) for _, v in begins)], view))
-            if row.views:
-                embeds[index, list(row.places)] = torch.cat([view.tokens for view in row.views]).to(embeds)
-            # Padding behind the text is at place 0, as transformers has it.
-            read = sum(row.attention_mask)
-            positions[:, index, :read] = rotary_positions(read, begins)
-        return {"embeds": embeds, "positions": positions.to(ids.device)}
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Texts in the template -> token ids [B, L] and mask [B, L] bool (True: seen by the model)."""
@@ -279,9 +315,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
     def _device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def _states(
-        self, ids: Tensor, attended: Tensor, embeds: Tensor | None = None, positions: Tensor | None = None
-    ) -> Tensor:
+    def _states(self, ids: Tensor, attended: Tensor, seen: Mapping[str, Any] | None = None) -> Tensor:
         if self.part.family == "cpmant":
             # It knows padding by its id, 0, and has no mask of its own.
             return self.model(ids.masked_fill(~attended, 0), use_cache=False).last_hidden_state
@@ -297,9 +331,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         try:
             # No mask where all is seen, as CogView4's pipeline gives it none of padding on the left.
             mask = None if bool(attended.all()) else attended.long()
-            inputs: dict[str, Any] = {"input_ids": ids}
-            if embeds is not None:
-                inputs = {"inputs_embeds": embeds, "position_ids": positions}
+            inputs = seen or {"input_ids": ids}
             output = self.model(**inputs, attention_mask=mask, output_hidden_states=intermediate, use_cache=False)
         finally:
             if handle is not None:
@@ -312,16 +344,14 @@ class LanguageModelEncoder(PublishedTextEncoder):
         """Tokens used of the length, and the text lost past it: from the first character not read in whole."""
         ids, places = self._read(text)
         start, limit = self._start(), self.part.length
-        lost = ""
-        if len(ids) > start + limit:
-            place = places[start + limit]
-            lost = text[place:] if 0 <= place < len(text) else ""
+        place = places[start + limit] if len(ids) > start + limit else -1
+        lost = text[place:] if 0 <= place < len(text) else ""
         return Budget(max(0, len(ids) - start), limit, lost, unread=tokenization.unread(self.tokenizer, text))
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, what it is padded with, and the template as pipelines ask for one."""
         # Of a pipeline that names no length this is what it reads.
-        limit = min(self.part.positions, self.part.drop + self.part.length)
+        limit = min(self.part.positions, self._start() + self.part.length)
         tokenization.write_words(folder, self.tokenizer, self.pad, "PreTrainedTokenizerFast", limit)
         before, _, after = (json.dumps(piece, ensure_ascii=False) for piece in self.part.template.partition(SLOT))
         path = folder / tokenization.SETTINGS_FILE
@@ -335,20 +365,17 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def _start(self) -> int:
         """How many tokens in front are the template's alone."""
-        if not self.part.characters:
+        text = self.part.template.partition(SLOT)[0] if self.part.characters else self.part.drop_text
+        if not text:
             return self.part.drop
-        return len(
-            tokenization.known(self.tokenizer)
-            .encode(self.part.template.partition(SLOT)[0], add_special_tokens=False)
-            .ids
-        )
+        return len(tokenization.known(self.tokenizer).encode(text, add_special_tokens=False).ids)
 
     def _read(self, text: str, pictures: str = "") -> tuple[list[int], list[int]]:
         """The ids of a text in its template behind what stands for ``pictures``, and where in the text each begins (-1
         before, its length after it).
         """
         tokenize = tokenize_by_character if self.part.characters else tokenize_in_template
-        return tokenize(tokenization.known(self.tokenizer), self.part.template, text, pictures)
+        return tokenize(tokenization.known(self.tokenizer), self.part.template, text or self.part.empty, pictures)
 
     def _row(self, text: str, pictures: str = "") -> TokenRow:
         ids, places = self._read(text, pictures)

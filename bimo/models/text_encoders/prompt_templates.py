@@ -4,6 +4,14 @@ from __future__ import annotations
 
 #: Qwen3's chat with thinking left on, as Z-Image asks for it.
 QWEN3_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+#: The same in pieces around the pictures of Z-Image-Omni, the last of which is drawn: what is before the first,
+#: between two, around the prompt, and at the end.
+Z_IMAGE_OMNI = (
+    "<|im_start|>user\n<|vision_start|>",
+    "<|vision_end|><|vision_start|>",
+    "<|vision_end|>{}<|im_end|>\n<|im_start|>assistant\n<|vision_start|>",
+    "<|vision_end|><|im_end|>",
+)
 #: The first 34 tokens are dropped by Qwen-Image.
 QWEN_IMAGE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
@@ -42,3 +50,8 @@ LUMINA_PREFIX = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
     "on textual prompts or user prompts. <Prompt Start> "
 )
+#: What stands before the user's turn in Qwen-Image-2.1, and is dropped.
+QWEN_IMAGE_21_SYSTEM = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
+QWEN_IMAGE_21 = QWEN_IMAGE_21_SYSTEM + "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+#: Of its pictures, which stand before the prompt with a blank between them.
+QWEN_IMAGE_21_PICTURE = "<image{}><|vision_start|><|image_pad|><|vision_end|>"

@@ -14,12 +14,29 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from bimo.core.part import Part
 from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.quoted_pieces import pieces
-from bimo.models.text_encoders.qwen_vision import View
+from bimo.models.text_encoders.qwen_vision import View, rotary_positions
 
 #: Where the prompt stands in a template.
 SLOT = "{}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptPieces(Part):
+    """A prompt with pictures in pieces that are read each on its own: ``first`` before the first picture, ``between``
+    two, ``template`` with the prompt in it behind the last one, and ``last`` behind the picture that is drawn.
+    """
+
+    first: str = ""
+    between: str = ""
+    template: str = SLOT
+    last: str = ""
+
+    def of(self, text: str, count: int) -> list[str]:
+        """The pieces of a text with ``count`` pictures, as many and two more."""
+        return [self.first, *[self.between] * (count - 1), self.template.replace(SLOT, text), self.last]
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,36 @@ def batch_rows(rows: Sequence[TokenRow], pad: int, pad_left: bool) -> tuple[Tens
         ids[index, first : first + len(row.ids)] = torch.tensor(row.ids, dtype=torch.long)
         attention_mask[index, first : first + len(row.ids)] = torch.tensor(row.attention_mask, dtype=torch.bool)
     return ids, attention_mask
+
+
+def embed_pictures(model: Any, rows: Sequence[TokenRow], ids: Tensor) -> dict[str, Any]:
+    """What a language model is called with in place of ids: their embeddings [B, L, D] with pictures' tokens at their
+    places, all tokens' positions [3, B, L], and what pictures add behind its first layers.
+
+    transformers' own model works these positions out only where its processor tells it which tokens are pictures'
+    (since version 5); diffusers' pipelines do not pass that on, so that there pictures lie in one line. Those that
+    the weights learned with are meant.
+    """
+    embeds = model.embed_tokens(ids).clone()
+    positions = torch.zeros(3, *ids.shape, dtype=torch.long, device="cpu")
+    for index, row in enumerate(rows):
+        begins: list[tuple[int, View]] = []
+        for view in row.views:
+            begins.append((row.places[sum(len(v.tokens) for _, v in begins)], view))
+        if row.views:
+            embeds[index, list(row.places)] = torch.cat([view.tokens for view in row.views]).to(embeds)
+        # Padding behind the text is at place 0, as transformers has it.
+        read = sum(row.attention_mask)
+        positions[:, index, :read] = rotary_positions(read, begins)
+    given: dict[str, Any] = {"inputs_embeds": embeds, "position_ids": positions.to(ids.device)}
+    every = [view.deepstack for row in rows for view in row.views]
+    if any(every):
+        shown = torch.zeros(ids.shape, dtype=torch.bool, device="cpu")
+        for index, row in enumerate(rows):
+            shown[index, list(row.places)] = True
+        layers = [torch.cat(layer) for layer in zip(*every, strict=True)]
+        given |= {"visual_pos_masks": shown.to(ids.device), "deepstack_visual_embeds": layers}
+    return given
 
 
 def tokenize_in_template(tokenizer: Any, template: str, text: str, pictures: str = "") -> tuple[list[int], list[int]]:

@@ -47,6 +47,19 @@ class ZImage(Part):
             "qk_norm": self.normed,
         }
 
+    def settings(self) -> dict[str, Any]:
+        """What diffusers' transformer is called with."""
+        return {
+            **self.control_settings(),
+            "in_channels": self.channels,
+            "n_layers": self.layers,
+            "cap_feat_dim": self.text,
+            "rope_theta": self.theta,
+            "t_scale": self.scale,
+            "axes_dims": list(self.axes),
+            "axes_lens": list(self.lengths),
+        }
+
     def build(self) -> ZImageDenoiser:
         """The module."""
         return ZImageDenoiser(self)
@@ -65,21 +78,7 @@ class ZImageDenoiser(PublishedDenoiser):
         from diffusers import ZImageTransformer2DModel
 
         self.part = part
-        self.model: Any = ZImageTransformer2DModel(
-            in_channels=part.channels,
-            dim=part.width,
-            n_layers=part.layers,
-            n_refiner_layers=part.refiners,
-            n_heads=part.heads,
-            n_kv_heads=part.key_heads,
-            norm_eps=part.eps,
-            qk_norm=part.normed,
-            cap_feat_dim=part.text,
-            rope_theta=part.theta,
-            t_scale=part.scale,
-            axes_dims=list(part.axes),
-            axes_lens=list(part.lengths),
-        )
+        self.model: Any = ZImageTransformer2DModel(**part.settings())
 
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
@@ -87,14 +86,15 @@ class ZImageDenoiser(PublishedDenoiser):
         """Predicts noise - x: the published model predicts x - noise, with time running from noise at 0 to x at 1.
         ``added`` are the residuals of a ControlNet.
         """
-        outputs = self.model(**self._arguments(x, t, conditioning), **(added or {}), return_dict=False)[0]
+        outputs = self.model(**self.arguments(x, t, conditioning), **(added or {}), return_dict=False)[0]
         return -torch.stack(list(outputs)).squeeze(2)
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
         """The arguments of diffusers' ControlNet, including the transformer, whose layers it shares."""
-        return {"network": self.model, **self._arguments(x, t, conditioning)}
+        return {"network": self.model, **self.arguments(x, t, conditioning)}
 
-    def _arguments(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+    def arguments(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """What diffusers' transformer is called with."""
         text = text_of(conditioning, "ZImage")
         texts = [row if text.mask is None else row[text.mask[i]] for i, row in enumerate(text.tokens)]
         return {"x": list(x.unsqueeze(2).unbind(0)), "t": (LAST - t) / LAST, "cap_feats": texts}
