@@ -143,7 +143,9 @@ def chat(
             for picture in drawing.stream(engine, prepared):
                 files.append(target.write(picture.png()))
                 print(files[-1], flush=True)
-            talk.add(sentence, full.model_dump(mode="json", exclude_defaults=True), files)
+            # The next sentence changes what was written, not what was read.
+            fields = full.model_dump(mode="json", exclude_defaults=True, exclude={"drawn_text"})
+            talk.add(sentence, fields, files)
             before = plan.model
         except RequestError as error:  # only this turn failed
             typer.secho(str(error), fg="yellow", err=True)

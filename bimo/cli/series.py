@@ -16,7 +16,7 @@ from bimo.cli import inputs
 from bimo.core.errors import RequestError
 from bimo.core.files import read_regular
 from bimo.core.part import meant
-from bimo.core.picture import read_metadata
+from bimo.core.picture import read_metadata, recorded
 from bimo.core.request import Request, checked, seeds_of
 from bimo.prompts.wildcards import Wildcards, has_wildcards
 
@@ -147,7 +147,7 @@ class Drawn:
         """Whether the folder has the picture of a filled request. ``heeds_empty`` says that for this system an empty
         negative prompt differs from none.
         """
-        fields = request.model_dump(mode="json", exclude_defaults=True)
+        fields = json.loads(json.dumps(recorded(request)))  # as it is in a file: lists for tuples
         if not (fields.get("negative") or heeds_empty):
             fields.pop("negative", None)  # records have "" only if it makes a difference
         return _key(fields, recipe, weights) in self._records

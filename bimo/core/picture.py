@@ -28,6 +28,14 @@ EMPTY_NEGATIVE_FORMAT = 2
 FORMER_SAMPLERS = {"dpm++-sde": "dpm++-2m-sde"}
 
 
+def recorded(request: Request) -> dict[str, Any]:
+    """The fields of a request that are not the defaults. Without ``drawn_text`` it is of a picture whose model read the
+    text as it stands, as those before there was that field.
+    """
+    same = {"drawn_text"} if request.read_text == request.text else None
+    return request.model_dump(exclude_defaults=True, exclude=same)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A drawn picture with all that is needed to draw it again.
@@ -63,11 +71,8 @@ class Picture:
         """What the PNG carries. Seconds are left out, so that the same picture has the same bytes."""
         subseed = self._seeds[1]
         varied = {} if subseed is None else {"subseed": subseed}
-        # A record without ``drawn_text`` is of a picture whose model read its text, as those before there was one.
-        same = {"drawn_text"} if self.request.read_text == self.request.text else None
-        request = self.request.model_dump(exclude_defaults=True, exclude=same)
         record: dict[str, Any] = {
-            "request": request | {"seed": self.seed, "count": 1} | varied,
+            "request": recorded(self.request) | {"seed": self.seed, "count": 1} | varied,
             "recipe": self.recipe,
             "weights": self.weights,
         }

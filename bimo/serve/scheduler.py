@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bimo.core.errors import RequestError
 from bimo.core.messages import language, speaking
 from bimo.core.picture import Picture
 from bimo.core.tensors import DenoiserInput
@@ -279,7 +280,14 @@ class Scheduler(Executor):
                 request = task.order.request(self.source.inputs(task.order.id))
                 # Warnings are in the language of the client.
                 with speaking(str(task.order.note.get(LANGUAGE) or language())):
-                    task.prepared = engine.prepare(request)
+                    prepared = engine.prepare(request)
+                    literal = request.drawn_text is not None or request.image is not None or engine.adapters
+                    if prepared.nothing_known and not literal:
+                        raise RequestError(
+                            "{sentence}; say it in other words, or send it as drawn_text as well to have it drawn",
+                            sentence=prepared.nothing_known,
+                        )
+                task.prepared = prepared
                 task.steps = steps_of(engine, task.prepared)
                 self.listener.began(task.order.id)
             loop = engine.loop(task.prepared, place)

@@ -82,6 +82,7 @@ class JobRequest(pydantic.BaseModel):
     subseed_strength: float | None = None
     seamless: str | None = pydantic.Field(None, description="x, y or both")
     style: str | None = None
+    drawn_text: str | None = pydantic.Field(None, description="what the model reads in place of text")
     conditions: dict[str, list[float]] | None = None
     guidance_weights: dict[str, float] | None = None
     strength: float | None = None

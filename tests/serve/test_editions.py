@@ -11,6 +11,7 @@ pytest.importorskip("gradio")
 
 from starlette.testclient import TestClient
 
+import bimo
 from bimo.core.lora_weight import LoraWeight
 from bimo.engine.engine import Engine
 from bimo.hub.editions import SECOND
@@ -20,6 +21,7 @@ from bimo.serve.page.form import Form
 from bimo.serve.page.session import Page
 from bimo.serve.pool import EngineKey
 from bimo.serve.service import DrawingService
+from tests.support.waiting import until
 
 DISH, THING = "宫保鸡丁", "红苹果"
 
@@ -52,7 +54,10 @@ def test_who_draws(service: DrawingService, values: dict[str, Any], more: dict[s
     assert bool(order.notes) == (model == SECOND and "model" not in more)
 
 
-def test_every_interface_says_who_drew(service: DrawingService) -> None:
+def test_every_interface_says_who_drew(
+    service: DrawingService, tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_engine.system, "captions_learned", (DISH,))
     values = {"steps": 1, "seed": 1}
     with TestClient(create_app(service), base_url="http://127.0.0.1", headers={"accept-language": "en"}) as client:
         answer = client.post("/v1/jobs", json=values | {"text": DISH}).json()
@@ -116,3 +121,25 @@ def test_both_are_served_where_none_is_named(
     assert seen[2].finetuning is False
     assert main.run(["serve", "--data", str(tmp_path), "--host", "0.0.0.0", "--finetune", *words]) == 0
     assert seen[3].finetuning is True
+
+
+def test_a_prompt_of_which_nothing_was_learned_is_refused_unless_it_is_sent_as_read(
+    make_service: Callable[..., DrawingService],
+) -> None:
+    service = make_service(engine=bimo.load("xiaomo"))
+    with TestClient(create_app(service), base_url="http://127.0.0.1", headers={"accept-language": "en"}) as client:
+
+        def ended(body: dict[str, Any]) -> Any:
+            name = client.post("/v1/jobs", json=body | {"steps": 1, "seed": 1}).json()["id"]
+            until(lambda: client.get(f"/v1/jobs/{name}").json()["state"] in ("done", "failed"))
+            return client.get(f"/v1/jobs/{name}").json()
+
+        refused = ended({"text": "孙悟空"})
+        assert refused["state"] == "failed"
+        assert "猴子" in refused["error"]["message"]
+        assert ended({"text": "孙悟空", "drawn_text": "孙悟空"})["state"] == "done"
+        commoner = ended({"text": "一只柯基"})
+        assert any("柯基 → 狗" in warning for warning in commoner["pictures"][0]["warnings"])
+        answer = client.post("/v1/images/generations", json={"prompt": "孙悟空"})
+        assert answer.status_code == 400
+        assert "never learned" in answer.json()["error"]["message"]
