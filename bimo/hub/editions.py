@@ -15,7 +15,7 @@ from bimo.prompts.paraphrases import paraphrased
 from bimo.xiaomo.captions.lexicon import elements_of, subjects
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
-from bimo.xiaomo.scenes.planning import is_scene
+from bimo.xiaomo.scenes.planning import is_landscape, is_scene
 
 if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
@@ -51,7 +51,12 @@ def edition_for(text: str) -> str:
     scene = any(name in normal(second.text) for name in _names())
     # Of an odd word among those of a verse more is left in a scene than in a picture of a thing.
     odd = second.unread > (False, 0) and not _OF_A_THING.search(plain)
-    scene = scene or (second.text != text and is_scene(second.text)) or (odd and bool(elements_of(second.text)))
+    scene = (
+        scene
+        or is_landscape(second.text)
+        or (second.text != text and is_scene(second.text))
+        or (odd and bool(elements_of(second.text)))
+    )
     nothing, _ = second.unread
     return SECOND if not nothing and (scene or _RELATIONS.search(plain)) else DEFAULT_MODEL
 

@@ -26,7 +26,7 @@ _LEFT_OVER = re.compile(r"(^|[,，、。;；\s])[的地得之](?=[^,，、。;�
 _COMMAS = re.compile(r"\s*[,，、]\s*(?=[,，、])|^[\s,，、]+|[\s,，、]+$")
 _WORD = re.compile(r"\w")
 _BLANKS = re.compile(r"\s{2,}")
-_LIKE = "~"
+_LIKE, _ADORNING = "~", "-"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Row:
 
     zh: tuple[str, ...]
     en: tuple[str, ...]
+
+    @property
+    def adorns(self) -> bool:
+        """Whether the words only adorn others, and are left out beside them even where they are known."""
+        return self.zh == (_ADORNING,)
 
     def plain(self, chinese: bool) -> tuple[str, ...]:
         """What the word is, without what is merely like it."""
@@ -68,7 +73,7 @@ def paraphrased(text: str, budget: Callable[[str], Budget]) -> Paraphrase:
     ``budget`` is the model's: ``Budget.unknown`` has the words of a text that it never learned.
     """
     unknown = budget(_free(text)).unknown
-    if not unknown:
+    if not unknown and not any(table()[word].adorns for word in _words().findall(normal(text))):
         return Paraphrase(text)
     missing = frozenset("".join(map(normal, unknown)))
     pieces: list[str] = []
@@ -127,6 +132,9 @@ def _replaced(
     for found in _words().finditer(aligned):
         word = piece[found.start() : found.end()]
         row = table()[found[0]]
+        if row.adorns and _alone(aligned, found.start(), found.end()):
+            nothing[word] = None
+            continue
         strange = not missing.isdisjoint(found[0]) and _alone(aligned, found.start(), found.end())
         if strange and budget(word).unknown:
             chinese = bool(_HAN.search(word))

@@ -32,9 +32,13 @@ COUNTRY = frozenset(
         *("traveller", "boatman", "hill", "southern hills", "dyke", "moonlight", "sea of clouds"),
     )
 )
+#: What is in a landscape, too, and alone a thing.
+SKY = frozenset(
+    ("moon", "sun", "stars", "cloud", "mist", "rain", "snow", "mountain", "sea", "grass", "flowers", "boat")
+)
 #: Besides the words of an element, season, light, weather and style a bare prompt has one more character at most.
 _FILLING = re.compile(
-    r"远处|远方|深处|尽头|风景|风光|景色|[的地之一在与和片座条道里中上下边旁画幅张棵株\W_]|\b(?:a|an|the|of|in|on|over|under|by|near|at|with|and|some)\b"
+    r"乡间|山间|远处|远方|深处|尽头|风景|风光|景色|[的地之一在与和片座条道里中上下边旁画幅张棵株\W_]|\b(?:a|an|the|of|in|on|over|under|by|near|at|with|and|some)\b"
 )
 _REST = 1
 
@@ -64,6 +68,12 @@ def is_scene(text: str) -> bool:
     """Whether a text asks for a scene, a dish or what a verse names: the data draws those without a pose."""
     kind, _ = _asked(text)
     return kind in ("scene", "dish") or (not kind and bool(_scenic(text)))
+
+
+def is_landscape(text: str) -> bool:
+    """Whether elements of a landscape, several or one of the country, are all that a text names."""
+    named = elements_of(text)
+    return bool(_scenic(text)) and (COUNTRY | SKY).issuperset(named) and not _beside(text, named)
 
 
 def _scenic(text: str) -> tuple[str, ...]:
