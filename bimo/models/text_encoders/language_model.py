@@ -127,7 +127,7 @@ class LanguageModel(Part):
             raise RecipeError(
                 "this vision is for the family {family}, with pad {pads}",
                 family=vision.family,
-                pads=Listed(pads, choice="or"),
+                pads=Listed(pads, between="or"),
             )
 
     def build(self) -> LanguageModelEncoder:
