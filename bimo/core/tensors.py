@@ -89,8 +89,8 @@ class Shortcuts:
 class DenoiserInput:
     """What one call of a denoiser is given: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
     the features of DeepCache, where it is asked for; ``seamless`` says across which edges convolutions go on: "x", "y",
-    "both" or "". ``states`` are one for each drawing in the call, or none where nothing is to be kept: the rows of x are
-    shared out among them in order.
+    "both" or "". ``states`` are one for each drawing in the call, or none where nothing is to be kept: the rows of x
+    are shared out among them in order.
     """
 
     level: str
