@@ -107,7 +107,7 @@ def curate(
     with progress() as bar:
         model_executor = executor if on == "ray" else None
         tools = Tools(partial(open_scorer, dtype=dtype_of(steps_list, out, dtype)))
-        options: dict[str, Any] = {"workers": executor, "asking": model_executor, "progress": bar}
+        options: dict[str, Any] = {"workers": executor, "model_workers": model_executor, "progress": bar}
         options |= {"stored": select_only, "limits": limits}
         report = run(source, out, steps_list, tools=tools, **options)
     for line in summary_lines(report):
