@@ -112,7 +112,7 @@ def require_rows(source: Path) -> SourceFormat:
 
     what = reading.detect_format(source)
     if next(what.read(count()), None) is None:
-        raise DataError("{source} is empty: {what}, and not one row in it", source=source, what=what)
+        raise DataError("{source} is empty: {what}, and not one row in it", source=source, what=what.description)
     return what
 
 
