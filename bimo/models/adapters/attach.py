@@ -29,7 +29,7 @@ from bimo.models.adapters.controlnet import (
     ControlPart,
     HunyuanControlNet,
     T2iAdapter,
-    begun,
+    copy_weights,
 )
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
 from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
@@ -95,9 +95,9 @@ def control(system: System, folder: Path | str, name: str = "control", level: st
         for file in files:
             state |= checkpoint_io.read(file)
     finite(files[0], state)
-    made = _beside(system, part, name, level, state, files[0])
-    made.weights_hash = _hash(system, files)
-    return made
+    attached = _beside(system, part, name, level, state, files[0])
+    attached.weights_hash = _hash(system, files)
+    return attached
 
 
 def begin_control(system: System, name: str = "control", level: str = "") -> System:
@@ -110,7 +110,7 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
         kind = type(within).__name__
         raise RecipeError("there is no ControlNet for a {kind}", kind=kind)
     module = part.build()
-    begun(system.get_submodule(root_of(system, level)), module.model)
+    copy_weights(system.get_submodule(root_of(system, level)), module.model)
     return _beside(system, part, name, level, module.model.state_dict(), Path(name))
 
 
@@ -146,9 +146,9 @@ def image_prompt(
         # Older files contain the position ids.
         state |= {f"encoder.model.{key}": value for key, value in tensors.items() if not key.endswith("position_ids")}
     conditioner = ImagePrompt(name=name, level=_home(old))
-    made = _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, file)
-    made.weights_hash = _hash(system, [file, *files])
-    return made
+    attached = _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, file)
+    attached.weights_hash = _hash(system, [file, *files])
+    return attached
 
 
 def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
@@ -253,7 +253,7 @@ def _rebuilt(
     new = replace(old, denoiser=denoiser, conditioners=(*old.conditioners, conditioner))
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with module_weights.unfilled():
-        made = System(replace(system.recipe, levels=levels))
+        rebuilt = System(replace(system.recipe, levels=levels))
     dtype = next(iter(system.parameters())).dtype
     state_ = {
         f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
@@ -263,10 +263,10 @@ def _rebuilt(
         # Attention to an earlier IP-Adapter's picture is nested within the new processors.
         state_ = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in state_.items()}
     state_ |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
-    module_weights.assign(made, state_, None, source)
-    made.text = system.text  # including tokenizers
-    made.weights_hash = system.hashed
-    return made.train(system.training)
+    module_weights.assign(rebuilt, state_, None, source)
+    rebuilt.text = system.text  # including tokenizers
+    rebuilt.weights_hash = system.hashed
+    return rebuilt.train(system.training)
 
 
 def _adapter(config: Config, within: Part) -> ControlPart:

@@ -127,7 +127,7 @@ def _of_transformer(names: Mapping[str, Tensor], within: Part, file: Path) -> Re
 
 
 def _count(names: Mapping[str, Tensor], pattern: str) -> int:
-    return 1 + max((int(found[1]) for name in names if (found := re.match(pattern, name))), default=0)
+    return 1 + max((int(match[1]) for name in names if (match := re.match(pattern, name))), default=0)
 
 
 def _same_width(file: Path, name: str, found: int, wanted: int) -> None:
@@ -194,9 +194,9 @@ def _same_model(own: Mapping[str, Tensor], unet: Unet, file: Path) -> None:
     """Raises WeightsError if a file is for a model with other widths of text or blocks."""
     settings = unet.settings()
     words = next((v.shape[1] for n, v in own.items() if n.endswith("attn2.to_k.weight")), None)
-    begun = own.get("conv_in.weight")
+    conv_in = own.get("conv_in.weight")
     pairs = [("cross_attention_dim", words, settings["cross_attention_dim"])]
-    pairs.append(("block_out_channels[0]", None if begun is None else begun.shape[0], unet.block_channels[0]))
+    pairs.append(("block_out_channels[0]", None if conv_in is None else conv_in.shape[0], unet.block_channels[0]))
     pooled = own.get("add_embedding.linear_1.weight")
     wanted = settings["projection_class_embeddings_input_dim"] if unet.ids[0] else None
     pairs.append(("projection_class_embeddings_input_dim", None if pooled is None else pooled.shape[1], wanted))

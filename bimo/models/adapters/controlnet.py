@@ -1,4 +1,6 @@
-"""Adapters that look at a picture: ControlNet (arXiv:2302.05543), HunyuanDiT's own, T2I-Adapter (arXiv:2302.08453)."""
+"""Adapters with a control picture: ControlNet (arXiv:2302.05543), HunyuanDiT's ControlNet, T2I-Adapter
+(arXiv:2302.08453).
+"""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -23,23 +25,23 @@ from bimo.models.stable_diffusion.unet import Unet
 
 @dataclass(frozen=True, kw_only=True)
 class ControlPart(Part):
-    """An adapter that looks at a picture: what its picture is to be, besides its own settings."""
+    """The settings of an adapter with a control picture, and the conditioner that supplies the picture."""
 
     def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
-        """The condition ``name`` that gives it the picture, in the space of a level."""
+        """The conditioner that passes the control picture ``name`` to the adapter, in the space of a level."""
         return Control(name=name, level=level, source=source)
 
     def origin(self, name: str) -> str:
-        """Which of the denoiser's tensors one of the adapter's begins as, where that has it: by default its
-        namesake.
+        """The name of the denoiser's tensor from which the adapter's tensor ``name`` is initialised, by default the
+        same name.
         """
         return name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Controlled(Part):
-    """A denoiser with an adapter beside it, which looks at the picture ``name`` of the conditioning. A controlled
-    denoiser may be controlled again: what the adapters give is added.
+    """A denoiser with an adapter for the control picture ``name`` of the conditioning. It can be nested; the residuals
+    of all adapters are summed.
     """
 
     denoiser: Part
@@ -52,8 +54,8 @@ class Controlled(Part):
 
 
 class ControlledDenoiser(DenoiserWrapper):
-    """x [R, C, h, w], t [R] and conditioning with a picture -> what the denoiser answers. The denoiser's names are
-    below ``denoiser.``, the adapter's published ones below ``adapter.model.``.
+    """x [R, C, h, w], t [R] and conditioning with a control picture -> the denoiser's output. The denoiser's parameters
+    are below ``denoiser.``, the adapter's, with their published names, below ``adapter.model.``.
     """
 
     def __init__(self, part: Controlled) -> None:
@@ -65,16 +67,16 @@ class ControlledDenoiser(DenoiserWrapper):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """The denoiser's output. Raises RecipeError where the picture is missing."""
-        own = looked(self.adapter, self.part.name, self.inputs, x, t, conditioning, added)
+        """The denoiser's output. Raises RecipeError if there is no control picture."""
+        own = add_residuals(self.adapter, self.part.name, self.inputs, x, t, conditioning, added)
         return self.denoiser(x, t, conditioning, own)
 
     def inputs(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> dict[str, Any]:
-        """What the denoiser within is called with."""
+        """The arguments of the wrapped denoiser."""
         return self.denoiser.inputs(x, t, conditioning)
 
 
-def looked(
+def add_residuals(
     adapter: Any,
     name: str,
     inputs: Callable[[Tensor, Tensor, Conditioning], Mapping[str, Any]],
@@ -83,8 +85,8 @@ def looked(
     conditioning: Conditioning,
     added: Mapping[str, Any] | None,
 ) -> Mapping[str, Any]:
-    """What an adapter that looks at the picture ``name`` adds to a denoiser, and what others added before. Raises
-    RecipeError where the picture is missing.
+    """The residuals of the adapter for the control picture ``name``, summed with those in ``added``. Raises RecipeError
+    if there is no control picture.
     """
     picture = conditioning.pictures.get(name)
     if picture is None:
@@ -94,19 +96,19 @@ def looked(
     weight = conditioning.scalars[weight_name(name)].to(x)
     own = added or {}
     words = conditioning.pictures.get(words_name(name))
-    said = conditioning if words is None else replace(conditioning, streams=(TextEncoding(words.to(x)),))
+    own_conditioning = conditioning if words is None else replace(conditioning, streams=(TextEncoding(words.to(x)),))
     if weight.any():
-        own = summed(own, adapter(inputs(x, t, said), picture.to(x), weight[:, :, None, None]))
+        own = sum_residuals(own, adapter(inputs(x, t, own_conditioning), picture.to(x), weight[:, :, None, None]))
     return own
 
 
-def summed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What two adapters give, added up."""
+def sum_residuals(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The sum of two adapters' residuals."""
     total = {**one, **other}
     for name in one.keys() & other.keys():
         a, b = one[name], other[name]
         if isinstance(a, Mapping):
-            total[name] = summed(cast("Mapping[str, Any]", a), b)
+            total[name] = sum_residuals(cast("Mapping[str, Any]", a), b)
         else:
             total[name] = a + b if isinstance(a, Tensor) else [x + y for x, y in zip(a, b, strict=True)]
     return total
@@ -114,8 +116,9 @@ def summed(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNet(ControlPart):
-    """A copy of the first half of ``unet`` that looks at a picture through layers of widths ``embedding``. A ``pooled``
-    one says the same of every place (the shuffling one), and nothing to what is drawn without words.
+    """A copy of the encoder half of ``unet`` that gets the control picture through convolutions of widths
+    ``embedding``. A ``pooled`` one (the shuffle ControlNet) averages its residuals over the image, and adds nothing to
+    the unconditional branch.
     """
 
     unet: Unet
@@ -125,7 +128,7 @@ class ControlNet(ControlPart):
     pooled: bool = False
 
     def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
-        """A pooled one's is guided for."""
+        """With ``guided`` if it is pooled."""
         return Control(name=name, level=level, source=source, guided=self.pooled)
 
     def build(self) -> ControlNetAdapter:
@@ -133,12 +136,14 @@ class ControlNet(ControlPart):
         return ControlNetAdapter(self)
 
     def tiny(self) -> Self:
-        """The copy of a tiny UNet; as many layers, so that the picture shrinks as much."""
+        """The copy of a tiny UNet, with as many embedding layers, so that the picture is downsampled by the same
+        factor.
+        """
         return replace(self, unet=self.unet.tiny(), embedding=(4,) * len(self.embedding))
 
 
 class ControlNetAdapter(nn.Module):
-    """Pictures [R, 3, H, W] in [0, 1] and weights [R, 1, 1, 1] -> what is added after the UNet's first half."""
+    """Pictures [R, 3, H, W] in [0, 1] and weights [R, 1, 1, 1] -> residuals for the UNet's skip connections."""
 
     def __init__(self, part: ControlNet) -> None:
         super().__init__()
@@ -155,7 +160,7 @@ class ControlNetAdapter(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
-        """Residuals of the blocks on the way down and of the middle."""
+        """Residuals of the down blocks and of the mid block."""
         down, middle = self.model(
             inputs["sample"][:, : self.part.unet.channels],
             inputs["timestep"],
@@ -173,12 +178,14 @@ class ControlNetAdapter(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class HunyuanControlNet(ControlPart):
-    """A copy of the first half of HunyuanDiT that looks at a picture coded as x is, added to the long skips."""
+    """A copy of the first half of HunyuanDiT, with the control picture encoded as x is; its residuals are added to the
+    long skips.
+    """
 
     hunyuan: Hunyuan
 
     def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
-        """Coded as x is."""
+        """With the picture encoded as x is."""
         return Control(name=name, level=level, source=source, coded=True)
 
     def build(self) -> HunyuanAdapter:
@@ -187,7 +194,7 @@ class HunyuanControlNet(ControlPart):
 
 
 class HunyuanAdapter(nn.Module):
-    """Pictures [R, C, h, w] coded as x and weights [R, 1, 1, 1] -> what is added to the transformer's long skips."""
+    """Pictures [R, C, h, w] encoded as x is and weights [R, 1, 1, 1] -> residuals for the transformer's long skips."""
 
     def __init__(self, part: HunyuanControlNet) -> None:
         super().__init__()
@@ -198,16 +205,16 @@ class HunyuanAdapter(nn.Module):
         self.model = HunyuanDiT2DControlNetModel(**settings, transformer_num_layers=part.hunyuan.layers)
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
-        """One residual [R, L, D] a long skip."""
+        """One residual [R, L, D] for each long skip."""
         residuals: Any = self.model(**inputs, controlnet_cond=picture, return_dict=False)
         return {"controlnet_block_samples": [value * weight[:, :, 0] for value in residuals[0]]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class T2iAdapter(ControlPart):
-    """A small network that looks at the picture alone; it enlarges what the UNet's blocks on the way down answer.
+    """A small network that gets only the control picture; its features are added to those of the UNet's down blocks.
 
-    ``picture`` is 1 for an adapter of grey pictures. Of ``kind`` "full_adapter_xl" are Stable Diffusion XL's.
+    ``picture`` is 1 for greyscale pictures. Those for Stable Diffusion XL are of ``kind`` "full_adapter_xl".
     """
 
     picture: int = 3
@@ -221,12 +228,12 @@ class T2iAdapter(ControlPart):
         return T2iModule(self)
 
     def tiny(self) -> Self:
-        """Width 8, one residual layer a block, to go with a tiny UNet."""
+        """Width 8, one residual layer a block, for a tiny UNet."""
         return replace(self, widths=(8,) * len(self.widths), blocks=1)
 
 
 class T2iModule(nn.Module):
-    """Pictures [R, 3, H, W] in [0, 1] and weights [R, 1, 1, 1] -> what is added within the blocks on the way down."""
+    """Pictures [R, 3, H, W] in [0, 1] and weights [R, 1, 1, 1] -> residuals for the UNet's down blocks."""
 
     def __init__(self, part: T2iAdapter) -> None:
         super().__init__()
@@ -243,18 +250,18 @@ class T2iModule(nn.Module):
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
         """One residual a block."""
-        # A grey picture has one value three times.
+        # A greyscale picture has three equal channels.
         residuals = cast("list[Tensor]", self.model(picture[:, : self.part.picture]))
         return {"down_intrablock_additional_residuals": [value * weight for value in residuals]}
 
 
-def begun(denoiser: nn.Module, adapter: nn.Module, origin: Callable[[str], str] = str) -> None:
-    """Gives a ControlNet, in place, the weights of the denoiser it is a copy of: what one is trained from. ``origin``
-    is ``ControlPart.origin``.
+def copy_weights(denoiser: nn.Module, adapter: nn.Module, origin: Callable[[str], str] = str) -> None:
+    """Initialises a ControlNet, in place, with the weights of the denoiser that it is a copy of. ``origin`` is
+    ``ControlPart.origin``.
     """
-    own, given = adapter.state_dict(), denoiser.state_dict()
+    source = denoiser.state_dict()
     with torch.no_grad():
-        for name, value in own.items():
-            first = given.get(origin(name))
-            if first is not None and first.shape == value.shape:
-                value.copy_(first)
+        for name, value in adapter.state_dict().items():
+            original = source.get(origin(name))
+            if original is not None and original.shape == value.shape:
+                value.copy_(original)

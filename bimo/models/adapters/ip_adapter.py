@@ -109,8 +109,8 @@ class ImagePromptedDenoiser(DenoiserWrapper):
         return self.denoiser.inputs(x, t, conditioning)
 
     def look(self, values: Tensor) -> Tensor:
-        """Encodes normalised pictures [B, 3, size, size]: [B, 1, embed] pooled, or [B, L, width] of all patches, from
-        the last layer but one.
+        """Encodes normalised pictures [B, 3, size, size]: the pooled embedding [B, 1, embed], or the penultimate
+        layer's output for all patches, [B, L, width].
         """
         if self.part.plus is None and not self.part.full:
             return self.encoder.model(values).image_embeds[:, None]
@@ -174,40 +174,42 @@ class Projection(nn.Module):
         self.proj = nn.Linear(embed, tokens * words)
         self.norm = nn.LayerNorm(words)
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def forward(self, encoding: Tensor) -> Tensor:
         """The picture's tokens."""
-        return self.norm(self.proj(seen[:, 0]).unflatten(-1, (self.tokens, -1)))
+        return self.norm(self.proj(encoding[:, 0]).unflatten(-1, (self.tokens, -1)))
 
 
 class FullProjection(nn.Module):
-    """[B, L, seen] -> [B, L, words]: a token for each patch."""
+    """[B, L, encoder_width] -> [B, L, words]: a token for each patch."""
 
-    def __init__(self, seen: int, words: int) -> None:
+    def __init__(self, encoder_width: int, words: int) -> None:
         super().__init__()
-        self.proj = nn.Sequential(nn.Linear(seen, seen), nn.GELU(), nn.Linear(seen, words), nn.LayerNorm(words))
+        self.proj = nn.Sequential(
+            nn.Linear(encoder_width, encoder_width), nn.GELU(), nn.Linear(encoder_width, words), nn.LayerNorm(words)
+        )
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def forward(self, encoding: Tensor) -> Tensor:
         """The picture's tokens."""
-        return self.proj(seen)
+        return self.proj(encoding)
 
 
 class Resampler(nn.Module):
-    """[B, L, seen] -> [B, tokens, words], by learned queries (the Perceiver resampler of arXiv:2204.14198, section
-    3.1.1).
+    """[B, L, encoder_width] -> [B, tokens, words], by learned queries (the Perceiver resampler of arXiv:2204.14198,
+    section 3.1.1).
     """
 
-    def __init__(self, part: Resampled, seen: int, tokens: int, words: int) -> None:
+    def __init__(self, part: Resampled, encoder_width: int, tokens: int, words: int) -> None:
         super().__init__()
         self.latents = nn.Parameter(torch.randn(1, tokens, part.width) / math.sqrt(part.width))
-        self.proj_in = nn.Linear(seen, part.width)
+        self.proj_in = nn.Linear(encoder_width, part.width)
         self.proj_out = nn.Linear(part.width, words)
         self.norm_out = nn.LayerNorm(words)
         self.layers = nn.ModuleList(nn.ModuleList([Reading(part), _feed(part)]) for _ in range(part.depth))
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def forward(self, encoding: Tensor) -> Tensor:
         """The picture's tokens."""
-        latents = self.latents.expand(len(seen), -1, -1)
-        places = self.proj_in(seen)
+        latents = self.latents.expand(len(encoding), -1, -1)
+        places = self.proj_in(encoding)
         for layer in self.layers:
             reading, feed = cast(nn.ModuleList, layer)
             latents = latents + reading(places, latents)
@@ -250,7 +252,7 @@ def _feed(part: Resampled) -> nn.Sequential:
 
 def adapter_state(unet: nn.Module, state: Mapping[str, Tensor], within: str = "denoiser.model.") -> dict[str, Tensor]:
     """The tensors of a published file ("image_proj...", "ip_adapter.1.to_k_ip.weight") under the names that they have
-    in an ``ImagePromptedDenoiser`` with its UNet at ``within``; those of layers that are not there keep theirs.
+    in an ``ImagePromptedDenoiser`` whose UNet is at ``within``; those of unknown layers keep their names.
     """
     paths = [name for name, _ in unet.named_modules() if name.endswith(".attn2")]
     named: dict[str, Tensor] = {}
@@ -260,7 +262,7 @@ def adapter_state(unet: nn.Module, state: Mapping[str, Tensor], within: str = "d
         if head == "image_proj":
             named[f"projection.{rest}"] = value
         elif head == "ip_adapter" and number.isdigit() and int(number) % 2 and int(number) // 2 < len(paths):
-            # They count the attentions within the picture as well, which have nothing.
+            # The files' numbers count the self-attentions too, which have no tensors.
             named[f"{within}{paths[int(number) // 2]}.processor.{end}"] = value
         else:
             named[key] = value

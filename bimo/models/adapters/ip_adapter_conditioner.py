@@ -1,4 +1,4 @@
-"""A conditioner for IP-Adapter (arXiv:2308.06721): what a picture shows, to be drawn anew."""
+"""The conditioner of IP-Adapter (arXiv:2308.06721): a picture as a prompt."""
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
 # pyright: reportUnknownMemberType=false
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePrompt(Conditioner):
-    """The picture ``name`` of a request as the image encoder of the denoiser's adapter sees it. Its weight is the
-    request's ``conditions[name]``, else ``weight``, or [weight, first, last] with the shares of the steps that it
-    counts in; without a picture it is 0.
+    """The picture ``name`` of a request, encoded by the image encoder of the denoiser's IP-Adapter. Its weight is the
+    request's ``conditions[name]``, else ``weight``, or [weight, first, last] with the range of steps, as fractions, in
+    which it applies; without a picture it is 0.
 
-    In training it is the picture itself.
+    In training it is the training picture itself.
     """
 
     name: str = "prompt"
@@ -39,15 +39,15 @@ class ImagePrompt(Conditioner):
     weight: float = 1.0
 
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
-        """Its weight, outside of the steps that it counts in."""
+        """Its weight, outside of the steps in which it applies."""
         return resting(request, self.name, step, steps)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Pictures [B, L, D] and their weights [B, 1]."""
+        """Encodings [B, L, D] and their weights [B, 1]."""
         space: Any = system.space(self.level)
         adapter = self._adapter(system)
         with torch.no_grad():
-            # A batch holds x alone: its pixels are what the space makes of it.
+            # The pixels of a batch with x alone are decoded from x.
             size = adapter.part.encoder.size
             pixels = space.decode(batch.x).clamp(-1, 1)
             resized = functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
@@ -55,7 +55,7 @@ class ImagePrompt(Conditioner):
         return self._of(resized, adapter.blank(), torch.ones(len(resized), 1))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Pictures [1, L, D] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
+        """The encoding [1, L, D] and the weight [1, 1]. Raises RequestError for a weight that is not one number."""
         adapter = self._adapter(system)
         weight = weight_of(drawing.request, self.name, self.weight)
         picture = drawing.request.condition_images.get(self.name)
@@ -68,12 +68,12 @@ class ImagePrompt(Conditioner):
         return self._of(embedding, blank, torch.full((1, 1), weight))
 
     def unconditional(self, value: Conditioning) -> Conditioning:
-        """No picture."""
+        """The encoding of no picture."""
         blank = value.pictures[f"{self.name}.null"]
         return replace(value, pictures={**value.pictures, self.name: blank})
 
-    def _of(self, seen: Tensor, blank: Tensor, weight: Tensor) -> Conditioning:
-        pictures = {self.name: seen, f"{self.name}.null": blank.expand_as(seen)}
+    def _of(self, encoding: Tensor, blank: Tensor, weight: Tensor) -> Conditioning:
+        pictures = {self.name: encoding, f"{self.name}.null": blank.expand_as(encoding)}
         return Conditioning(scalars={weight_name(self.name): weight}, pictures=pictures)
 
     def _adapter(self, system: System) -> ImagePromptedDenoiser:
@@ -84,7 +84,7 @@ class ImagePrompt(Conditioner):
 
 
 def prepared(image: Image.Image, size: int) -> Tensor:
-    """The middle square of a picture as CLIP's own preparation cuts it, [1, 3, size, size] from 0 to 1."""
+    """The centre crop of a picture as in CLIP's preprocessing, [1, 3, size, size] from 0 to 1."""
     from PIL import Image
 
     image = middle(opaque(image), (size, size))

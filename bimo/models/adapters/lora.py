@@ -1,7 +1,7 @@
-"""LoRA (arXiv:2106.09685) to learn with: put beside the layers of a module, taken out of it, written as others read it.
+"""LoRA (arXiv:2106.09685) for training: injected beside the layers of a module, ejected, saved as other tools read it.
 
-A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r] and down [r, in]; as DoRA
-(arXiv:2402.09353) its rows have lengths that are learnt by themselves.
+A layer's weight W [out, in] becomes W + alpha / r * up @ down, with up [out, r] and down [r, in]; for DoRA
+(arXiv:2402.09353) the norms of its rows are trained separately.
 """
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
@@ -29,9 +29,10 @@ from bimo.models.adapters.lora_refusals import few
 from bimo.models.adapters.lycoris import Algo, Lycoris
 
 
-class Low(nn.Module):
-    """up(down(x)) * alpha / rank, beside a linear or convolutional layer; it begins at zero. With ``dora`` the layer's
-    rows and what is added to them are stretched to ``magnitude`` [out], which begins as their own lengths.
+class LoraLayer(nn.Module):
+    """up(down(x)) * alpha / rank, beside a linear or convolutional layer, zero at first. With ``dora`` the rows of the
+    sum of weight and update are rescaled to ``magnitude`` [out], which is initialised with the norms of the weight's
+    rows.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, alpha: float, dora: bool = False) -> None:
@@ -50,27 +51,27 @@ class Low(nn.Module):
         self.magnitude = nn.Parameter(weight_of(layer).detach().float().flatten(1).norm(dim=1)) if dora else None
         self.to(layer.weight.device)
 
-    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
-        """The layer's answer to x with what was learnt."""
+    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, output: Tensor) -> Tensor:
+        """The layer's output for x with the update added."""
         added = self.up(self.down(x)) * (self.alpha / self.rank)
         if self.magnitude is None:
-            return answer + added
-        with torch.no_grad():  # section 4.3: the length of the sum counts as a constant
+            return output + added
+        with torch.no_grad():  # section 4.3: the norm of the sum is treated as a constant
             weight = weight_of(layer)
             lengths = self.summed(weight).flatten(1).norm(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)
         wide = (-1,) if isinstance(layer, nn.Linear) else (-1, 1, 1)
-        share = (self.magnitude / lengths).view(wide).to(answer)
-        bias = torch.zeros(()).to(answer) if layer.bias is None else layer.bias.view(wide).to(answer)
-        # What is left of a layer that is not stretched yet is the answer itself, to the bit.
-        return answer + (share - 1) * (answer - bias) + share * added
+        share = (self.magnitude / lengths).view(wide).to(output)
+        bias = torch.zeros(()).to(output) if layer.bias is None else layer.bias.view(wide).to(output)
+        # With the initial magnitudes this is the layer's output, bit by bit.
+        return output + (share - 1) * (output - bias) + share * added
 
     def summed(self, weight: Tensor) -> Tensor:
-        """The layer's weight and what is added to it."""
+        """The layer's weight plus the update."""
         up, down = cast(Tensor, self.up.weight).flatten(1), cast(Tensor, self.down.weight).flatten(1)
         return weight + (self.alpha / self.rank) * (up @ down).reshape(weight.shape)
 
     def change(self) -> Change:
-        """What it is to the layer's weight."""
+        """The change of the layer's weight."""
         up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
         return _change(up, down, self.alpha / self.rank, self.magnitude)
 
@@ -80,9 +81,9 @@ def _change(up: Tensor, down: Tensor, scale: float, magnitude: Tensor | None) ->
     return low if magnitude is None else decomposed(low, magnitude, columns=False)
 
 
-def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
+def _with_low(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     low = layer._modules.get("lora")  # pyright: ignore[reportPrivateUsage]
-    return answer if low is None else cast(Low, low)(inputs[0], cast(nn.Linear, layer), answer)
+    return output if low is None else cast(LoraLayer, low)(inputs[0], cast(nn.Linear, layer), output)
 
 
 def inject(
@@ -94,10 +95,10 @@ def inject(
     algo: Algo | Literal["lora"] = "lora",
     ranks: Sequence[tuple[str, int, float]] = (),
 ) -> list[str]:
-    """Puts a trainable LoRA, or one of LyCORIS' kinds, beside each linear or convolutional layer whose name a glob
-    matches; its parameters' names are answered: "...to_q.lora.down.weight", "...to_q.lora.up.weight", of a DoRA
-    "...to_q.lora.magnitude" too. No other name of the module changes. ``ranks`` are (glob, rank, alpha) of some layers,
-    the last that matches.
+    """Adds a trainable LoRA, or one of LyCORIS' kinds, to each linear or convolutional layer whose name matches a glob,
+    and returns the names of its parameters: "...to_q.lora.down.weight", "...to_q.lora.up.weight", for a DoRA
+    "...to_q.lora.magnitude" too. No other name in the module changes. ``ranks`` are (glob, rank, alpha) of particular
+    layers; the last match applies.
 
     Raises RecipeError for a glob that matches no such layer.
     """
@@ -125,22 +126,22 @@ def inject(
     for name, layer in chosen.items():
         if "lora" not in dict(layer.named_children()):
             own = of_layer[name]
-            layer.add_module("lora", Low(layer, *own, dora) if algo == "lora" else Lycoris(layer, algo, *own))
-            # The hook stays after an eject, where it does nothing.
+            layer.add_module("lora", LoraLayer(layer, *own, dora) if algo == "lora" else Lycoris(layer, algo, *own))
+            # The hook remains after an eject, and has no effect then.
             if _with_low not in layer._forward_hooks.values():  # pyright: ignore[reportPrivateUsage]
                 layer.register_forward_hook(cast(Any, _with_low))
-    made = {name: cast(nn.Module, layer.lora) for name, layer in chosen.items()}
-    return [f"{name}.lora.{own}" for name, low in made.items() for own, _ in low.named_parameters()]
+    injected_layers = {name: cast(nn.Module, layer.lora) for name, layer in chosen.items()}
+    return [f"{name}.lora.{own}" for name, low in injected_layers.items() for own, _ in low.named_parameters()]
 
 
-def injected(module: nn.Module) -> dict[str, Low | Lycoris]:
-    """The trainable LoRAs in a module by the name of their layer."""
-    return {name.removesuffix(".lora"): m for name, m in module.named_modules() if isinstance(m, (Low, Lycoris))}
+def injected(module: nn.Module) -> dict[str, LoraLayer | Lycoris]:
+    """The trainable LoRAs in a module by the names of their layers."""
+    return {name.removesuffix(".lora"): m for name, m in module.named_modules() if isinstance(m, (LoraLayer, Lycoris))}
 
 
 def extract(module: nn.Module) -> dict[str, Tensor]:
-    """What the LoRAs in a module learnt: "<layer>.lora_down.weight", "<layer>.lora_up.weight", "<layer>.alpha", and
-    "<layer>.lora_magnitude_vector" of a DoRA; of LyCORIS' kinds "<layer>.hada_w1_a" and so on.
+    """The trained tensors of the LoRAs in a module: "<layer>.lora_down.weight", "<layer>.lora_up.weight",
+    "<layer>.alpha", and "<layer>.lora_magnitude_vector" of a DoRA; for LyCORIS' kinds "<layer>.hada_w1_a" and so on.
     """
     state: dict[str, Tensor] = {}
     for name, low in injected(module).items():
@@ -157,7 +158,7 @@ def extract(module: nn.Module) -> dict[str, Tensor]:
 
 
 def eject(module: nn.Module, merge: bool) -> None:
-    """Takes the trainable LoRAs out of a module, added to its weights where ``merge`` says so."""
+    """Removes the trainable LoRAs from a module; with ``merge`` they are added to its weights first."""
     for name, low in injected(module).items():
         layer = module.get_submodule(name)
         if merge:
@@ -169,13 +170,13 @@ def eject(module: nn.Module, merge: bool) -> None:
 
 
 def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling: Spelling = "diffusers") -> None:
-    """Writes what ``extract`` answered as others read it, then reads it back and compares.
+    """Writes the tensors of ``extract`` with the names of other tools, then reads the file back and compares.
 
     "diffusers" is `unet.….lora_A.weight` (a transformer's `transformer.…`); "kohya" is `lora_unet_…lora_down.weight`
-    with alpha, over the authors' names of the UNet where the system has two text encoders, as kohya-ss writes for
-    Stable Diffusion XL; "comfyui" is `diffusion_model.…lora_A.weight` with alpha, as ComfyUI and its trainers name the
-    layers of transformers. LyCORIS' kinds have the last two. Raises WeightsError for a layer that the spelling has no
-    name for.
+    with alpha, with the authors' names of the UNet if the system has two text encoders, as kohya-ss writes for Stable
+    Diffusion XL; "comfyui" is `diffusion_model.…lora_A.weight` with alpha, as ComfyUI and its trainers name the layers
+    of transformers. LyCORIS' kinds can have the last two. Raises WeightsError for a layer without a name in that
+    spelling.
     """
     names = published(system, spelling)
     written: dict[str, Tensor] = {}
@@ -184,7 +185,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
     for key, value in state.items():
         layer, _, role = key.removesuffix(".weight").rpartition(".")
         layers.setdefault(layer, {})[role] = value
-    # Of several alphas in one file diffusers takes one for all.
+    # If a file has several alphas, diffusers applies one of them to all layers.
     alpha = max((float(roles["alpha"]) for roles in layers.values() if "lora_up" in roles), default=1.0)
     for layer, roles in layers.items():
         if layer not in names:
@@ -204,7 +205,7 @@ def save_lora(path: Path, system: System, state: Mapping[str, Tensor], spelling:
 
 
 def _change_of(roles: Mapping[str, Tensor]) -> Change:
-    """What the tensors of a layer are to its weight."""
+    """The change of a layer's weight by its tensors."""
     alpha = float(roles["alpha"])
     if "lora_up" in roles:
         down = roles["lora_down"]
@@ -218,23 +219,23 @@ def _change_of(roles: Mapping[str, Tensor]) -> Change:
 
 
 def _spelt(roles: Mapping[str, Tensor], ndim: int, spelling: Spelling, common: float) -> dict[str, Tensor]:
-    """The tensors of a layer by what a spelling calls them, for a weight of so many dimensions. A ``common`` alpha is
-    the file's, in place of the layer's own.
+    """The tensors of a layer under the names of a spelling, for a weight with ``ndim`` dimensions. ``common`` is the
+    alpha of the whole file, which replaces the layer's own.
     """
     if "lora_up" not in roles:
         return {role: value.clone() for role, value in roles.items()}
     up, down, magnitude = roles["lora_up"], roles["lora_down"], roles.get("lora_magnitude_vector")
     if spelling == "diffusers":
-        # These files say no alpha: the strength goes into what is written.
-        made = {"lora_B.weight": up * (float(roles["alpha"]) / down.shape[0]), "lora_A.weight": down}
+        # These files have no alpha: it is multiplied into the tensors.
+        spelt = {"lora_B.weight": up * (float(roles["alpha"]) / down.shape[0]), "lora_A.weight": down}
     else:
         names = ("lora_up", "lora_down") if spelling == "kohya" else ("lora_B", "lora_A")
         share = float(roles["alpha"]) / common
-        made = {f"{names[0]}.weight": up * share if share != 1 else up, f"{names[1]}.weight": down}
-        made["alpha"] = torch.tensor(common)
+        spelt = {f"{names[0]}.weight": up * share if share != 1 else up, f"{names[1]}.weight": down}
+        spelt["alpha"] = torch.tensor(common)
     if magnitude is None:
-        return made
+        return spelt
     if spelling == "diffusers":
-        # peft keeps that of a convolution along the channels of its answer.
-        return made | {"lora_magnitude_vector": magnitude.view((-1,) if ndim == 2 else (1, -1, 1, 1)).clone()}
-    return made | {"dora_scale": magnitude.view(-1, *[1] * (ndim - 1)).clone()}
+        # peft stores a convolution's magnitudes along its output channels.
+        return spelt | {"lora_magnitude_vector": magnitude.view((-1,) if ndim == 2 else (1, -1, 1, 1)).clone()}
+    return spelt | {"dora_scale": magnitude.view(-1, *[1] * (ndim - 1)).clone()}

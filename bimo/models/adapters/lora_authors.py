@@ -1,10 +1,10 @@
-"""What the authors of transformers call the layers that diffusers' classes have under other names."""
+"""The names that transformers' layers have in their authors' code, where diffusers' classes have others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: What HunyuanDiT's authors call a layer of a block -> diffusers' name.
+#: Names in HunyuanDiT's authors' blocks -> diffusers' names.
 HUNYUAN_BLOCK = {
     "attn2.q_proj": "attn2.to_q",
     "attn1.out_proj": "attn1.to_out.0",
@@ -13,7 +13,7 @@ HUNYUAN_BLOCK = {
     "mlp.fc2": "ff.net.2",
     "default_modulation.1": "norm1.linear",
 }
-#: HunyuanDiT's other layers -> the names that its authors have for them.
+#: HunyuanDiT's other layers -> its authors' names.
 HUNYUAN = {
     "pos_embed.proj": "x_embedder.proj",
     "text_embedder.linear_1": "mlp_t5.0",
@@ -25,7 +25,7 @@ HUNYUAN = {
     "time_extra_emb.style_embedder": "style_embedder",
     "proj_out": "final_layer.linear",
 }
-#: Lumina-Image 2.0's and Z-Image's likewise, by what a name of diffusers ends with.
+#: Lumina-Image 2.0's and Z-Image's, by suffixes of diffusers' names.
 LUMINA = {
     r"(.+)\.attn\.to_out\.0": r"\1.attention.out",
     r"(.+)\.attn\.norm_([qk])": r"\1.attention.\2_norm",
@@ -46,7 +46,7 @@ Z_IMAGE = {
     r"all_x_embedder\.2-1": "x_embedder",
     r"all_final_layer\.2-1\.(.+)": r"final_layer.\1",
 }
-#: The names of transformers of two streams and then one as FLUX's authors' code has them: Ovis-Image's, LongCat's.
+#: Transformers of double-stream and single-stream blocks, as FLUX's authors name them: Ovis-Image's, LongCat's.
 STREAMS = {
     r"transformer_blocks\.(\d+)\.norm1\.linear": r"double_blocks.\1.img_mod.lin",
     r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"double_blocks.\1.txt_mod.lin",
@@ -66,7 +66,7 @@ STREAMS = {
 }
 REFINER_BLOCK = r"context_embedder\.token_refiner\.refiner_blocks\.(\d+)"
 AUTHORS_REFINER = r"txt_in.individual_token_refiner.blocks.\1"
-#: HunyuanImage-2.1's in its authors' code, where they are not those; some files have its fused layers in parts.
+#: HunyuanImage-2.1's in its authors' code, where they differ; some files have its fused layers split.
 HUNYUAN_IMAGE = {
     r"transformer_blocks\.(\d+)\.norm1\.linear": r"double_blocks.\1.img_mod.linear",
     r"transformer_blocks\.(\d+)\.norm1_context\.linear": r"double_blocks.\1.txt_mod.linear",
@@ -100,7 +100,9 @@ HUNYUAN_IMAGE = {
 
 
 def tables(layers: Mapping[str, object]) -> tuple[Mapping[str, str], ...]:
-    """The authors' names of a transformer's layers by diffusers', of each naming that files have."""
+    """Tables of diffusers' names -> the authors' names for a transformer's layers, one for each naming scheme found in
+    files.
+    """
     if "noise_refiner.0.attn.to_q" in layers:
         return (LUMINA,)
     if "noise_refiner.0.attention.to_q" in layers:

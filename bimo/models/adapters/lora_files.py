@@ -24,7 +24,7 @@ from bimo.models.adapters.lora_kinds import Change
 from bimo.models.adapters.lora_names import LayerNames, Piece, layer_names
 from bimo.models.adapters.lora_refusals import few, not_of_this_model, unread
 from bimo.models.adapters.lora_settings import Settings, Source, settings_in, sources
-from bimo.models.adapters.lora_tensors import Said, by_layer, finite, narrow, strengths
+from bimo.models.adapters.lora_tensors import LayerEntry, by_layer, finite, narrow, strengths
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Lora:
     name: str
     digest: str
     deltas: tuple[Delta, ...]
-    #: What it was trained on, where the file says so.
+    #: The captions that it was trained on, if the file contains them.
     captions: tuple[str, ...] = ()
 
 
@@ -76,21 +76,21 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
     names = layer_names(system, level)
     deltas: list[Delta] = []
     idle = True
-    found = sources(path)
-    for source in found:
+    files = sources(path)
+    for source in files:
         read, silent = _read(system, names, source)
         deltas += read
         idle = idle and silent
     if idle:
         raise WeightsError("{path} changes nothing: it is all zeros", path=path)
-    captions = tuple(dict.fromkeys(caption for source in found for caption in captions_of(source.file)))
-    return Lora(path.stem, digest(found[0].file) if len(found) == 1 else _digest(found), tuple(deltas), captions)
+    captions = tuple(dict.fromkeys(caption for source in files for caption in captions_of(source.file)))
+    return Lora(path.stem, digest(files[0].file) if len(files) == 1 else _digest(files), tuple(deltas), captions)
 
 
-def _digest(found: Sequence[Source]) -> str:
+def _digest(files: Sequence[Source]) -> str:
     import hashlib
 
-    return hashlib.sha256("\n".join(digest(source.file) for source in found).encode()).hexdigest()
+    return hashlib.sha256("\n".join(digest(source.file) for source in files).encode()).hexdigest()
 
 
 def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta], bool]:
@@ -98,28 +98,28 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
     file = source.file
     state = checkpoint_io.read(file) | strengths(file)
     finite(file, state)
-    # torch hardly supports arithmetic in 8 bits.
+    # torch supports few operations on 8-bit floats.
     state = {key: value.float() if narrow(value) else value for key, value in state.items()}
     settings = settings_in(source)
-    said, unknown = by_layer(file, state)
+    entries, unknown = by_layer(file, state)
     if unknown:
         raise unread(file, unknown)
-    placed, strangers = _placed(system, names, said, source)
+    placed, strangers = _placed(system, names, entries, source)
     if strangers:
-        raise not_of_this_model(file, strangers, len(said))
+        raise not_of_this_model(file, strangers, len(entries))
     # HunyuanDiT's loader divides by the root of the rank if its files have no alpha.
     dotted = any(".lora." in key and key.startswith("unet.blocks.") for key in state)
     deltas: list[Delta] = []
     misshapen: list[str] = []
     idle = True
-    for one, pieces in _once(file, placed):
-        own = None if "alpha" in one.roles else settings.get(one.name)
+    for entry, pieces in _once(file, placed):
+        own = None if "alpha" in entry.roles else settings.get(entry.name)
         try:
-            made, silent = _deltas(system, file, one, pieces, own, dotted)
+            layer_deltas, silent = _deltas(system, file, entry, pieces, own, dotted)
         except (ValueError, RuntimeError, IndexError):
-            misshapen.append(_shapes(system, one, pieces))
+            misshapen.append(_shapes(system, entry, pieces))
             continue
-        deltas += made
+        deltas += layer_deltas
         idle = idle and silent
     if misshapen:
         raise WeightsError(
@@ -132,70 +132,72 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
 
 
 def _placed(
-    system: System, names: LayerNames, said: Sequence[Said], source: Source
-) -> tuple[list[tuple[Said, tuple[Piece, ...]]], list[str]]:
+    system: System, names: LayerNames, entries: Sequence[LayerEntry], source: Source
+) -> tuple[list[tuple[LayerEntry, tuple[Piece, ...]]], list[str]]:
     """Each entry with the rows it is for, and the names without a layer."""
-    placed: list[tuple[Said, tuple[Piece, ...]]] = []
+    placed: list[tuple[LayerEntry, tuple[Piece, ...]]] = []
     strangers: list[str] = []
-    for one in said:
-        candidates = names.find(f"{source.component}.{one.name}" if source.component else one.name)
+    for entry in entries:
+        candidates = names.find(f"{source.component}.{entry.name}" if source.component else entry.name)
         if len(candidates) > 1:
             # A name that several text encoders have: the one with matching shapes.
-            candidates = [pieces for pieces in candidates if _fits(system, one, pieces)] or candidates
+            candidates = [pieces for pieces in candidates if _fits(system, entry, pieces)] or candidates
         if len(candidates) == 1:
-            placed.append((one, candidates[0]))
+            placed.append((entry, candidates[0]))
         elif not candidates:
-            strangers.append(one.name)
+            strangers.append(entry.name)
         else:
             listed = " / ".join(pieces[0].path for pieces in candidates)
             raise WeightsError(
                 "{name} of {file} may be {listed}; put it into a folder called text_encoder or text_encoder_2",
-                name=one.name,
+                name=entry.name,
                 file=source.file,
                 listed=listed,
             )
     return placed, strangers
 
 
-def _fits(system: System, one: Said, pieces: tuple[Piece, ...]) -> bool:
-    kind = lora_kinds.kind_of(one.roles)
+def _fits(system: System, entry: LayerEntry, pieces: tuple[Piece, ...]) -> bool:
+    kind = lora_kinds.kind_of(entry.roles)
     try:
-        _check(system, pieces, lora_kinds.change(kind, one.roles, 1.0, {"inputs": False}))
+        _check(system, pieces, lora_kinds.change(kind, entry.roles, 1.0, {"inputs": False}))
     except (ValueError, RuntimeError, IndexError, KeyError):
         return False
     return True
 
 
-def _once(file: Path, placed: Sequence[tuple[Said, tuple[Piece, ...]]]) -> list[tuple[Said, tuple[Piece, ...]]]:
+def _once(
+    file: Path, placed: Sequence[tuple[LayerEntry, tuple[Piece, ...]]]
+) -> list[tuple[LayerEntry, tuple[Piece, ...]]]:
     """For a layer named twice, the entry with diffusers' own name. Raises WeightsError if both are."""
 
-    def is_own(one: Said, pieces: tuple[Piece, ...]) -> bool:
+    def is_own(entry: LayerEntry, pieces: tuple[Piece, ...]) -> bool:
         last = pieces[0].path.partition(".model.")[2].replace(".", "_")
-        name = one.name.replace(".", "_")
+        name = entry.name.replace(".", "_")
         # Attention processors' names omit the index of the output layer.
         return len(pieces) == 1 and name.endswith((last, f"{last.removesuffix('_0')}_lora"))
 
-    kept: list[tuple[Said, tuple[Piece, ...]]] = []
-    taken: dict[Piece, tuple[str, bool]] = {}
-    for one, pieces in sorted(placed, key=lambda each: not is_own(*each)):
-        own, before = is_own(one, pieces), [taken[piece] for piece in pieces if piece in taken]
+    chosen: list[tuple[LayerEntry, tuple[Piece, ...]]] = []
+    first_use: dict[Piece, tuple[str, bool]] = {}
+    for entry, pieces in sorted(placed, key=lambda each: not is_own(*each)):
+        own, before = is_own(entry, pieces), [first_use[piece] for piece in pieces if piece in first_use]
         if before and (own or not all(first for _, first in before)):
             raise WeightsError(
-                "{file} has {before} and {name}: one layer", file=file, before=before[0][0], name=one.name
+                "{file} has {before} and {name}: one layer", file=file, before=before[0][0], name=entry.name
             )
         if not before:
-            kept.append((one, pieces))
-            taken |= dict.fromkeys(pieces, (one.name, own))
-    return kept
+            chosen.append((entry, pieces))
+            first_use |= dict.fromkeys(pieces, (entry.name, own))
+    return chosen
 
 
 def _deltas(
-    system: System, file: Path, one: Said, pieces: tuple[Piece, ...], settings: Settings | None, dotted: bool
+    system: System, file: Path, entry: LayerEntry, pieces: tuple[Piece, ...], settings: Settings | None, dotted: bool
 ) -> tuple[list[Delta], bool]:
     """The changes of a layer's weight and bias, and whether they are zero."""
-    roles = one.roles
+    roles = entry.roles
     kind = lora_kinds.kind_of(roles)
-    made: list[Delta] = []
+    deltas: list[Delta] = []
     silent = True
     if kind:
         lacking = lora_kinds.missing(kind, roles)
@@ -204,12 +206,12 @@ def _deltas(
             raise WeightsError(
                 "{file} is incomplete: {name} lacks its {listed}; get the file again",
                 file=file,
-                name=one.name,
+                name=entry.name,
                 listed=listed,
             )
-        scale = _scale(file, one, kind, settings, dotted)
+        scale = _scale(file, entry, kind, settings, dotted)
         options = dict(settings.fields) if settings else {}
-        options["inputs"] = settings.on_inputs(one.name) if settings else None
+        options["inputs"] = settings.on_inputs(entry.name) if settings else None
         change = lora_kinds.change(kind, roles, scale, options)
         silent = any(not bool(factor.any()) for factor in lora_kinds.factors(kind, roles)) or scale == 0
         if "magnitude" in roles or "dora_scale" in roles:
@@ -217,7 +219,7 @@ def _deltas(
             change = lora_kinds.decomposed(change, length, _columns(system, roles, pieces))
             silent = False
         _check(system, pieces, change)
-        made.append(Delta(tuple(Piece(f"{p.path}.weight", p.part, p.parts) for p in pieces), change))
+        deltas.append(Delta(tuple(Piece(f"{p.path}.weight", p.part, p.parts) for p in pieces), change))
         biased = lora_kinds.added(roles["up_bias"], scale) if "up_bias" in roles else None
         if "ia3_l" in roles and not lora_kinds.inputs_scaled(roles["ia3_l"], _shape(system, pieces), options["inputs"]):
             biased = lora_kinds.bias_scaled(roles["ia3_l"])
@@ -227,7 +229,7 @@ def _deltas(
         listed = ", ".join(sorted(roles))
         raise WeightsError(
             "{name} of {file} has {listed}, which do not make up one adapter (LoRA, LoHa, LoKr, OFT ...)",
-            name=one.name,
+            name=entry.name,
             file=file,
             listed=listed,
         )
@@ -241,11 +243,11 @@ def _deltas(
         without = [row.path for row in rows if _parameter(system, row.path) is None]
         if without:
             raise WeightsError(
-                "{file} changes the bias of {name}, which has none in this model", file=file, name=one.name
+                "{file} changes the bias of {name}, which has none in this model", file=file, name=entry.name
             )
         _check(system, rows, biased, "")
-        made.append(Delta(rows, biased))
-    return made, silent
+        deltas.append(Delta(rows, biased))
+    return deltas, silent
 
 
 def _columns(system: System, roles: Mapping[str, Tensor], pieces: tuple[Piece, ...]) -> bool:
@@ -256,18 +258,18 @@ def _columns(system: System, roles: Mapping[str, Tensor], pieces: tuple[Piece, .
     return length.shape[0] == 1 and (length.shape[1] != 1 or _shape(system, pieces)[0] != 1)
 
 
-def _scale(file: Path, one: Said, kind: str, settings: Settings | None, dotted: bool) -> float:
+def _scale(file: Path, entry: LayerEntry, kind: str, settings: Settings | None, dotted: bool) -> float:
     """The scale: alpha / rank, times the scalar that LyCORIS may train."""
-    roles = one.roles
+    roles = entry.roles
     rank = lora_kinds.rank_of(kind, roles)
     scalar = float(roles["scalar"]) if "scalar" in roles else 1.0
     if settings is not None:
-        return scalar * settings.scale(one.name, rank)
+        return scalar * settings.scale(entry.name, rank)
     if kind.endswith("of peft") or not rank:
         return scalar
     if "alpha" in roles:
         return scalar * float(roles["alpha"]) / rank
-    if one.name.startswith("base_model.model."):
+    if entry.name.startswith("base_model.model."):
         raise WeightsError(
             "{file} was written by peft, which keeps how strong it is (lora_alpha) in adapter_config.json; "
             "put that file beside it",
@@ -295,7 +297,7 @@ def _parameter(system: System, path: str) -> Tensor | None:
     return dict(system.get_submodule(above).named_parameters(recurse=False)).get(name)
 
 
-def _shapes(system: System, one: Said, pieces: tuple[Piece, ...]) -> str:
+def _shapes(system: System, entry: LayerEntry, pieces: tuple[Piece, ...]) -> str:
     known = {"alpha", "scalar", "ia3_on_input"}
-    came = " ".join(f"{name} {tuple(value.shape)}" for name, value in one.roles.items() if name not in known)
-    return f"{one.name} {came} ≠ {_shape(system, pieces)}"
+    shapes = " ".join(f"{name} {tuple(value.shape)}" for name, value in entry.roles.items() if name not in known)
+    return f"{entry.name} {shapes} ≠ {_shape(system, pieces)}"

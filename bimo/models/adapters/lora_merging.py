@@ -17,7 +17,7 @@ from bimo.diffusion.system import System
 from bimo.models.adapters.lora_files import Delta, Lora, read_lora
 from bimo.prompts.normalise import normal
 
-#: What the names of text encoders' parameters begin with.
+#: The prefix of the names of text encoders' parameters.
 TEXT = "text."
 
 
@@ -76,12 +76,12 @@ def unadapt(system: System, name: str = "") -> None:
 
 
 def stepwise(system: System) -> set[str]:
-    """The parameters that change while a system draws: those of LoRAs that count in a range of steps."""
+    """The parameters that change during sampling: those of LoRAs with a range of steps."""
     return {path for lora, w in _merged(system).active if not w.whole for each in lora.deltas for path in each.paths}
 
 
 def lora_weights(system: System) -> list[tuple[str, LoraWeight]]:
-    """Name of each LoRA in a system, and its weight with the steps that it counts in."""
+    """Name of each LoRA in a system, and its weight with the steps in which it applies."""
     return [(lora.name, weight) for lora, weight in _merged(system).active]
 
 

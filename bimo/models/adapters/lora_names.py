@@ -1,11 +1,11 @@
-"""How published LoRA files spell the layers they change, and which layers of a system those are.
+"""The names of layers in published LoRA files, and the layers of a system that they refer to.
 
-Diffusers and peft write dots (`unet.down_blocks.0...to_q.lora_A.weight`, `base_model.model.` before that in peft's own
+Diffusers and peft write dots (`unet.down_blocks.0...to_q.lora_A.weight`, preceded by `base_model.model.` in peft's own
 files), diffusers' first releases the attention processor (`...attn1.processor.to_q_lora.down.weight`), kohya-ss and
 LyCORIS underscores (`lora_unet_down_blocks_0_...`), ComfyUI and its trainers `diffusion_model.`, some a dot for every
-underscore. So names are compared with underscores alone, after whatever says of which network they are. Below that
-they are diffusers' or the authors' own, whose fused projections are several layers of diffusers' one after the other.
-A layer that none of them has a name for, of an earlier level, is spelt by its own place in the system.
+underscore. So names are compared with underscores only, after the prefix of the network is removed. The rest is
+diffusers' name or the authors', whose fused projections are several layers of diffusers' one after the other. A layer
+for which no publisher has a name, such as one of an earlier level, has its path in the system.
 """
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
@@ -32,17 +32,17 @@ from bimo.models.adapters.lora_authors import (
 )
 
 Spelling = Literal["diffusers", "kohya", "comfyui"]
-#: The authors' names of HunyuanDiT's fused layers -> the layers their rows are split over.
+#: The authors' names of HunyuanDiT's fused layers -> the layers that share their rows.
 FUSED = {"attn1.Wqkv": ("to_q", "to_k", "to_v"), "attn2.kv_proj": ("to_k", "to_v")}
-#: What may stand before the name of a denoiser's layer, more than one in any order.
+#: Prefixes of the names of a denoiser's layers; several may follow each other in any order.
 _BEFORE = (
     *("base_model_model_", "base_model_", "model_diffusion_model_", "diffusion_model_", "module_", "model_"),
     *("unet_", "transformer_", "dit_", "pipe_dit_", "lora_unet_", "lora_transformer_", "lora_dit_", "lora_prior_unet_"),
     *("oft_unet_", "oft_transformer_", "lycoris_"),
 )
-#: What stands before the name of a text encoder's layer, and the number of the text encoder, from 1.
+#: The prefix of a text encoder's layer, and the number of the text encoder, from 1.
 _BEFORE_TEXT = re.compile(r"(?:(?:lora|oft|lycoris)_)?(?:text_encoder|te)(?:_?([1-9]))?_(.+)")
-#: What a text encoder's layers are below in the classes that trainers wrap.
+#: Prefixes of a text encoder's layers within the classes that trainers wrap.
 _TEXT_ENCODERS_OWN = (
     "",
     "text_model_",
@@ -77,7 +77,7 @@ _OUTSIDE = {
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows that a named layer has in a system: of the layer at ``path`` the ``part``-th of ``parts`` equal shares."""
+    """Rows of a layer in a system: of the layer at ``path`` the ``part``-th of ``parts`` equal shares."""
 
     path: str
     part: int = 0
@@ -86,8 +86,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class LayerNames:
-    """The layers of a system by every name, with underscores, that a file may have for them: those of a denoiser, of
-    each text encoder, and all by their own places.
+    """The layers of a system by every name, with underscores, that a file may use: those of a denoiser, of each text
+    encoder, and all of them by their paths.
     """
 
     denoiser: Mapping[str, tuple[Piece, ...]]
@@ -95,7 +95,9 @@ class LayerNames:
     own: Mapping[str, tuple[Piece, ...]]
 
     def find(self, name: str) -> list[tuple[Piece, ...]]:
-        """What a name may stand for: one layer, more where text encoders have a layer of that name each, or none."""
+        """The layers that a name can refer to: one, several if more than one text encoder has a layer of that name, or
+        none.
+        """
         if name in self.own:
             return [self.own[name]]
         return list(dict.fromkeys(self._find(name.replace(".", "_"))))
@@ -104,20 +106,20 @@ class LayerNames:
         if name in self.denoiser:
             yield self.denoiser[name]
             return
-        if found := _BEFORE_TEXT.fullmatch(name):
-            number, inner = int(found[1] or 1) - 1, re.sub(r"^base_model_(model_)?", "", found[2])
+        if match := _BEFORE_TEXT.fullmatch(name):
+            number, inner = int(match[1] or 1) - 1, re.sub(r"^base_model_(model_)?", "", match[2])
             if number < len(self.encoders) and inner in self.encoders[number]:
                 yield self.encoders[number][inner]
                 return
         for before in _BEFORE:
             if name.startswith(before):
                 yield from self._find(name.removeprefix(before))
-        # peft says nothing of the network that it was saved from.
+        # peft's files do not name the network.
         yield from (encoder[name] for encoder in self.encoders if name in encoder)
 
 
 def root_of(system: System, level: str = "") -> str:
-    """The path of a level's published denoiser ("image.denoiser.model"), the last level's where none is named."""
+    """The path of a level's published denoiser ("image.denoiser.model"), by default the last level's."""
     path = f"{level or system.recipe.levels[-1].name}.denoiser"
     module = system.get_submodule(path)
     while isinstance(module, DenoiserWrapper):
@@ -126,8 +128,8 @@ def root_of(system: System, level: str = "") -> str:
 
 
 def layer_names(system: System, level: str = "") -> LayerNames:
-    """The names that a file may use for the layers of a level's denoiser, the last one's where none is named, and of
-    the text encoders.
+    """The names that a file may use for the layers of a level's denoiser, by default the last level's, and of the text
+    encoders.
     """
     root = root_of(system, level)
     denoiser = dict(_of_denoiser(system.get_submodule(root), root))
@@ -136,15 +138,15 @@ def layer_names(system: System, level: str = "") -> LayerNames:
         at = f"text.{index}.model"
         encoders.append(dict(_of_text_encoder(system.get_submodule(at), at)))
         if "projection" in dict(encoder.named_children()):
-            # It lies in the class that transformers has around the text encoder.
+            # It is nested within transformers' class for the text encoder.
             encoders[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
     return LayerNames(denoiser, tuple(encoders), {path: (Piece(path),) for path in _own_paths(system)})
 
 
 def published(system: System, spelling: Spelling) -> dict[str, str]:
-    """The path of a layer -> what it is called in a file that is written: diffusers' `unet.…` (a transformer's
-    `transformer.…`), kohya-ss' `lora_unet_…`, over the authors' names of the UNet where there are two text encoders, or
-    `diffusion_model.…` of ComfyUI and its trainers. Text encoders are called alike in the last two.
+    """The path of a layer -> its name in a written file: diffusers' `unet.…` (a transformer's `transformer.…`),
+    kohya-ss' `lora_unet_…`, with the authors' names of the UNet if there are two text encoders, or `diffusion_model.…`
+    of ComfyUI and its trainers. The last two have the same names for text encoders.
     """
     root = root_of(system)
     layers = _layers(system.get_submodule(root))
@@ -174,20 +176,20 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
 
 
 def is_unet(system: System) -> bool:
-    """Whether the last level's denoiser is a UNet of diffusers."""
+    """Whether the last level's denoiser is diffusers' UNet."""
     return any(name.startswith("down_blocks.") for name, _ in system.get_submodule(root_of(system)).named_modules())
 
 
 def _own_paths(system: System) -> list[str]:
-    """The layers of all denoisers by their places in the system: how those are spelt that no publisher has a name for,
-    of earlier levels and around a published denoiser.
+    """The layers of all denoisers by their paths in the system: the names of those for which no publisher has a name,
+    in earlier levels and around a published denoiser.
     """
     at = [f"{level.name}.denoiser" for level in system.recipe.levels]
     return [f"{path}.{name}" for path in at for name in _layers(system.get_submodule(path))]
 
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
-    """Whatever has a weight, but for what is learnt beside a layer."""
+    """The layers with a weight, except trainable LoRAs."""
     named = ((n, m) for n, m in module.named_modules() if "weight" in dict(m.named_parameters(recurse=False)))
     return {name: m for name, m in named if ".lora." not in name}
 
@@ -195,7 +197,7 @@ def _layers(module: nn.Module) -> dict[str, nn.Module]:
 def _of_denoiser(model: nn.Module, root: str) -> Iterator[tuple[str, tuple[Piece, ...]]]:
     layers = _layers(model)
     per_block, attending = _layers_per_block(layers), _attending(layers)
-    # diffusers' own names come last: what else is called so is not meant.
+    # diffusers' own names come last, so they win over equal names of the authors.
     for name, pieces in _fused(layers):
         yield name.replace(".", "_"), tuple(Piece(f"{root}.{p.path}", p.part, p.parts) for p in pieces)
     for name in layers:
@@ -204,8 +206,8 @@ def _of_denoiser(model: nn.Module, root: str) -> Iterator[tuple[str, tuple[Piece
         yield from ((other.replace(".", "_"), piece) for other in authors if other)
     for name in layers:
         piece = (Piece(f"{root}.{name}"),)
-        if found := _PROCESSOR.fullmatch(name):
-            yield f"{found[1]}.processor.to_{found[2]}_lora".replace(".", "_"), piece
+        if match := _PROCESSOR.fullmatch(name):
+            yield f"{match[1]}.processor.to_{match[2]}_lora".replace(".", "_"), piece
         yield name.replace(".", "_"), piece
 
 
@@ -214,12 +216,12 @@ def _of_text_encoder(model: nn.Module, at: str) -> Iterator[tuple[str, tuple[Pie
         piece = (Piece(f"{at}.{name}"),)
         for before in _TEXT_ENCODERS_OWN:
             yield before + name.replace(".", "_"), piece
-            if found := _TEXT_PROCESSOR.fullmatch(name):
-                yield f"{before}{found[1].replace('.', '_')}_to_{found[2]}_lora", piece
+            if match := _TEXT_PROCESSOR.fullmatch(name):
+                yield f"{before}{match[1].replace('.', '_')}_to_{match[2]}_lora", piece
 
 
 def _renamed(name: str, layers: Mapping[str, object]) -> Iterator[str]:
-    """The names of a transformer's layer in its authors' code where that is one layer as well."""
+    """The names that a transformer's layer has in its authors' code if it is one layer there too."""
     if "blocks.0.attn2.to_k" in layers:
         block = re.fullmatch(r"(blocks\.\d+)\.(.+)", name)
         own = {v: k for k, v in HUNYUAN_BLOCK.items()}
@@ -237,32 +239,32 @@ def _renamed(name: str, layers: Mapping[str, object]) -> Iterator[str]:
 
 
 def _fused(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Piece, ...]]]:
-    """Layers of the authors' code that diffusers' classes have in several, or with their rows in another order."""
+    """Fused layers of the authors' code that are several in diffusers' classes, or have their rows in another order."""
     streams, hunyuan = STREAMS in tables(layers), "blocks.0.attn2.to_k" in layers
     for name in layers:
-        if found := re.fullmatch(r"((?:layers|noise_refiner|context_refiner)\.\d+)\.(attention|attn)\.to_q", name):
-            yield f"{found[1]}.attention.qkv", _beside(f"{found[1]}.{found[2]}", "to_q", "to_k", "to_v")
-        if hunyuan and (found := re.fullmatch(r"(blocks\.\d+)\.attn1\.to_q", name)):
+        if match := re.fullmatch(r"((?:layers|noise_refiner|context_refiner)\.\d+)\.(attention|attn)\.to_q", name):
+            yield f"{match[1]}.attention.qkv", _beside(f"{match[1]}.{match[2]}", "to_q", "to_k", "to_v")
+        if hunyuan and (match := re.fullmatch(r"(blocks\.\d+)\.attn1\.to_q", name)):
             for fused, parts in FUSED.items():
-                yield f"{found[1]}.{fused}", _beside(f"{found[1]}.{fused.split('.')[0]}", *parts)
-        if streams and (found := re.fullmatch(r"transformer_blocks\.(\d+)\.attn\.add_q_proj", name)):
-            at = f"transformer_blocks.{found[1]}.attn"
-            yield f"double_blocks.{found[1]}.img_attn.qkv", _beside(at, "to_q", "to_k", "to_v")
-            yield f"double_blocks.{found[1]}.txt_attn.qkv", _beside(at, "add_q_proj", "add_k_proj", "add_v_proj")
-        if found := re.fullmatch(r"single_transformer_blocks\.(\d+)\.proj_mlp", name):
-            at = f"single_transformer_blocks.{found[1]}"
-            yield f"single_blocks.{found[1]}.linear1", (*_beside(f"{at}.attn", "to_q", "to_k", "to_v"), Piece(name))
-        if streams and (found := re.fullmatch(r"transformer_blocks\.(\d+)\.(ff|ff_context)\.net\.0\.proj", name)):
-            # A gated one: what is let through, then the gate (Ovis-Image's).
-            stream = f"double_blocks.{found[1]}.{'img' if found[2] == 'ff' else 'txt'}_mlp"
+                yield f"{match[1]}.{fused}", _beside(f"{match[1]}.{fused.split('.')[0]}", *parts)
+        if streams and (match := re.fullmatch(r"transformer_blocks\.(\d+)\.attn\.add_q_proj", name)):
+            at = f"transformer_blocks.{match[1]}.attn"
+            yield f"double_blocks.{match[1]}.img_attn.qkv", _beside(at, "to_q", "to_k", "to_v")
+            yield f"double_blocks.{match[1]}.txt_attn.qkv", _beside(at, "add_q_proj", "add_k_proj", "add_v_proj")
+        if match := re.fullmatch(r"single_transformer_blocks\.(\d+)\.proj_mlp", name):
+            at = f"single_transformer_blocks.{match[1]}"
+            yield f"single_blocks.{match[1]}.linear1", (*_beside(f"{at}.attn", "to_q", "to_k", "to_v"), Piece(name))
+        if streams and (match := re.fullmatch(r"transformer_blocks\.(\d+)\.(ff|ff_context)\.net\.0\.proj", name)):
+            # A gated one: the value, then the gate (Ovis-Image's).
+            stream = f"double_blocks.{match[1]}.{'img' if match[2] == 'ff' else 'txt'}_mlp"
             yield f"{stream}.up_proj", (Piece(name, 0, 2),)
             yield f"{stream}.gate_proj", (Piece(name, 1, 2),)
             yield f"{stream}.down_proj", (Piece(name.removesuffix("0.proj") + "2"),)
-        if found := re.fullmatch(rf"{REFINER_BLOCK}\.attn\.to_q", name):
-            at = f"context_embedder.token_refiner.refiner_blocks.{found[1]}.attn"
-            yield f"{found.expand(AUTHORS_REFINER)}.self_attn_qkv", _beside(at, "to_q", "to_k", "to_v")
+        if match := re.fullmatch(rf"{REFINER_BLOCK}\.attn\.to_q", name):
+            at = f"context_embedder.token_refiner.refiner_blocks.{match[1]}.attn"
+            yield f"{match.expand(AUTHORS_REFINER)}.self_attn_qkv", _beside(at, "to_q", "to_k", "to_v")
     if streams or hunyuan:
-        # The authors' give shift then scale, diffusers' scale then shift.
+        # The authors' have shift then scale, diffusers' scale then shift.
         yield "final_layer.adaLN_modulation.1", (Piece("norm_out.linear", 1, 2), Piece("norm_out.linear", 0, 2))
 
 
@@ -280,10 +282,10 @@ def _attending(layers: Mapping[str, object]) -> frozenset[int]:
 
 
 def ldm_name(name: str, per_block: int, attending: frozenset[int]) -> str:
-    """The name that the authors' latent diffusion code gives a layer of diffusers' UNet, "" for what it has not.
+    """The name of a layer of diffusers' UNet in the authors' latent diffusion code, "" if it has none.
 
-    ``per_block`` is the number of residual layers of a block on the way down; there is one more on the way up.
-    ``attending`` are the blocks on the way up that attend to words: what enlarges x comes after that.
+    ``per_block`` is the number of residual layers of a down block; up blocks have one more. ``attending`` are the up
+    blocks with cross-attention, which precedes their upsampler.
     """
     if name in _OUTSIDE:
         return _OUTSIDE[name]

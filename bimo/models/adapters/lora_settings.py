@@ -22,7 +22,7 @@ ENDINGS = (".safetensors", ".bin", ".pt")
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 #: Supported kinds of peft, and the name of each one's scale.
 KINDS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha", "OFT": "", "BOFT": "", "IA3": ""}
-#: Settings that the tensors imply, that only training needs, or that say where adapters are.
+#: Settings that the tensors imply, that matter in training only, or that say where adapters are.
 NO_EFFECT = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "r", "rank_pattern", "alpha_pattern", "lora_alpha", "alpha", "use_rslora", "use_dora"),

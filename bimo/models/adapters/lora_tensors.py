@@ -43,7 +43,7 @@ _ROLES = (
 
 
 @dataclass
-class Said:
+class LayerEntry:
     """The entry of one layer in a file: tensors by their roles."""
 
     name: str
@@ -52,8 +52,8 @@ class Said:
 
 def strengths(file: Path) -> dict[str, Tensor]:
     """Alphas that a pickle stores as numbers, not as tensors."""
-    found = checkpoint_io.contents(file)
-    whole = cast("dict[Any, Any]", found) if isinstance(found, dict) else {}
+    loaded = checkpoint_io.contents(file)
+    whole = cast("dict[Any, Any]", loaded) if isinstance(loaded, dict) else {}
     tables = [whole, *(cast("dict[Any, Any]", value) for value in whole.values() if isinstance(value, dict))]
     return {
         str(name): torch.tensor(float(value))
@@ -85,9 +85,9 @@ def narrow(value: Tensor) -> bool:
     return value.is_floating_point() and value.dtype.itemsize == 1
 
 
-def by_layer(file: Path, state: Mapping[str, Tensor]) -> tuple[list[Said], list[str]]:
+def by_layer(file: Path, state: Mapping[str, Tensor]) -> tuple[list[LayerEntry], list[str]]:
     """The entries of all layers, and unknown tensors. Raises WeightsError for duplicate roles."""
-    said: dict[str, Said] = {}
+    entries: dict[str, LayerEntry] = {}
     unknown: list[str] = []
     inputs = {key.removesuffix(".on_input") for key in state if key.endswith(".on_input")}
     for key, value in state.items():
@@ -98,9 +98,9 @@ def by_layer(file: Path, state: Mapping[str, Tensor]) -> tuple[list[Said], list[
         else:
             unknown.append(key)
             continue
-        one = said.setdefault(name, Said(name))
-        if role in one.roles:
+        entry = entries.setdefault(name, LayerEntry(name))
+        if role in entry.roles:
             raise WeightsError("{file} has two {role} for {name}", file=file, role=role, name=name)
-        one.roles[role] = value
+        entry.roles[role] = value
     # An alpha alone has no effect.
-    return [one for one in said.values() if one.roles.keys() != {"alpha"}], unknown
+    return [entry for entry in entries.values() if entry.roles.keys() != {"alpha"}], unknown

@@ -1,5 +1,5 @@
-"""LoHa, LoKr and OFT to learn with, by their definitions in LyCORIS (arXiv:2309.14859): what is learnt is a layer's
-tensors as a file has them, and its change to the layer's weight is what such a file is read as.
+"""LoHa, LoKr and OFT for training, as defined in LyCORIS (arXiv:2309.14859): the parameters are a layer's tensors as in
+a file, and the change of its weight is computed as for such a file.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ KINDS = {"loha": "LoHa", "lokr": "LoKr", "oft": "OFT"}
 
 
 class Lycoris(nn.Module):
-    """What changes the weight of a linear or convolutional layer, by an algorithm; it begins at no change.
+    """The change of a linear or convolutional layer's weight by an algorithm, zero at first.
 
-    Of LoHa (arXiv:2108.06098) and LoKr ``rank`` is that of their matrices and ``alpha`` / ``rank`` their strength; of
-    OFT (arXiv:2306.07280) ``rank`` is the size of a block at most, and ``alpha`` how far it may turn.
+    For LoHa (arXiv:2108.06098) and LoKr ``rank`` is that of their matrices and ``alpha`` / ``rank`` their scale; for
+    OFT (arXiv:2306.07280) ``rank`` is the largest block size, and ``alpha`` the constraint on the rotation.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, algo: Algo, rank: int, alpha: float) -> None:
         super().__init__()
         self.algo, self.alpha = algo, alpha
-        made = {"loha": _loha, "lokr": _lokr, "oft": _oft}[algo](tuple(layer.weight.shape), rank)
-        for name, value in made.items():
+        tensors = {"loha": _loha, "lokr": _lokr, "oft": _oft}[algo](tuple(layer.weight.shape), rank)
+        for name, value in tensors.items():
             self.register_parameter(name, nn.Parameter(value))
         self.to(layer.weight.device)
 
-    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, answer: Tensor) -> Tensor:
-        """The layer's answer to x with what was learnt."""
+    def forward(self, x: Tensor, layer: nn.Linear | nn.Conv2d, output: Tensor) -> Tensor:
+        """The layer's output for x with the change applied."""
         weight = self.change()(weight_of(layer).detach().float()).to(x)
         if isinstance(layer, nn.Linear):
-            return answer + functional.linear(x, weight)
+            return output + functional.linear(x, weight)
         padding = cast("tuple[int, ...]", layer.padding)
-        return answer + functional.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+        return output + functional.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
 
     def roles(self) -> dict[str, Tensor]:
-        """Its tensors by what files call them."""
+        """Its tensors by their names in files."""
         return dict(self.named_parameters())
 
     def change(self) -> Change:
-        """What it is to the layer's weight."""
+        """The change of the layer's weight."""
         roles, kind = self.roles(), KINDS[self.algo]
         if self.algo == "oft":
             return change(kind, roles | {"alpha": torch.tensor(self.alpha)}, 1.0, {})
@@ -65,7 +65,7 @@ def _loha(shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
 
 
 def _lokr(shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
-    """The smaller matrix whole; the larger one of low rank where that is less."""
+    """The smaller matrix whole; the larger one as a low-rank product if that has fewer parameters."""
     (few, many), (few_in, many_in) = _factors(shape[0]), _factors(shape[1])
     across = many_in * math.prod(shape[2:])
     if rank >= min(many, across) / 2:
@@ -83,7 +83,7 @@ def _oft(shape: tuple[int, ...], rank: int) -> dict[str, Tensor]:
 
 
 def _factors(count: int) -> tuple[int, int]:
-    """Two factors of a count as near to each other as they are, the smaller first."""
+    """The two factors of a number that are closest to each other, the smaller first."""
     few = next(few for few in range(math.isqrt(count), 0, -1) if count % few == 0)
     return few, count // few
 

@@ -1,4 +1,4 @@
-"""ControlNets of transformers: Qwen-Image's (union, and for painting in a mask) and Z-Image's, diffusers' classes."""
+"""ControlNets of transformers, with diffusers' classes: Qwen-Image's (union and inpainting) and Z-Image's."""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -20,11 +20,11 @@ from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.z_image.denoiser import ZImage
 
-#: What ``controlnet_for`` makes one for, as people call it.
+#: The systems that ``controlnet_for`` supports, as messages name them.
 WITH_CONTROLNET = ("Stable Diffusion (XL)", "Kolors", "HunyuanDiT", "Qwen-Image", "Z-Image")
-#: Channels of the mask of a ControlNet that paints, in tokens of 2 x 2 places.
+#: Channels of an inpainting ControlNet's mask, in tokens of 2 x 2 positions.
 MASK_CHANNELS = 4
-#: What a ControlNet of Z-Image takes from its transformer: it has no such layers of its own.
+#: Modules that a ControlNet of Z-Image uses from its transformer instead of its own.
 SHARED = (
     *("t_scale", "t_embedder", "all_x_embedder", "cap_embedder", "rope_embedder", "noise_refiner", "context_refiner"),
     *("x_pad_token", "cap_pad_token"),
@@ -33,9 +33,9 @@ SHARED = (
 
 @dataclass(frozen=True, kw_only=True)
 class QwenControlNet(ControlPart):
-    """A copy of the first ``layers`` of Qwen-Image's transformer that looks at a picture coded as x is; what its layers
-    say is added behind as many equal shares of the transformer's. With ``masked`` it looks at what a mask leaves of a
-    picture, and at the mask.
+    """A copy of the first ``layers`` of Qwen-Image's transformer, with the control picture encoded as x is; the outputs
+    of its layers are added to the transformer's, each to an equal share of consecutive layers. With ``masked`` it gets
+    the masked picture and the mask.
     """
 
     qwen: QwenImage
@@ -43,7 +43,7 @@ class QwenControlNet(ControlPart):
     masked: bool = False
 
     def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
-        """Coded as x is; it reads the prompt in every branch."""
+        """With the picture encoded as x is, and the prompt in every branch of guidance."""
         painting: Literal["", "alone"] = "alone" if self.masked else ""
         return Control(name=name, level=level, source=source, coded=True, worded=True, painting=painting)
 
@@ -52,13 +52,13 @@ class QwenControlNet(ControlPart):
         return QwenAdapter(self)
 
     def tiny(self) -> Self:
-        """A layer of a tiny transformer."""
+        """One layer of a tiny transformer."""
         return replace(self, qwen=self.qwen.tiny(), layers=1)
 
 
 class QwenAdapter(nn.Module):
-    """Pictures [R, C, h, w] coded as x, with ``masked`` [R, C + 1, h, w], and weights [R, 1, 1, 1] -> what is added
-    behind each layer of the transformer.
+    """Pictures [R, C, h, w] encoded as x is, with ``masked`` [R, C + 1, h, w], and weights [R, 1, 1, 1] -> a residual
+    for each layer of the transformer.
     """
 
     def __init__(self, part: QwenControlNet) -> None:
@@ -72,19 +72,21 @@ class QwenAdapter(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
-        """One [R, L, D] a layer of the transformer, whatever its own number is, so that several can be added up."""
-        said: list[Tensor] = self.model(**inputs, controlnet_cond=packed(picture), return_dict=False)
-        share = -(-self.part.qwen.layers // len(said))
-        scaled = [value * weight[:, :, 0] for value in said]
+        """One residual [R, L, D] for each layer of the transformer, whatever the number of its own layers, so that
+        several can be summed.
+        """
+        residuals: list[Tensor] = self.model(**inputs, controlnet_cond=packed(picture), return_dict=False)
+        share = -(-self.part.qwen.layers // len(residuals))
+        scaled = [value * weight[:, :, 0] for value in residuals]
         return {"controlnet_block_samples": [scaled[layer // share] for layer in range(self.part.qwen.layers)]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZImageControlNet(ControlPart):
-    """Layers of Z-Image's kind that look at a picture coded as x is; what they say is added behind the transformer's
-    layers ``places``. Of more ``channels`` than x has the others are a mask and what it leaves of an image, zeros where
-    there are none (version 2.0). ``refiner`` says which layers look at the picture before the words come: those of the
-    first version look at it alone (""); else they see x, and are the control layers themselves or some of their own, at
+    """Layers like Z-Image's, with the control picture encoded as x is; their outputs are added after the transformer's
+    layers ``places``. If it has more ``channels`` than x, the others are a mask and the masked image, zeros without one
+    (version 2.0). ``refiner`` names the layers that get the control picture before the text: in the first version
+    separate ones without x (""), else those with x, which are the control layers themselves or refiner layers at
     ``refiner_places``.
     """
 
@@ -95,12 +97,14 @@ class ZImageControlNet(ControlPart):
     refiner_places: tuple[int, ...] = ()
 
     def conditioner(self, name: str, level: str, source: Literal["edges", "outlines", "map"] = "edges") -> Control:
-        """Coded as x is."""
+        """With the picture encoded as x is."""
         painting: Literal["", "beside"] = "beside" if self.channels > self.z_image.channels else ""
         return Control(name=name, level=level, source=source, coded=True, painting=painting)
 
     def origin(self, name: str) -> str:
-        """Its layers are copies of those they stand behind; what reads the picture, of what reads x."""
+        """Its layers are copies of those at ``places``; the embedding and refiners of the picture are copies of those
+        of x.
+        """
         head, _, rest = name.partition(".")
         if head == "control_layers":
             place, _, rest = rest.partition(".")
@@ -112,13 +116,13 @@ class ZImageControlNet(ControlPart):
         return ZImageAdapter(self)
 
     def tiny(self) -> Self:
-        """One layer beside a tiny transformer."""
+        """One layer, for a tiny transformer."""
         return replace(self, z_image=self.z_image.tiny(), places=(0,), refiner_places=self.refiner_places[:1])
 
 
 class ZImageAdapter(nn.Module):
-    """Pictures [R, channels, h, w] coded as x and weights [R, 1, 1, 1] -> what is added behind layers of the
-    transformer, whose own embeddings and refiners it looks through.
+    """Pictures [R, channels, h, w] encoded as x is and weights [R, 1, 1, 1] -> residuals for layers of the transformer,
+    whose embeddings and refiners it uses.
     """
 
     def __init__(self, part: ZImageControlNet) -> None:
@@ -133,28 +137,28 @@ class ZImageAdapter(nn.Module):
             add_control_noise_refiner=part.refiner or None,
             **part.z_image.control_settings(),
         )
-        # diffusers' class looks at it, says that it can, and never sets it.
+        # diffusers' class reads this attribute, declares support for it, and never sets it.
         self.model.gradient_checkpointing = False
 
     def forward(self, inputs: Mapping[str, Any], picture: Tensor, weight: Tensor) -> dict[str, Any]:
-        """By the number of the layer [R, L, D], L being the tokens of x and of the words."""
-        given = dict(inputs)
-        network = given.pop("network")
-        # Not as submodules: they are the transformer's, and saved with it.
+        """By number of the layer [R, L, D], with L the tokens of x and of the text."""
+        arguments = dict(inputs)
+        network = arguments.pop("network")
+        # Not as submodules: they belong to the transformer, and are saved with it.
         shared = vars(cast(object, self.model))
         shared.update({name: getattr(network, name) for name in SHARED})
         context = list(picture.unsqueeze(2).unbind(0))
         try:
-            said: Mapping[int, Tensor] = self.model(
-                **given, control_context=context, conditioning_scale=weight[:, :, 0]
+            residuals: Mapping[int, Tensor] = self.model(
+                **arguments, control_context=context, conditioning_scale=weight[:, :, 0]
             )
         finally:
             shared.update(dict.fromkeys(SHARED))
-        return {"controlnet_block_samples": dict(said)}
+        return {"controlnet_block_samples": dict(residuals)}
 
 
 def controlnet_for(denoiser: Part) -> ControlPart | None:
-    """The ControlNet that is trained beside a denoiser, None where there is none for it."""
+    """The ControlNet that can be trained for a denoiser, None if there is none."""
     if isinstance(denoiser, Unet):
         return ControlNet(unet=denoiser)
     if isinstance(denoiser, Hunyuan):

@@ -1,4 +1,4 @@
-"""Reads a folder in diffusers' layout: what system it is, by what stands in its configs, and its weights as data."""
+"""Reads folders in diffusers' layout: the recipe by the configs, and the weights. Code in a folder is never run."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from bimo.models.layouts.gguf_text import GgufTextEncoder
 
 INDEX_FILE = "model_index.json"
-#: The folder of a second level's pipeline, within that of the first.
+#: The subfolder of a second level's pipeline within the first's.
 SECOND = "refiner"
-#: What a denoiser's component is called in a folder, and what its module in a system ends in.
+#: The component of a denoiser in a folder, and the last part of its module's path in a system.
 DENOISERS = ("unet", "transformer")
 
 
 def same_name(name: str) -> str | None:
-    """A tensor's name as it is."""
+    """Keeps a tensor's name."""
     return name
 
 
 @dataclass(frozen=True)
 class Filling:
-    """The tensors of a component's folder go to the module at ``module`` ("text.0.model") of the system."""
+    """The tensors of a component's folder are for the module at ``module`` ("text.0.model") of the system."""
 
     component: str
     module: str
@@ -53,8 +53,8 @@ class Filling:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a folder is: its recipe, where its weights go, and the folder of each text encoder's tokenizer, in order.
-    Of the ``configs`` that are there nothing else is read.
+    """The result of reading a folder: its recipe, the modules of its weights, and the folder of each text encoder's
+    tokenizer, in order. ``configs`` are components of which only configs are read.
     """
 
     recipe: Recipe
@@ -65,8 +65,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with a model_index.json: component -> (library, class). ``second`` is that of a second level, where one
-    is given that does not lie in it.
+    """A folder with a model_index.json: component -> (library, class). ``second`` is the folder of a second level if it
+    is not a subfolder.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class Folder:
 
     @classmethod
     def at(cls, path: Path) -> Folder:
-        """The folder at a path. Raises WeightsError where it has no index."""
+        """The folder at a path. Raises WeightsError if it has no index."""
         index = read_json(path / INDEX_FILE)
         lists = {name: cast("list[object]", v) for name, v in index.items() if isinstance(v, list)}
         pairs = {name: (str(v[0]), str(v[1])) for name, v in lists.items() if len(v) == 2}
@@ -85,12 +85,12 @@ class Folder:
         return cls(path, str(index.get("_class_name")), present, index)
 
     def config(self, component: str) -> Config:
-        """A component's config.json. Raises WeightsError where it is missing or damaged."""
+        """A component's config.json. Raises WeightsError if it is missing or damaged."""
         path = self.path / component / "config.json"
         return Config(path, read_json(path))
 
     def demand(self, component: str, library: str, classes: Sequence[str]) -> str:
-        """The class of a component. Raises RecipeError where it is none of those supported."""
+        """The class of a component. Raises RecipeError if it is not one of ``classes``."""
         library_and_class = self.classes.get(component, (None, None))
         if library_and_class[0] != library or library_and_class[1] not in classes:
             wanted = " / ".join(f"{library}.{cls}" for cls in classes)
@@ -112,10 +112,10 @@ def is_folder(path: Path) -> bool:
 
 
 def recipe_of(path: Path) -> Recipe:
-    """The recipe of a folder, from model_index.json and the configs alone; ``note`` says why it is taken for that.
+    """The recipe of a folder, by model_index.json and the configs only; ``note`` is the reason.
 
-    Raises WeightsError for missing or damaged files, RecipeError for what this package cannot draw. Code in the
-    folder is never run.
+    Raises WeightsError for missing or damaged files, RecipeError for an unsupported pipeline. Code in the folder is
+    never run.
     """
     return reading_of(path).recipe
 
@@ -127,11 +127,11 @@ def read_folder(
     second: Path | None = None,
     text_encoder: GgufTextEncoder | None = None,
 ) -> System:
-    """The system in a folder, ready to draw; ``weights_hash`` is the SHA-256 over the names and hashes of its files.
-    Of what is in another file, ``denoiser`` or ``text_encoder``, the folder needs no weights of its own. ``second`` is
-    the folder of a second level, where that is not the folder's own ``refiner``.
+    """The system in a folder; ``weights_hash`` is the SHA-256 over the names and hashes of its files. The folder needs
+    no weights for what comes from another file, ``denoiser`` or ``text_encoder``. ``second`` is the folder of a second
+    level, if that is not the subfolder ``refiner``.
 
-    Raises WeightsError for weights that are missing, truncated, misshapen or would run code, RecipeError as
+    Raises WeightsError for weights that are missing, truncated, misshapen or contain code, RecipeError as
     ``recipe_of``.
     """
     reading = reading_of(path, second)
@@ -141,7 +141,7 @@ def read_folder(
     files = {filling.component: files_of(path / filling.component) for filling in fillings}
     with module_weights.unfilled():
         system = System(reading.recipe)
-    # A picture's record needs it, loading does not.
+    # Hashing is done on demand: drawing's metadata needs it, loading does not.
     system.files = tuple(dict.fromkeys(file for found in files.values() for file in found))
     system.weights_hash = late_table(path, system.files, {} if second is None else {SECOND: second})
     if denoiser is not None:
@@ -166,7 +166,9 @@ def read_folder(
 
 
 def _but_model(encoder: nn.Module, path: str, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a text encoder's modules but its language model, which is in another file: those of its sight."""
+    """The tensors of a text encoder's modules, except its language model, which is in another file: the vision
+    encoder's.
+    """
     children = [name for name, _ in encoder.named_children() if name != "model"]
     return {
         f"{path}.{child}": {n.removeprefix(f"{child}."): v for n, v in state.items() if n.startswith(f"{child}.")}
@@ -175,16 +177,16 @@ def _but_model(encoder: nn.Module, path: str, state: Mapping[str, Tensor]) -> di
 
 
 def _add_file(system: System, file: Path) -> None:
-    """Counts a file that lies elsewhere among a system's, and in their hash."""
+    """Adds a file to a system's files and their hash."""
     before, digest = system.hashed, LateDigest(file)
     system.weights_hash = lambda: hashlib.sha256(f"{before()}\n{digest()}".encode()).hexdigest()
     system.files = (*system.files, file)
 
 
 def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:
-    """Loads a text encoder's tokenizer from a published folder. Raises WeightsError as the encoder does, and where
-    CLIP's byte pairs are fewer than its rows: then the tokens that were added (Taiyi-XL's 8067 characters) are not
-    there.
+    """Loads a text encoder's tokenizer from a published folder. Raises WeightsError as the encoder does, and if CLIP's
+    BPE vocabulary has fewer tokens than the embedding has rows: then added tokens (Taiyi-XL's 8067 characters) are
+    missing.
     """
     encoder.load_tokenizer(folder)
     if not isinstance(encoder, ClipTextEncoder) or encoder.part.words != "pairs":
@@ -201,7 +203,7 @@ def load_tokenizer(encoder: TextEncoder, folder: Path) -> None:
 
 
 def reading_of(path: Path, second: Path | None = None) -> Reading:
-    """What a folder is and where its files go. Raises RecipeError and WeightsError as ``recipe_of``."""
+    """The recipe of a folder and the modules of its files. Raises RecipeError and WeightsError as ``recipe_of``."""
     folder = replace(Folder.at(path), second=second)
     named, family = folder.pipeline, family_of(folder.pipeline)
     if family is None:

@@ -1,4 +1,4 @@
-"""What folders of flow-matching transformers that read one language model have in common."""
+"""What is common to folders of flow-matching transformers with one language model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bimo.models.text_encoders.language_model import LanguageModel
 
 LEVEL = "image"
 STEPS = 50
-#: What else a FlowMatchEulerDiscreteScheduler may say; the sampler reads it as it stands.
+#: Further settings of FlowMatchEulerDiscreteScheduler, which are passed to the sampler unchanged.
 FLOW_SETTINGS = (
     "invert_sigmas",
     "use_karras_sigmas",
@@ -31,8 +31,8 @@ FLOW_SETTINGS = (
 def reading_with(
     folder: Folder, name: str, why: Message, encoder: LanguageModel, level: Level, request: Defaults
 ) -> Reading:
-    """The reading of a folder whose parts are called text_encoder, transformer, vae and tokenizer, of the recipe with
-    one text encoder and one level; ``why`` it is taken for that.
+    """The reading of a folder with components text_encoder, transformer, vae and tokenizer, for a recipe with one text
+    encoder and one level; ``why`` is the reason, in Chinese and English, for this recipe.
     """
     recipe = Recipe(
         name=name,
@@ -52,9 +52,10 @@ def reading_with(
 
 
 def denoiser(folder: Folder, cls: str, part: type[Part], own: Mapping[str, str], **known: Any) -> Any:
-    """A transformer's part by the names its config has for the part's fields. Raises RecipeError for other fields.
+    """A transformer's part by its config; ``own`` maps the part's fields to the config's. Raises RecipeError for other
+    fields.
 
-    ``known`` are fields of the config that are known, with the one value that is meant.
+    ``known`` are fields of the config with their only supported value.
     """
     import diffusers
 
@@ -71,8 +72,8 @@ def flux_space(folder: Folder) -> Part:
 
 
 def flow_schedule(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow:
-    """The times of a folder's scheduler, FlowMatchEulerDiscreteScheduler or another that its pipeline can draw by; with
-    ``own_sigmas`` the pipeline leaves the grid to a scheduler with ``use_flow_sigmas``. Raises RecipeError.
+    """The schedule of a folder's scheduler, FlowMatchEulerDiscreteScheduler or another that its pipeline supports; with
+    ``own_sigmas`` the pipeline leaves the timesteps to a scheduler with ``use_flow_sigmas``. Raises RecipeError.
     """
     path = folder.path / "scheduler" / "scheduler_config.json"
     config = Config(path, read_json(path))
@@ -95,7 +96,7 @@ def flow_schedule(folder: Folder, own_sigmas: bool = False, **grid: Any) -> Flow
         settings = {n: read[n] for n in FLOW_SETTINGS if read[n] != defaults[n]}
     else:
         settings = {n: plain(v) for n, v in config.fields.items() if not n.startswith("_")}
-        # As pipelines read what is not set; what a solver calls flow_shift is its own.
+        # The pipelines' default; flow_shift is a setting of the solver.
         low, high = (0.25, 0.75) if grid.get("dynamic") == "root" else (0.5, 1.15)
         silent = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": low, "max_shift": high}
         silent |= {

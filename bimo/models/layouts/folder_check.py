@@ -1,4 +1,4 @@
-"""What a folder in diffusers' layout lacks to be drawn: its classes one by one, the recipe that it is, its files."""
+"""What a folder in diffusers' layout lacks to be loaded: its classes one by one, its recipe, its files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from bimo.models.layouts.pipelines import FAMILIES, family_of
 from bimo.models.layouts.weight_files import files_of
 
 SCHEDULER = "scheduler"
-#: Libraries whose classes an index may name and whose installed version can be asked for one.
+#: Libraries whose installed version is asked for the classes in an index.
 LIBRARIES = ("diffusers", "transformers")
-#: The components by which families are told apart.
+#: The components that distinguish families.
 TELLING = ("unet", "transformer", "text_encoder", "text_encoder_2")
-#: A library and the classes of it that a reader takes in a component's place.
+#: A library and its classes that a reader supports for a component.
 Wanted = tuple[str, tuple[str, ...]]
 
 
 class State(StrEnum):
-    """What is known of a component."""
+    """The support of a component."""
 
     read = "read"
     beside = "beside"
@@ -37,13 +37,13 @@ class State(StrEnum):
     absent = "absent"
 
 
-#: Those of them without which nothing is drawn.
+#: The states in which a folder cannot be loaded.
 LACKING = (State.unread, State.not_installed, State.other, State.absent)
 
 
 @dataclass(frozen=True)
 class Component:
-    """A component of an index by its library and class, "" where the index has none; ``why`` is said of its state."""
+    """A component of an index with its library and class, "" if the index lacks it; ``why`` explains its state."""
 
     name: str
     library: str
@@ -53,16 +53,15 @@ class Component:
 
     @property
     def lacking(self) -> bool:
-        """Whether it is what the folder cannot be drawn for."""
+        """Whether the folder cannot be loaded because of it."""
         return self.state in LACKING
 
 
 @dataclass(frozen=True)
 class FolderCheck:
-    """A folder's pipeline, the recipe it would be ("" for none), its components and the error of reading it.
+    """A folder's pipeline, its recipe ("" for none), its components and the error of reading it.
 
-    ``nearest`` is the pipeline that is read here and has most of its classes, "" where none has its denoiser or a text
-    encoder.
+    ``nearest`` is the supported pipeline with most of its classes, "" if none shares its denoiser or a text encoder.
     """
 
     path: Path
@@ -75,46 +74,46 @@ class FolderCheck:
 
     @property
     def lacking(self) -> list[Component]:
-        """What it cannot be drawn for."""
+        """The components because of which it cannot be loaded."""
         return [component for component in self.components if component.lacking]
 
     @property
     def exit_status(self) -> int:
-        """0 where it would be drawn, else that of the error that loading it would end with."""
+        """0 if it can be loaded, else the exit status of the error on loading."""
         if self.error is not None:
             return self.error.exit_status
         return WeightsError.exit_status if self.lacking else 0
 
     @property
     def sentence(self) -> Message:
-        """All of it in one sentence."""
-        told: dict[str, Any] = {"folder": self.path, "pipeline": self.pipeline, "recipe": self.recipe}
-        told |= {"note": self.note, "missing": Listed(component.name for component in self.lacking)}
+        """The result in one sentence."""
+        values: dict[str, Any] = {"folder": self.path, "pipeline": self.pipeline, "recipe": self.recipe}
+        values |= {"note": self.note, "missing": Listed(component.name for component in self.lacking)}
         if self.error is None:
             if not self.lacking:
                 return Message(
                     "{folder} is whole: all classes of its {pipeline} are known, and it is drawn as the recipe "
                     "{recipe} ({note})",
-                    **told,
+                    **values,
                 )
             return Message(
                 "all classes of {folder} are known, and it would be the recipe {recipe} ({note}), but files are "
                 "missing of: {missing}; download the folder whole",
-                **told,
+                **values,
             )
-        told |= {"known": len(self.components) - len(self.lacking), "count": len(self.components)}
-        told |= {"error": self.error.message, "near": ""}
+        values |= {"known": len(self.components) - len(self.lacking), "count": len(self.components)}
+        values |= {"error": self.error.message, "near": ""}
         if not self.lacking:
             return Message(
                 "all {count} classes of {folder} are known, but it is not drawn: {error}",
-                **told,
+                **values,
             )
         if self.nearest not in ("", self.pipeline):
-            told["near"] = Message("; most like it is a {nearest}", nearest=self.nearest)
+            values["near"] = Message("; most like it is a {nearest}", nearest=self.nearest)
         return Message(
             "no recipe draws {folder}, a {pipeline}: {known} of its {count} classes are known; missing are: "
             "{missing}{near}",
-            **told,
+            **values,
         )
 
 
@@ -124,7 +123,7 @@ def check(path: Path) -> FolderCheck:
     Raises WeightsError for a folder without an index.
     """
     folder = Folder.at(path)
-    trials = {family: _trial(folder, family) for family in FAMILIES}
+    trials = {family: _demands(folder, family) for family in FAMILIES}
     reading: Reading | None = None
     error: BimoError | None = None
     try:
@@ -148,25 +147,25 @@ def check(path: Path) -> FolderCheck:
 
 
 @dataclass(frozen=True)
-class _Trial(Folder):
-    """A folder that a family's reader may read for what it asks of it: another class than it reads is written down, and
-    taken for the one that it does.
-    """
+class _RecordingFolder(Folder):
+    """A folder that records which classes a family's reader demands, and answers with one that it supports."""
 
     asked: dict[str, Wanted] = field(default_factory=dict[str, Wanted])
 
     def demand(self, component: str, library: str, classes: Sequence[str]) -> str:
-        """The class of a component, or the first that would do."""
+        """The class of a component, or the first supported one."""
         self.asked[component] = (library, tuple(classes))
-        found, cls = self.classes.get(component, ("", ""))
-        return cls if found == library and cls in classes else classes[0]
+        own_library, cls = self.classes.get(component, ("", ""))
+        return cls if own_library == library and cls in classes else classes[0]
 
 
-def _trial(folder: Folder, family: str) -> _Trial:
-    """What the reader of a family asks of a folder, as far as it came, and what the family is written as."""
-    trial = _Trial(folder.path, family, folder.classes, folder.index)
+def _demands(folder: Folder, family: str) -> _RecordingFolder:
+    """The demands of a family's reader on a folder, as far as it got, and the classes that the family
+    is exported with.
+    """
+    trial = _RecordingFolder(folder.path, family, folder.classes, folder.index)
     module: Any = importlib.import_module(FAMILIES[family])
-    # The reader of another family may fail at its configs in any way; what it asked until then is what is wanted.
+    # The reader of another family may fail at the configs in any way; what it demanded before that counts.
     with contextlib.suppress(Exception):
         module.reading(trial)
     for form in module.FORMS:
@@ -178,10 +177,10 @@ def _trial(folder: Folder, family: str) -> _Trial:
 
 
 def _of_reading(folder: Folder, reading: Reading) -> list[Component]:
-    """The components of a folder that is read: those that are needed have their files, or lack them."""
+    """The components of a folder that can be read; required ones without files are absent."""
     needed = {filling.component for filling in reading.fillings}
     aside = {*reading.tokenizers, *reading.configs}
-    made: list[Component] = []
+    components: list[Component] = []
     for name, (library, cls) in folder.classes.items():
         wanted: object = None
         if name in needed:
@@ -193,40 +192,40 @@ def _of_reading(folder: Folder, reading: Reading) -> list[Component]:
             wanted = Message("there are no files in {folder}", folder=folder.path / name)
         used = name in needed or name in aside or name == SCHEDULER
         state = State.absent if wanted else State.read if used else State.beside
-        made.append(_component(name, library, cls, state, wanted))
-    return made
+        components.append(_component(name, library, cls, state, wanted))
+    return components
 
 
-def _of_trials(folder: Folder, trials: Mapping[str, _Trial], own: _Trial | None) -> list[Component]:
-    """The components of a folder that is not read, by what any family reads; ``own`` is what its family asks for."""
+def _of_trials(folder: Folder, trials: Mapping[str, _RecordingFolder], own: _RecordingFolder | None) -> list[Component]:
+    """The components of a folder that cannot be read, by the demands of all families; ``own`` are those of its family."""
     known = {(library, cls) for trial in trials.values() for library, every in trial.asked.values() for cls in every}
     known |= {("transformers", cls) for form in forms() for cls in form.text_encoders}
     known |= {("diffusers", form.denoiser) for form in forms()}
-    asked = own.asked if own else {}
-    made: list[Component] = []
+    demanded = own.asked if own else {}
+    components: list[Component] = []
     for name, (library, cls) in folder.classes.items():
-        wanted = asked.get(name)
+        wanted = demanded.get(name)
         if (library, cls) in known or (name == SCHEDULER and _installed(library, cls)):
-            state = State.read if wanted is None or _is(wanted, library, cls) else State.other
+            state = State.read if wanted is None or _matches(wanted, library, cls) else State.other
         else:
             state = State.unread if _installed(library, cls) else State.not_installed
-        made.append(_component(name, library, cls, state, _classes(wanted)))
-    absent = [name for name in asked if name not in folder.classes]
-    made += [_component(name, "", "", State.absent, _classes(asked[name])) for name in absent]
-    return made
+        components.append(_component(name, library, cls, state, _classes(wanted)))
+    absent = [name for name in demanded if name not in folder.classes]
+    components += [_component(name, "", "", State.absent, _classes(demanded[name])) for name in absent]
+    return components
 
 
-def _nearest(folder: Folder, trials: Mapping[str, _Trial]) -> str:
-    """The family with most of a folder's classes, its denoiser or a text encoder among them; "" for none."""
+def _nearest(folder: Folder, trials: Mapping[str, _RecordingFolder]) -> str:
+    """The family with most of a folder's classes, including its denoiser or a text encoder; "" for none."""
     best, most = "", 0
     for family, trial in trials.items():
-        shared = {name for name, wanted in trial.asked.items() if _is(wanted, *folder.classes.get(name, ("", "")))}
+        shared = {name for name, wanted in trial.asked.items() if _matches(wanted, *folder.classes.get(name, ("", "")))}
         if shared & set(TELLING) and len(shared) > most:
             best, most = family, len(shared)
     return best
 
 
-def _is(wanted: Wanted, library: str, cls: str) -> bool:
+def _matches(wanted: Wanted, library: str, cls: str) -> bool:
     return library == wanted[0] and cls in wanted[1]
 
 

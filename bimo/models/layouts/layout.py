@@ -1,4 +1,4 @@
-"""The layouts that systems were published in: each knows its folders, their recipes and how their weights are read."""
+"""Published layouts: each recognises its folders, determines their recipes and reads their weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bimo.core.recipe import Recipe
     from bimo.diffusion.system import System
 
-#: Modules with a ``LAYOUT``, in the order in which a folder is shown to them; imported only when their turn comes.
+#: Modules with a ``LAYOUT``, in the order in which they are tried; imported only then.
 MODULES = (
     "bimo.models.layouts.diffusers_folder",
     "bimo.models.cascade.layout",
@@ -25,18 +25,18 @@ MODULES = (
 
 
 def no_base(folder: Path) -> tuple[str, ...]:
-    """No recipe: the files of a folder say everything."""
+    """No recipes: the files determine everything."""
     return ()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How systems lie in folders of one kind.
+    """A layout of published systems.
 
-    ``claims(folder)`` looks at names of files and small configs alone. ``recipe_of(folder)`` reads no weights;
-    ``read(folder, dtype=None)`` does, as they are stored where there is no ``dtype``. Where files do not say all,
-    ``bases(folder)`` names the recipes that a folder may be read as, the usual one first, and the recipe that was
-    chosen of them is the second argument of both.
+    ``claims(folder)`` looks at file names and small configs only. ``recipe_of(folder)`` reads no weights;
+    ``read(folder, dtype=None)`` does, in the stored dtype if ``dtype`` is None. If the files do not determine
+    everything, ``bases(folder)`` names the recipes that a folder can be read as, the most common first; the chosen one
+    is the second argument of both.
     """
 
     claims: Callable[[Path], bool]
@@ -46,6 +46,6 @@ class Layout:
 
 
 def layouts() -> Iterator[Layout]:
-    """Every published layout, each imported when it is reached."""
+    """Every published layout, imported one by one."""
     for name in MODULES:
         yield importlib.import_module(name).LAYOUT

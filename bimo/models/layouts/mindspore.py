@@ -1,9 +1,9 @@
-"""Reads checkpoints of MindSpore without MindSpore, and gives their tensors the names that torch has for them.
+"""Reads MindSpore checkpoints without MindSpore, and renames their tensors to torch's names.
 
 A checkpoint is a protocol buffer (mindspore/ccsrc/utils/checkpoint.proto): Checkpoint { repeated Value value = 1 },
 Value { string tag = 1; TensorProto tensor = 2 }, TensorProto { repeated int64 dims = 1; string tensor_type = 2; bytes
-tensor_content = 3 }. A tensor that is too long for one message stands in several with the same tag, in order. Files
-written with a checksum end in "crc_num" and ten digits.
+tensor_content = 3 }. A tensor that is too long for one message is split into several with the same tag, in order. Files
+with a checksum end in "crc_num" and ten digits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bimo.core.errors import WeightsError
 
-#: Names of number formats: as MindSpore writes them, without "mindspore." and case.
+#: MindSpore's dtype names, without "mindspore." and in lower case.
 NUMBERS = {
     "float64": torch.float64,
     "float32": torch.float32,
@@ -36,11 +36,11 @@ NUMBERS = {
 VARINT, WIDE, LENGTH, NARROW = 0, 1, 2, 5
 VARINT_BYTES = 10
 CHECKSUM = b"crc_num"
-#: The name of a tensor in torch: rules tried one after the other on what the former gave.
+#: Renaming rules to torch's names, applied one after the other.
 NAMES = (
     (r"\.gamma$", ".weight"),
     (r"\.beta$", ".bias"),
-    # WuKong's text encoder, as OpenCLIP names its like.
+    # WuKong's text encoder, with OpenCLIP's names.
     (r"^cond_stage_model\.transformer\.embedding_table$", "cond_stage_model.model.token_embedding.weight"),
     (r"\.token_embedding\.embedding_table$", ".token_embedding.weight"),
     (r"^cond_stage_model\.transformer\.transformer_layer\.", "cond_stage_model.model.transformer."),
@@ -48,20 +48,20 @@ NAMES = (
     (r"\.resblocks\.(\d+)\.attn\.attn\.", r".resblocks.\1.attn."),
     (r"\.attn\.in_proj\.(weight|bias)$", r".attn.in_proj_\1"),
     (r"\.resblocks\.(\d+)\.(c_fc|c_proj)\.", r".resblocks.\1.mlp.\2."),
-    # Its UNet: each convolution is wrapped in a cell of its own.
+    # Its UNet: each convolution is wrapped in a cell.
     (r"\.(in_layers|out_layers)_norm\.", r".\1.0."),
     (r"\.in_layers_conv\.conv\.", ".in_layers.2."),
     (r"\.out_layers_conv\.conv\.", ".out_layers.3."),
     (r"^(model\.diffusion_model\..*\.(?:skip_connection|op|conv))\.conv\.", r"\1."),
     (r"^(model\.diffusion_model\.(?:input_blocks\.0\.0|out\.2))\.conv\.", r"\1."),
-    # Its autoencoder, where convolutions are wrapped as well.
+    # Its autoencoder: convolutions are wrapped too.
     (r"^(first_stage_model\..*)\.conv\.conv\.", r"\1.conv."),
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor: its shape, number format, and where its bytes lie."""
+    """A tensor's shape, dtype, and the positions of its bytes."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -69,7 +69,7 @@ class Entry:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file begins as a checkpoint of MindSpore does: a message, in it a tag of printable letters."""
+    """Whether a file begins like a MindSpore checkpoint: a message with a tag of printable characters."""
     if not path.is_file():
         return False
     try:
@@ -84,14 +84,14 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Torch's name -> shape of every tensor; only the heads of the messages are read. Raises WeightsError."""
+    """Torch's name -> shape of every tensor; only the messages' headers are read. Raises WeightsError."""
     return {torch_name(name): entry.shape for name, entry in _entries(path).items()}
 
 
 def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-    """The tensors under torch's names, one at a time in memory beside what was read; floating ones as ``dtype``.
+    """The tensors under torch's names, converted one at a time; floating-point ones as ``dtype``.
 
-    ``keep`` chooses by torch's name. Raises WeightsError for a file that is truncated or adds up to nothing.
+    ``keep`` selects by torch's name. Raises WeightsError for a file that is truncated or inconsistent.
     """
     state: dict[str, Tensor] = {}
     entries = _entries(path)
@@ -110,7 +110,7 @@ def read(path: Path, dtype: torch.dtype | None = None, keep: Callable[[str], boo
 
 
 def torch_name(name: str) -> str:
-    """The name in torch of a tensor of MindSpore's."""
+    """Torch's name of a tensor of MindSpore's."""
     for pattern, own in NAMES:
         name = re.sub(pattern, own, name)
     return name
@@ -175,13 +175,13 @@ def _tensor(data: mmap.mmap, start: int, end: int, path: Path, tag: str) -> Entr
     dtype = NUMBERS.get(kind.lower().removeprefix("mindspore.").rstrip("_"))
     if dtype is None:
         raise WeightsError("{tag} of {path} is in the format {kind!r}: unsupported", tag=tag, path=path, kind=kind)
-    # A single number is written with the one dimension 0.
+    # A scalar is stored with the one dimension 0.
     shape = () if dims == [0] and spans and spans[0][1] == dtype.itemsize else tuple(dims)
     return Entry(shape, dtype, spans)
 
 
 def _fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(number, wire, length or value, beginning of its content) of the fields of a message."""
+    """(number, wire type, length or value, start of the content) of the fields of a message."""
     while at < end:
         field, wire, length, at = _field(data, at, end)
         yield field, wire, length, at

@@ -1,4 +1,4 @@
-"""What a folder's scheduler_config.json says: a class of diffusers that draws, or a named refusal."""
+"""Scheduler configs of folders: the diffusers scheduler, or a specific error."""
 
 # diffusers loads its classes lazily, which reads as private, and leaves parts of its interface untyped.
 # pyright: reportPrivateImportUsage=false, reportUnknownMemberType=false
@@ -17,14 +17,14 @@ from bimo.core.errors import RecipeError
 from bimo.core.messages import Listed
 from bimo.diffusion.samplers import DiffusersSampler
 
-#: Steps that are tried: PNDM takes four at least where Runge-Kutta's are not left out, SANA's sampler exactly two.
+#: Numbers of steps for the trial: PNDM needs at least four unless it skips its Runge-Kutta steps, SANA's exactly two.
 TRIALS = (4, 2)
-#: That of the x that is tried.
+#: The shape of x in the trial.
 SHAPE = (1, 4, 2, 2)
 
 
 def scheduler_class(path: Path, name: str) -> Any:
-    """The scheduler of diffusers that a config names. Raises RecipeError where there is none, or its library is not
+    """The diffusers scheduler that a config names. Raises RecipeError if there is none, or its library is not
     installed.
     """
     import diffusers
@@ -47,7 +47,7 @@ def scheduler_class(path: Path, name: str) -> Any:
 
 
 def relatives_settings(cls: Any) -> set[str]:
-    """The settings of the classes that diffusers lets take over a class's: kept for when one is asked for by name."""
+    """The settings of a scheduler's compatible classes in diffusers, which are kept for when one is chosen by name."""
     relatives = (
         [other for other in cls._get_compatibles() if hasattr(other, "_get_init_keys")] if cls.has_compatibles else []
     )
@@ -55,25 +55,25 @@ def relatives_settings(cls: Any) -> set[str]:
 
 
 def demand_steps(path: Path, cls: Any, settings: Mapping[str, Any]) -> None:
-    """Takes a first step as diffusers' pipelines do. Raises RecipeError where that cannot be done: a scheduler for
-    other models, or a setting that its class does not go with.
+    """Takes a first step as diffusers' pipelines do. Raises RecipeError if that fails: a scheduler for other models, or
+    an invalid setting.
     """
     why = ""
     for steps in TRIALS:
         try:
             outcome = _first_step(cls, settings, {"num_inference_steps": steps})
         except Exception as error:  # a scheduler for another kind of model may fail in any way
-            why = why or _told(error)
+            why = why or _first_line(error)
             continue
         if outcome == SHAPE:
             return
         why = f"{outcome}"
-    raise _undrawable(path, cls.__name__, why, "EulerDiscreteScheduler")
+    raise _unsupported(path, cls.__name__, why, "EulerDiscreteScheduler")
 
 
 def demand_flow_steps(path: Path, cls: Any, settings: Mapping[str, Any], grid: str) -> None:
-    """As ``demand_steps`` by the times that pipelines of flows give a scheduler: with a mu, and "even" or "whole" as
-    `bimo.diffusion.schedules.flow.Flow` has them, or its "own".
+    """As ``demand_steps``, with the timesteps of flow-matching pipelines: with a mu, and "even" or "whole" as in
+    `bimo.diffusion.schedules.flow.Flow`, or its "own".
     """
     whole = numpy.linspace(1000.0, 1.0, TRIALS[0]).astype(numpy.int64).astype(numpy.float32)
     arguments: dict[str, Any] = {"mu": 0.5}
@@ -87,16 +87,16 @@ def demand_flow_steps(path: Path, cls: Any, settings: Mapping[str, Any], grid: s
         outcome = _first_step(cls, settings, arguments)
         why = "" if outcome == SHAPE else f"{outcome}"
     except Exception as error:
-        why = _told(error)
+        why = _first_line(error)
     if why:
-        raise _undrawable(path, cls.__name__, why, "FlowMatchEulerDiscreteScheduler")
+        raise _unsupported(path, cls.__name__, why, "FlowMatchEulerDiscreteScheduler")
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _undrawable(path: Path, name: str, why: str, example: str) -> RecipeError:
+def _unsupported(path: Path, name: str, why: str, example: str) -> RecipeError:
     return RecipeError(
         "{name} of {path} cannot draw this kind of model ({why}); name the scheduler that its publisher "
         "used, for instance {example}",
@@ -108,14 +108,14 @@ def _undrawable(path: Path, name: str, why: str, example: str) -> RecipeError:
 
 
 def _first_step(cls: Any, settings: Mapping[str, Any], times: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape of x after the first step at some times. Raises whatever the class does."""
-    # Some draw numbers of their own: loading a model must not move those of the process.
+    """The shape of x after the first step. Raises whatever the scheduler does."""
+    # Some draw random numbers: loading a model must not advance the global generators.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sampler = cls.from_config(dict(settings))
         sampler.set_timesteps(**times)
         x = torch.zeros(SHAPE)
-        if "num_inference_steps" in times and "mu" not in times:  # flows begin with noise as it is
+        if "num_inference_steps" in times and "mu" not in times:  # flow matching does not scale the initial noise
             x = x * sampler.init_noise_sigma
         t = sampler.timesteps[:: sampler.order][0]
         x = DiffusersSampler(sampler).scale_model_input(x, t)

@@ -1,6 +1,6 @@
-"""Which files of a component's folder hold its weights: whole or in shards, as they are or a variant (fp16, bf16 ...).
+"""The files with a component's weights: whole or sharded, plain or a variant (fp16, bf16 ...).
 
-Names alone say so, so that it is known before anything is fetched; torch is not needed.
+They are chosen by name only, so before anything is downloaded; torch is not needed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from bimo.core.errors import WeightsError
 from bimo.core.messages import Listed
 from bimo.core.weight_formats import is_pointer
 
-#: What the libraries call a component's weights, safetensors before pickles.
+#: The libraries' names for a component's weights; safetensors are preferred to pickles.
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 ENDINGS = ("safetensors", "bin")
-#: Variants in the order in which they are taken where there is no plain file, the most digits first; "" stands for
-#: those of other names. What a trainer kept beside its average draws worse and comes last.
+#: Variants by preference if there is no plain file, the most precise first; "" is for unknown names. Weights before EMA
+#: draw worse and come last.
 VARIANTS = ("fp32", "ema", "fp16", "bf16", "", "non_ema")
-#: As diffusers and transformers write them: "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors", and of
-#: before that "model-00001-of-00002.fp16.safetensors".
+#: As diffusers and transformers write them: "model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors", and
+#: formerly "model-00001-of-00002.fp16.safetensors".
 _FILE = re.compile(
     rf"(?P<stem>{'|'.join(STEMS)})(?:\.(?P<variant>\w+))?(?:-(?P<part>\d+)-of-(?P<parts>\d+))?(?:\.(?P<late>\w+))?"
     rf"\.(?P<ending>{'|'.join(ENDINGS)})",
@@ -36,10 +36,8 @@ _INDEX = re.compile(
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A component's weights as they are stored once: the names of the files, those of its shards that are not there,
-    and that of its index, "" without one.
-    """
+class WeightCopy:
+    """One copy of a component's weights: the names of its files, its missing shards, and its index, "" without one."""
 
     stem: str
     ending: str
@@ -50,57 +48,57 @@ class Stored:
 
     @property
     def order(self) -> tuple[int, ...]:
-        """Sorts what is taken first: what is plain, safetensors, whole in one file."""
+        """The sort key of preference: plain, safetensors, a single file."""
         rank = VARIANTS.index(self.variant if self.variant in VARIANTS else "")
         return bool(self.variant), ENDINGS.index(self.ending), rank, STEMS.index(self.stem), len(self.files)
 
 
-def stored(names: Iterable[str]) -> list[Stored]:
-    """Every way in which the files of a folder hold its weights, what is taken first at the beginning."""
-    wholes: list[Stored] = []
+def stored(names: Iterable[str]) -> list[WeightCopy]:
+    """Every copy of the weights among a folder's files, in order of preference."""
+    wholes: list[WeightCopy] = []
     shards: dict[tuple[str, str, str, int], dict[int, str]] = {}
     indices: dict[tuple[str, str, str], str] = {}
     for name in sorted(names):
-        if found := _INDEX.fullmatch(name):
-            indices[_key(found)] = name
-        elif found := _FILE.fullmatch(name):
-            if found["part"] is None:
-                wholes.append(Stored(*_key(found), (name,)))
+        if match := _INDEX.fullmatch(name):
+            indices[_key(match)] = name
+        elif match := _FILE.fullmatch(name):
+            if match["part"] is None:
+                wholes.append(WeightCopy(*_key(match), (name,)))
             else:
-                shards.setdefault((*_key(found), int(found["parts"])), {})[int(found["part"])] = name
-    made = [*wholes]
+                shards.setdefault((*_key(match), int(match["parts"])), {})[int(match["part"])] = name
+    copies = [*wholes]
     for (stem, ending, variant, count), parts in shards.items():
         absent = tuple(str(number) for number in range(1, count + 1) if number not in parts)
         files = tuple(parts[number] for number in sorted(parts))
         index = indices.get((stem, ending, variant), "")
-        made.append(Stored(stem, ending, variant, files, absent, index))
-    named = {(one.stem, one.ending, one.variant) for one in made if one.index}
-    # An index may call its files what it likes.
-    made += [Stored(*key, (), index=index) for key, index in indices.items() if key not in named]
-    return sorted(made, key=lambda one: (bool(one.missing), one.order))
+        copies.append(WeightCopy(stem, ending, variant, files, absent, index))
+    named = {(one.stem, one.ending, one.variant) for one in copies if one.index}
+    # An index may name its files arbitrarily.
+    copies += [WeightCopy(*key, (), index=index) for key, index in indices.items() if key not in named]
+    return sorted(copies, key=lambda one: (bool(one.missing), one.order))
 
 
-def complete(names: Iterable[str]) -> Stored | None:
-    """The weights that are taken of a folder with files of these names, None where none are all there."""
+def complete(names: Iterable[str]) -> WeightCopy | None:
+    """The preferred complete copy among a folder's files, None if there is none."""
     return next((one for one in stored(names) if one.files and not one.missing), None)
 
 
 def needed(names: Sequence[str]) -> list[str]:
-    """Those of the names of a folder's files without the weights that say again what others do. Where none are all
-    there, everything is left: whoever reads it says what is missing.
+    """The names of a folder's files without redundant copies of the weights. If no copy is complete, all are kept: the
+    reader will report what is missing.
     """
     every = stored(names)
-    taken = complete(names)
-    if taken is None:
+    chosen = complete(names)
+    if chosen is None:
         return list(names)
-    more = {name for one in every for name in (*one.files, one.index)} - {*taken.files, taken.index}
+    more = {name for one in every for name in (*one.files, one.index)} - {*chosen.files, chosen.index}
     return [name for name in names if name not in more]
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files with a component's weights: one, or its shards; a variant where the plain ones are not all there.
+    """The files with a component's weights: one, or its shards; a variant if the plain ones are incomplete.
 
-    Raises WeightsError for none.
+    Raises WeightsError if there are none.
     """
     names = _names(folder)
     broken: list[tuple[str, Sequence[str]]] = []
@@ -114,7 +112,7 @@ def files_of(folder: Path) -> list[Path]:
         else:
             return files
     if pointers:
-        return pointers  # reading them says what they are
+        return pointers  # reading them raises the error about LFS pointers
     if broken:
         raise _broken(folder, *broken[0])
     wanted = " / ".join(f"{stem}.safetensors" for stem in STEMS[:2])
@@ -127,12 +125,12 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def variant_of(folder: Path) -> str:
-    """The variant that is taken of a component's folder, "" for the plain weights, or none at all."""
+    """The chosen variant of a component's folder, "" for plain weights, or if there are none."""
     try:
-        taken = files_of(folder)[0].name
+        name = files_of(folder)[0].name
     except WeightsError:
         return ""
-    match = _FILE.fullmatch(taken)
+    match = _FILE.fullmatch(name)
     return _key(match)[2] if match else ""
 
 
@@ -140,13 +138,13 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
-def _key(found: re.Match[str]) -> tuple[str, str, str]:
-    variant = found["variant"] or found["late"] or ""
-    return found["stem"].lower(), found["ending"].lower(), variant.lower()
+def _key(match: re.Match[str]) -> tuple[str, str, str]:
+    variant = match["variant"] or match["late"] or ""
+    return match["stem"].lower(), match["ending"].lower(), variant.lower()
 
 
-def _files(folder: Path, one: Stored, names: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The files of one way, and the names of those that are not there."""
+def _files(folder: Path, one: WeightCopy, names: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files of one copy, and the names of missing ones."""
     if not one.index:
         return [folder / name for name in one.files], [f"{one.files[0]} ({part})" for part in one.missing]
     table = _table(folder / one.index)

@@ -10,7 +10,7 @@ from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
-from bimo.models.layouts.qwen_vision import seeing_reading, vision
+from bimo.models.layouts.qwen_vision import vision, with_vision
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.qwen_image.references import References
 from bimo.models.text_encoders import prompt_templates

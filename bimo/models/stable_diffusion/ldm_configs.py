@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bimo.models.layouts.detection import Found
+from bimo.models.layouts.detection import Detection
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
@@ -109,15 +109,15 @@ def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    return len({found[1] for name in shapes if (found := re.match(pattern, name))})
+    return len({match[1] for name in shapes if (match := re.match(pattern, name))})
 
 
-def _bert(names: Shapes, found: Found) -> dict[str, Component]:
+def _bert(names: Shapes, detection: Detection) -> dict[str, Component]:
     prefix = "cond_stage_model.transformer."
     return {"text_encoder": Component(prefix, "transformers", "BertModel", _roberta_config(below(names, prefix)))}
 
 
-def _roberta(names: Shapes, found: Found) -> dict[str, Component]:
+def _roberta(names: Shapes, detection: Detection) -> dict[str, Component]:
     prefix = "cond_stage_model."
     shapes = below(names, prefix)
     config = _roberta_config(below(names, f"{prefix}roberta."))
@@ -125,7 +125,7 @@ def _roberta(names: Shapes, found: Found) -> dict[str, Component]:
     config |= {"project_dim": project, "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     config |= {"model_type": "xlm-roberta", "use_attention_mask": True, "learn_encoder": False, "pooler_fn": "cls"}
     # m18 reads the last layer but one through a norm; dropping those weights would draw something else.
-    config["has_pre_transformation"] = found.system == "altdiffusion-m18" or "pre_LN.weight" in shapes
+    config["has_pre_transformation"] = detection.system == "altdiffusion-m18" or "pre_LN.weight" in shapes
     kind = "RobertaSeriesModelWithTransformation"
     return {"text_encoder": Component(prefix, "alt_diffusion", kind, config)}
 
@@ -144,17 +144,17 @@ def _roberta_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.transformer.") -> dict[str, Component]:
+def _clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_model.transformer.") -> dict[str, Component]:
     shapes = below(names, f"{prefix}text_model.")
     rows, width = shapes["embeddings.token_embedding.weight"]
     config = _clip_config(rows, width, shapes["embeddings.position_embedding.weight"][0])
     config |= {"num_hidden_layers": _count(shapes, r"encoder\.layers\.(\d+)\.")}
     config |= {"intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0], "hidden_act": "quick_gelu"}
-    found_one = Component(prefix, "transformers", "CLIPTextModel", config, source="text_model.{}".format, pad="end")
-    return {"text_encoder": found_one}
+    component = Component(prefix, "transformers", "CLIPTextModel", config, source="text_model.{}".format, pad="end")
+    return {"text_encoder": component}
 
 
-def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
+def _open_clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
     shapes = below(names, prefix)
     rows, width = shapes["token_embedding.weight"]
     projection = "text_projection" in shapes and prefix.startswith("conditioner.")
@@ -162,10 +162,13 @@ def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.mode
     layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.")
     # SD2 reads the last layer but one: in its folders the last is not there.
     layers -= "text_projection" in shapes and not projection
-    config |= {"num_hidden_layers": layers, "hidden_act": "quick_gelu" if found.system == "wukong-huahua" else "gelu"}
+    config |= {
+        "num_hidden_layers": layers,
+        "hidden_act": "quick_gelu" if detection.system == "wukong-huahua" else "gelu",
+    }
     config["intermediate_size"] = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
     # What MindSpore's LayerNorm adds to the variance where nothing else is said.
-    config["layer_norm_eps"] = 1e-7 if found.system == "wukong-huahua" else 1e-5
+    config["layer_norm_eps"] = 1e-7 if detection.system == "wukong-huahua" else 1e-5
     if projection:
         config["projection_dim"] = shapes["text_projection"][1]
     kind = "CLIPTextModelWithProjection" if projection else "CLIPTextModel"
@@ -175,7 +178,7 @@ def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.mode
 
     source = partial(ldm_names.open_clip_source, layers=layers)
     # OpenCLIP pads with 0; WuKong's text encoder has its shape, and pads as its own tokenizer says.
-    pad = "" if found.system == "wukong-huahua" else "zero"
+    pad = "" if detection.system == "wukong-huahua" else "zero"
     return {"text_encoder": Component(prefix, "transformers", kind, config, convert, source, pad=pad)}
 
 
@@ -185,14 +188,14 @@ def _clip_config(rows: int, width: int, positions: int) -> dict[str, Any]:
     return {"model_type": "clip_text_model", "max_position_embeddings": positions, **sizes, **marks}
 
 
-def _xl(names: Shapes, found: Found) -> dict[str, Component]:
-    first = _clip(names, found, "conditioner.embedders.0.transformer.")["text_encoder"]
-    second = _open_clip(names, found, "conditioner.embedders.1.model.")["text_encoder"]
+def _xl(names: Shapes, detection: Detection) -> dict[str, Component]:
+    first = _clip(names, detection, "conditioner.embedders.0.transformer.")["text_encoder"]
+    second = _open_clip(names, detection, "conditioner.embedders.1.model.")["text_encoder"]
     return {"text_encoder": first, "text_encoder_2": second}
 
 
-#: The text encoders by the layout of a file's words: names and what was found -> components.
-TEXT_ENCODERS: dict[str, Callable[[Shapes, Found], dict[str, Component]]] = {
+#: The text encoders by the layout of a file's words: names and the detection -> components.
+TEXT_ENCODERS: dict[str, Callable[[Shapes, Detection], dict[str, Component]]] = {
     "bert": _bert,
     "roberta": _roberta,
     "clip": _clip,

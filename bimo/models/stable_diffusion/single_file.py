@@ -31,7 +31,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.configs import read_json
-from bimo.models.layouts.detection import Found, detect, shapes, spelt, unusable
+from bimo.models.layouts.detection import Detection, current_name, detect, shapes, unusable
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, load_tokenizer, reading_of
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_configs import (
@@ -97,7 +97,7 @@ class Layout:
     """A single file as a folder: the pipeline it would be, its components, its words and its noise schedule."""
 
     path: Path
-    found: Found
+    detection: Detection
     names: Shapes
     pipeline: str
     components: Mapping[str, Component]
@@ -186,7 +186,7 @@ def _layout(path: Path) -> Layout:
     return Layout(path, detection, names, pipeline, parts, words, scheduler)
 
 
-def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shapes) -> dict[str, Component]:
+def _components(kind: str, names: Shapes, detection: Detection, unet: Shapes, vae: Shapes) -> dict[str, Component]:
     """What is in a file, by its names and shapes. Raises KeyError, ValueError or IndexError where a tensor that tells
     something is not there.
     """
@@ -210,7 +210,7 @@ def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shape
             sourced(ldm_names.vae_names(*ldm_names.vae_levels(vae))),
             VAE_KEYS,
         ),
-        **TEXT_ENCODERS[kind](names, found),
+        **TEXT_ENCODERS[kind](names, detection),
     }
 
 
@@ -259,7 +259,7 @@ def _reading(layout: Layout) -> Reading:
             limit = settings.get("model_max_length", positions)
             settings["model_max_length"] = min(int(limit), positions)
             _write(folder / name / SETTINGS_FILE, settings)
-            index[name] = ["transformers", _tokenizer(layout.found.rule.text, source, rows, settings)]
+            index[name] = ["transformers", _tokenizer(layout.detection.rule.text, source, rows, settings)]
         index["scheduler"] = ["diffusers", layout.scheduler["_class_name"]]
         _write(folder / "scheduler" / "scheduler_config.json", layout.scheduler)
         _write(folder / INDEX_FILE, index)
@@ -297,20 +297,20 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Te
     """The tensors below a prefix, named without it. What a trainer kept for its loss is left in the file."""
 
     def keep(name: str) -> bool:
-        return spelt(name).startswith(prefix) and not spelt(name).startswith(f"{ldm_names.VAE}loss.")
+        return current_name(name).startswith(prefix) and not current_name(name).startswith(f"{ldm_names.VAE}loss.")
 
     read = mindspore.read if mindspore.is_checkpoint(path) else checkpoint_io.read
-    return {spelt(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
+    return {current_name(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
 
 
 def _sizes(layout: Layout, index: int) -> tuple[int, int]:
     """(rows, longest text) of a text encoder. XLM-R's positions begin after the padding's; its texts were cut at 77."""
     name = TEXT_ENCODER_NAMES[index]
     config = layout.components[name].config
-    return config["vocab_size"], 77 if layout.found.rule.text == "roberta" else config["max_position_embeddings"]
+    return config["vocab_size"], 77 if layout.detection.rule.text == "roberta" else config["max_position_embeddings"]
 
 
-def _prediction(path: Path, names: Shapes, found: Found) -> str:
+def _prediction(path: Path, names: Shapes, detection: Detection) -> str:
     """What the UNet answers: by a mark among its names, the file's own words, a .yaml beside it; SD2 must say."""
     # Set by hand, where what a trainer says of its file is often left at its default: A1111 and ComfyUI heed it alone.
     if PREDICTS_V in names:
@@ -323,7 +323,7 @@ def _prediction(path: Path, names: Shapes, found: Found) -> str:
         # Only its ASCII is read: comments are in whatever code their writer's machine had.
         match = re.search(rb"parameterization:\s*[\"']?(\w+)", config.read_bytes())
         return "v_prediction" if match and match[1] == b"v" else "epsilon"
-    if found.system == "stable-diffusion-2":
+    if detection.system == "stable-diffusion-2":
         raise WeightsError(
             "{path} is Stable Diffusion 2, and weights do not tell whether it predicts noise or v; put "
             '{name} beside it with parameterization: "v" or "eps"',
@@ -355,9 +355,9 @@ def _tokenizer(kind: str, folder: Path | None, rows: int, settings: Mapping[str,
 
 
 def _wordless(layout: Layout, index: int) -> WeightsError:
-    files = say(" or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.found.rule.text])
+    files = say(" or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.detection.rule.text])
     more = ""
-    if layout.found.system == "taiyi-xl":
+    if layout.detection.system == "taiyi-xl":
         more = " + added_tokens.json"
     place = layout.path.parent / f"words.{index}"
     return WeightsError(

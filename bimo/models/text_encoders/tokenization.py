@@ -137,7 +137,7 @@ def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
     return tokens_of
 
 
-def read_words(
+def read_tokenizer(
     folder: Path, wanted: Sequence[str], vocab: int, reader: Callable[[Path], tuple[Any, str]]
 ) -> tuple[Any, int]:
     """The tokenizer that ``reader`` reads from a folder, without padding and truncation, and its padding id.
@@ -171,7 +171,7 @@ def read_words(
     return words, number
 
 
-def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> None:
+def write_tokenizer(folder: Path, words: Any, pad: int, cls: str, length: int) -> None:
     """Writes a tokenizer for transformers' class of that name: tokenizer.json, and its padding token."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"tokenizer_class": cls, "model_max_length": length, "pad_token": known(words).id_to_token(pad)}

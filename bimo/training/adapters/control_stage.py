@@ -18,7 +18,7 @@ from bimo.core.messages import Listed
 from bimo.core.part import Part
 from bimo.core.recipe import Level
 from bimo.diffusion.system import System
-from bimo.models.adapters.controlnet import T2iAdapter, begun, looked
+from bimo.models.adapters.controlnet import T2iAdapter, add_residuals, copy_weights
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.adapters.transformer_controlnets import WITH_CONTROLNET, controlnet_for
 from bimo.models.stable_diffusion.unet import Unet
@@ -54,7 +54,7 @@ class ControlAdapters(Adapter):
         denoiser = system.get_submodule(path)
         made = cast(Any, self._part(system)).build()
         if self.network == "controlnet":
-            begun(cast(nn.Module, denoiser.model), made.model, made.part.origin)
+            copy_weights(cast(nn.Module, denoiser.model), made.model, made.part.origin)
         home = level.space if isinstance(level.space, str) else level.name
         conditioner = made.part.conditioner(self.name, home, self.source)
         built = system.level(level.name)
@@ -111,5 +111,5 @@ class ControlAdapters(Adapter):
 
 def _add_control(name: str, denoiser: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     x, t, conditioning, *rest = inputs
-    added = looked(denoiser.beside, name, denoiser.inputs, x, t, conditioning, rest[0] if rest else None)
+    added = add_residuals(denoiser.beside, name, denoiser.inputs, x, t, conditioning, rest[0] if rest else None)
     return (x, t, conditioning, added)
