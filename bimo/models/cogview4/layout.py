@@ -17,7 +17,7 @@ FORMS = (Form("CogView4Pipeline", "CogView4Transformer2DModel", ("GlmModel",)),)
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a CogView4Pipeline. Raises RecipeError for what cannot be drawn."""
+    """A folder of a CogView4Pipeline. Raises RecipeError for unsupported ones."""
     encoder = replace(
         text_encoder(folder, ("GlmModel", "GlmForCausalLM"), "glm"),
         length=1024,

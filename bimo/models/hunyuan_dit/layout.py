@@ -64,7 +64,7 @@ FORMS = (Form("HunyuanDiTPipeline", "HunyuanDiT2DModel", ("BertModel", "T5Encode
 
 
 def reading(folder: Folder) -> Reading:
-    """A HunyuanDiTPipeline. Raises RecipeError for what cannot be drawn, and for a scheduler of another version."""
+    """A HunyuanDiTPipeline. Raises RecipeError for unsupported ones, and for a scheduler of another version."""
     folder.demand("text_encoder", "transformers", ("BertModel",))
     folder.demand("text_encoder_2", "transformers", ("T5EncoderModel",))
     folder.demand("transformer", "diffusers", ("HunyuanDiT2DModel",))

@@ -17,19 +17,20 @@ from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.denoiser import NEXT, PublishedDenoiser
 from bimo.models.stable_diffusion.unet import SCALE
 
-#: What the scale of guidance is multiplied by before it is embedded as times are.
+#: The factor of the guidance scale before it is embedded like a timestep.
 GUIDANCE = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HunyuanImage(Part):
-    """HunyuanImage-2.1's transformer of two streams, then one. The fields are diffusers', the defaults the published
-    base's. It reads a language model and, ``text_embed_2_dim`` wide, the glyphs of what is to be written.
+    """HunyuanImage-2.1's transformer with double-stream and single-stream blocks. The fields are diffusers', the
+    defaults the published base model's. Its text streams are a language model's and, ``text_embed_2_dim`` wide, that of
+    the glyphs to be rendered.
 
-    ``guidance_embeds`` has it told the scale of guidance; ``use_meanflow`` has it told the time that a step leads to,
-    and answer the mean velocity up to there (MeanFlow, arXiv:2505.13447). The refiner has both of x and of the picture
-    that it refines ``out_channels``, in patches with a frame of their own, and reads no glyphs. ``texts`` are the
-    places of the text encoders that it reads, where a system has more.
+    With ``guidance_embeds`` it is conditioned on the guidance scale; with ``use_meanflow`` on the timestep at the end
+    of a step, and predicts the mean velocity up to there (MeanFlow, arXiv:2505.13447). The refiner has ``out_channels``
+    each for x and for the picture to be refined, in patches with a time dimension, and no glyphs. ``texts`` are the
+    indices of its text encoders, if the system has more.
     """
 
     in_channels: int = 64
@@ -74,12 +75,12 @@ class HunyuanImageDenoiser(PublishedDenoiser):
 
     @property
     def reads_next(self) -> bool:
-        """Where it answers mean velocities."""
+        """With MeanFlow."""
         return self.part.use_meanflow
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x, of a MeanFlow its mean up to the next time, at t itself where none is given. Raises RecipeError
-        for other than its text encoders and spatial conditions.
+        """Predicts noise - x, with MeanFlow its mean up to the next timestep (t itself if there is none). Raises
+        RecipeError for other text encoders, and for spatial conditions it was not built for.
         """
         part = self.part
         streams = self._streams(conditioning)
@@ -91,24 +92,24 @@ class HunyuanImageDenoiser(PublishedDenoiser):
         both = x if spatial is None else torch.cat([x, spatial.to(x)], dim=1)
         framed = len(part.patch_size) == 3
         scalars, rows = conditioning.scalars, len(x)
-        given: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         if part.guidance_embeds:
             if SCALE not in scalars:
                 raise RecipeError("{name} needs the condition {scale!r}", name="HunyuanImage", scale=SCALE)
-            given["guidance"] = scalars[SCALE].reshape(rows).to(x) * GUIDANCE
+            arguments["guidance"] = scalars[SCALE].reshape(rows).to(x) * GUIDANCE
         if part.use_meanflow:
-            given["timestep_r"] = (scalars[NEXT].reshape(rows) if NEXT in scalars else t).to(x)
+            arguments["timestep_r"] = (scalars[NEXT].reshape(rows) if NEXT in scalars else t).to(x)
         if len(streams) == 2:
-            given |= {"encoder_hidden_states_2": streams[1].tokens, "encoder_attention_mask_2": _mask(streams[1])}
-        answer = self.model(
+            arguments |= {"encoder_hidden_states_2": streams[1].tokens, "encoder_attention_mask_2": _mask(streams[1])}
+        output = self.model(
             hidden_states=both[:, :, None] if framed else both,
             timestep=t.to(x),
             encoder_hidden_states=streams[0].tokens,
             encoder_attention_mask=_mask(streams[0]),
-            **given,
+            **arguments,
             return_dict=False,
         )[0]
-        return answer[:, :, 0] if framed else answer
+        return output[:, :, 0] if framed else output
 
     def _streams(self, conditioning: Conditioning) -> list[TextEncoding]:
         every, wanted = conditioning.streams, 1 if self.part.text_embed_2_dim is None else 2
@@ -121,7 +122,7 @@ class HunyuanImageDenoiser(PublishedDenoiser):
 
 
 def _mask(stream: TextEncoding) -> Tensor:
-    """The mask of a stream [R, L], all real where it has none."""
+    """The mask of a stream [R, L], all True if it has none."""
     if stream.mask is not None:
         return stream.mask
     return torch.ones(stream.tokens.shape[:2], dtype=torch.bool, device=stream.tokens.device)

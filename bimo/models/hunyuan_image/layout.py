@@ -1,5 +1,5 @@
-"""HunyuanImage-2.1's folders: Qwen2.5-VL's language model, a ByT5 that reads what is to be written, and two guiders;
-its distilled form; its refiner, alone or as a second level.
+"""HunyuanImage-2.1's folders: Qwen2.5-VL's language model, a ByT5 for text to be rendered, and two guiders; its
+distilled form; its refiner, alone or as a second level.
 """
 
 # diffusers loads its classes lazily, which reads as private.
@@ -28,11 +28,11 @@ from bimo.models.text_encoders.language_model import LanguageModel
 
 CLASSES = (QWEN, "T5EncoderModel")
 GUIDER = "AdaptiveProjectedMixGuidance"
-#: The guiders of a pipeline: of prompts, and of those with something to be written.
+#: The guiders of a pipeline: for prompts without and with text to be rendered.
 GUIDERS = ("guider", "ocr_guider")
-#: How many bytes of what is to be written are read.
+#: The number of bytes of rendered text that are encoded.
 GLYPHS = 128
-#: The fields of a guider by those of ``ProjectedGuidance``.
+#: The fields of a guider -> those of ``ProjectedGuidance``.
 PROJECTION = {
     "scale": "adaptive_projected_guidance_scale",
     "momentum": "adaptive_projected_guidance_momentum",
@@ -43,7 +43,7 @@ START = "adaptive_projected_guidance_start_step"
 
 
 def guiders(guidance: Guidance) -> dict[str, Any]:
-    """The guiders of a folder by their names, as diffusers has them; none of a guidance that projects nothing."""
+    """The guiders of a folder, by name, as in diffusers; none for a guidance without projection."""
     from diffusers import AdaptiveProjectedMixGuidance
 
     projected = guidance.projected
@@ -61,16 +61,14 @@ FORMS = (
     Form(BASE, TRANSFORMER, CLASSES, guiders=guiders),
     Form(REFINER, TRANSFORMER, (QWEN,)),
 )
-#: The level that a refiner is behind a base.
+#: The name of the refiner's level after a base.
 REFINE = "refine"
-#: The steps of the distilled form, and of the refiner; the scale of guidance that both are told.
-DISTILLED_STEPS, REFINER_STEPS, TOLD = 8, 4, 3.25
+#: The steps of the distilled form, and of the refiner; the guidance scale that both are conditioned on.
+DISTILLED_STEPS, REFINER_STEPS, EMBEDDED_GUIDANCE = 8, 4, 3.25
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a HunyuanImagePipeline or a HunyuanImageRefinerPipeline. Raises RecipeError for what cannot be
-    drawn.
-    """
+    """A folder of a HunyuanImagePipeline or a HunyuanImageRefinerPipeline. Raises RecipeError for unsupported ones."""
     if folder.pipeline == REFINER:
         return _refiner(folder)
     second = folder.second or folder.path / SECOND
@@ -91,7 +89,7 @@ def _base(folder: Folder) -> Reading:
         space=_space(folder),
         denoiser=model,
         schedule=flow_schedule(folder, patch=1),
-        conditioners=(GuidanceScale(scale=TOLD),) if model.guidance_embeds else (),
+        conditioners=(GuidanceScale(scale=EMBEDDED_GUIDANCE),) if model.guidance_embeds else (),
         steps=DISTILLED_STEPS if model.use_meanflow else STEPS,
         guidance=_guidance(folder, model),
     )
@@ -122,19 +120,19 @@ def _refiner(folder: Folder) -> Reading:
         space=_refiner_space(folder),
         denoiser=model,
         schedule=flow_schedule(folder, patch=1),
-        conditioners=(Refined(), *((GuidanceScale(scale=TOLD),) if model.guidance_embeds else ())),
+        conditioners=(Refined(), *((GuidanceScale(scale=EMBEDDED_GUIDANCE),) if model.guidance_embeds else ())),
         steps=REFINER_STEPS,
         guidance=_guidance(folder, model),
     )
     why = Message("a HunyuanImageRefinerPipeline: it refines a given picture")
     size = Defaults(size=(2048, 2048), multiple=16)
-    found = reading_with(folder, "hunyuan-image-2.1-refiner", why, words, level, size)
-    return replace(found, fillings=_plain(found.fillings), configs=GUIDERS)
+    reading = reading_with(folder, "hunyuan-image-2.1-refiner", why, words, level, size)
+    return replace(reading, fillings=_plain(reading.fillings), configs=GUIDERS)
 
 
 def _refined(base: Reading, folder: Folder, place: str) -> Reading:
-    """A base whose pictures a refiner goes over, as a second level, whose folder is at ``place`` from the base's.
-    Raises RecipeError where their language models are not one.
+    """A base with its refiner as a second level; ``place`` is the refiner's folder relative to the base's. Raises
+    RecipeError if their language models differ.
     """
     if folder.pipeline != REFINER:
         raise RecipeError(
@@ -146,20 +144,23 @@ def _refined(base: Reading, folder: Folder, place: str) -> Reading:
     if again.sizes != cast(LanguageModel, words).sizes:
         raise RecipeError("{path} has another text encoder than its base, and shares it", path=folder.path)
     first, second = base.recipe.levels[0], refiner.recipe.levels[0]
-    looked = tuple(
+    conditioners = tuple(
         replace(each, level=REFINE, earlier=LEVEL) if isinstance(each, Refined) else each
         for each in second.conditioners
     )
     levels = (
         replace(first, denoiser=replace(cast(HunyuanImage, first.denoiser), texts=(0, 2))),
         replace(
-            second, name=REFINE, denoiser=replace(cast(HunyuanImage, second.denoiser), texts=(1,)), conditioners=looked
+            second,
+            name=REFINE,
+            denoiser=replace(cast(HunyuanImage, second.denoiser), texts=(1,)),
+            conditioners=conditioners,
         ),
     )
     recipe = replace(
         base.recipe,
         name=f"{base.recipe.name}-refined",
-        # What is to be written is read last: by that guidance is told.
+        # Rendered text comes last: the guidance depends on whether it is present.
         text_encoders=(words, replace(again, shares=0), glyphs),
         levels=levels,
         note=base.recipe.note + say("; the refiner in it is a second level"),
@@ -178,13 +179,13 @@ def _refined(base: Reading, folder: Folder, place: str) -> Reading:
 
 
 def _plain(fillings: tuple[Filling, ...]) -> tuple[Filling, ...]:
-    """Fillings whose autoencoder has no other names than today's."""
+    """Fillings for an autoencoder that has current names only."""
     return tuple(replace(each, rename=same_name) if each.component == "vae" else each for each in fillings)
 
 
 def _denoiser(folder: Folder, spatial: bool) -> HunyuanImage:
-    """The transformer of a folder, ``spatial`` where it has a picture beside x. Raises RecipeError where its channels
-    say otherwise.
+    """The transformer of a folder; ``spatial`` if a picture is concatenated to x. Raises RecipeError for contradicting
+    channels.
     """
     own = {field.name: field.name for field in fields(HunyuanImage) if field.name != "texts"}
     model: HunyuanImage = denoiser(folder, TRANSFORMER, HunyuanImage, own)
@@ -200,21 +201,21 @@ def _denoiser(folder: Folder, spatial: bool) -> HunyuanImage:
 
 
 def _guidance(folder: Folder, model: HunyuanImage) -> Guidance:
-    """What the guiders of a folder say; without any it is not guided, as in its pipeline, but for what a distilled
-    transformer is told. Raises RecipeError where the two differ in more than their start, and for guiders beside a
-    transformer that is told.
+    """The guidance by a folder's guiders; without any there is none, as in the pipeline, except the scale that a
+    distilled transformer is conditioned on. Raises RecipeError if the guiders differ in more than their start, and for
+    guiders of a transformer that is conditioned on the scale.
     """
     from diffusers import AdaptiveProjectedMixGuidance
 
     if model.guidance_embeds:
-        if found := [name for name in GUIDERS if name in folder.classes]:
+        if names := [name for name in GUIDERS if name in folder.classes]:
             raise RecipeError(
                 "{path} has a {found}, and a transformer that is told the scale of guidance (guidance_embeds); "
                 "supported is one of the two",
                 path=folder.path / INDEX_FILE,
-                found=found[0],
+                found=names[0],
             )
-        return Guidance(scale=TOLD, until=0.0)
+        return Guidance(scale=EMBEDDED_GUIDANCE, until=0.0)
     if "guider" not in folder.classes:
         return Guidance(scale=1.0)
     read: list[dict[str, Any]] = []

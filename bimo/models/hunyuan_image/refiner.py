@@ -1,4 +1,4 @@
-"""HunyuanImage-2.1's refiner: its latents, a 16th of a picture's side, and the picture that it is given to refine."""
+"""HunyuanImage-2.1's refiner: its latents, with a factor of 16, and the conditioner with the picture to be refined."""
 
 # diffusers loads its classes lazily, which reads as private.
 # pyright: reportPrivateImportUsage=false
@@ -20,14 +20,14 @@ from bimo.diffusion.space import Space
 from bimo.diffusion.system import System
 from bimo.models.spaces import coded
 
-#: A picture is two equal frames, which stand in the channels one after the other.
+#: A picture is encoded as two equal frames, concatenated along the channels.
 FRAMES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class HunyuanRefinerLatent(Part):
-    """An AutoencoderKLHunyuanImageRefiner, of films; x is scaling_factor z, twice on the channels. The fields are
-    diffusers', the defaults the published model's.
+    """An AutoencoderKLHunyuanImageRefiner, a video autoencoder; x is scaling_factor z, twice along the channels. The
+    fields are diffusers', the defaults the published model's.
     """
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 1024, 1024)
@@ -51,7 +51,7 @@ class HunyuanRefinerLatent(Part):
 
 class HunyuanRefinerSpace(Space):
     """Latents [B, 2 latent_channels, H / factor, W / factor] of pixels [B, 3, H, W]. Published names are below
-    ``model.``. It is never tiled: diffusers' own tiles of it do not fit together.
+    ``model.``. It is never tiled: the tiles of diffusers' implementation do not match at their borders.
     """
 
     has_posterior = True
@@ -98,11 +98,11 @@ class HunyuanRefinerSpace(Space):
 
 @dataclass(frozen=True, kw_only=True)
 class Refined(Conditioner):
-    """The picture that is refined, coded as ``level`` codes pictures, of which the share ``strength`` is noise; joined
-    to x. It is what the level ``earlier`` drew, or without one the request's image.
+    """The picture to be refined, encoded in the space of ``level``, mixed with noise by the fraction ``strength``, and
+    concatenated to x. It is the result of the level ``earlier``, or without one the request's image.
 
-    In training it is what the earlier level's autoencoder makes of the picture; without an earlier level it comes with
-    the data as the map of its name.
+    In training it is the earlier level's reconstruction of the picture; without an earlier level the data has it as the
+    map of its name.
     """
 
     level: str = "image"
@@ -133,13 +133,15 @@ class Refined(Conditioner):
         return self.earlier
 
     def before_noise(self, system: System, drawing: Drawing) -> None:
-        """Codes the picture by a sample of its posterior, which diffusers draws first; grey where there is none."""
+        """Encodes the picture with a sample of its posterior, whose noise diffusers draws first; grey without a
+        picture.
+        """
         if self.earlier:
             pixels = system.space(self.earlier).decode(drawing.results[self.earlier]).clamp(-1, 1)
         else:
             width, height = drawing.request.size or (0, 0)
-            given = drawing.pictures.get(self.name)
-            pixels = torch.zeros(1, 3, height, width) if given is None else given
+            image = drawing.pictures.get(self.name)
+            pixels = torch.zeros(1, 3, height, width) if image is None else image
         drawing.kept[self.key] = system.space(self.level).encode(pixels, drawing.noise)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
@@ -155,7 +157,7 @@ class Refined(Conditioner):
         return Conditioning(spatial=torch.lerp(x, batch.normal(*x.shape[1:]), self.strength))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Spatial [1, C, h, w]; its noise is drawn after that of the level."""
+        """Spatial [1, C, h, w]; its noise is drawn after that of x."""
         x = drawing.kept[self.key]
         noise = torch.randn(1, *shape, generator=drawing.noise)
         return Conditioning(spatial=self.strength * noise + (1 - self.strength) * x)

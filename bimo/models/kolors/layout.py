@@ -62,7 +62,7 @@ FORMS = (
 
 
 def reading(folder: Folder) -> Reading:
-    """A KolorsPipeline. Raises RecipeError for what cannot be drawn."""
+    """A KolorsPipeline. Raises RecipeError for unsupported ones."""
     folder.demand("text_encoder", "kolors", ("ChatGLMModel",))
     folder.demand("tokenizer", "kolors", ("ChatGLMTokenizer",))
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))

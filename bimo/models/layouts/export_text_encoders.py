@@ -126,7 +126,9 @@ def _end(encoder: Any) -> int:
 
 
 def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's tensors with names that every version of transformers reads: below ``text_model``, except the projection."""
+    """CLIP's tensors with names that every version of transformers reads: below ``text_model``, except
+    the projection.
+    """
     plain = ("text_model.", "text_projection.")
     return {name if name.startswith(plain) else f"text_model.{name}": value for name, value in state.items()}
 
@@ -232,6 +234,6 @@ def write_tokenizer(folder: Path, encoder: Any) -> list[str]:
 
 
 def _normaliser(words: Any) -> dict[str, Any]:
-    """The normalisation of a BERT tokenizer, by the names of its class's settings, from which the class builds its own."""
+    """The normalisation of a BERT tokenizer, by the names of its class's settings."""
     normalizer: dict[str, Any] = json.loads(words.to_str()).get("normalizer") or {}
     return {name: normalizer[own] for name, own in NORMALISER.items() if own in normalizer}

@@ -197,7 +197,9 @@ def _of_reading(folder: Folder, reading: Reading) -> list[Component]:
 
 
 def _of_trials(folder: Folder, trials: Mapping[str, _RecordingFolder], own: _RecordingFolder | None) -> list[Component]:
-    """The components of a folder that cannot be read, by the demands of all families; ``own`` are those of its family."""
+    """The components of a folder that cannot be read, by the demands of all families; ``own`` are those
+    of its family.
+    """
     known = {(library, cls) for trial in trials.values() for library, every in trial.asked.values() for cls in every}
     known |= {("transformers", cls) for form in forms() for cls in form.text_encoders}
     known |= {("diffusers", form.denoiser) for form in forms()}

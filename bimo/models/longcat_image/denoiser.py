@@ -19,10 +19,10 @@ from bimo.models.flow_tokens import LAST, packed, references_of, text_of, unpack
 
 @dataclass(frozen=True, kw_only=True)
 class LongCatImage(Part):
-    """LongCat-Image's transformer of two streams, then one. ``channels`` are x's.
+    """LongCat-Image's transformer with double-stream and single-stream blocks. ``channels`` are those of x.
 
-    The image's places are counted from ``origin``, the length that the texts are padded to; where it is 0 from that of
-    each text, to which the tokens of the picture that is edited belong.
+    The image's position ids start at ``origin``, the length of padded texts; if it is 0, at the length of each text,
+    which includes the tokens of the picture to be edited.
     """
 
     channels: int = 16
@@ -62,14 +62,14 @@ class LongCatImageDenoiser(PublishedDenoiser):
         )
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """noise - x. The padding of the text is attended to, as it was in training; reference pictures' tokens stand
-        behind those of x, at the same places of another kind.
+        """Predicts noise - x. The text's padding is attended to, as in training; reference pictures' tokens follow
+        those of x, with equal position ids and another modality id.
         """
         text = text_of(conditioning, "LongCatImage")
         pictures = [picture.to(x) for picture in references_of(conditioning)]
         if self.part.origin or text.mask is None:
             return self._answer(x, t, text.tokens, pictures)
-        # Texts with pictures of other sizes are longer, and by their length the image's places are counted.
+        # Texts with pictures of other sizes are longer, which shifts the image's position ids.
         lengths: list[int] = cast(Any, text.mask.sum(dim=1)).tolist()
         each = [
             self._answer(x[i : i + 1], t[i : i + 1], text.tokens[i : i + 1, :n], [p[i : i + 1] for p in pictures])

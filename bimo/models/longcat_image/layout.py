@@ -21,7 +21,7 @@ WANTING = Message(
     "language model is loaded"
 )
 TRANSFORMER, EDIT = "LongCatImageTransformer2DModel", "LongCatImageEditPipeline"
-#: What the edit's pipeline calls the processor of its pictures.
+#: The component of the edit pipeline's image processor.
 PROCESSOR = "text_processor"
 FORMS = (
     Form("LongCatImagePipeline", TRANSFORMER, (QWEN,), wanting=WANTING),
@@ -30,7 +30,7 @@ FORMS = (
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a LongCatImagePipeline or a LongCatImageEditPipeline. Raises RecipeError for what cannot be drawn."""
+    """A folder of a LongCatImagePipeline or a LongCatImageEditPipeline. Raises RecipeError for unsupported ones."""
     encoder = replace(
         text_encoder(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
         template=prompt_templates.LONGCAT_IMAGE,
@@ -46,7 +46,7 @@ def reading(folder: Folder) -> Reading:
         "text": "joint_attention_dim",
         "axes": "axes_dims_rope",
     }
-    # No vector enters this transformer, whatever its config says of one's width.
+    # This transformer has no pooled input, although its config has a width for one.
     known = {"pooled_projection_dim": folder.config("transformer").fields.get("pooled_projection_dim")}
     model = denoiser(folder, TRANSFORMER, LongCatImage, own, **known)
     level = Level(

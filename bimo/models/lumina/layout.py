@@ -34,7 +34,7 @@ FORMS = (Form("Lumina2Pipeline", "Lumina2Transformer2DModel", ("Gemma2Model",)),
 
 
 def reading(folder: Folder) -> Reading:
-    """A Lumina2Pipeline (once called Lumina2Text2ImgPipeline). Raises RecipeError for what cannot be drawn."""
+    """A Lumina2Pipeline (once called Lumina2Text2ImgPipeline). Raises RecipeError for unsupported ones."""
     encoder = text_encoder(folder, ("Gemma2Model",), "gemma2", ("GemmaTokenizer", "GemmaTokenizerFast", *TOKENIZERS))
     fields = folder.config("transformer").fields
     same = fields.get("out_channels") == fields.get("in_channels")

@@ -22,7 +22,7 @@ FORMS = (Form("OvisImagePipeline", "OvisImageTransformer2DModel", ("Qwen3Model",
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of an OvisImagePipeline. Raises RecipeError for what cannot be drawn."""
+    """A folder of an OvisImagePipeline. Raises RecipeError for unsupported ones."""
     encoder = replace(text_encoder(folder, ("Qwen3Model",), "qwen3"), template=TEMPLATE, drop=DROP, length=256)
     own = {
         "layers": "num_layers",

@@ -1,6 +1,7 @@
-"""Reads the folders of PAI's latent diffusion (EasyNLP's latent_diffusion): one config, one pickle, words, an ESRGAN.
+"""Reads the folders of PAI's latent diffusion (EasyNLP's latent_diffusion): one config, one pickle, a vocabulary, an
+ESRGAN.
 
-A recipe says what the system is; widths, noise schedule and the text encoder are replaced by those of the folder's
+A recipe provides the structure; widths, noise schedule and the text encoder are replaced by those of the folder's
 config.
 """
 
@@ -51,7 +52,7 @@ SYSTEM: dict[str, Any] = {
 CARRIED_SYSTEM = {
     *("timesteps", "linear_start", "linear_end", "parameterization", "use_ema", "scale_factor", "conditioning_key"),
 }
-#: What only training or its records read, or the sampler is given otherwise.
+#: Fields for training or logging only, or that sampling sets otherwise.
 NO_EFFECT_SYSTEM = {
     *("unet_config", "first_stage_config", "cond_stage_config", "scheduler_config", "loss_type", "ckpt_path"),
     *("ignore_keys", "load_only_unet", "monitor", "first_stage_key", "cond_stage_key", "image_size", "channels"),
@@ -105,14 +106,14 @@ def is_folder(path: Path) -> bool:
 
 
 def bases(path: Path) -> tuple[str, ...]:
-    """The one recipe with what such a folder does not say."""
+    """The only recipe for such folders."""
     return ("pai-ldm",)
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
-    """``wanted`` with what the folder's config says of text encoder, UNet, autoencoder and noise schedule.
+    """``wanted`` with the text encoder, UNet, autoencoder and noise schedule of the folder's config.
 
-    Raises WeightsError for a damaged config, RecipeError for a field that cannot be carried.
+    Raises WeightsError for a damaged config, RecipeError for an unsupported field.
     """
     whole = _below(Config(path / CONFIG_FILE, read_json(path / CONFIG_FILE)), "model", "params")
     settings = whole.of(SYSTEM, CARRIED_SYSTEM, NO_EFFECT_SYSTEM)
@@ -127,7 +128,7 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
     image, enlarge = wanted.levels
     schedule = replace(
         cast(Ddpm, image.schedule),
-        # What latent diffusion calls linear is linear in the square root.
+        # Latent diffusion's "linear" schedule is linear in the square root of beta.
         beta_schedule="scaled_linear",
         beta_start=settings["linear_start"],
         beta_end=settings["linear_end"],
@@ -142,11 +143,10 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in a folder, ready to draw; of the UNet the averaged weights, which its publisher draws with,
-    where the config does not say that there are none. With ``dtype`` None the tensors are as they were stored.
+    """The system in a folder, with the UNet's EMA weights, which its publisher samples with, unless the config states
+    that there are none. With ``dtype`` None tensors keep their stored dtype.
 
-    Raises WeightsError for weights that are missing, damaged, misshapen or would run code, RecipeError as
-    ``recipe_of``.
+    Raises WeightsError for weights that are missing, damaged, misshapen or contain code, RecipeError as ``recipe_of``.
     """
     for name in FILES:
         if not (path / name).is_file():
@@ -238,12 +238,12 @@ def _demand(config: Config, read: Mapping[str, Any], names: Any) -> None:
 
 
 def _with_average(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The file's tensors, the UNet's being their averages; those stand under its names without their dots."""
+    """The file's tensors, with the EMA weights for the UNet; their names are the UNet's without dots."""
     tensors = dict(state)
     for name in state:
         if name.startswith(ldm_names.UNET):
             spelt = AVERAGED + name.removeprefix("model.").replace(".", "")
-            # One without its average is reported: the plain weights are not what is drawn with.
+            # A tensor without EMA is reported as missing: the raw weights are not those to sample with.
             plain = tensors.pop(name)
             if spelt in tensors:
                 tensors[name] = tensors.pop(spelt)
@@ -259,8 +259,8 @@ _KEPT = re.compile(
 
 
 def _ours(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the one file under our names. What is not known goes on as it is, to be reported; the numbers of
-    the noise schedule and of training are left out.
+    """The tensors of the one file under our names. Unknown ones are passed on and reported; those of the noise schedule
+    and of training are left out.
     """
     level = recipe.levels[0]
     unet_part, space = cast(Unet, level.denoiser), cast(Latent, level.space)
@@ -282,7 +282,7 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Te
             yield f"image.space.model.{own}", next(iter(one.values()))
         else:
             yield name, value
-    # As many layers as the file has: one too many is reported, not left out.
+    # The file's number of layers: surplus ones are reported, not left out.
     layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
     for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
         yield "text.0." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value

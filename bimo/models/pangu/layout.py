@@ -1,14 +1,14 @@
-"""Reads PanGu-Draw v3 as its authors give it: two checkpoints of MindSpore, each of a whole model, one an expert.
+"""Reads PanGu-Draw v3 as published: two MindSpore checkpoints of whole models, one for each expert.
 
-A folder holds ``pangu_high_timestamp*.ckpt`` and ``pangu_low_timestamp*.ckpt`` as they are published, ``vocab.txt``
-with the word pieces of the Chinese text encoder (the authors' code calls it vocab_zh.txt), and CLIP's vocab.json and
-merges.txt in ``words.1``. As in the authors' sampling, the file of low times gives both text encoders, the autoencoder
-and its UNet, that of high times its UNet alone; whatever else they hold is counted and left. The one pair serves both
-lists of sizes and weights do not tell which is meant: the recipe that is asked for says so, else the folder's name,
-where it is that of pangu-draw-v3-high, else it is pangu-draw-v3.
+A folder has ``pangu_high_timestamp*.ckpt`` and ``pangu_low_timestamp*.ckpt`` as published, ``vocab.txt`` with the
+Chinese text encoder's WordPieces (vocab_zh.txt in the authors' code), and CLIP's vocab.json and merges.txt in
+``words.1``. As in the authors' sampling, the low-timestep file provides both text encoders, the autoencoder and its
+UNet, the high-timestep file only its UNet; their other tensors are counted and ignored. The same pair is used with two
+lists of sizes, which the weights do not determine: the requested recipe decides, else the folder's name if it is
+pangu-draw-v3-high, else it is pangu-draw-v3.
 
 The names of tensors are those of the modules in the authors' code. Unverified, as no published file was opened: that
-the files use just these names, and the number of layers of the Chinese text encoder. Its rows of words are read off the
+the files use just these names, and the number of layers of the Chinese text encoder. Its vocabulary size is that of the
 file. Tensors are copied from the files; for experts that stay in their file until they are needed, save the system
 once.
 """
@@ -43,7 +43,7 @@ HIGH, LOW = "pangu_high_timestamp*.ckpt", "pangu_low_timestamp*.ckpt"
 PAIRS = "words.1"
 BASE_RECIPE, HIGH_RECIPE = "pangu-draw-v3", "pangu-draw-v3-high"
 CHINESE, LARGER = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
-#: What the modules hold besides weights: they count positions, mask what comes later, or serve training.
+#: Buffers: position ids, causal masks, and tensors for training.
 SPARE = re.compile(
     r"conditioner\.embedders\.0\..*\.position_ids|conditioner\.embedders\.1\.model\.(attn_mask|logit_scale)"
     r"|first_stage_model\.loss\..*"
@@ -56,12 +56,12 @@ def is_folder(path: Path) -> bool:
 
 
 def bases(path: Path) -> tuple[str, ...]:
-    """The recipes that a folder may be read as: weights do not tell the sizes, the folder's own name may."""
+    """The recipes that a folder can be read as: weights do not determine the sizes, but the folder's name may."""
     return (HIGH_RECIPE, BASE_RECIPE) if path.resolve().name == HIGH_RECIPE else (BASE_RECIPE, HIGH_RECIPE)
 
 
 def recipe_of(path: Path, wanted: Recipe) -> Recipe:
-    """``wanted`` with as many words as the Chinese text encoder of the file has; ``note`` says what is not loaded.
+    """``wanted`` with the vocabulary size of the file's Chinese text encoder; ``note`` lists what is not loaded.
 
     Raises WeightsError for a file that is missing or damaged.
     """
@@ -83,10 +83,9 @@ def recipe_of(path: Path, wanted: Recipe) -> Recipe:
 
 
 def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in a folder, ready to draw; with ``dtype`` None the tensors are as they were stored.
+    """The system in a folder; with ``dtype`` None tensors keep their stored dtype.
 
-    Raises WeightsError for a file that is missing or damaged, and one that lists all tensors that are missing,
-    unexpected or misshapen.
+    Raises WeightsError for a missing or damaged file, or with a list of missing, unexpected and misshapen tensors.
     """
     recipe = recipe_of(path, wanted)
     high, low = _files(path)
@@ -98,14 +97,14 @@ def read(path: Path, wanted: Recipe, dtype: torch.dtype | None = torch.float32) 
     larger = cast(ClipTextEncoder, system.text_encoders[1])
     load_tokenizer(system.text_encoders[0], path)
     load_tokenizer(larger, path / PAIRS)
-    # The authors' code pads both with the first word, which for CLIP's is not what its files say.
+    # The authors' code pads both with id 0, for CLIP too, whose own files have another padding token.
     larger.pad = 0
     system.weights_hash = late_table(path, (high, low))
     return system.eval()
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """The files of high and of low times. Raises WeightsError where one is missing or stands there twice."""
+    """The files for high and low timesteps. Raises WeightsError if one is missing or ambiguous."""
     by_pattern = [sorted(path.glob(pattern)) for pattern in (HIGH, LOW)]
     for pattern, files in zip((HIGH, LOW), by_pattern, strict=True):
         if len(files) != 1:
@@ -128,7 +127,7 @@ def _of_high(name: str) -> bool:
 
 
 def _ours(state: Mapping[str, Tensor], recipe: Recipe, expert: str) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one file under our names; what is not known goes on as it is, to be reported."""
+    """The tensors of one file under our names; unknown ones are passed on and reported."""
     level = recipe.levels[0]
     unet_part, space = cast(Unet, getattr(cast(Experts, level.denoiser), expert)), cast(Latent, level.space)
     depths = unet_part.depth if isinstance(unet_part.depth, tuple) else (unet_part.depth,) * len(unet_part.down)

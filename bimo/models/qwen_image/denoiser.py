@@ -21,11 +21,11 @@ from bimo.models.flow_tokens import LAST, packed, references_of, text_of, unpack
 
 @dataclass(frozen=True, kw_only=True)
 class QwenImage(Part):
-    """Qwen-Image's two-stream transformer; the defaults are the published model's. ``channels`` are x's. With
-    ``zero_cond_t`` the tokens of reference pictures are told the time 0, as they have no noise (Qwen-Image-Edit-2511).
-    ``layered`` is Qwen-Image-Layered's: x has the latents of several pictures of one size one after the other on its
-    channels, each at places of a frame of its own, and the one reference picture is before them all; the time has one
-    of two vectors added, the first of which is of pictures with transparency.
+    """Qwen-Image's double-stream transformer; the defaults are the published model's. ``channels`` are those of x. With
+    ``zero_cond_t`` the tokens of reference pictures get timestep 0, as they have no noise (Qwen-Image-Edit-2511).
+    ``layered`` is for Qwen-Image-Layered: x has the latents of several pictures of one size, concatenated along the
+    channels, each with its own frame in the position ids, preceded by the one reference picture; one of two vectors is
+    added to the timestep embedding, the first of which is for pictures with transparency.
     """
 
     channels: int = 16
@@ -76,26 +76,26 @@ class QwenImageDenoiser(PublishedDenoiser):
     def forward(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, added: Mapping[str, Any] | None = None
     ) -> Tensor:
-        """noise - x. Reference pictures' tokens stand behind those of x, each at its places of a frame of its own;
-        ``added`` is what a ControlNet gives the tokens of x. Raises RecipeError where x are layers without the picture
-        that they are of, or are none.
+        """Predicts noise - x. Reference pictures' tokens follow those of x, each with its own frame in the position
+        ids; ``added`` are a ControlNet's residuals. Raises RecipeError if x are layers without the picture that is
+        decomposed, or has no whole number of layers.
         """
         frames = self._frames(x)
-        given = self.inputs(x, t, conditioning)
+        arguments = self.inputs(x, t, conditioning)
         if self.part.layered:
-            given["hidden_states"] = torch.cat([packed(frame) for frame in frames], dim=1)
-            given["img_shapes"] = [[_places(frame) for frame in frames]] * len(x)
-            given["additional_t_cond"] = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        own = given["hidden_states"].shape[1]
+            arguments["hidden_states"] = torch.cat([packed(frame) for frame in frames], dim=1)
+            arguments["img_shapes"] = [[_places(frame) for frame in frames]] * len(x)
+            arguments["additional_t_cond"] = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        own = arguments["hidden_states"].shape[1]
         pictures = [picture.to(x) for picture in references_of(conditioning)]
         if self.part.layered and len(pictures) != 1:
             raise RecipeError("{name} needs the picture that is taken apart", name="QwenImage")
         if pictures:
-            given["hidden_states"] = torch.cat([given["hidden_states"], *map(packed, pictures)], dim=1)
-            given["img_shapes"] = [[*given["img_shapes"][0], *map(_places, pictures)]] * len(x)
-        more = given["hidden_states"].shape[1] - own
+            arguments["hidden_states"] = torch.cat([arguments["hidden_states"], *map(packed, pictures)], dim=1)
+            arguments["img_shapes"] = [[*arguments["img_shapes"][0], *map(_places, pictures)]] * len(x)
+        more = arguments["hidden_states"].shape[1] - own
         each = {name: [nn.functional.pad(v, (0, 0, 0, more)) for v in values] for name, values in (added or {}).items()}
-        answer = self.model(**given, **each, return_dict=False)[0]
+        answer = self.model(**arguments, **each, return_dict=False)[0]
         return torch.cat([unpacked(one, *x.shape[-2:]) for one in answer[:, :own].chunk(len(frames), dim=1)], dim=1)
 
     def _frames(self, x: Tensor) -> tuple[Tensor, ...]:

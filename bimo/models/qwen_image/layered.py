@@ -1,4 +1,4 @@
-"""Qwen-Image-Layered: a picture taken apart into layers with transparency, as many as asked for."""
+"""Qwen-Image-Layered: decomposes a picture into a requested number of layers with transparency."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bimo.models.cascade.conditioners import pixels_of
 from bimo.models.flow_tokens import REFERENCE
 from bimo.models.qwen_image.space import QwenLatent, QwenLatentSpace
 
-#: What a request's ``conditions`` call how many layers are drawn.
+#: The name of the number of layers among a request's ``conditions``.
 LAYERS = "layers"
-#: What is asked for by mistake, such as a number of pixels, would fill the memory.
+#: An erroneous number, such as one of pixels, would exhaust the memory.
 MOST = 20
-#: Sides are rounded to multiples of so many pixels, as diffusers' pipeline does.
+#: Sides are rounded to multiples of this many pixels, as in diffusers' pipeline.
 UNIT = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class QwenLayeredLatent(QwenLatent):
-    """Latents of pictures with transparency, of several layers: x has those of the whole picture and of each layer one
-    after the other on its channels. ``layers`` is how many are drawn where a request says nothing.
+    """Latents of pictures with transparency, of several layers: x has those of the whole picture and of each layer,
+    concatenated along the channels. ``layers`` is their default number.
     """
 
     pixel_channels: int = 4
@@ -56,7 +56,7 @@ class QwenLayeredSpace(QwenLatentSpace):
         return (1 + self.layers) * self.channels, *super().shape(size)[1:]
 
     def shape_for(self, request: Request) -> tuple[int, ...]:
-        """That of as many layers as a request asks for. Raises RequestError for what is no such number."""
+        """The space for the requested number of layers. Raises RequestError for an invalid number."""
         asked = request.conditions.get(LAYERS, [self.layers])
         if len(asked) != 1 or asked[0] != int(asked[0]) or not 1 <= asked[0] <= MOST:
             raise RequestError(
@@ -72,8 +72,8 @@ class QwenLayeredSpace(QwenLatentSpace):
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredPicture(Conditioner):
-    """The picture that is taken apart, the request's ``image`` with its transparency, coded at the size that is drawn:
-    about ``area`` pixels in its own shape where a request says none.
+    """The picture to be decomposed, the request's ``image`` with its transparency, encoded at the size of the layers:
+    by default about ``area`` pixels with its aspect ratio.
 
     In training it is the sample, whose ``learnt`` layers come with the data: the maps "layer-1", the lowest, and
     "layer-1-alpha", white where it is opaque, and so on.
@@ -105,7 +105,7 @@ class LayeredPicture(Conditioner):
         return None if request.image is None else size_of_area(upright(request.image).size, self.area, UNIT)
 
     def before_noise(self, system: System, drawing: Drawing) -> None:
-        """Raises RequestError for what is said of one picture and not of layers."""
+        """Raises RequestError for settings of a request that layers do not support."""
         request = drawing.request
         asked = {
             "mask": request.mask,

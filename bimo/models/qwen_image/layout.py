@@ -1,5 +1,5 @@
-"""Qwen-Image's folders: Qwen2.5-VL's language model, a transformer of two streams and a film's autoencoder; those of
-Qwen-Image-Edit have its vision tower as well.
+"""Qwen-Image's folders: Qwen2.5-VL's language model, a double-stream transformer and a video autoencoder; those of
+Qwen-Image-Edit include the vision encoder.
 """
 
 # diffusers loads its classes lazily, which reads as private.
@@ -37,13 +37,13 @@ FORMS = (
     Form(EDIT_PLUS, TRANSFORMER, (QWEN,), references=2),
     Form(LAYERED, TRANSFORMER, (QWEN,), layered=True),
 )
-#: How many pictures Qwen-Image-Edit-2509 and -2511 are said to be good with; diffusers' pipeline counts none.
+#: The number of pictures that Qwen-Image-Edit-2509 and -2511 are documented for; diffusers' pipeline has no limit.
 SEVERAL = 3
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a QwenImagePipeline, or of one that edits pictures or takes them apart. Raises RecipeError for what
-    cannot be drawn.
+    """A folder of a QwenImagePipeline, or of its editing or layered pipelines. Raises RecipeError for
+    unsupported ones.
     """
     if folder.pipeline in (EDIT, EDIT_PLUS):
         return _editing(folder)
@@ -56,7 +56,7 @@ def reading(folder: Folder) -> Reading:
 
 
 def _editing(folder: Folder) -> Reading:
-    """What differs of a system that edits pictures: it looks at them, and its transformer has them beside x."""
+    """The editing systems: text encoder and transformer get the pictures to be edited."""
     several = folder.pipeline == EDIT_PLUS
     area = 384 * 384 if several else 1024 * 1024
     encoder = replace(
@@ -76,13 +76,15 @@ def _editing(folder: Folder) -> Reading:
         if newer
         else Message("a {pipeline}; its transformer is not told that pictures have no noise", pipeline=folder.pipeline)
     )
-    found = reading_with(folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" "))
-    return with_vision(found)
+    edit_reading = reading_with(
+        folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" ")
+    )
+    return with_vision(edit_reading)
 
 
 def _layered(folder: Folder) -> Reading:
-    """What differs of the system that draws layers. Its vision tower only writes prompts, in diffusers' pipeline; it is
-    kept so that the folder can be written again.
+    """The layered system. In diffusers' pipeline its vision encoder is only used to write prompts; it is loaded so that
+    the folder can be exported again.
     """
     encoder = replace(
         _language_model(folder),
@@ -101,7 +103,7 @@ def _layered(folder: Folder) -> Reading:
             expected="True",
         )
     schedule = cast(Flow, level.schedule)
-    # The pipeline works out its shift by a rule of its own, whatever the scheduler's config says.
+    # The pipeline computes the shift by its own formula, whatever the scheduler's config has.
     moved = replace(schedule, base_length=256, base_shift=0.0, max_shift=1.0) if schedule.dynamic else schedule
     level = replace(level, schedule=moved, guidance=Guidance(scale=4.0, only_with_negative=True))
     why = Message("a QwenImageLayeredPipeline: it takes pictures apart into layers")

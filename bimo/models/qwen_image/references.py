@@ -1,4 +1,4 @@
-"""The pictures that Qwen-Image-Edit is given: coded as x is, and shown to its text encoder (arXiv:2508.02324, 5.2)."""
+"""The pictures that Qwen-Image-Edit edits: encoded as x is, and passed to its text encoder (arXiv:2508.02324, 5.2)."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from bimo.models.flow_tokens import PLACES, REFERENCE
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Sides are rounded to multiples of so many pixels: what two sides may differ by and still be of one shape.
+#: Sides are rounded to multiples of this many pixels, so aspect ratios count as equal up to that difference.
 UNIT = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class References(Conditioner):
     """The request's ``image``, which is edited, and up to ``count`` - 1 others, its ``condition_images`` "image-2",
-    "image-3" ...; the text encoder sees them as well.
+    "image-3" ...; they are passed to the text encoder as well.
 
-    A picture is coded at the size that is drawn where it has that shape: then each of its places lies on the same place
-    of what is drawn, and what is to stay is neither shifted nor zoomed. Of another shape it is coded at about ``area``
-    pixels in its own, as diffusers' pipelines do always.
+    A picture with the aspect ratio of the output is encoded at the output's size: then positions correspond, and
+    unchanged parts are neither shifted nor zoomed. Others are encoded at about ``area`` pixels with their own aspect
+    ratio, as diffusers' pipelines always do.
 
-    Sides are rounded to multiples of ``unit``, or ``up`` to them.
+    Sides are rounded to multiples of ``unit``, with ``up`` upwards.
 
-    In training the first ``learnt`` of them come with the data as maps of these names, fitted as the picture is.
+    In training the first ``learnt`` of them come with the data as maps of these names, cropped and resized as the
+    picture is.
     """
 
     name: str = IMAGE
@@ -51,7 +52,7 @@ class References(Conditioner):
     smooth_maps: ClassVar = True
 
     def tiny(self) -> Self:
-        """Of some 64 pixels a side."""
+        """Of about 64 pixels a side."""
         return replace(self, area=64 * 64)
 
     @property
@@ -66,17 +67,17 @@ class References(Conditioner):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that a batch must bring."""
+        """The maps that a batch must have."""
         return self.images[: self.learnt]
 
     def size_for(self, request: Request) -> tuple[int, int] | None:
-        """That of the picture that is edited, at ``area`` pixels."""
+        """The size of the picture to be edited, scaled to ``area`` pixels."""
         return (
             None if request.image is None else size_of_area(upright(request.image).size, self.area, self.unit, self.up)
         )
 
     def coded_size(self, image: Image.Image, drawn: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) that a picture is coded at, where one of a size is drawn."""
+        """The (width, height) at which a picture is encoded, for an output of size ``drawn``."""
         own = upright(image).size
         width = math.sqrt(math.prod(drawn) * own[0] / own[1])
         alike = max(abs(width - drawn[0]), abs(width * own[1] / own[0] - drawn[1])) <= (
@@ -85,11 +86,11 @@ class References(Conditioner):
         return drawn if alike else size_of_area(own, self.area, self.unit, self.up)
 
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Pictures [B, C, h, w], at the places of the picture that is learnt."""
+        """Pictures [B, C, h, w], aligned with the training picture."""
         return self._coded(system, [batch.maps[name] for name in self.maps])
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
-        """Pictures [1, C, h', w']. Raises RequestError where the denoiser is to see a part of the picture at a time."""
+        """Pictures [1, C, h', w']. Raises RequestError for tiled sampling, which would show the denoiser parts only."""
         request = drawing.request
         if request.tile_size is not None:
             raise RequestError(

@@ -19,10 +19,11 @@ from bimo.models.spaces import coded
 
 @dataclass(frozen=True, kw_only=True)
 class QwenLatent(Part):
-    """x is (z - mean) / deviation of the latent z of one frame, channel by channel; the defaults are the published.
+    """x is (z - mean) / deviation of the latent z of one frame, channel by channel; the defaults are the published
+    ones.
 
-    Each of ``frames`` halves the side (and, where True, the frames of a film, of which a picture has one). Pixels have
-    ``pixel_channels``: 3 colours, or these and their opacity.
+    Each of ``frames`` halves the side (and, if True, the frames of a video, of which a picture has one). Pixels have
+    ``pixel_channels``: RGB or RGBA.
     """
 
     channels: int = 16
@@ -83,7 +84,7 @@ class QwenLatentSpace(Space):
         return self.channels, size[1] // self.factor, size[0] // self.factor
 
     def tile(self, side: int) -> bool:
-        """As diffusers' autoencoder does it: a quarter of two neighbours lies on each other."""
+        """As in diffusers: neighbouring tiles overlap by a quarter."""
         stride = side * 3 // 4
         self.model.enable_tiling(side, side, stride, stride)
         return True

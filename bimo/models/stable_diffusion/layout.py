@@ -35,10 +35,9 @@ LEVEL = "image"
 #: The steps of diffusers' StableDiffusionPipeline where none are asked for.
 STEPS = 50
 NO_EFFECT_VAE = {"sample_size", "force_upcast"}
-#: The side of x that pipelines draw where a UNet's config does not say: of XL, which is given sizes, and of others.
+#: The default side of x if a UNet's config has none: of XL, which is conditioned on sizes, and of others.
 SIDES = {True: 128, False: 64}
-#: Fields of a UNet and of an autoencoder that are handed on as they are: they change the module and not what it is
-#: told, nor what it answers with.
+#: Fields of UNets and autoencoders that are passed on unchanged: they affect the module, but not its inputs or outputs.
 UNET_SETTINGS = (
     *("center_input_sample", "flip_sin_to_cos", "freq_shift", "mid_block_type", "only_cross_attention", "act_fn"),
     *("downsample_padding", "mid_block_scale_factor", "norm_eps", "reverse_transformer_layers_per_block"),
@@ -49,7 +48,7 @@ UNET_SETTINGS = (
 VAE_SETTINGS = ("act_fn",)
 #: diffusers' LatentConsistencyModelPipeline.
 CONSISTENCY_STEPS, CONSISTENCY_GUIDANCE = 4, 8.5
-#: What a UNet's config says of the pooled text, of sizes beside it, and of a text encoder of another width.
+#: Fields of a UNet's config about pooled text, size conditioning, and text encoders of another width.
 POOLED = (
     "addition_embed_type",
     "class_embed_type",
@@ -57,7 +56,7 @@ POOLED = (
     "projection_class_embeddings_input_dim",
 )
 BRIDGE = ("encoder_hid_dim", "encoder_hid_dim_type")
-#: The condition of sizes, and how many numbers it is.
+#: The size condition, and its number of values.
 SIZES = ("size_ids", 6)
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _UNET = "UNet2DConditionModel"
@@ -78,15 +77,15 @@ FORMS = (
 
 
 def reading(folder: Folder) -> Reading:
-    """A StableDiffusionPipeline, or an AltDiffusionPipeline. Raises RecipeError for what cannot be drawn."""
+    """A StableDiffusionPipeline, or an AltDiffusionPipeline. Raises RecipeError for unsupported ones."""
     if folder.pipeline == "AltDiffusionPipeline":
         return _reading(folder, alt_text_encoder(folder), alt_name)
-    found = text_encoder(folder)
+    encoder = text_encoder(folder)
     chinese_clip = folder.classes["text_encoder"][1] == "ChineseCLIPTextModel"
-    return _reading(folder, found, chinese_clip_name if chinese_clip else text_name)
+    return _reading(folder, encoder, chinese_clip_name if chinese_clip else text_name)
 
 
-def _reading(folder: Folder, found: TextEncoderPart, rename: Callable[[str], str | None]) -> Reading:
+def _reading(folder: Folder, encoder: TextEncoderPart, rename: Callable[[str], str | None]) -> Reading:
     folder.demand("unet", "diffusers", ("UNet2DConditionModel",))
     folder.demand("vae", "diffusers", ("AutoencoderKL",))
     denoiser = unet(folder.config("unet"))
@@ -94,7 +93,7 @@ def _reading(folder: Folder, found: TextEncoderPart, rename: Callable[[str], str
     schedule = schedule_of(folder)
     side = denoiser.size * 2 ** (len(space.block_channels) - 1)
     guide, steps = guide_of(denoiser, Guidance())
-    name, languages, why = identity(found, folder, folder.config("text_encoder"))
+    name, languages, why = identity(encoder, folder, folder.config("text_encoder"))
     level = Level(
         name=LEVEL,
         space=space,
@@ -107,7 +106,7 @@ def _reading(folder: Folder, found: TextEncoderPart, rename: Callable[[str], str
     recipe = Recipe(
         name=name,
         languages=languages,
-        text_encoders=(found,),
+        text_encoders=(encoder,),
         levels=(level,),
         request=Defaults(size=(side, side)),
         note=why,
@@ -124,7 +123,7 @@ def _reading(folder: Folder, found: TextEncoderPart, rename: Callable[[str], str
 
 
 def masked(denoiser: Unet, space: Latent) -> tuple[Part, ...]:
-    """The condition of a denoiser that reads a mask and the latents of what it leaves."""
+    """The conditioner of an inpainting denoiser, which gets a mask and the latents of the masked picture."""
     return (Masked(level=LEVEL),) if denoiser.spatial == 1 + space.channels else ()
 
 
@@ -153,7 +152,7 @@ def unet(config: Config) -> Unet:
     }
     defaults = defaults_of(UNet2DConditionModel)
     carried = (*own.values(), *POOLED, *BRIDGE, *UNET_SETTINGS, "in_channels", "out_channels", "time_cond_proj_dim")
-    # How many heads there are for an embedding that no UNet here has.
+    # The heads of an embedding that no supported UNet has.
     read = config.of(defaults, carried, ("addition_embed_type_num_heads",))
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
     fields["config"] = changed(defaults, read, UNET_SETTINGS)
@@ -175,7 +174,7 @@ def unet(config: Config) -> Unet:
     if fields["size"] is None:
         fields["size"] = SIDES["vector" in fields]
     if fields["size"] == 32 and before(config.fields.get("_diffusers_version"), (0, 9)):
-        # diffusers before 0.9 wrote 32 whatever the model was trained at; its pipeline draws 64 as well.
+        # diffusers before 0.9 wrote 32 for every model; its pipeline draws 64 then.
         fields["size"] = 64
     return Unet(channels=read["out_channels"], **fields)
 
@@ -196,9 +195,9 @@ def _same_for_all(config: Config, name: str, value: Any) -> Any:
 
 
 def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
-    """What a UNet is given of the pooled text and of sizes, and how wide a text encoder is led to it."""
+    """The UNet's conditioning on pooled text and sizes, and the width of the text encoder that is projected to it."""
     kinds = (read["addition_embed_type"], read["class_embed_type"], read["encoder_hid_dim_type"])
-    width, told = (read[name] for name in POOLED[2:])
+    width, time_width = (read[name] for name in POOLED[2:])
     if kinds not in {(None, None, None), ("text_time", None, None), ("text_time", None, "text_proj")}:
         raise RecipeError(
             "addition_embed_type, class_embed_type of {path} and its encoder_hid_dim_type are {kinds}: not "
@@ -208,13 +207,13 @@ def _pooled(config: Config, read: dict[str, Any]) -> dict[str, Any]:
         )
     fields: dict[str, Any] = {"bridge": (read["encoder_hid_dim"] or 0) if kinds[2] else 0}
     if kinds[0]:
-        pooled = (told or 0) - SIZES[1] * (width or 0)
+        pooled = (time_width or 0) - SIZES[1] * (width or 0)
         if pooled <= 0:
             raise RecipeError(
                 "{pooled} of {path} is {told}: no room for {sizes} sizes {width} wide and a pooled text",
                 pooled=POOLED[3],
                 path=config.path,
-                told=told,
+                told=time_width,
                 sizes=SIZES[1],
                 width=width,
             )
@@ -228,17 +227,17 @@ def changed(defaults: dict[str, Any], read: dict[str, Any], names: tuple[str, ..
 
 
 def decodes_in(config: Config) -> tuple[Dtype, ...]:
-    """The narrow numbers that an autoencoder of Stable Diffusion XL decodes in: float16 only where its config says that
-    it need not be upcast, as that of sdxl-vae-fp16-fix does.
+    """The 16-bit dtypes in which an autoencoder of Stable Diffusion XL can decode: float16 only if its config does not
+    require upcasting, as that of sdxl-vae-fp16-fix.
     """
     return ("fp16", "bf16") if config.fields.get("force_upcast") is False else ("bf16",)
 
 
 def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
-    """The space that an AutoencoderKL's config describes. Raises RecipeError.
+    """The space for an AutoencoderKL's config. Raises RecipeError.
 
-    ``reads`` are what the family's pipeline heeds of what is said of its latents: "shift" and "moments". Others are
-    left alone, whatever the config says, as diffusers leaves them.
+    ``reads`` are the latents' settings that the family's pipeline applies: "shift" and "moments". Others are ignored,
+    as in diffusers.
     """
     from diffusers import AutoencoderKL
 
@@ -277,21 +276,21 @@ def latent(config: Config, reads: tuple[str, ...] = ()) -> Latent:
 
 
 def guide_of(denoiser: Unet, guide: Guidance) -> tuple[Guidance, int]:
-    """How a level is guided, and in how many steps: a UNet that is given the scale answers as guided, in one call."""
+    """The guidance of a level and the number of steps: a UNet conditioned on the scale has no second branch."""
     if not denoiser.guidance:
         return guide, STEPS
     return replace(guide, scale=CONSISTENCY_GUIDANCE, until=0.0), CONSISTENCY_STEPS
 
 
 def guidance_scale(denoiser: Unet) -> tuple[Part, ...]:
-    """The condition of a denoiser that is given the scale of guidance."""
+    """The conditioner of a denoiser that is conditioned on the guidance scale."""
     return (GuidanceScale(),) if denoiser.guidance else ()
 
 
 def schedule_of(folder: Folder, mend: bool = True) -> Ddpm:
-    """The noise schedule and the publisher's sampler; with ``mend`` as diffusers' StableDiffusionPipeline mends it.
+    """The noise schedule and the publisher's sampler; with ``mend`` corrected as in diffusers' StableDiffusionPipeline.
 
-    Raises RecipeError for a scheduler by which such a pipeline cannot draw.
+    Raises RecipeError for a scheduler that such a pipeline does not support.
     """
     path = folder.path / "scheduler" / "scheduler_config.json"
     config = read_json(path)
@@ -304,7 +303,7 @@ def schedule_of(folder: Folder, mend: bool = True) -> Ddpm:
             if setting in full:
                 full[setting] = value
                 silent = [n for n in silent if n != setting]
-    # What the class has no use for is kept for others that are asked for by name, as diffusers keeps it.
+    # Settings that its class does not use are kept for schedulers that are chosen by name, as in diffusers.
     relatives = {n: plain(config[n]) for n in relatives_settings(cls) & config.keys() - full.keys()}
     settings = {"_class_name": name, **full, **relatives, "_use_default_values": tuple(silent)}
     demand_steps(path, cls, settings)

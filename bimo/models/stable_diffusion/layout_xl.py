@@ -1,4 +1,4 @@
-"""Stable Diffusion XL's folders: two CLIP text encoders side by side, a UNet that is given sizes, an AutoencoderKL."""
+"""Stable Diffusion XL's folders: two CLIP text encoders, a UNet conditioned on sizes, an AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from bimo.models.stable_diffusion.layout import (
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.fusion import Channels
 
-#: diffusers' default of StableDiffusionXLPipeline.
+#: The default of diffusers' StableDiffusionXLPipeline.
 GUIDANCE = 5.0
-#: Rows of Taiyi-XL's text encoders: CLIP's and 8067 more.
+#: The vocabulary size of Taiyi-XL's text encoders: CLIP's and 8067 more.
 TAIYI_WORDS = 57475
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
@@ -40,7 +40,7 @@ FORMS = tuple(
 
 
 def reading(folder: Folder) -> Reading:
-    """A StableDiffusionXLPipeline. Raises RecipeError for what cannot be drawn."""
+    """A StableDiffusionXLPipeline. Raises RecipeError for unsupported ones."""
     if folder.index.get("requires_aesthetics_score"):
         raise RecipeError(
             "{path} wants aesthetic scores (requires_aesthetics_score): XL's refiner, which is not supported",
@@ -129,7 +129,7 @@ def _text_encoder(folder: Folder, which: str) -> ClipText:
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
     settings = folder.path / words / "tokenizer_config.json"
     limit = read_json(settings).get("model_max_length") if settings.is_file() else None
-    # A position past the last has no embedding: the text encoder cannot be padded to more.
+    # Positions beyond the embedding table do not exist: longer padding is impossible.
     fields["length"] = min(int(limit), fields["positions"]) if isinstance(limit, (int, float)) else fields["positions"]
     if projects:
         fields["project"] = int(config.fields.get("projection_dim", defaults["projection_dim"]))

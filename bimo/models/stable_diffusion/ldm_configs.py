@@ -15,7 +15,7 @@ from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
 Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-#: Fields of a UNet's config -> the tensor, below its prefix, that tells them; the same for an autoencoder.
+#: Fields of a UNet's config -> the tensor, below its prefix, whose shape determines them; the same for an autoencoder.
 UNET_KEYS = {
     "in_channels": "input_blocks.0.0.weight",
     "out_channels": "out.2.weight",
@@ -24,17 +24,17 @@ UNET_KEYS = {
 }
 VAE_KEYS = {"latent_channels": "post_quant_conv.weight"}
 HEAD = 64  # the width of a head of every published text encoder here, and of UNets with linear projections
-#: Vocabularies that are no byte pairs: rows of CLIP's table.
+#: Sizes of CLIP's embedding table with WordPiece vocabularies.
 WORD_PIECES = (21128, 105879)
 
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a folder: the prefix of its tensors in the file, its config, and how its tensors are turned.
+    """A component of a folder: the prefix of its tensors in the file, its config, and the conversion of its tensors.
 
-    ``source`` is the name in the file, below the prefix, of what a tensor is called once turned; ``keys`` are the
-    tensors by whose shapes fields of the config are told. ``pad`` is what a text of byte pairs is padded with: CLIP's
-    end mark or, as OpenCLIP does, the id 0, whatever a tokenizer beside the file says.
+    ``source`` maps a converted tensor's name to the name in the file, below the prefix; ``keys`` are the tensors whose
+    shapes determine fields of the config. ``pad`` is the padding of a BPE text: CLIP's end token or, as in OpenCLIP,
+    the id 0, whatever a tokenizer next to the file has.
     """
 
     prefix: str
@@ -124,7 +124,7 @@ def _roberta(names: Shapes, detection: Detection) -> dict[str, Component]:
     project, _ = shapes["transformation.weight"]
     config |= {"project_dim": project, "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     config |= {"model_type": "xlm-roberta", "use_attention_mask": True, "learn_encoder": False, "pooler_fn": "cls"}
-    # m18 reads the last layer but one through a norm; dropping those weights would draw something else.
+    # m18 uses the penultimate layer through a norm; without those weights the output would differ.
     config["has_pre_transformation"] = detection.system == "altdiffusion-m18" or "pre_LN.weight" in shapes
     kind = "RobertaSeriesModelWithTransformation"
     return {"text_encoder": Component(prefix, "alt_diffusion", kind, config)}
@@ -160,14 +160,14 @@ def _open_clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_mo
     projection = "text_projection" in shapes and prefix.startswith("conditioner.")
     config = _clip_config(rows, width, shapes["positional_embedding"][0])
     layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.")
-    # SD2 reads the last layer but one: in its folders the last is not there.
+    # SD2 uses the penultimate layer: its folders do not have the last one.
     layers -= "text_projection" in shapes and not projection
     config |= {
         "num_hidden_layers": layers,
         "hidden_act": "quick_gelu" if detection.system == "wukong-huahua" else "gelu",
     }
     config["intermediate_size"] = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
-    # What MindSpore's LayerNorm adds to the variance where nothing else is said.
+    # The default epsilon of MindSpore's LayerNorm.
     config["layer_norm_eps"] = 1e-7 if detection.system == "wukong-huahua" else 1e-5
     if projection:
         config["projection_dim"] = shapes["text_projection"][1]
@@ -177,7 +177,7 @@ def _open_clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_mo
         return ldm_names.open_clip_to_own(state, layers, projection)
 
     source = partial(ldm_names.open_clip_source, layers=layers)
-    # OpenCLIP pads with 0; WuKong's text encoder has its shape, and pads as its own tokenizer says.
+    # OpenCLIP pads with 0; WuKong's text encoder, of the same shape, pads as its tokenizer does.
     pad = "" if detection.system == "wukong-huahua" else "zero"
     return {"text_encoder": Component(prefix, "transformers", kind, config, convert, source, pad=pad)}
 
@@ -194,7 +194,7 @@ def _xl(names: Shapes, detection: Detection) -> dict[str, Component]:
     return {"text_encoder": first, "text_encoder_2": second}
 
 
-#: The text encoders by the layout of a file's words: names and the detection -> components.
+#: Text encoders by the layout of a file: names and detection -> components.
 TEXT_ENCODERS: dict[str, Callable[[Shapes, Detection], dict[str, Component]]] = {
     "bert": _bert,
     "roberta": _roberta,

@@ -230,7 +230,7 @@ def _lexicon(vocabulary: Sequence[str]) -> Any:
 
     table = {word: index for index, word in enumerate(vocabulary)}
     model = models.WordPiece(table, unk_token="[UNK]", continuing_subword_prefix="", max_input_chars_per_word=400)
-    made = Tokenizer(model)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.post_processor = processors.BertProcessing(("[SEP]", table["[SEP]"]), ("[CLS]", table["[CLS]"]))
-    return made
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", table["[SEP]"]), ("[CLS]", table["[CLS]"]))
+    return tokenizer

@@ -41,7 +41,7 @@ class BertModel(nn.Module):
         self.embeddings = Embeddings(width, vocab, positions, types, dropout)
         self.encoder = Encoder(width, layers, heads, feed, dropout)
         self.pooler = Pooler(width) if pooler else None
-        self.apply(_begin)
+        self.apply(_initialise)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -93,9 +93,9 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(width, feed)
         self.output = Added(feed, width, dropout)
 
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
-        """[B, L, D] -> [B, L, D]; ``seen`` [B, 1, 1, L] bool."""
-        hidden = self.attention(hidden, seen)
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, L, D] -> [B, L, D]; ``mask`` [B, 1, 1, L] bool."""
+        hidden = self.attention(hidden, mask)
         return self.output(self.intermediate(hidden), hidden)
 
 
@@ -107,9 +107,9 @@ class Attention(nn.Module):
         self.self = Heads(width, heads, dropout)
         self.output = Added(width, width, dropout)
 
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        return self.output(self.self(hidden, seen), hidden)
+        return self.output(self.self(hidden, mask), hidden)
 
 
 class Heads(nn.Module):
@@ -123,14 +123,14 @@ class Heads(nn.Module):
         self.value = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
         query, key, value = (
             layer(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         share = self.dropout.p if self.training else 0.0
-        attention_output = attended(query, key, value, seen, share)
+        attention_output = attended(query, key, value, mask, share)
         return attention_output.transpose(1, 2).flatten(2)
 
 
@@ -173,7 +173,7 @@ class Pooler(nn.Module):
 
 
 @torch.no_grad()
-def _begin(module: nn.Module) -> None:
+def _initialise(module: nn.Module) -> None:
     """Initialisation: normal with a standard deviation of 0.02; biases and the padding embedding are zero."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=INITIAL_DEVIATION)

@@ -88,9 +88,9 @@ class ChatGlmTextEncoder(PublishedTextEncoder):
         room = self.part.length - len(BEGINNING)
         ids = torch.full((len(texts), self.part.length), self.pad, dtype=torch.long)
         mask = torch.zeros(len(texts), self.part.length, dtype=torch.bool)
-        begun = [self.first + MARKS.index(mark) for mark in BEGINNING]
+        prefix = [self.first + MARKS.index(mark) for mark in BEGINNING]
         for row, text in enumerate(texts):
-            row_ids = [*begun, *self.tokens(text).ids[:room]]
+            row_ids = [*prefix, *self.tokens(text).ids[:room]]
             ids[row, -len(row_ids) :] = torch.tensor(row_ids)
             mask[row, -len(row_ids) :] = True
         return ids, mask
@@ -170,7 +170,7 @@ class Layer(nn.Module):
         self.mlp = Feed(part)
 
     def forward(self, x: Tensor, turns: Tensor, attended: Tensor) -> Tensor:
-        """x [B, L, width], turns [B, L, rotary / 2] complex, seen [B, 1, L, L] -> [B, L, width]."""
+        """x [B, L, width], turns [B, L, rotary / 2] complex, attended [B, 1, L, L] -> [B, L, width]."""
         x = x + self.self_attention(self.input_layernorm(x), turns, attended)
         return x + self.mlp(self.post_attention_layernorm(x))
 

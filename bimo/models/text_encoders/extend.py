@@ -76,15 +76,15 @@ def extended(encoder: ClipTextEncoder, words: Sequence[str], positions: int, len
             count=len(there),
             positions_2=positions,
         )
-    made = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
-    made.tokenizer = Tokenizer.from_str(old.to_str())
-    made.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
-    made.pad = encoder.pad
+    extended_encoder = ClipTextEncoder(replace(part, vocab=part.vocab + len(words), positions=positions, length=length))
+    extended_encoder.tokenizer = Tokenizer.from_str(old.to_str())
+    extended_encoder.tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    extended_encoder.pad = encoder.pad
     state = dict(encoder.state_dict())
     tokens, places = "model.embeddings.token_embedding.weight", "model.embeddings.position_embedding.weight"
     rows = state[tokens]
     means = [rows[old.encode(word, add_special_tokens=False).ids].mean(dim=0) for word in words]
     state[tokens] = torch.cat([rows, *(mean[None] for mean in means)])
     state[places] = torch.cat([state[places], state[places][-1:].expand(positions - part.positions, -1)])
-    made.load_state_dict(state)
-    return made.train(encoder.training)
+    extended_encoder.load_state_dict(state)
+    return extended_encoder.train(encoder.training)

@@ -1,4 +1,4 @@
-"""Which words of a prompt a list of known words does not have: whole words, as a reader would name them."""
+"""Words of a prompt that a lexicon of known words does not have, as whole words."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from bimo.prompts.emoji import names, sequences
 
 _HAN = "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _HAN_RUN = re.compile(f"[{_HAN}]+")
-#: In whatever other script: Latin, Cyrillic, kana, Hangul.
+#: A word in another script: Latin, Cyrillic, kana, Hangul.
 _WORD = re.compile(f"[^\\W_{_HAN}]+(?:['’-][^\\W_{_HAN}]+)*")
-#: Before a measure word; 一 with one is a word of its own.
+#: Numerals, which precede measure words; 一 with its measure word is a word of its own.
 _NUMBERS = frozenset("一二两三四五六七八九十几半多每这那双百千数0123456789")
 #: Particles, which no picture shows.
 _PARTICLES = frozenset("的地得了着过吗呢吧啊呀嘛么们被把给让从向往对于以及并也都还就才又再很更最这那其之与和跟或而但")
 _PARTICLES_EN = frozenset(
     re.findall(r"\w+", "a an the of and or with in on at to by for from is are as its it this that s t")
 )
-#: A place after a thing, 山上; before one it is no word of its own, 上海.
+#: Localisers after a noun, 山上; before one they are part of a word, 上海.
 _PLACES = frozenset("上下里外中内前后旁边间")
-#: Verbs and colours of one character, which stand beside things.
+#: Single-character verbs and colours, which are adjacent to nouns.
 _BESIDE = frozenset("戴吃在有是画拿穿骑坐红橙黄绿蓝紫粉棕黑白灰金银大小")
-#: What names of places end in: 天安门, 布达拉宫.
+#: Last characters of place names: 天安门, 布达拉宫.
 _ENDS = frozenset("门宫山河湖江海城塔桥寺庙街路岛国省市县镇村园院馆楼亭洞峰岭谷湾港站州京区节")
-#: Marks that only divide a sentence.
+#: Punctuation that only divides a sentence.
 _MARKS = frozenset(",.:;!?'\"()[]<>-~·、。…/&+")
 _WORDS_NEAR = 3
 
 
 @dataclass(frozen=True)
 class Strange:
-    """What was never learned, in the order of the text, and whether that is most, or all, of what is to be drawn."""
+    """Unknown words, in the order of the text, and whether they are most, or all, of what is to be drawn."""
 
     words: tuple[str, ...] = ()
     mostly: bool = False
@@ -42,8 +42,8 @@ class Strange:
 
 
 def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: Set[str] = frozenset()) -> Strange:
-    """The strange words of a text in its normal form. ``places`` are those of its tokens, ``own`` words it was taught
-    besides.
+    """The unknown words of a text in normal form. ``places`` are the offsets of its tokens, ``own`` words added by
+    textual inversion.
     """
     pieces = [(start, end) for start, end in places if start < end and text[start:end] not in own]
     taught = [(start, end) for start, end in places if text[start:end] in own]
@@ -65,7 +65,7 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
     emoji = sequences(text)
     for start, end in emoji:
         strange[start] = _called(text[start:end])
-    # A mark that divides or was learned is no loss, unless nothing but marks was written.
+    # Dividing or known marks do not matter, unless the text consists of marks only.
     alone = not strange and not learned
     for start, end in pieces:
         word = text[start:end]
@@ -77,7 +77,7 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
 
 
 def _joined(found: dict[int, str]) -> Iterator[str]:
-    """The words in order; marks that follow one another are one: ???."""
+    """The words in order; consecutive marks are joined: ???."""
     last = -1
     pending = ""
     for start, word in sorted(found.items()):
@@ -97,13 +97,13 @@ def _is_mark(word: str) -> bool:
 
 
 def _called(emoji: str) -> str:
-    """An emoji that no learned word stands for, with what it is called."""
+    """An emoji without a known word, with its name."""
     called = names(emoji, say("en") == "zh")
     return say("{emoji} ({called})", emoji=emoji, called=called[0]) if called else emoji
 
 
 def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tuple[int, dict[int, str]]:
-    """(how many learned words that say something, strange words by their places) of Han characters in a row."""
+    """(number of known content words, unknown words by their offsets) of a run of Han characters."""
     strange: dict[int, str] = {}
     words = [text[start:end] for start, end in places]
     measures = [
@@ -114,13 +114,13 @@ def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tu
         if words[at] in _PLACES and plain[at - 1]:
             plain[at] = True  # 公园里
         elif words[at] in _PARTICLES - known and not plain[at - 1] and at + 1 < len(words) and not plain[at + 1]:
-            plain[at] = False  # within a strange word a particle is a part of it: 穿着宇航服
+            plain[at] = False  # within an unknown word a particle is a part of it: 穿着宇航服
     aside = _PARTICLES | _NUMBERS | _BESIDE
     counted = [m or (w in known and len(w) == 2 and w[0] == "一") for w, m in zip(words, measures, strict=True)]
     says = [
         plain[at] and not counted[at] and words[at] not in _PARTICLES | _NUMBERS | _PLACES for at in range(len(words))
     ]
-    # A learned piece of one character may be a part of the strange word beside it: 上海, 天安门.
+    # A known single character may be a part of the unknown word next to it: 上海, 天安门.
     joins = [len(w) == 1 and not m and w not in aside for w, m in zip(words, measures, strict=True)]
     free = at = 0
     while at < len(words):
@@ -133,7 +133,7 @@ def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tu
         unlearned = "".join(words[first:at])
         left = first > free and joins[first - 1] and _begins(words, first - 1, counted)
         right = at < len(words) and joins[at] and words[at] not in _PLACES and unlearned not in _BESIDE
-        # Words of two characters are the most: one that is left over belongs to what is beside it.
+        # Most words have two characters: a remaining single one belongs to its neighbour.
         odd = len(unlearned) % 2 == 1
         if left and odd and (words[first - 1] in _PLACES or not right):
             first -= 1
@@ -146,12 +146,12 @@ def _of_run(text: str, places: Sequence[tuple[int, int]], known: Set[str]) -> tu
 
 
 def _begins(words: Sequence[str], at: int, counted: Sequence[bool]) -> bool:
-    """Whether a learned character may begin a strange word: a place does where no thing is before it."""
+    """Whether a known character may begin an unknown word: a localiser does if no noun precedes it."""
     return words[at] not in _PLACES or at == 0 or counted[at - 1] or words[at - 1] in _PARTICLES | _BESIDE
 
 
 def near(words: Sequence[str], known: Set[str]) -> tuple[str, ...]:
-    """Learned words like the strange ones: letters alike, or characters in common."""
+    """Known words similar to unknown ones: in letters, or with characters in common."""
     emoji: dict[str, None] = {}
     for word in words:
         if _HAN_RUN.fullmatch(word) and len(word) > 1:

@@ -1,8 +1,8 @@
-"""What published systems say to a language model around a prompt; "{}" is where the prompt stands."""
+"""Prompt templates of published systems for language models; "{}" is the place of the prompt."""
 
 from __future__ import annotations
 
-#: Qwen3's chat with thinking left on, as Z-Image asks for it.
+#: Qwen3's chat template with thinking enabled, as in Z-Image.
 QWEN3_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 #: The same in pieces around the pictures of Z-Image-Omni, the last of which is drawn: what is before the first,
 #: between two, around the prompt, and at the end.
@@ -18,16 +18,16 @@ QWEN_IMAGE = (
     "spatial relationships of the objects and background:<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-#: The first 64 tokens are dropped by Qwen-Image-Edit; its pictures stand before the prompt.
+#: The first 64 tokens are dropped by Qwen-Image-Edit; its pictures precede the prompt.
 QWEN_IMAGE_EDIT = (
     "<|im_start|>system\nDescribe the key features of the input image (color, shape, size, texture, objects, "
     "background), then explain how the user's text instruction should alter or modify the image. Generate a new image "
     "that meets the user's requirements while maintaining consistency with the original input where appropriate."
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-#: Qwen-Image's without what begins the answer; the first 34 tokens are dropped.
+#: Qwen-Image's without the start of the assistant's turn; the first 34 tokens are dropped.
 HUNYUAN_IMAGE = QWEN_IMAGE.removesuffix("\n<|im_start|>assistant\n")
-#: What HunyuanImage's refiner says around a prompt, in the marks of Llama 3; the first 36 tokens are dropped.
+#: The template of HunyuanImage's refiner, with Llama 3's special tokens; the first 36 tokens are dropped.
 HUNYUAN_REFINER = (
     "<|start_header_id|>system<|end_header_id|>\n\nDescribe the image by detailing the color, shape, size, texture, "
     "quantity, text, spatial relationships of the objects and background:<|eot_id|>"
@@ -38,14 +38,14 @@ LONGCAT_IMAGE = (
     "suitable for input to a text-to-image model.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-#: What LongCat-Image-Edit says around an instruction; its picture stands before that.
+#: LongCat-Image-Edit's template for an instruction; its picture precedes the instruction.
 LONGCAT_EDIT = (
     "<|im_start|>system\nAs an image editing expert, first analyze the content and attributes of the input image(s). "
     "Then, based on the user's editing instructions, clearly and precisely determine how to modify the given image(s), "
     "ensuring that only the specified parts are altered and all other aspects remain consistent with the original(s)."
     "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-#: Stands before the prompt, and not before the negative one.
+#: Precedes the prompt, but not the negative prompt.
 LUMINA_PREFIX = (
     "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
     "on textual prompts or user prompts. <Prompt Start> "

@@ -19,7 +19,7 @@ from bimo.models.text_encoders import tokenization
 from bimo.models.text_encoders.quoted_pieces import pieces
 from bimo.models.text_encoders.qwen_vision import View, rotary_positions
 
-#: Where the prompt stands in a template.
+#: The place of the prompt in a template.
 SLOT = "{}"
 
 

@@ -1,4 +1,4 @@
-"""A prompt in pieces: what stands in quotation marks is read character by character."""
+"""Splits a prompt for tokenizers that encode quoted text character by character."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 QUOTES = (("'", "'"), ('"', '"'), ("‘", "’"), ("“", "”"))
 _QUOTED = re.compile("|".join(f"{re.escape(a)}[^{re.escape(a + b)}]*?{re.escape(b)}" for a, b in QUOTES))
 _APOSTROPHE = re.compile(r"[a-zA-Z]+'[a-zA-Z]+")
-#: Stands for an apostrophe inside a word while quotes are looked for: a character of private use.
+#: A private-use character that replaces apostrophes within words during the search for quotes.
 _HIDDEN = "\ue000"
 
 
 def pieces(text: str) -> list[tuple[int, str]]:
-    """A text in pieces with where each begins: what stands in quotes character by character, the rest whole.
+    """The pieces of a text with their offsets: quoted text character by character, the rest whole.
 
-    An apostrophe inside a word is no quote. As LongCat-Image reads its prompts.
+    An apostrophe within a word is not a quote. This is how LongCat-Image tokenizes its prompts.
     """
     masked = text
     for word in dict.fromkeys(_APOSTROPHE.findall(text)):

@@ -73,7 +73,7 @@ def tokenizer_of(path: Path) -> Any:
     table = {text: number for number, (text, _, _) in enumerate(model.pieces)}
     unknown = next((text for text, _, kind in model.pieces if kind == UNKNOWN), None)
     bytes_ = any(kind == BYTE for _, _, kind in model.pieces)
-    made: Any = Tokenizer(
+    tokenizer: Any = Tokenizer(
         models.BPE(vocab=table, merges=_merges(model, table), unk_token=unknown, fuse_unk=True, byte_fallback=bytes_)
     )
     steps: list[Any] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
@@ -81,11 +81,11 @@ def tokenizer_of(path: Path) -> Any:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.prefixed:
         steps.append(normalizers.Prepend(SPACE))
-    made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     apart = [AddedToken(text, normalized=False) for text, _, kind in model.pieces if kind == USER]
     if apart:
-        made.add_tokens(apart)
-    return made
+        tokenizer.add_tokens(apart)
+    return tokenizer
 
 
 def _merges(model: Pieces, table: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -225,14 +225,16 @@ def utf8(folder: Path) -> tuple[Any, str]:
     letters = _letters_of_bytes()
     vocab = {mark: number for number, mark in enumerate(MARKS)}
     vocab |= {letter: len(MARKS) + byte for byte, letter in enumerate(letters)}
-    made = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     added = sorted(read.added_tokens_decoder.items())
-    made.add_special_tokens([AddedToken(str(t), lstrip=t.lstrip, rstrip=t.rstrip, normalized=False) for _, t in added])
-    if strangers := [str(token) for number, token in added if made.token_to_id(str(token)) != number]:
+    tokenizer.add_special_tokens(
+        [AddedToken(str(t), lstrip=t.lstrip, rstrip=t.rstrip, normalized=False) for _, t in added]
+    )
+    if strangers := [str(token) for number, token in added if tokenizer.token_to_id(str(token)) != number]:
         raise ValueError(f"added tokens with a number of their own: {strangers[:4]}")
-    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[(MARKS[1], 1)])
-    return made, MARKS[0]
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[(MARKS[1], 1)])
+    return tokenizer, MARKS[0]
 
 
 def _letters_of_bytes() -> list[str]:

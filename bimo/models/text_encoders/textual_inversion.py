@@ -82,13 +82,13 @@ def begin_word(text_encoder: Any, token: str, initial: str, count: int) -> str:
     """
     table = table_of(text_encoder)
     marks = set(text_encoder.tokens("").ids)
-    begun = [number for number in text_encoder.tokens(initial).ids if number not in marks]
+    initial_ids = [number for number in text_encoder.tokens(initial).ids if number not in marks]
     unknown = text_encoder.tokenizer.token_to_id("[UNK]")
-    if not begun or unknown in begun:
+    if not initial_ids or unknown in initial_ids:
         raise RecipeError(
             "the text encoder does not know {initial!r} of initial; write words that it knows", initial=initial
         )
-    rows = table.weight.detach()[begun]
+    rows = table.weight.detach()[initial_ids]
     parts = rows.tensor_split(count) if len(rows) > count else [rows[i % len(rows)][None] for i in range(count)]
     before = text_encoder.tokenizer
     learnt = Learnt(torch.stack([part.mean(0) for part in parts]), _named(text_encoder, token, count), before)
@@ -298,9 +298,9 @@ def _named(text_encoder: Any, token: str, count: int) -> int:
             other=other or Message("duck"),
         )
     words = Tokenizer.from_str(old.to_str())
-    taken = set(words.get_vocab(with_added_tokens=True).values())
+    used_ids = set(words.get_vocab(with_added_tokens=True).values())
     words.add_tokens([AddedToken(name, normalized=False) for name in tokens])
-    if taken & {words.token_to_id(name) for name in tokens}:
+    if used_ids & {words.token_to_id(name) for name in tokens}:
         raise RecipeError(
             "the tokenizer's numbers have gaps, so that a new word would have another one's; take a vocabulary without"
         )

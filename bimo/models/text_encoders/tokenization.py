@@ -206,14 +206,14 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
     lower = bool(settings.get("do_lower_case", True))
     vocab = str(folder / VOCAB_FILE)
     # As in BertTokenizer: accents follow the case unless strip_accents is set.
-    made = BertWordPieceTokenizer(
+    tokenizer = BertWordPieceTokenizer(
         vocab,
         lowercase=lower,
         strip_accents=settings.get("strip_accents"),
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
     )
     # The plain tokenizer, as from a tokenizer.json.
-    return made._tokenizer, "[PAD]"  # pyright: ignore[reportPrivateUsage]
+    return tokenizer._tokenizer, "[PAD]"  # pyright: ignore[reportPrivateUsage]
 
 
 def marked(words: Any, marks: tuple[int, int]) -> Any:

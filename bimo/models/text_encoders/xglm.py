@@ -40,7 +40,7 @@ class XglmText(Part):
     dropout: float = 0.1
 
     def build(self) -> XglmTextEncoder:
-        """The module, without its words until ``load_tokenizer``."""
+        """The module, without tokenizer until ``load_tokenizer``."""
         return XglmTextEncoder(self)
 
     def tiny(self) -> Self:

@@ -1,4 +1,6 @@
-"""VisCPM-Paint's one file: a language model, a bridge and a UNet separated by prefix; its autoencoder lies apart."""
+"""VisCPM-Paint's one file: a language model, a bridge and a UNet, distinguished by prefixes; its autoencoder is
+separate.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ LANGUAGE, UNET, VAE = "llm.", "unet.", "vae."
 def text_name(name: str) -> str | None:
     """The text encoder's name of a tensor of the file, None for one of another component.
 
-    A name of the bridge that nobody knows stays as it is, and is reported as unexpected.
+    Unknown names of the bridge are kept, and reported as unexpected.
     """
     if name.startswith(LANGUAGE):
         return f"model.{name.removeprefix(LANGUAGE)}"

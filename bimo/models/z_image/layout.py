@@ -47,7 +47,7 @@ MOST = 4
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a ZImagePipeline. Raises RecipeError for what cannot be drawn."""
+    """A folder of a ZImagePipeline. Raises RecipeError for unsupported ones."""
     encoder = replace(
         text_encoder(folder, ("Qwen3Model", "Qwen3ForCausalLM"), "qwen3"),
         template=prompt_templates.QWEN3_CHAT,
