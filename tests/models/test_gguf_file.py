@@ -182,7 +182,7 @@ def test_k_quants_are_worked_out_layer_by_layer() -> None:
     expected = nn.functional.linear(x, torch.from_numpy(matrix), layer.bias)
     # diffusers works scales out in float16.
     assert (layer(x) - expected).norm() < 1e-3 * expected.norm()
-    torch.testing.assert_close(stored.whole(torch.float32), torch.from_numpy(matrix))
+    torch.testing.assert_close(stored.dequantised(torch.float32), torch.from_numpy(matrix))
 
 
 def cut_file(path: Path, folder: Path) -> None:
