@@ -23,13 +23,13 @@ from bimo.core.files import write_whole
 from bimo.data.shards import Shard, finished, hash_of, read_shard, shard_name, write_index, write_shard
 from bimo.xiaomo.artwork.captions import Text
 from bimo.xiaomo.captions.lexicon import elements, moods, styles, subjects
-from bimo.xiaomo.captions.phrases import dish_captions, said_of_subject, said_of_verse, scene_captions
+from bimo.xiaomo.captions.phrases import dish_captions, facts_of_subject, facts_of_verse, scene_captions
 from bimo.xiaomo.captions.verses import drawn_verses, verses
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish, plan_dishes, table_kind
 from bimo.xiaomo.dishes.table import dishes, ingredients
 from bimo.xiaomo.heldout import held_out_scene
 from bimo.xiaomo.scenes.plan import ScenePlan, VersePlan, draw_scene, draw_verse, pairs, plan_scenes, plan_verses
-from bimo.xiaomo.shard_jobs import remove_leftovers, write_json, written_shards
+from bimo.xiaomo.shard_jobs import build_shards, write_json
 
 RECIPE = "scenes 1"
 SAMPLES_PER_SHARD = 500
@@ -94,7 +94,6 @@ def build_scenes(
             side=side,
         )
     began = time.monotonic()
-    tell: Callable[[str], None] = progress or (lambda _: None)
     out.mkdir(parents=True, exist_ok=True)
     _write_tables(out)
     plans, stamp = plan(count, seed), _stamp(side)
@@ -102,11 +101,7 @@ def build_scenes(
     for number, start in enumerate(range(0, count, SAMPLES_PER_SHARD)):
         some = tuple(plans[start : start + SAMPLES_PER_SHARD])
         jobs.append(Job(str(out), number, some, side, f"{stamp} {len(some)} {seed}"))
-    remove_leftovers(out, len(jobs))
-    shards: list[Shard] = []
-    for shard in written_shards(write_job, jobs, workers):
-        shards.append(shard)
-        tell(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
+    shards = build_shards(out, write_job, jobs, workers, progress)
     digest = write_index(out, shards)
     report = {"kind": "scenes", "count": count, "side": side, "seed": seed, "digest": digest, **_count(out, shards)}
     write_json(out / "report.json", report)
@@ -128,15 +123,15 @@ def sample(one: AnyPlan, side: int = SIDE) -> tuple[str, bytes, dict[str, Any]]:
         labels: dict[str, Any] = {"type": "dish", "subject": one.dish, "vessel": one.vessel, "table": table}
         return _record(one, drawn.image, captions, labels, drawn.layout.as_list(), drawn.elements)
     if isinstance(one, VersePlan):
-        made, verse = draw_verse(one, side), next(v for v in drawn_verses() if v.line == one.line)
-        said = said_of_verse(verse, one.style, made.mood, made.elements)
-        labels = {"type": "verse", "subject": one.line, "named": list(verse.elements), **asdict(made.mood)}
+        scene, verse = draw_verse(one, side), next(v for v in drawn_verses() if v.line == one.line)
+        facts = facts_of_verse(verse, one.style, scene.mood, scene.elements)
+        labels = {"type": "verse", "subject": one.line, "named": list(verse.elements), **asdict(scene.mood)}
     else:
-        made = draw_scene(one, side)
-        said = said_of_subject(one.subject, one.style, made.mood, made.elements)
-        labels = {"type": "scene", "subject": one.subject, **asdict(made.mood)}
-    captions = scene_captions(said, one.key, CAPTIONS)
-    return _record(one, made.image, captions, labels, made.layout.as_list(), made.elements)
+        scene = draw_scene(one, side)
+        facts = facts_of_subject(one.subject, one.style, scene.mood, scene.elements)
+        labels = {"type": "scene", "subject": one.subject, **asdict(scene.mood)}
+    captions = scene_captions(facts, one.key, CAPTIONS)
+    return _record(one, scene.image, captions, labels, scene.layout.as_list(), scene.elements)
 
 
 def _record(
@@ -158,13 +153,13 @@ def _record(
 
 def _stamp(side: int) -> str:
     """A hash of what determines the pictures: the code and tables that draw them, and the side."""
-    made = hashlib.sha256(f"{RECIPE} {side}".encode())
+    digest = hashlib.sha256(f"{RECIPE} {side}".encode())
     room = Path(str(resources.files("bimo.xiaomo")))
     drawing = [path for name in ("captions", "dishes", "scenes") for path in sorted((room / name).rglob("*"))]
     for path in (*drawing, room / "build.py", room / "chance.py", room / "heldout.py"):
         if path.suffix in (".py", ".tsv"):
-            made.update(f"{path.relative_to(room).as_posix()} {hash_of(path)}\n".encode())
-    return made.hexdigest()
+            digest.update(f"{path.relative_to(room).as_posix()} {hash_of(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _count(out: Path, shards: Sequence[Shard]) -> dict[str, dict[str, int]]:

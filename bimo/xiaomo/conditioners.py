@@ -44,8 +44,9 @@ class Earlier(Conditioner):
         estimate = system.denoise(DenoiserInput(self.level, torch.zeros_like(batch.x), torch.ones(rows), conditioning))
         if self.noise:
             estimate = estimate + self.noise * batch.normal(*estimate.shape[1:])
-        gone = (batch.own(torch.rand(batch.total_rows, generator=batch.generator)) < self.drop) | batch.dropped_captions
-        return Conditioning(spatial=estimate.masked_fill(gone[:, None, None, None], 0.0))
+        dropped = batch.own(torch.rand(batch.total_rows, generator=batch.generator)) < self.drop
+        dropped = dropped | batch.dropped_captions
+        return Conditioning(spatial=estimate.masked_fill(dropped[:, None, None, None], 0.0))
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, C, h, w]."""

@@ -87,7 +87,7 @@ class LayeredObjects(Denoise):
         home = readings.presence.device
         emptied: list[bool] = cast(Any, dropped).tolist()
         labelled = [all(row.get(name) for name in (*self.names, self.boxes)) for row in rows]
-        several = [number for number, gone in enumerate(emptied) if labelled[number] and not gone]
+        several = [number for number, is_empty in enumerate(emptied) if labelled[number] and not is_empty]
         wanted = torch.tensor([[float(number in several)] for number in range(len(rows))], device=home)
         loss = functional.binary_cross_entropy_with_logits(readings.presence, wanted.expand_as(readings.presence))
         if not several:

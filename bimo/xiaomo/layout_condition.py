@@ -83,7 +83,7 @@ class LayoutBoxes(Conditioner):
         return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
 
     def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
-        """The boxes of a picture, and the corner of a painter's seal where they are those of a scene."""
+        """The boxes of a picture, with the corner of the painter's seal if they are those of a scene."""
         if self.name in request.conditions:
             return self._requested(request.conditions[self.name])
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
@@ -108,7 +108,7 @@ class LayoutBoxes(Conditioner):
         return {name: place for place, name in enumerate(self.elements)}
 
     def _requested(self, numbers: Sequence[float]) -> dict[str, list[list[float]]]:
-        found: dict[str, list[list[float]]] = {}
+        boxes: dict[str, list[list[float]]] = {}
         rows = [list(numbers[at : at + NUMBERS]) for at in range(0, len(numbers), NUMBERS)]
         for row in rows:
             fine = len(row) == NUMBERS and all(map(math.isfinite, row)) and row[0] in range(len(self.elements) + 1)
@@ -121,8 +121,8 @@ class LayoutBoxes(Conditioner):
                     given=row,
                 )
             which = int(row[0])
-            found.setdefault(self.elements[which] if which < len(self.elements) else "", []).append(row[1:])
-        return found
+            boxes.setdefault(self.elements[which] if which < len(self.elements) else "", []).append(row[1:])
+        return boxes
 
 
 def _overlap(low: Numbers, high: Numbers, count: int) -> Numbers:

@@ -1,6 +1,7 @@
-"""小墨's second edition: scenes, verses, dishes and things at 256 x 256. Its painter is at an early stage.
+"""小墨's second edition: scenes, verses, dishes and objects at 256 x 256. Its second level is at an early stage.
 
-Trained by `bimo train xiaomo-2` from the first edition's words and first level (`carry_over`): docs/en/xiaomo.md.
+Trained by `bimo train xiaomo-2` from the first edition's text encoder and first level (`carry_over`):
+docs/en/xiaomo.md.
 """
 
 from dataclasses import replace
@@ -17,7 +18,7 @@ from bimo.xiaomo.hourglass import Hourglass
 from bimo.xiaomo.layout_condition import LayoutBoxes
 from bimo.xiaomo.style_operator import DefaultLook, Restyled
 
-#: The elements that most scenes and verses declare, and what stands on most tables; any other shares one map.
+#: The elements in most scenes and verses, and the vessels on most tables; all others share one map.
 ELEMENTS = (
     *("mountain", "sun", "moon", "stars", "cloud", "mist", "rain", "snow", "water", "river", "stream", "spring"),
     *("waterfall", "waves", "rock", "cliff", "peak", "hill", "southern hills", "bank", "path", "grass", "meadow"),
@@ -75,7 +76,7 @@ autoencoder = replace(
     precision="bf16",
 )
 
-#: The encoder stays, so that latents do.
+#: The encoder is frozen, so that latents stay the same.
 sharpen = replace(
     autoencoder,
     name="sharpen the decoder",

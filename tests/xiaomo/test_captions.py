@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
-from bimo.xiaomo.captions.phrases import MEASURES, dish_captions, said_of_subject, said_of_verse, scene_captions
+from bimo.xiaomo.captions.phrases import MEASURES, dish_captions, facts_of_subject, facts_of_verse, scene_captions
 from bimo.xiaomo.captions.verses import COLLECTIONS, Verse, derive, drawn_verses, held_out, verses, write_table
 from bimo.xiaomo.dishes.plan import draw_dish, plan_dishes, table_kind
 from bimo.xiaomo.dishes.table import dishes
@@ -92,7 +92,7 @@ def test_captions_say_only_what_is_declared() -> None:
     names = {one.zh[0]: element for element, one in elements().items()}
     for plan in list(plan_scenes(60)):
         scene = SUBJECTS[plan.subject].scene(plan.key, plan.mood)
-        said = said_of_subject(plan.subject, plan.style, plan.mood, scene.elements)
+        said = facts_of_subject(plan.subject, plan.style, plan.mood, scene.elements)
         captions = scene_captions(said, plan.key)
         assert captions == scene_captions(said, plan.key)
         assert len(captions) == 12
@@ -111,7 +111,7 @@ def test_captions_say_only_what_is_declared() -> None:
 
 def test_a_name_that_the_picture_is_not_is_not_used() -> None:
     scene = SUBJECTS["sea moon"].scene("sunrise", Mood("summer", "dawn"))
-    said = said_of_subject("sea moon", "ink", Mood("summer", "dawn"), scene.elements)
+    said = facts_of_subject("sea moon", "ink", Mood("summer", "dawn"), scene.elements)
     assert "海上日出" in said.zh
     assert "海上明月" not in said.zh
     assert not [line for line in said.verses if "明月" in line]
@@ -140,10 +140,10 @@ def test_held_out_verses_are_in_no_plan_and_no_caption() -> None:
     assert planned == {verse.line for verse in drawn}
     assert held_out_verse("举头望明月，低头思故乡。") == held_out_verse("举头望明月 低头思故乡")
     for verse in drawn[::40]:
-        said = said_of_verse(verse, "ink", DAY, dict.fromkeys(verse.elements, ((0.1, 0.1, 0.2, 0.2),)))
+        said = facts_of_verse(verse, "ink", DAY, dict.fromkeys(verse.elements, ((0.1, 0.1, 0.2, 0.2),)))
         assert not any(held_out_verse(line) for line in said.verses)
     for name, named in subjects().items():
         boxes = dict.fromkeys(elements(), ((0.1, 0.1, 0.2, 0.2),))
         for light in LIGHTS:  # names of a line that fit no hour by day may fit another
-            said = said_of_subject(name, "ink", Mood("summer", light), boxes)
+            said = facts_of_subject(name, "ink", Mood("summer", light), boxes)
             assert not any(held_out(Verse(line)) for line in said.verses), named.words

@@ -1,4 +1,4 @@
-"""Ten backdrops, each one fixed picture drawn with Pillow, and where a thing stands in it."""
+"""Ten backdrops, each a fixed picture drawn with Pillow, and the place of an object in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ BIG = SIDE * SCALE
 
 @dataclass(frozen=True)
 class Stand:
-    """Where the thing stands: centre across, foot, and its long side, as fractions of the canvas; shadow or not."""
+    """The place of an object: its centre across, its foot, and its long side, as fractions of the canvas; with or
+    without a shadow.
+    """
 
     across: float
     foot: float

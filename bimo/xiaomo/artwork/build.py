@@ -1,4 +1,4 @@
-"""Builds the artwork set: packages -> sprites -> canvases with captions -> shards, with reports beside them."""
+"""Builds the artwork set: packages -> sprites -> canvases with captions -> shards, and reports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bimo.xiaomo.artwork.held_out import held_out_list
 from bimo.xiaomo.artwork.packages import Package, obtain, package_named
 from bimo.xiaomo.artwork.sprites import SOURCES, Kind, SpriteStore, draw_sprites, read_kinds
 from bimo.xiaomo.artwork.words_table import assign_words
-from bimo.xiaomo.shard_jobs import remove_leftovers, write_json, written_shards
+from bimo.xiaomo.shard_jobs import build_shards, write_json
 
 CAPTIONS = 12
 PNG_LEVEL = 2
@@ -31,7 +31,7 @@ RECIPE = "artwork 3"
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to write: all a worker needs, so that it can start from nothing."""
+    """One shard to write, with everything that a worker needs."""
 
     out: str
     number: int
@@ -55,19 +55,17 @@ def build_artwork(
     table: Iterable[Package] | None = None,
     edition: Edition = FIRST,
 ) -> dict[str, Any]:
-    """Builds the whole set under `out` and gives the report that is also in `out/report.json`.
+    """Builds the whole set under `out` and returns the report, which is also written to `out/report.json`.
 
-    `packages` is a folder of .tgz files to use instead of fetching, `table` those that are wanted where it is not all
-    of the edition's. The same arguments give the same bytes, whatever
-    the number of workers; a run that was broken off is continued. Raises DataError when packages are missing or
-    damaged.
+    `packages` is a folder of .tgz files to use instead of downloading, `table` the packages, by default the edition's.
+    The same arguments give the same bytes, whatever the number of workers; an interrupted run is continued. Raises
+    DataError for missing or damaged packages.
     """
     if canvases < 1 or workers < 1:
         raise DataError(
             "canvases ({canvases}) and workers ({workers}) must be at least 1.", canvases=canvases, workers=workers
         )
     began = time.monotonic()
-    tell: Callable[[str], None] = progress or (lambda _: None)
     table = edition.packages if table is None else tuple(table)
     out.mkdir(parents=True, exist_ok=True)
     paths = obtain(table, out / ".packages", packages)
@@ -84,11 +82,7 @@ def build_artwork(
         Job(str(out), number, tuple(plans[start : start + SAMPLES_PER_SHARD]), seed, edition.number, stamp, credits_)
         for number, start in enumerate(range(0, canvases, SAMPLES_PER_SHARD))
     ]
-    remove_leftovers(out, len(jobs))
-    shards: list[Shard] = []
-    for shard in written_shards(write_job, jobs, workers):
-        shards.append(shard)
-        tell(f"{shard.name}: {shard.count} ({len(shards)}/{len(jobs)}, {time.monotonic() - began:.0f} s)")
+    shards = build_shards(out, write_job, jobs, workers, progress)
     digest = write_index(out, shards)
     report = {
         "kind": "artwork",
@@ -105,7 +99,7 @@ def build_artwork(
 
 
 def write_job(job: Job) -> Shard:
-    """Writes one shard, unless it is there already, whole and of the same stamp."""
+    """Writes one shard, unless it exists completely with the same stamp."""
     out = Path(job.out)
     path = out / shard_name(job.number)
     return finished(path, job.stamp) or write_shard(path, _samples(job), job.stamp)
@@ -113,7 +107,7 @@ def write_job(job: Job) -> Shard:
 
 @lru_cache(maxsize=1)
 def _tools(out: str, stamp: str, seed: int, edition: int) -> tuple[Composer, Phrases]:
-    """The composer and the captions of a worker, made once a process; `stamp` tells sets in one folder apart."""
+    """The composer and the captions of a worker, cached per process; `stamp` distinguishes sets in one folder."""
     kinds = read_kinds_table(Path(out) / "kinds.json")
     return Composer(kinds, SpriteStore(Path(out) / ".sprites"), seed, EDITIONS[edition]), Phrases(kinds)
 
@@ -155,14 +149,14 @@ def _credit(name: str, table: Iterable[Package]) -> tuple[str, str]:
 
 
 def _stamp(kinds: Sequence[Kind], table: Iterable[Package], canvases: int, seed: int, edition: Edition) -> str:
-    """What a shard was made of: packages, kinds and words, amount, seed and the version of the recipe."""
+    """A hash of what determines the shards: packages, kinds and words, amount, seed and the version of the recipe."""
     recipe = RECIPE if edition is FIRST else f"{RECIPE} edition {edition.number}"
     parts = [recipe, str(canvases), str(seed), *(package.sha256 for package in table), *map(repr, kinds)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _count(out: Path, shards: Iterable[Shard]) -> dict[str, dict[str, int]]:
-    """Counts over the written records: by type, style, effect, licence, caption language."""
+    """Statistics of the written records: by type, style, effect, licence, caption language."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("type", "style", "effect", "licence", "language")}
     for shard in sorted(shards, key=lambda shard: shard.name):
         for _, _, record in read_shard(out / shard.name):

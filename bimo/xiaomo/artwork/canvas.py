@@ -1,7 +1,7 @@
-"""Canvases: square RGB pictures composed of sprites, each with labels that say all that was done.
+"""Canvases: square RGB pictures composed of sprites, with labels that describe them completely.
 
-All chance comes from a `random.Random` seeded by the sample's key, so a canvas is the same whoever draws it. The
-papers, backdrops and layouts are fixed: what varies is declared in the labels.
+All randomness comes from a `random.Random` seeded by the sample's key, so a canvas is the same in every process.
+Papers, backdrops and layouts are fixed: everything that varies is in the labels.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from bimo.xiaomo.artwork.compose import (
     paste_standing,
     recolour,
 )
+from bimo.xiaomo.artwork.drawable_idioms import compositions, idioms
 from bimo.xiaomo.artwork.editions import FIRST, Edition
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import held_out, held_out_composition, held_out_relation, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, EFFECTS, PLACES, RELATIONS, SCENES
 from bimo.xiaomo.artwork.sprites import Kind, SpriteStore
-from bimo.xiaomo.artwork.told import compositions, idioms
 
 STYLE_WEIGHTS: Mapping[str, float] = {
     "3d": 4.0, "cartoon": 2.5, "twemoji": 1.3, "flat": 1.3, "silhouette": 1.0, "line": 1.0, "retro": 0.9,
@@ -75,11 +75,12 @@ HANDS = range(16, 22)
 
 @dataclass(frozen=True)
 class Labels:
-    """All that a canvas declares; None where nothing is. Kinds are hexcodes, the rest ids of the lexicon.
+    """The labels of a canvas, None for what does not apply. Kinds are hexcodes, the rest ids of the lexicon.
 
-    `style` is the drawn style of the sprites, `effect` the processing on top; `pose` is [flip, scale, dx, dy, degrees].
-    `boxes` are those of things that were arranged, before the pose: [across, down, long side], of the side. `elements`
-    are the things of an idiom by their Chinese names, where they lie: [left, top, right, bottom], of the side.
+    `style` is the drawn style of the sprites, `effect` the processing applied to them; `pose` is [flip, scale, dx, dy,
+    degrees]. `boxes` are those of arranged objects, before the pose: [across, down, long side], relative to the side.
+    `elements` are the positions of an idiom's objects by their Chinese names: [left, top, right, bottom], relative to
+    the side.
     """
 
     type: str
@@ -100,14 +101,14 @@ class Labels:
     elements: dict[str, list[list[float]]] | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """A plain dict, for JSON, without what the first edition has not."""
+        """A plain dict, for JSON, without the fields that the first edition lacks."""
         later = ("idiom", "elements")
         return {name: value for name, value in asdict(self).items() if name not in later or value is not None}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one sample is to be; `sprite` is set for the identity pose of one (kind, style)."""
+    """The plan of one sample; `sprite` is set for the identity pose of one (kind, style)."""
 
     key: str
     type: str
@@ -115,12 +116,12 @@ class Plan:
 
 
 def rng_of(seed: int, key: str, purpose: str) -> random.Random:
-    """The one source of chance of a sample: a generator seeded by seed, key and purpose."""
+    """The random generator of a sample, seeded by seed, key and purpose."""
     return random.Random(hashlib.sha256(f"{seed}:{key}:{purpose}".encode()).digest())
 
 
 class Cast:
-    """Which kinds may play which part; every choice of a (kind, style) goes through the held-out rule here."""
+    """The kinds for each role; every choice of a (kind, style) is checked against the held-out rule here."""
 
     def __init__(self, kinds: Sequence[Kind], edition: Edition = FIRST) -> None:
         self.edition = edition
@@ -139,14 +140,14 @@ class Cast:
         self.counted = [k for k in self.players if k.classifier and k.classifier not in UNCOUNTED]
         self.faces = self._of(ANIMAL_FACES + PLAIN_FACES)
         self.accessories = self._of("".join(ACCESSORIES))
-        #: (relation, thing) and idioms that the kinds are there for.
+        #: The (relation, object) pairs and idioms whose kinds are all available.
         self.composed = [
             (name, self.kinds[code])
             for name, one in compositions().items()
             for code in map(hexcode, one.things)
             if code in self.kinds
         ]
-        self.told = [
+        self.drawable_idioms = [
             name for name, one in idioms().items() if all(hexcode(emoji) in self.kinds for emoji, _ in one.things)
         ]
         self.foods = [k for k in common if k.group == "food-drink" and 42 <= k.subgroup <= 46]
@@ -155,11 +156,11 @@ class Cast:
         return [self.kinds[code] for code in map(hexcode, emoji) if code in self.kinds]
 
     def drawn(self, kind: Kind, among: Sequence[str] | None = None) -> list[str]:
-        """The drawn styles of a kind that may be used, of those of the edition where none are named."""
+        """The drawn styles of a kind that may be used, by default among those of the edition."""
         return [style for style in among or self.edition.drawn if style in kind.styles and not held_out(kind, style)]
 
     def pick(self, rng: random.Random, kinds: Sequence[Kind], among: Sequence[str]) -> tuple[Kind, str]:
-        """A kind and one of its usable styles; common kinds and main styles more often."""
+        """A kind and one of its usable styles; common kinds and main styles have higher probabilities."""
         weights = [ALIASED_WEIGHT if kind.aliases_zh else 1.0 for kind in kinds]
         for kind in rng.choices(kinds, weights, k=64) if kinds else []:
             styles = self.drawn(kind, among)
@@ -170,7 +171,7 @@ class Cast:
         )
 
     def pick_two(self, rng: random.Random, first: Sequence[Kind], second: Sequence[Kind]) -> tuple[Kind, Kind, str]:
-        """Two different kinds in one style that both may use, never a held-out composition."""
+        """Two different kinds in a style that both may use, never a held-out composition."""
         for _ in range(200):
             one, style = self.pick(rng, first, self.edition.coloured)
             two = rng.choice(second) if second else one
@@ -180,8 +181,8 @@ class Cast:
 
 
 def plan(kinds: Sequence[Kind], canvases: int, seed: int, edition: Edition = FIRST) -> list[Plan]:
-    """What every sample is to be: shares as the edition has them, every usable (kind, style) once in identity pose,
-    shuffled; then, in the same way, what it has more of.
+    """The plans of all samples, shuffled: the edition's shares, every usable (kind, style) once in identity pose; then,
+    likewise, its additional ones.
     """
     cast = Cast(kinds, edition)
     more = {name: round(canvases * share / (1 + sum(edition.more.values()))) for name, share in edition.more.items()}
@@ -192,7 +193,7 @@ def plan(kinds: Sequence[Kind], canvases: int, seed: int, edition: Edition = FIR
         ("accessory", cast.faces and cast.accessories),
         ("eating", cast.faces and cast.foods),
         ("composition", cast.faces and cast.composed),
-        ("idiom", cast.told),
+        ("idiom", cast.drawable_idioms),
     ):
         if not needed and name in amounts:
             amounts["single"] += amounts.pop(name)
@@ -223,7 +224,7 @@ class Composer:
         }  # fmt: skip
 
     def compose(self, plan: Plan) -> tuple[Image.Image, Labels]:
-        """The canvas and its labels; the same for the same plan and seed."""
+        """The canvas and its labels, determined by plan and seed."""
         return self._by_type[plan.type](plan, rng_of(self.seed, plan.key, "canvas"))
 
     def _sprite(self, kind: Kind, style: str) -> Image.Image:
@@ -232,7 +233,9 @@ class Composer:
         return self.store.sprite(kind.hexcode, style).image
 
     def _pose(self, rng: random.Random, kinds: Sequence[Kind], image: Image.Image, reach: float) -> Pose:
-        """A pose that keeps an image on the canvas; `reach` 1 is the full range, less is nearer to rest."""
+        """A random pose that keeps an image on the canvas; `reach` 1 is the full range, less is closer to the rest
+        pose.
+        """
         flips = all(kind.subgroup not in HANDS and not NO_FLIP.search(kind.en.lower()) for kind in kinds)
         flip = int(rng.random() < 0.5) if flips else 0
         scale = rng.uniform(1 - 0.28 * reach, 1.05)
@@ -251,10 +254,10 @@ class Composer:
         places: Sequence[tuple[Kind, float, float, float]],
         order: Sequence[int] | None = None,
     ) -> tuple[Image.Image, dict[str, Any]]:
-        """Kinds at (across, down) with long side `size`, posed as one thing on white; the labels that say so. They are
-        laid one over the other as they come, or by `order`.
+        """Kinds at (across, down) with long side `size`, posed together on white, and their labels. They are pasted in
+        the given order, or by `order`.
 
-        A flip turns every kind about but leaves it at its place: left stays left.
+        A flip mirrors every kind in its place: left stays left.
         """
         laid = places if order is None else [places[number] for number in order]
         layer = Image.new("RGBA", (self.side, self.side))
@@ -367,11 +370,11 @@ class Composer:
         )
 
     def _idiom(self, plan: Plan, rng: random.Random) -> tuple[Image.Image, Labels]:
-        name = rng.choice(self.cast.told)
+        name = rng.choice(self.cast.drawable_idioms)
         places = [(self.cast.kinds[hexcode(emoji)], *box) for emoji, box in idioms()[name].things]
         kinds = [kind for kind, *_ in places]
         styles = [style for style in self.edition.coloured if all(style in self.cast.drawn(kind) for kind in kinds)]
-        if not styles:  # nothing held out may be drawn, so this one is drawn another time
+        if not styles:  # only held-out styles are left: another idiom is drawn
             return self._composition(plan, rng)
         style = rng.choices(styles, [STYLE_WEIGHTS[style] for style in styles])[0]
         canvas, stood = self._arranged(rng, style, places)

@@ -1,7 +1,7 @@
-"""Captions: what people would type to get the picture that a canvas's labels declare, in Chinese, English and both.
+"""Captions: prompts for the picture that a canvas's labels describe, in Chinese, English and both.
 
-Every word comes from the kinds' own words and the lexicon; chance comes from the sample's key, so captions are the same
-whoever writes them.
+Every word comes from the kinds' own words and the lexicon; randomness comes from the sample's key, so captions are the
+same in every process.
 """
 
 # opencc is untyped; what crosses it here is named where it is used.
@@ -17,6 +17,7 @@ from functools import lru_cache
 from opencc import OpenCC  # type: ignore[import-untyped]
 
 from bimo.xiaomo.artwork.canvas import Labels, rng_of
+from bimo.xiaomo.artwork.compositions import compositions, idioms
 from bimo.xiaomo.artwork.english import article, plural, with_article
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import (
@@ -31,15 +32,13 @@ from bimo.xiaomo.artwork.lexicon import (
     word_groups,
 )
 from bimo.xiaomo.artwork.sprites import Kind
-from bimo.xiaomo.artwork.told import compositions, idioms
 
 LANGUAGES: Mapping[str, float] = {"zh": 0.50, "zh-Hant": 0.06, "en": 0.38, "mixed": 0.06}
 DEFAULT_UNSAID = 0.55
-# an animal's face is called by the animal's name when it wears or eats something
+# An animal's face has the animal's name if it wears or eats something.
 FACE_OF: Mapping[str, str] = {
     "🐱": "🐈", "🐶": "🐕", "🐯": "🐅", "🐴": "🐎", "🐮": "🐄", "🐷": "🐖", "🐭": "🐁", "🐰": "🐇", "🐵": "🐒"
 }  # fmt: skip
-WORN_ON_HEAD = frozenset(map(hexcode, "👑🎩👒🎓🧢🎀"))
 CONNECTIVES = ("a picture of ", "an image of ", "a drawing of ", "draw ", "please draw ")
 ASKS = ("画", "画一下", "请画", "来", "我想要", "帮我画")
 FULL_WIDTH = str.maketrans({chr(code): chr(code + 0xFEE0) for code in range(0x30, 0x7B) if chr(code).isalnum()})
@@ -65,14 +64,14 @@ def traditional(text: str) -> str:
 
 
 class Phrases:
-    """Writes captions for labels; built from the kinds once, used for many samples."""
+    """Writes captions for labels; reusable for many samples of the same kinds."""
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self.kinds = {kind.hexcode: kind for kind in kinds}
         self.bodies = {hexcode(face): hexcode(body) for face, body in FACE_OF.items()}
 
     def captions(self, labels: Labels, key: str, seed: int = 0, count: int = 12) -> list[Text]:
-        """`count` captions of the labels, languages in the shares of LANGUAGES; the same for the same key and seed."""
+        """`count` captions of the labels, with the shares of LANGUAGES, determined by key and seed."""
         rng = rng_of(seed, key, "captions")
         done: list[Text] = []
         for _ in range(count):
@@ -89,7 +88,9 @@ class Phrases:
     # words of a kind
 
     def _word(self, kind: Kind, rng: random.Random, chinese: bool, rare: bool = False) -> str:
-        """An alias (most often the first), the name, or a keyword; `rare` words only where the kind stands alone."""
+        """An alias (most often the first), the name, or a keyword; `rare` words only if the kind is alone in the
+        picture.
+        """
         words = kind.zh_words if chinese else kind.en_words
         usual = words[: max(len(kind.aliases_zh if chinese else kind.aliases_en), 1)]
         draw = rng.random()
@@ -104,7 +105,7 @@ class Phrases:
     def _thing(
         self, code: str, rng: random.Random, chinese: bool, plain: bool = False, rare: bool = False
     ) -> tuple[str, Kind]:
-        """A word for a kind; with `plain` an animal's face goes by the animal's name seven times in ten."""
+        """A word for a kind; with `plain` an animal's face has the animal's name with a probability of 0.7."""
         kind = self.kinds[code]
         body = self.kinds.get(self.bodies.get(code, ""))
         if plain and body is not None and rng.random() < 0.7:
@@ -165,8 +166,8 @@ class Phrases:
                 return rng.choice(compositions()[labels.relation or ""].zh).format(a=face, b=thing)
             case "idiom":
                 idiom = idioms()[labels.idiom or ""]
-                said = (f"{idiom.name}，{idiom.meant}", f"{idiom.name}：{idiom.literal}", f"成语{idiom.name}")
-                return rng.choice((idiom.name, idiom.name, idiom.name, idiom.literal, idiom.literal, *said))
+                phrases = (f"{idiom.name}，{idiom.meant}", f"{idiom.name}：{idiom.literal}", f"成语{idiom.name}")
+                return rng.choice((idiom.name, idiom.name, idiom.name, idiom.literal, idiom.literal, *phrases))
             case "place":
                 thing, place = self._zh_thing(labels.kind, rng), rng.choice(PLACES[labels.place or ""].zh)
                 return rng.choice((f"{thing}在{place}", f"{place}的{thing}", f"{thing}，在{place}"))
@@ -237,9 +238,9 @@ class Phrases:
             case "composition":
                 face, thing = self._en_thing(labels.kind, rng, plain=True), self._en_thing(labels.kind2 or "", rng)
                 form = rng.choice(compositions()[labels.relation or ""].en)
-                said = form.format(a=face, b=thing)
+                phrase = form.format(a=face, b=thing)
                 return (
-                    said.replace("a a ", "a ")
+                    phrase.replace("a a ", "a ")
                     .replace("a an ", "an ")
                     .replace("the a ", "the ")
                     .replace("the an ", "the ")
@@ -276,7 +277,7 @@ class Phrases:
         return text
 
     def _mixed(self, labels: Labels, rng: random.Random) -> str:
-        """One language for the thing, the other for its style or place."""
+        """The object in one language, its style or place in the other."""
         style_zh = rng.random() < 0.5
         core = self._en_core(labels, rng) if style_zh else self._zh_core(labels, rng)
         style = self._style(labels, rng, style_zh)
@@ -286,7 +287,7 @@ class Phrases:
         return rng.choice((f"{core}，{style}", f"{core} {style}", f"{core}, {style}", f"{style} {core}"))
 
     def _style(self, labels: Labels, rng: random.Random, chinese: bool) -> str:
-        """A word for the style or effect; '' when it is the default and goes unsaid."""
+        """A word for the style or effect; '' if it is the default and omitted."""
         style = labels.effect or labels.style
         if style == DEFAULT_STYLE and rng.random() < DEFAULT_UNSAID:
             return ""

@@ -1,4 +1,4 @@
-"""Pixel work on posed sprites: the affine of a pose, pasting at a place, and giving a thing another colour."""
+"""Pixel operations on posed sprites: the affine transform of a pose, pasting, recolouring."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Pose:
-    """What was done to a canonical sprite, in this order, about the canvas centre:
+    """The transform of a canonical sprite, in this order, about the canvas centre:
 
-    1. `flip` left to right (0 or 1); 2. rotation by `angle` degrees, anticlockwise as seen; 3. scaling by `scale`;
-    4. moving by `dx` to the right and `dy` down, as fractions of the canvas.
+    1. `flip` left to right (0 or 1); 2. rotation by `angle` degrees, counter-clockwise; 3. scaling by `scale`; 4.
+    translation by `dx` to the right and `dy` down, as fractions of the canvas.
     """
 
     flip: int = 0
@@ -31,7 +31,7 @@ class Pose:
     angle: float = 0.0
 
     def as_list(self) -> list[float]:
-        """[flip, scale, dx, dy, angle], the form in the labels."""
+        """[flip, scale, dx, dy, angle], as in the labels."""
         return [self.flip, self.scale, self.dx, self.dy, self.angle]
 
 
@@ -39,7 +39,7 @@ IDENTITY = Pose()
 
 
 def forward(pose: Pose, x: float, y: float) -> tuple[float, float]:
-    """Where a point of the canonical sprite goes; all in fractions of the canvas, y down."""
+    """The position of a point of the canonical sprite after the pose; in fractions of the canvas, y down."""
     u, v = x - 0.5, y - 0.5
     if pose.flip:
         u = -u
@@ -66,7 +66,9 @@ def apply_pose(image: Image.Image, pose: Pose) -> Image.Image:
 
 
 def keep_inside(image: Image.Image, pose: Pose) -> Pose:
-    """The nearest pose that keeps the whole content on the canvas: the scale is cut, then the move; rounded to 1e-4."""
+    """The closest pose that keeps the whole content on the canvas: scale and translation are clamped;
+    rounded to 1e-4.
+    """
     left, top, right, bottom = content_box(image)
     still = Pose(pose.flip, 1.0, 0.0, 0.0, pose.angle)
     corners = [forward(still, x, y) for x in (left, right) for y in (top, bottom)]
@@ -81,14 +83,14 @@ def keep_inside(image: Image.Image, pose: Pose) -> Pose:
 
 
 def on_colour(image: Image.Image, rgb: Sequence[int] = (255, 255, 255)) -> Image.Image:
-    """RGBA laid on one colour -> RGB."""
+    """RGBA composited on one colour -> RGB."""
     canvas = Image.new("RGB", image.size, tuple(rgb))
     canvas.paste(image, mask=image.getchannel("A"))
     return canvas
 
 
 def paste_at(canvas: Image.Image, image: Image.Image, across: float, down: float, size: float) -> None:
-    """Lays a sprite's content over an RGBA layer, centred at (across, down), its long side `size`."""
+    """Pastes a sprite's content on an RGBA layer, centred at (across, down), with long side `size`."""
     content = cropped(image, size)
     x, y = round(across * canvas.width - content.width / 2), round(down * canvas.width - content.height / 2)
     above = Image.new("RGBA", canvas.size)
@@ -99,7 +101,7 @@ def paste_at(canvas: Image.Image, image: Image.Image, across: float, down: float
 def paste_standing(
     canvas: Image.Image, image: Image.Image, across: float, foot: float, size: float, shadow: bool
 ) -> None:
-    """Like `paste_at`, but its foot stands at `foot`, over a soft shadow when asked."""
+    """Like `paste_at`, with its lower edge at `foot`, and a soft shadow if requested."""
     content = cropped(image, size)
     side, unit = canvas.width, canvas.width / SIDE
     x, y = round(across * side - content.width / 2), round(foot * side - content.height)
@@ -123,10 +125,10 @@ def cropped(image: Image.Image, size: float) -> Image.Image:
 
 
 def recolour(image: Image.Image, colour: Colour) -> Image.Image:
-    """RGBA -> RGBA in the declared colour, shading kept.
+    """RGBA -> RGBA in the given colour, shading preserved.
 
-    The leading hue of the thing is replaced and small parts of other hues stay (a leaf on an apple); where no hue
-    leads, everything but near black and near white is replaced.
+    The dominant hue of the object is replaced, and small parts of other hues stay (a leaf on an apple); without a
+    dominant hue everything except near-black and near-white is replaced.
     """
     array = np.asarray(image, np.float32) / 255
     rgb, alpha = array[..., :3], array[..., 3]

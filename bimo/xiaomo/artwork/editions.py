@@ -1,4 +1,4 @@
-"""What sets of artwork there are: that of the bundled weights, and that of the second edition."""
+"""The editions of the artwork set: that of the bundled weights, and the second edition's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FIRST = Edition(
         "place": 0.009,
         "size": 0.006,
     },
-    # After these, for each of them: more of what is learnt last, two things at once and where a thing stands.
+    # More of what is hardest to learn: two objects at once, and positions.
     more={"pair": 0.15, "place": 0.04, "size": 0.01},
     packages=PACKAGES,
 )

@@ -1,7 +1,7 @@
-"""Eight ways of processing a sprite on the canvas: watercolour, ink, sketch, oil, pixel, paper-cut, neon, porcelain.
+"""Eight effects on a sprite on the canvas: watercolour, ink, sketch, oil, pixel, paper-cut, neon, porcelain.
 
-Each takes a posed sprite (RGBA, square) and gives an RGB canvas of its size; widths of strokes are in pixels. The
-papers, grains and warps are fixed pictures, the same for every canvas, so that nothing on a canvas is left undeclared.
+Each maps a posed sprite (RGBA, square) to an RGB canvas of its size; stroke widths are in pixels. Papers, grains and
+warps are the same for every canvas, so that a canvas has no variation outside of its labels.
 """
 
 # numpy's arrays are typed in part; what crosses it here is named where it is used.
@@ -176,7 +176,7 @@ def oil(image: Image.Image) -> Image.Image:
 
 
 def _kuwahara(scene: Array, radius: int) -> Array:
-    """[H, W, 3] -> the mean of the calmest of the four quarters around each pixel."""
+    """[H, W, 3] -> the mean of the quadrant with the least variance around each pixel."""
     size = radius + 1
     # What a type checker makes of numpy's nested widths depends on what else it has read.
     around: Any = ((radius, radius), (radius, radius), (0, 0))
@@ -209,7 +209,7 @@ def pixel(image: Image.Image) -> Image.Image:
 
 
 def papercut(image: Image.Image) -> Image.Image:
-    """One sheet of red paper: light parts and inner lines are cut away, the rim stays."""
+    """One sheet of red paper: light parts and inner lines are cut out, the rim stays."""
     big = image.resize((image.width * 2, image.width * 2), Image.Resampling.BICUBIC).filter(ImageFilter.MedianFilter(3))
     colour, alpha, light = _split(big)
     body = alpha > 0.5
@@ -235,7 +235,7 @@ def papercut(image: Image.Image) -> Image.Image:
 
 
 def _otsu(values: Array) -> float:
-    """The threshold that parts sorted values in 0..1 best in two."""
+    """Otsu's threshold of sorted values in 0..1."""
     counts, bounds = np.histogram(values, 32, (0, 1))
     centres = (bounds[:-1] + bounds[1:]) / 2
     weight = np.cumsum(counts)

@@ -1,6 +1,6 @@
-"""The table of what emoji are called, made of Unicode's CLDR: `bimo/prompts/emoji.tsv`, whose licence lies beside it.
+"""The table of emoji names from Unicode's CLDR: `bimo/prompts/emoji.tsv`, whose licence is next to it.
 
-Two packages of npm hold what is read: cldr-annotations-full and cldr-annotations-derived-full (Unicode-3.0).
+Its sources are two npm packages: cldr-annotations-full and cldr-annotations-derived-full (Unicode-3.0).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 from bimo.prompts.emoji import COLUMNS, bare, is_emoji
 
-#: "cat face" is a cat to whoever types it; the faces of the moon are not the moon.
+#: "cat face" is named "cat"; the faces of the moon are not the moon.
 FACE, FACES_OF_THEIR_OWN = " face", "moon"
 
 
 def table(packages: Sequence[Path]) -> str:
-    """The table's text of the packages as `npm pack` leaves them, those later given coming after.
+    """The table's text from packages as `npm pack` writes them; later packages override earlier ones.
 
-    A face that has an animal's name is called as the animal is. Tones of skin are left out: they are no thing.
+    A face with an animal's name gets the animal's name. Skin tones are left out: they are not objects.
     """
     zh, en = (_named(packages, language) for language in ("zh", "en"))
     whole = {name: emoji for emoji, name in en.items()}
@@ -40,7 +40,7 @@ def table(packages: Sequence[Path]) -> str:
 
 
 def _named(packages: Sequence[Path], language: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for package in packages:
         with tarfile.open(package) as archive:
             inside = next(n for n in archive.getnames() if n.endswith(f"/{language}/annotations.json"))
@@ -49,5 +49,5 @@ def _named(packages: Sequence[Path], language: str) -> dict[str, str]:
             data: dict[str, Any] = json.load(member)
         for emoji, row in next(iter(data.values()))["annotations"].items():
             if emoji == bare(emoji) and "tts" in row:
-                found.setdefault(emoji, row["tts"][0].replace(": ", " "))
-    return found
+                names.setdefault(emoji, row["tts"][0].replace(": ", " "))
+    return names

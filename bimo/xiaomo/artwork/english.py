@@ -1,4 +1,4 @@
-"""A little English grammar for captions: articles and plurals of the words in the table."""
+"""English grammar for captions: articles and plurals of the words in the table."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ IRREGULAR = {
 
 
 def article(word: str) -> str:
-    """'a' or 'an' for what follows."""
+    """'a' or 'an' for a word."""
     first = word[:1].lower()
     if word.lower().startswith(("uni", "ufo", "eu", "one", "use")):
         return "a"
@@ -124,7 +124,7 @@ def article(word: str) -> str:
 
 
 def with_article(words: str) -> str:
-    """The words with an article, where one is usual: not for mass nouns and plurals."""
+    """The words with an indefinite article, except mass nouns and plurals."""
     last = words.split()[-1]
     if last in MASS or words in MASS or (last.endswith("s") and last not in IRREGULAR and not last.endswith("ss")):
         return words
@@ -132,7 +132,7 @@ def with_article(words: str) -> str:
 
 
 def plural(words: str) -> str:
-    """The plural of the last noun; 'X of Y' and 'X with Y' take it on X; mass nouns and plurals stay."""
+    """The plural of the last noun; in 'X of Y' and 'X with Y' that of X; mass nouns and plurals are unchanged."""
     for joint in (" of ", " with ", " in ", " and "):
         head, found, tail = words.partition(joint)
         if found:

@@ -1,4 +1,4 @@
-"""What is never drawn for training: some (kind, style) pairs by a hash rule, and a list of compositions."""
+"""What is held out of training: (kind, style) pairs by a hash rule, and a list of compositions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bimo.xiaomo.artwork.sprites import Kind
 ONE_IN = 20
 STYLES_AT_LEAST = 4
 
-# kinds are written as emoji here so that the list can be read; hexcodes are compared
+# Written as emoji to be readable; hexcodes are compared.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("🐱", "🕶"),
     ("🐈", "🕶"),
@@ -64,10 +64,10 @@ def hexcode(emoji: str) -> str:
 
 
 def held_out(kind: Kind, style: str) -> bool:
-    """Whether the pair is never drawn; `style` is a drawn style or an effect.
+    """Whether a pair is held out; `style` is a drawn style or an effect.
 
-    One pair in twenty by hash, of kinds with at least four drawn styles. In the default style, only kinds without a
-    hand-written alias are held out: a common word asked for plainly must have been seen.
+    One pair in twenty by hash, of kinds with at least four drawn styles. In the default style only kinds without a
+    hand-written alias are held out: plain prompts with common words must be in the training data.
     """
     if len(kind.styles) < STYLES_AT_LEAST or (style == DEFAULT_STYLE and kind.aliases_zh):
         return False
@@ -81,7 +81,7 @@ def held_out_composition(kind: str, other: str) -> bool:
 
 
 def held_out_relation(face: str, relation: str, thing: str) -> bool:
-    """Whether a face never stands in a relation to a thing (hexcodes): one triple in twelve by hash."""
+    """Whether a triple of face, relation and object (hexcodes) is held out: one in twelve by hash."""
     digest = hashlib.sha256(f"relation:{face}:{relation}:{thing}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % 12 == 0
 
@@ -93,7 +93,7 @@ def _compositions() -> frozenset[tuple[str, str]]:
 
 
 def held_out_list(kinds: list[Kind]) -> Mapping[str, list[list[str]]]:
-    """All that is held out: `styles` as [kind, style], `compositions` as [kind, kind or colour or scene]."""
+    """All held-out pairs: `styles` as [kind, style], `compositions` as [kind, kind or colour or scene]."""
     styles = [
         [kind.hexcode, style] for kind in kinds for style in (*DRAWN, *LATER, *EFFECTS)
         if (style in kind.styles or style in EFFECTS) and held_out(kind, style)

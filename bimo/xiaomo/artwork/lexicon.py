@@ -1,4 +1,4 @@
-"""The tables of words for everything but the kinds: styles, colours, scenes, places, counts, relations."""
+"""Word tables for everything except the kinds: styles, colours, scenes, places, counts, relations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Words:
-    """The Chinese and English words of one thing, most usual first."""
+    """The Chinese and English words for one concept, the most common first."""
 
     zh: tuple[str, ...]
     en: tuple[str, ...]
@@ -29,7 +29,7 @@ class Colour:
 
 DRAWN: tuple[str, ...] = ("3d", "cartoon", "twemoji", "flat", "silhouette", "line", "retro")
 COLOURED: tuple[str, ...] = ("3d", "cartoon", "twemoji", "flat")
-#: Drawn styles that the second edition has besides; each of them is in colour.
+#: Additional drawn styles of the second edition; each is in colour.
 LATER: tuple[str, ...] = ("vector", "minimal", "outlined")
 DEFAULT_STYLE = "3d"
 
@@ -134,14 +134,14 @@ RELATIONS: Mapping[str, Words] = {
 
 
 def word_groups() -> tuple[Words, ...]:
-    """Every table of words but the kinds', one `Words` an entry."""
+    """All word tables except the kinds', one `Words` for each entry."""
     colours = (Words(colour.zh, colour.en) for colour in COLOURS.values())
     tables = (STYLES, SCENES, PLACES, SIZES, COUNTS, RELATIONS)
     return (*(words for table in tables for words in table.values()), *colours)
 
 
 def reserved_words() -> frozenset[str]:
-    """Words that declare a style, colour, scene, place, size or count, lower case: they never mean a kind."""
+    """Words for a style, colour, scene, place, size or count, lower case: they never mean a kind."""
     own = {word.lower() for words in word_groups() for word in (*words.zh, *words.en)}
     bare = {word.rstrip("的上下里中前") for word in own} | {word.removesuffix("色") for word in own}
     return frozenset(own | bare | {"大型", "小型", "大", "小", "夕阳", "天空", "夜空", "城市", "forest", "night"})

@@ -1,7 +1,7 @@
-"""The pinned artwork and word packages: where they come from, their licences, and how to read them.
+"""The pinned artwork and word packages: sources, licences, and how to read them.
 
-A package is fetched with the ordinary client (`npm pack`), or taken from a folder of .tgz files the user gives;
-either way its SHA-256 must be the pinned one. Members are read straight from the archive.
+A package is downloaded with `npm pack`, or taken from a folder of .tgz files; either way its SHA-256 must be the pinned
+one. Members are read directly from the archive.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FETCH_SECONDS = 600
 
 @dataclass(frozen=True)
 class Package:
-    """One pinned package: `sha256` is of the .tgz file, `licence` an SPDX id, `use` what it gives."""
+    """One pinned package: `sha256` is that of the .tgz file, `licence` an SPDX id, `use` its purpose."""
 
     name: str
     version: str
@@ -121,7 +121,7 @@ PACKAGES: tuple[Package, ...] = (
 )
 
 
-#: What the second edition has besides.
+#: Additional packages of the second edition.
 LATER_PACKAGES: tuple[Package, ...] = (
     Package(
         name="@iconify-json/emojione",
@@ -151,7 +151,7 @@ LATER_PACKAGES: tuple[Package, ...] = (
 
 
 def package_named(name: str, table: Iterable[Package] = PACKAGES) -> Package:
-    """The package of that name; DataError when the table has none."""
+    """The package of that name. Raises DataError if the table has none."""
     table = tuple(table)
     for package in table:
         if package.name == name:
@@ -170,14 +170,14 @@ def sha256_of(path: Path) -> str:
 
 
 def check(package: Package, path: Path) -> Path:
-    """The same path when the file is the pinned one; DataError otherwise."""
-    found = sha256_of(path)
-    if found != package.sha256:
+    """The path, if the file is the pinned one. Raises DataError otherwise."""
+    sha256 = sha256_of(path)
+    if sha256 != package.sha256:
         raise DataError(
             "{path} has SHA-256 {found}, expected {sha256}. It is damaged or another version: delete it and "
             "fetch {name}@{version} again.",
             path=path,
-            found=found,
+            found=sha256,
             sha256=package.sha256,
             name=package.name,
             version=package.version,
@@ -186,9 +186,10 @@ def check(package: Package, path: Path) -> Path:
 
 
 def obtain(table: Iterable[Package], cache: Path, folder: Path | None = None) -> dict[str, Path]:
-    """Package name -> checked .tgz path. From `folder` when it is given, else from `cache`, fetching what it lacks.
+    """Package name -> checked .tgz path: from `folder` if given, else from `cache`, where missing ones are downloaded
+    to.
 
-    Raises DataError when a file is missing and cannot be fetched, or is not the pinned one.
+    Raises DataError for a file that is missing and cannot be downloaded, or is not the pinned one.
     """
     table = tuple(table)
     place = folder if folder is not None else cache
@@ -205,7 +206,7 @@ def obtain(table: Iterable[Package], cache: Path, folder: Path | None = None) ->
 
 
 def _fetch(package: Package, cache: Path, missing: list[Package]) -> None:
-    """Runs `npm pack` into `cache`; the file is renamed there only after its hash was checked."""
+    """Runs `npm pack` into `cache`; the file is only moved there after its hash was checked."""
     wanted = ", ".join(f"{p.name}@{p.version} ({p.filename})" for p in missing)
     npm = shutil.which("npm")
     if npm is None:
@@ -237,7 +238,9 @@ def _fetch(package: Package, cache: Path, missing: list[Package]) -> None:
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """Member path inside the package (without the leading folder) -> bytes, for those `wanted`, in archive order."""
+    """Member path inside the package (without the first folder) -> bytes, for members that `wanted`
+    accepts, in order.
+    """
     members: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -257,7 +260,7 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 
 
 def read_member(path: Path, inner: str) -> bytes:
-    """The bytes of one member; DataError when the package has no such file."""
+    """The bytes of one member. Raises DataError if the package has no such file."""
     members = read_members(path, lambda name: name == inner)
     if inner not in members:
         raise DataError(

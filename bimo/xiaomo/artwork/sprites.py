@@ -1,8 +1,7 @@
 """Kinds (what can be drawn) and sprites (one kind in one drawn style), from the pinned packages.
 
-A sprite is RGBA, 128 x 128 pixels, of the second edition 256 x 256, cropped to its content and centred so that the
-long side fills 0.84 of the canvas:
-the canonical pose. Sprites are kept in one stored zip of PNG files, so that a second run need not draw them again.
+A sprite is RGBA, 128 x 128 pixels, in the second edition 256 x 256, cropped to its content and centred so that the long
+side is 0.84 of the canvas: the canonical pose. Sprites are cached in uncompressed zips of PNG files.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ CLOCK_FACES = range(0x1F550, 0x1F568)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a drawn style comes from: the package and how it is read (iconify, webp or font).
+    """The source of a drawn style: the package and its format (iconify, webp or font).
 
     `names` is the package that maps characters to icon names, for a set whose own map is empty.
     """
@@ -66,9 +65,9 @@ FONT_MEMBER = "400Regular/NotoEmoji_400Regular.ttf"
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that can be drawn. Names are CLDR's; `zh_words` and `en_words` are all the words it owns, best first.
+    """One kind of object. Names are CLDR's; `zh_words` and `en_words` are all its words, best first.
 
-    `aliases_zh` and `aliases_en` are the hand-written ones among them; `styles` the drawn styles that exist.
+    `aliases_zh` and `aliases_en` are the hand-written ones among them; `styles` the available drawn styles.
     """
 
     hexcode: str
@@ -98,12 +97,12 @@ class Sprite:
 
 
 def bare(hexcode: str) -> str:
-    """A hexcode in lower case without the variation selector: the spelling all packages can be brought to."""
+    """A hexcode in lower case without variation selectors: the form that all packages can be converted to."""
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
 
 
 def is_base_kind(entry: Mapping[str, object]) -> bool:
-    """Whether an emojibase entry is a kind of ours: no skin tone, no gendered twin, no flag, symbol or clock face."""
+    """Whether an emojibase entry is a kind: no skin tone, gendered variant, flag, symbol or clock face."""
     parts = str(entry["hexcode"]).split("-")
     if entry.get("group") not in GROUPS or any(mark in parts for mark in VARIANT_MARKS):
         return False
@@ -115,7 +114,7 @@ def is_base_kind(entry: Mapping[str, object]) -> bool:
 
 
 def read_kinds(paths: Mapping[str, Path]) -> list[Kind]:
-    """All kinds in emojibase's order, without words assigned and without styles. `paths`: package name -> .tgz."""
+    """All kinds in emojibase's order, before words and styles are assigned. `paths`: package name -> .tgz."""
     archive = paths["emojibase-data"]
     tables = {
         language: {entry["hexcode"]: entry for entry in json.loads(read_member(archive, f"{language}/data.json"))}
@@ -148,7 +147,7 @@ def read_kinds(paths: Mapping[str, Path]) -> list[Kind]:
 
 
 def _annotations(paths: Mapping[str, Path], language: str) -> dict[str, tuple[str, ...]]:
-    """Character without variation selector -> CLDR keywords in that language; packages that are absent give none."""
+    """Character without variation selector -> CLDR keywords in that language; none for absent packages."""
     found: dict[str, tuple[str, ...]] = {}
     for package, folder in (
         ("cldr-annotations-full", "annotations"),
@@ -162,7 +161,7 @@ def _annotations(paths: Mapping[str, Path], language: str) -> dict[str, tuple[st
 
 
 def canonical(image: Image.Image, side: int = SIDE) -> Image.Image | None:
-    """RGBA of any size -> RGBA [side x side], cropped to content and centred; None when nothing is drawn on it."""
+    """RGBA of any size -> RGBA [side x side], cropped to content and centred; None if it is empty."""
     image = image.convert("RGBA")
     box = image.getchannel("A").point([0] * 9 + [255] * 247).getbbox()
     if box is None:
@@ -179,7 +178,7 @@ def canonical(image: Image.Image, side: int = SIDE) -> Image.Image | None:
 def draw_style(
     style: str, paths: Mapping[str, Path], kinds: Iterable[Kind], side: int = SIDE
 ) -> dict[str, Image.Image]:
-    """Hexcode -> canonical sprite, for the kinds the style's package has. `paths`: package name -> .tgz."""
+    """Hexcode -> canonical sprite, for the kinds in the style's package. `paths`: package name -> .tgz."""
     source, kinds = SOURCES[style], list(kinds)
     path = paths[source.package]
     if source.reader == "iconify":
@@ -199,7 +198,7 @@ def _from_iconify(path: Path, names_path: Path, kinds: list[Kind], side: int) ->
     drawn: dict[str, Image.Image | None] = {}
     for kind in kinds:
         name = names.get(kind.hexcode, "")
-        # One set writes its names without hyphens.
+        # One set has names without hyphens.
         icon = icons["icons"].get(name) or icons["icons"].get(name.replace("-", ""))
         if icon is None:
             continue
@@ -230,7 +229,7 @@ def _from_font(path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Imag
     drawn: dict[str, Image.Image | None] = {}
     for kind in kinds:
         character = kind.emoji.replace("\ufe0f", "")
-        if len(character) == 1:  # a joined sequence needs a shaping engine; the font's single glyphs do not
+        if len(character) == 1:  # a joined sequence needs a shaping engine; single glyphs of the font do not
             image = _glyph(font, character, side)
             drawn[kind.hexcode] = canonical(image, side) if image.tobytes() != blank else None
     return drawn
@@ -243,7 +242,7 @@ def _glyph(font: ImageFont.FreeTypeFont, character: str, side: int) -> Image.Ima
 
 
 def sprite_name(kind: str, style: str) -> str:
-    """The name of a sprite's file in the cache."""
+    """The file name of a sprite in the cache."""
     return f"{style}/{kind}.png"
 
 
@@ -257,7 +256,7 @@ def draw_sprites(
 ) -> list[Kind]:
     """Draws every sprite into one zip per style under `cache` (kept if it is from the same package and kinds).
 
-    Returns the kinds that have at least one sprite, with `styles` filled in.
+    Returns the kinds with at least one sprite, with `styles` filled in.
     """
     table = tuple(table)
     present = {style: source for style, source in SOURCES.items() if source.package in {p.name for p in table}}
@@ -297,7 +296,7 @@ def _stamped(path: Path, stamp: str) -> bool:
 
 
 class SpriteStore:
-    """Reads sprites from the cache `draw_sprites` wrote; keeps the last few thousand in memory."""
+    """Reads sprites from the cache of `draw_sprites`; holds the last few thousand in memory."""
 
     def __init__(self, cache: Path) -> None:
         self._archives = {path.stem: zipfile.ZipFile(path) for path in sorted(cache.glob("*.zip"))}
@@ -315,12 +314,12 @@ class SpriteStore:
         return image
 
     def sprite(self, kind: str, style: str) -> Sprite:
-        """The sprite of a kind (hexcode) in a drawn style; DataError when there is none."""
+        """The sprite of a kind (hexcode) in a drawn style. Raises DataError if there is none."""
         return Sprite(kind, style, self._load(kind, style))
 
 
 def content_box(image: Image.Image) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of what is drawn on an RGBA image, as fractions of the canvas."""
+    """Left, top, right, bottom of the content of an RGBA image, as fractions of the canvas."""
     alpha = np.asarray(image.getchannel("A")) > 8
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     height, width = alpha.shape

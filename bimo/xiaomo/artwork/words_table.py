@@ -1,6 +1,6 @@
-"""Which word means which kind: the hand-written table first, then names, then keywords; every word has one owner.
+"""Assigns words to kinds: first the hand-written table, then names, then keywords; every word belongs to one kind.
 
-The table `words.tsv` is this project's own: emoji, classifier, Chinese words, English words, most usual first.
+The table `words.tsv` is this project's own: emoji, classifier, Chinese words, English words, most common first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ Row = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 def read_aliases() -> dict[str, Row]:
-    """Emoji without variation selector -> (classifier, Chinese words, English words); DataError on a bad row."""
+    """Emoji without variation selector -> (classifier, Chinese words, English words). Raises DataError for
+    a bad row.
+    """
     text = resources.files("bimo.xiaomo.artwork").joinpath("words.tsv").read_text("utf-8")
     rows = list(csv.reader(io.StringIO(text), delimiter="\t"))
     table: dict[str, Row] = {}
@@ -41,10 +43,10 @@ def read_aliases() -> dict[str, Row]:
 
 
 def assign_words(kinds: list[Kind]) -> list[Kind]:
-    """The same kinds with aliases, classifier, `zh_words` and `en_words` filled in; every word has exactly one owner.
+    """The kinds with aliases, classifier, `zh_words` and `en_words`; every word belongs to exactly one kind.
 
-    A keyword counts only when at most three kinds share it, and goes to the first of them when no alias or name owns
-    it. A kind whose every word is owned by others is dropped, since nobody could ask for it.
+    A keyword counts only if at most three kinds share it, and goes to the first of them unless it is another kind's
+    alias or name. A kind all of whose words belong to others is dropped, as no prompt could mean it.
     """
     aliases = read_aliases()
     chinese = _own(kinds, {k.hexcode: aliases[_plain(k)][1] for k in kinds if _plain(k) in aliases}, "zh")
@@ -65,7 +67,7 @@ def _plain(kind: Kind) -> str:
 
 
 def _own(kinds: list[Kind], aliases: dict[str, tuple[str, ...]], language: str) -> dict[str, tuple[str, ...]]:
-    """Hexcode -> the words it owns in one language: aliases, then the name, then keywords."""
+    """Hexcode -> its words in one language: aliases, then the name, then keywords."""
     owner: dict[str, str] = {}
     words: dict[str, list[str]] = {kind.hexcode: [] for kind in kinds}
 

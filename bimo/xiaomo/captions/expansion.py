@@ -1,4 +1,4 @@
-"""Lexicons of scenes and dishes by which a short prompt is expanded: a verse's scene, what is on a dish's plate."""
+"""Lexicons of scenes and dishes for prompt expansion: the scene of a verse, the contents of a dish."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bimo.xiaomo.captions import lexicon
 from bimo.xiaomo.dishes.table import dishes, ingredients
 from bimo.xiaomo.scenes.description import Mood
 
-#: A prompt that names as many things as this is a verse or a scene, of which more can be said.
+#: The least number of elements in a prompt for a verse or a scene, which can be expanded.
 LEAST_ELEMENTS = 2
 MOST_CONTENTS = 5
 
 
 def plates(plain: str, chinese: bool) -> list[Addition]:
-    """What is on the plates of the dishes that a text names."""
-    found: list[Addition] = []
+    """The contents of the dishes in a text."""
+    additions: list[Addition] = []
     for dish in dishes().values():
         names = (dish.name, dish.english, *dish.also)
         word = next((name for name in names if normal(name) in plain), None)
@@ -26,16 +26,16 @@ def plates(plain: str, chinese: bool) -> list[Addition]:
             continue
         contents = dish.contents[:MOST_CONTENTS]
         if chinese:
-            seen = f"{dish.vessels[0]}里有{'、'.join(contents)}" + ("，冒着热气" if dish.steam else "")
+            contents_text = f"{dish.vessels[0]}里有{'、'.join(contents)}" + ("，冒着热气" if dish.steam else "")
         else:
-            seen = f"a dish with {', '.join(ingredients()[name].english for name in contents)}"
-            seen += ", steaming" if dish.steam else ""
-        found.append(Addition(word, seen))
-    return found
+            contents_text = f"a dish with {', '.join(ingredients()[name].english for name in contents)}"
+            contents_text += ", steaming" if dish.steam else ""
+        additions.append(Addition(word, contents_text))
+    return additions
 
 
 def scene(plain: str, chinese: bool) -> list[Addition]:
-    """What the words of a verse name, with its season, light and weather, as the captions of scenes call them."""
+    """The elements that a verse names, with its season, light and weather, in the words of the scenes' captions."""
     known = [
         Addition(verse, (subject.zh if chinese else subject.en)[0])
         for subject in lexicon.subjects().values()
@@ -53,10 +53,10 @@ def scene(plain: str, chinese: bool) -> list[Addition]:
         if called is not None:
             words += (called.zh if chinese else called.en)[:1]
     fresh = [word for word in dict.fromkeys(words) if normal(word) not in plain]
-    said = [Addition(plain, ("、" if chinese else ", ").join(fresh))] if fresh else []
-    return [*known[:1], *said]
+    additions = [Addition(plain, ("、" if chinese else ", ").join(fresh))] if fresh else []
+    return [*known[:1], *additions]
 
 
 def lexicons() -> Sequence[Lexicon]:
-    """All that a prompt is expanded by, the nearest first."""
+    """All lexicons for expansion, the most specific first."""
     return (pictures_of_sayings, plates, scene)

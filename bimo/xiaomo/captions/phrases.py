@@ -1,6 +1,6 @@
-"""Captions as people write them: a name, a name with its style, with season and hour, with what is in it.
+"""Captions as people write them: a name, with its style, with season and hour, with its contents.
 
-Nothing is said that the picture does not declare. All chance comes from the picture's key.
+Captions only mention what the picture's labels contain. All randomness comes from the picture's key.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bimo.xiaomo.scenes.description import Mood
 Boxes = Mapping[str, Sequence[Sequence[float]]]
 Writer = Callable[[Chance], str]
 SHARES: Mapping[str, float] = {"zh": 0.58, "zh-Hant": 0.05, "en": 0.32, "mixed": 0.05}
-#: Declared, but not what one asks for by name.
+#: Labelled elements that prompts do not ask for by name.
 UNSAID = frozenset({"seal", "bank", "table", "rider", "terrace rail", "moonlight", "temple hall", "hill"})
-#: With what a dish in a vessel is counted.
+#: Measure words for dishes, by vessel.
 MEASURES: Mapping[str, str] = {
     "圆盘": "盘",
     "青花盘": "盘",
@@ -46,10 +46,10 @@ ASKS = ("画", "画一幅", "请画", "一幅", "来一张")
 
 
 @dataclass(frozen=True)
-class Said:
-    """What may be said of a scene: its names in both languages, style, mood, and boxes of its elements.
+class CaptionFacts:
+    """The material for captions of a scene: its names in both languages, style, mood, and boxes of its elements.
 
-    `verses` are lines that go with it.
+    `verses` are matching lines of poems.
     """
 
     zh: tuple[str, ...]
@@ -60,16 +60,16 @@ class Said:
     verses: tuple[str, ...] = ()
 
 
-def said_of_subject(subject: str, style: str, mood: Mood, boxes: Boxes) -> Said:
-    """What may be said of a scene of a subject; verses that are held out are not."""
+def facts_of_subject(subject: str, style: str, mood: Mood, boxes: Boxes) -> CaptionFacts:
+    """The material for captions of a subject, without held-out verses."""
     named = subjects()[subject]
     lines = tuple(line for line in named.words if not held_out(Verse(line)) and _fits(line, mood, boxes))
     zh, en = (tuple(name for name in names if _fits(name, mood, boxes)) or names for names in (named.zh, named.en))
-    return Said(zh, en, style, mood, boxes, lines)
+    return CaptionFacts(zh, en, style, mood, boxes, lines)
 
 
 def _fits(name: str, mood: Mood, boxes: Boxes) -> bool:
-    """Whether a name says nothing that the picture is not: no moon where the sun rises, no spring in autumn."""
+    """Whether a name does not contradict the picture: no moon at sunrise, no spring in autumn."""
     if any(one not in boxes for one in elements_of(name) if one in ("moon", "sun", "snow", "rain")):
         return False
     if name.isascii():
@@ -78,54 +78,54 @@ def _fits(name: str, mood: Mood, boxes: Boxes) -> bool:
     return mood_of(name, mood) == mood
 
 
-def said_of_verse(verse: Verse, style: str, mood: Mood, boxes: Boxes) -> Said:
-    """What may be said of a scene made for a line: the line, a clause that names something, and what it names."""
+def facts_of_verse(verse: Verse, style: str, mood: Mood, boxes: Boxes) -> CaptionFacts:
+    """The material for captions of a verse: the line, those of its clauses that name elements, and the elements."""
     named = [one for one in verse.elements if one in boxes]
     parts = tuple(part for part in verse.clauses if elements_of(part) and not held_out_verse(part))
     table = elements()
     zh = "和".join(filter(None, ("、".join(table[one].zh[0] for one in named[:-1]), table[named[-1]].zh[0])))
     en = " and ".join(filter(None, (", ".join(table[one].en[0] for one in named[:-1]), table[named[-1]].en[0])))
-    return Said((zh,), (en,), style, mood, boxes, (verse.line.rstrip("。？！；"), *parts))
+    return CaptionFacts((zh,), (en,), style, mood, boxes, (verse.line.rstrip("。？！；"), *parts))
 
 
-def scene_captions(said: Said, key: str, count: int = 12) -> list[Text]:
-    """`count` captions of a scene, in the shares of languages; the first is in Chinese."""
+def scene_captions(facts: CaptionFacts, key: str, count: int = 12) -> list[Text]:
+    """`count` captions of a scene, with the shares of languages; the first is in Chinese."""
     return _several(
         Chance(f"{key}/captions"),
         count,
-        lambda chance: _chinese(said, chance),
-        lambda chance: _english(said, chance),
-        lambda chance: _mixed(_usual((*said.verses, *said.zh), chance), said.style, chance),
+        lambda chance: _chinese(facts, chance),
+        lambda chance: _english(facts, chance),
+        lambda chance: _mixed(_usual((*facts.verses, *facts.zh), chance), facts.style, chance),
     )
 
 
 def _several(chance: Chance, count: int, chinese: Writer, english: Writer, mixed: Writer) -> list[Text]:
-    """Captions in the shares of languages, the first in Chinese; some Chinese ones end with a full stop."""
-    made: list[Text] = []
-    while len(made) < count:
-        language = chance.weighted(list(SHARES), list(SHARES.values())) if made else "zh"
+    """Captions with the shares of languages, the first in Chinese; some Chinese ones end with a full stop."""
+    captions: list[Text] = []
+    while len(captions) < count:
+        language = chance.weighted(list(SHARES), list(SHARES.values())) if captions else "zh"
         text = {"en": english, "mixed": mixed}.get(language, chinese)(chance)
         if language != "en" and chance.chance(0.06):
             text += "。"
-        made.append(Text(traditional(text) if language == "zh-Hant" else text, language))
-    return made
+        captions.append(Text(traditional(text) if language == "zh-Hant" else text, language))
+    return captions
 
 
 def _mixed(name: str, style: str, chance: Chance) -> str:
-    """A Chinese name with its style in English, as many write who know the style by that name."""
+    """A Chinese name with its style in English, as is common for styles known by that name."""
     return chance.pick(("{n}，{s}", "{n}, {s}", "{n} {s}")).format(n=name, s=chance.pick(styles()[style].en))
 
 
 def _usual(names: Sequence[str], chance: Chance) -> str:
-    """The first of some names half of the time, else any."""
+    """The first name with a probability of one half, else any."""
     return names[0] if chance.chance(0.5) else chance.pick(names)
 
 
-def _named(said: Said, chance: Chance, most: int) -> list[str]:
-    """Some elements to be named, those that the name does not say already."""
-    inside = set(elements_of(said.zh[0]))
+def _named(facts: CaptionFacts, chance: Chance, most: int) -> list[str]:
+    """Random elements that the name does not contain already."""
+    inside = set(elements_of(facts.zh[0]))
     table = elements()
-    free = [one for one in said.boxes if one in table and one not in UNSAID and one not in inside]
+    free = [one for one in facts.boxes if one in table and one not in UNSAID and one not in inside]
     picked: list[str] = []
     for _ in range(min(most, len(free))):
         one = chance.pick(free)
@@ -134,27 +134,27 @@ def _named(said: Said, chance: Chance, most: int) -> list[str]:
     return picked
 
 
-def _mood_zh(said: Said, chance: Chance, parts: Sequence[str]) -> str:
-    names = {kind: moods()[kind][getattr(said.mood, kind)].zh for kind in parts}
+def _mood_zh(facts: CaptionFacts, chance: Chance, parts: Sequence[str]) -> str:
+    names = {kind: moods()[kind][getattr(facts.mood, kind)].zh for kind in parts}
     return "".join(_usual(names[kind], chance) for kind in parts if names[kind])
 
 
-def _mood_en(said: Said, chance: Chance, parts: Sequence[str]) -> str:
-    names = {kind: moods()[kind][getattr(said.mood, kind)].en for kind in parts}
+def _mood_en(facts: CaptionFacts, chance: Chance, parts: Sequence[str]) -> str:
+    names = {kind: moods()[kind][getattr(facts.mood, kind)].en for kind in parts}
     return " ".join(_usual(names[kind], chance) for kind in parts if names[kind])
 
 
-def _parts(said: Said, chance: Chance) -> list[str]:
-    """Which of season, light and weather are said."""
-    by_light = 0.2 if said.mood.light == "day" else 0.65
+def _parts(facts: CaptionFacts, chance: Chance) -> list[str]:
+    """Which of season, light and weather are mentioned."""
+    by_light = 0.2 if facts.mood.light == "day" else 0.65
     parts = [kind for kind, share in (("season", 0.6), ("light", by_light)) if chance.chance(share)]
-    if said.mood.weather != "clear" and chance.chance(0.6):
+    if facts.mood.weather != "clear" and chance.chance(0.6):
         parts.append("weather")
     return parts or ["season"]
 
 
 def _where(boxes: Sequence[Sequence[float]], chinese: bool) -> str:
-    """Left, right or middle, of an element that is there once; nothing where it is wide or many."""
+    """Left, right or middle, for a single element; "" for wide or several ones."""
     if len(boxes) != 1 or boxes[0][2] - boxes[0][0] > 0.45:
         return ""
     middle = (boxes[0][0] + boxes[0][2]) / 2
@@ -166,14 +166,14 @@ def _joined(parts: Sequence[str], last: str, other: str) -> str:
     return last.join(filter(None, (other.join(parts[:-1]), parts[-1])))
 
 
-def _chinese(said: Said, chance: Chance) -> str:
-    name, style = _usual(said.zh, chance), _usual(styles()[said.style].zh, chance)
-    if said.verses and chance.chance(0.6 if len(said.zh) == 1 else 0.18):
-        name = chance.pick(said.verses)
+def _chinese(facts: CaptionFacts, chance: Chance) -> str:
+    name, style = _usual(facts.zh, chance), _usual(styles()[facts.style].zh, chance)
+    if facts.verses and chance.chance(0.6 if len(facts.zh) == 1 else 0.18):
+        name = chance.pick(facts.verses)
         form = chance.pick(("{n}", "{n}", "{n}，{s}", "{s}：{n}", "{n}的意境，{s}", "{s}，{n}"))
         return form.format(n=name, s=style)
     table = elements()
-    some = [table[one].zh[0] for one in _named(said, chance, 3)]
+    some = [table[one].zh[0] for one in _named(facts, chance, 3)]
     form = chance.integer(0, 9)
     if form == 0:
         return name
@@ -181,7 +181,7 @@ def _chinese(said: Said, chance: Chance) -> str:
         return chance.pick(("{s}{n}", "{n}，{s}", "{s}，{n}", "{n} {s}", "{s}：{n}")).format(n=name, s=style)
     if form == 2:
         return f"{chance.pick(ASKS)}{name}" + (f"，{style}" if chance.chance(0.6) else "")
-    mood = _mood_zh(said, chance, _parts(said, chance))
+    mood = _mood_zh(facts, chance, _parts(facts, chance))
     if form == 3:
         return f"{mood}的{name}"
     if form == 4:
@@ -192,8 +192,8 @@ def _chinese(said: Said, chance: Chance) -> str:
         return f"{name}，有{_joined(some, '和', '、')}"
     if form in (6, 7):
         return f"{style}，{mood}的{name}，{_joined(some, '和', '、')}"
-    one = _named(said, chance, 1)[0]
-    where = _where(said.boxes[one], True)
+    one = _named(facts, chance, 1)[0]
+    where = _where(facts.boxes[one], True)
     placed = f"{where}是{table[one].zh[0]}" if where else f"画里有{table[one].zh[0]}"
     if form == 8:
         return f"{name}，{placed}，{style}"
@@ -202,24 +202,24 @@ def _chinese(said: Said, chance: Chance) -> str:
     return f"一幅{style}，画的是{mood}的{name}，{placed}{tail}"
 
 
-def _english(said: Said, chance: Chance) -> str:
-    name, style = _usual(said.en, chance), _usual(styles()[said.style].en, chance)
+def _english(facts: CaptionFacts, chance: Chance) -> str:
+    name, style = _usual(facts.en, chance), _usual(styles()[facts.style].en, chance)
     table = elements()
-    some = [table[one].en[0] for one in _named(said, chance, 3)]
+    some = [table[one].en[0] for one in _named(facts, chance, 3)]
     form = chance.integer(0, 6)
     if form == 0:
         return name
     if form == 1:
         return f"{name}, {style}"
-    mood = _mood_en(said, chance, _parts(said, chance))
+    mood = _mood_en(facts, chance, _parts(facts, chance))
     if form == 2:
         return f"{name} {mood}"
     if form == 3 or not some:
         return f"{name} {mood}, {style}"
     if form == 4:
         return f"{name} with {_joined(some, ' and ', ', ')}, {style}"
-    one = _named(said, chance, 1)[0]
-    where = _where(said.boxes[one], False)
+    one = _named(facts, chance, 1)[0]
+    where = _where(facts.boxes[one], False)
     placed = f"{table[one].en[0]} {where}".strip()
     if form == 5:
         return f"{name}, {placed}, {style}"
@@ -241,7 +241,7 @@ def dish_captions(
 
 
 def _contents(dish: str, boxes: Boxes, chance: Chance) -> list[str]:
-    """Two or three of the things that lie in it."""
+    """Two or three of its contents."""
     there = [name for name in dishes()[dish].contents if name in boxes]
     free = [name for name in there if name not in dish] or there
     picked: list[str] = []

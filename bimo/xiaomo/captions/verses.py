@@ -1,8 +1,7 @@
-"""Lines of Tang and Song poems that name things a picture can hold, each with its poem and poet.
+"""Lines of Tang and Song poems about things that can be drawn, each with its poem and poet.
 
 `verses.tsv` was derived by `derive` from chinese-poetry (https://github.com/chinese-poetry/chinese-poetry, MIT licence;
-its notice is in `LICENSE.chinese-poetry.txt`). What a line names is worked out by the lexicon, so a mended lexicon is a
-mended table.
+its notice is in `LICENSE.chinese-poetry.txt`). The elements of a line are computed by the lexicon.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LONGEST = 26
 
 @dataclass(frozen=True)
 class Verse:
-    """One line as it is printed, in simplified characters, and where it stands."""
+    """One line as printed, in simplified characters, and its source."""
 
     line: str
     title: str = ""
@@ -35,12 +34,12 @@ class Verse:
 
     @property
     def elements(self) -> tuple[str, ...]:
-        """What the line names."""
+        """The elements of the line."""
         return elements_of(self.line)
 
     @property
     def clauses(self) -> tuple[str, ...]:
-        """The parts between its commas."""
+        """The parts between commas."""
         return tuple(filter(None, self.line.rstrip("。？！；").replace("，", "\n").replace("、", "\n").split("\n")))
 
 
@@ -55,31 +54,31 @@ def verses() -> tuple[Verse, ...]:
 
 @lru_cache(maxsize=1)
 def drawn_verses() -> tuple[Verse, ...]:
-    """The lines that may be drawn: a picture has room for what they name, and they are not held out."""
+    """The lines that can be drawn: their elements fit into one picture, and they are not held out."""
     return tuple(one for one in verses() if len(one.elements) >= LEAST and room_for(one.elements) and not held_out(one))
 
 
 def held_out(verse: Verse) -> bool:
-    """Whether a line, or a clause of it that names enough by itself, is held out."""
+    """Whether a line, or a clause with enough elements of its own, is held out."""
     return held_out_verse(verse.line) or any(
         held_out_verse(part) for part in verse.clauses if len(elements_of(part)) >= LEAST
     )
 
 
 def derive(folder: Path) -> list[Verse]:
-    """The lines of the collections in a folder that name at least two things a picture has room for."""
-    found: dict[str, Verse] = {}
+    """The lines of the collections in a folder with at least two elements that fit into one picture."""
+    lines: dict[str, Verse] = {}
     for name in COLLECTIONS:
         for poem in json.loads((folder / name).read_text("utf-8")):
             for paragraph in poem["paragraphs"]:
                 line = _printed(paragraph)
                 named = elements_of(line)
                 if len(line) <= LONGEST and len(named) >= LEAST and room_for(named):
-                    found.setdefault(
+                    lines.setdefault(
                         line,
                         Verse(line, _printed(poem.get("title") or poem.get("rhythmic", "")), _printed(poem["author"])),
                     )
-    return list(found.values())
+    return list(lines.values())
 
 
 def write_table(rows: Sequence[Verse], path: Path) -> None:

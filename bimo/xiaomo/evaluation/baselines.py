@@ -54,8 +54,8 @@ def true_pictures(artwork: Artwork, questions: Sequence[Question]) -> tuple[list
             pairs[f"{q.group} {q.key}"] = (kinds[q.kinds[0]], q.style)
     pixels = examination(artwork, list(pairs.values()), TRUE_SEED)
     place = {key: number for number, key in enumerate(pairs)}
-    asked = [q for q in questions if f"{q.group} {q.key}" in place]
-    return asked, pixels[[place[f"{q.group} {q.key}"] for q in asked]]
+    pictured = [q for q in questions if f"{q.group} {q.key}" in place]
+    return pictured, pixels[[place[f"{q.group} {q.key}"] for q in pictured]]
 
 
 def first_level(
@@ -75,7 +75,7 @@ def first_level(
             inputs = [next(loop) for loop in loops]
             if any(each.steps != 1 or each.level != levels[0].name or len(each.x) != 1 for each in inputs):
                 return None
-            images += [to_image(space.decode(answer)[0]) for answer in denoise_together(system, inputs)]
+            images += [to_image(space.decode(output)[0]) for output in denoise_together(system, inputs)]
             for loop in loops:
                 loop.close()
             on_progress(FIRST, len(images), len(requests))
@@ -90,7 +90,7 @@ def rules_on_truth(artwork: Artwork) -> dict[str, Interval]:
         labels = record["labels"]
         rule = of.get(labels["type"])
         if rule is None or len(right[rule]) >= RULES_EACH:
-            if all(len(found) >= RULES_EACH for found in right.values()):
+            if all(len(outcomes) >= RULES_EACH for outcomes in right.values()):
                 break
             continue
         image = read_picture(png)
@@ -103,4 +103,4 @@ def rules_on_truth(artwork: Artwork) -> dict[str, Interval]:
                 right[rule].append(in_place(foreground(image), labels["place"]))
             case _:
                 right[rule].append(len(pieces(foreground(image))) == 2)
-    return {rule: share(found) for rule, found in right.items() if found}
+    return {rule: share(outcomes) for rule, outcomes in right.items() if outcomes}

@@ -65,6 +65,17 @@ class Residual(nn.Module):
         return torch.relu(x + self.second(self.first(x)))
 
 
+def features_and_texture(trunk: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, 3, H, W] -> the last stage's features [B, C, h, w], and the means and standard deviations over positions of
+    every stage's features [B, D].
+    """
+    texture: list[Tensor] = []
+    for stage in trunk:
+        x = stage(x)
+        texture += [x.mean((2, 3)), (x.var((2, 3)) + 1e-5).sqrt()]
+    return x, torch.cat(texture, 1)
+
+
 class JudgeNetwork(nn.Module):
     """[B, 3, 64, 64] in [-1, 1] -> cosines with kinds [B, K] times a sharpness, styles [B, S], embedding [B, 256].
 
@@ -91,14 +102,11 @@ class JudgeNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures -> (kinds, styles, embedding of length 1)."""
-        texture: list[Tensor] = []
-        for stage in self.trunk:
-            x = stage(x)
-            texture += [x.mean((2, 3)), (x.var((2, 3)) + 1e-5).sqrt()]
+        x, texture = features_and_texture(self.trunk, x)
         embedded = self.embed(x.flatten(1))
         embedding = nn.functional.normalize(embedded, dim=1)
         kinds = SHARPNESS * embedding @ nn.functional.normalize(self.kind, dim=1).T
-        return kinds, self.style(torch.cat([self.manner(torch.cat(texture, 1)), embedded], 1)), embedding
+        return kinds, self.style(torch.cat([self.manner(texture), embedded], 1)), embedding
 
 
 class Orthogonal(torch.optim.Optimizer):

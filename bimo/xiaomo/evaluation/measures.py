@@ -84,8 +84,8 @@ def kind_and_style(judge: Judge, drawn: Drawn) -> list[bool]:
 
 def neighbour(judge: Judge, drawn: Drawn) -> list[bool]:
     """The nearest of all true pictures in the asked style is of an accepted kind."""
-    found = judge.nearest(drawn.seen.embedding, [q.style or DEFAULT_STYLE for q in drawn.questions])
-    return [kind in q.kinds for kind, q in zip(found, drawn.questions, strict=True)]
+    nearest = judge.nearest(drawn.seen.embedding, [q.style or DEFAULT_STYLE for q in drawn.questions])
+    return [kind in q.kinds for kind, q in zip(nearest, drawn.questions, strict=True)]
 
 
 def colour(judge: Judge, drawn: Drawn) -> list[bool]:
@@ -110,17 +110,17 @@ def place(judge: Judge, drawn: Drawn) -> list[bool]:
 
 def both_things(judge: Judge, drawn: Drawn) -> list[bool]:
     """The two largest pieces, cut out and shown to the judge, are the two kinds (each among its five likeliest)."""
-    return [found is not None for found in _two(judge, drawn)]
+    return [centres is not None for centres in _two(judge, drawn)]
 
 
 def both_placed(judge: Judge, drawn: Drawn) -> list[bool]:
     """Both are there, and the first stands where the relation says; "and" asks for no order."""
     right: list[bool] = []
-    for found, q in zip(_two(judge, drawn), drawn.questions, strict=True):
-        if found is None:
+    for centres, q in zip(_two(judge, drawn), drawn.questions, strict=True):
+        if centres is None:
             right.append(False)
             continue
-        (x, y), (other_x, other_y) = found
+        (x, y), (other_x, other_y) = centres
         side = {"left": x < other_x, "right": x > other_x, "above": y < other_y}
         right.append(side.get(q.relation or "", True))
     return right
@@ -133,8 +133,8 @@ def _two(judge: Judge, drawn: Drawn) -> list[tuple[tuple[float, float], tuple[fl
         two = pieces(foreground(image))[:2]
         answer = None
         if len(two) == 2:
-            seen = judge.see(stacked([cut_out(image, piece) for piece in two]))
-            named = [{judge.kinds[index] for index in row} for row in seen.kinds]
+            judged = judge.see(stacked([cut_out(image, piece) for piece in two]))
+            named = [{judge.kinds[index] for index in row} for row in judged.kinds]
             middles = [centre(piece) for piece in two]
             for one, other in ((0, 1), (1, 0)):
                 if q.kinds[0] in named[one] and q.kind2 in named[other] and answer is None:
@@ -177,10 +177,10 @@ def agreement(judge: Judge, painters: Mapping[str, Drawn | None], group: str) ->
             shares[name] = None
             continue
         part = drawn.of(group)
-        found: dict[str, dict[str, int]] = {}
+        likeliest: dict[str, dict[str, int]] = {}
         for q, kinds in zip(part.questions, part.seen.kinds, strict=True):
-            found.setdefault(q.key, {})[q.language] = int(kinds[0])
-        shares[name] = share([pair["zh"] == pair["en"] for pair in found.values() if len(pair) == 2])
+            likeliest.setdefault(q.key, {})[q.language] = int(kinds[0])
+        shares[name] = share([pair["zh"] == pair["en"] for pair in likeliest.values() if len(pair) == 2])
     (_, model), *others = shares.items()
     return Figure(group, "zh and en alike", "", "share", model, dict(others)) if model is not None and model.n else None
 

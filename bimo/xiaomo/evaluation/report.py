@@ -1,11 +1,17 @@
-"""Display names and notes of the report of 小墨's evaluation."""
+"""Display names, notes and the sampling protocol of the reports of 小墨's evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from bimo.core.messages import Message, say
+from bimo.core.request import Request
+from bimo.evaluation.drawing_cache import DrawingCache
+from bimo.evaluation.figures import Question
 from bimo.evaluation.report import Labels
 
 _GROUPS = {
@@ -66,6 +72,24 @@ NOTES = (
     Message("The judge errs too: its accuracy on true pictures is in the tables below."),
     Message("Everyday words: right if the judge names one of the kinds a person would accept."),
 )
+
+
+def sampling_protocol(
+    request: Request, questions: Sequence[Question], seeds: Sequence[int], limit: int | None, drawings: DrawingCache
+) -> dict[str, Any]:
+    """The record of how pictures were sampled: the settings of a request, the numbers of questions, the cost."""
+    return {
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "sampler": request.sampler,
+        "size": list(request.size or ()),
+        "seeds": list(seeds),
+        "limit": limit,
+        "n": dict(Counter(f"{q.group} {q.language}" for q in questions)),
+        "pictures drawn now": drawings.drawn,
+        "seconds a picture": round(drawings.seconds / max(1, drawings.drawn), 3),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def judge_tables(facts: Mapping[str, Any]) -> dict[str, list[list[str]]]:

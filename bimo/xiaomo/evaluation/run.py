@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from bimo.core.errors import DataError
@@ -41,7 +40,7 @@ from bimo.xiaomo.evaluation.prompts import (
     free,
     questions,
 )
-from bimo.xiaomo.evaluation.report import LABELS, NOTES, judge_tables
+from bimo.xiaomo.evaluation.report import LABELS, NOTES, judge_tables, sampling_protocol
 from bimo.xiaomo.evaluation.scene_run import SceneEvaluation
 from bimo.xiaomo.evaluation.truth import Artwork, read_artwork, seen_pairs, stacked
 
@@ -176,29 +175,29 @@ class _Evaluation:
         count = len(second.questions)
         first = first.rows(range(count))
         turned = first.rows([*range(1, count), 0] if count else [])
-        found: list[Figure] = []
+        spreads: list[Figure] = []
         for name, (pixels, embedding) in (("two seeds", spread(first, second)), ("two kinds", spread(first, turned))):
-            found += [
+            spreads += [
                 Figure("seeds", f"pixels, {name}", "zh", "mean", pixels),
                 Figure("seeds", f"embedding, {name}", "zh", "mean", embedding),
             ]
-        return found
+        return spreads
 
     def _warnings(self, asked: Sequence[Question]) -> list[Figure]:
         """Unknown words that the text encoders name, and known words and captions that they call unknown."""
-        found: list[Figure] = []
+        warnings: list[Figure] = []
         for language, listed in (("zh", UNKNOWN_ZH), ("en", UNKNOWN_EN)):
             outside = [word for word in listed if word.lower() not in self.words]
             named = [_named(self._unknown(word), word) for word in outside[: self.limit]]
             seen = [bool(self._unknown(q.text)) for q in asked if q.group == "seen" and q.language == language]
             usual = [q.text for q in asked if q.group == "bare" and q.language == language]
             known = [bool(self._unknown(text)) for text in usual if text.lower() in self.words]
-            found += [
+            warnings += [
                 Figure("warning", "unknown word named", language, "share", share(named)),
                 Figure("warning", "false alarm, seen captions", language, "share", share(seen)),
                 Figure("warning", "false alarm, known everyday words", language, "share", share(known)),
             ]
-        return found
+        return warnings
 
     def _unknown(self, text: str) -> list[str]:
         return [word for budget in self.system.budgets(text) for word in budget.unknown]
@@ -211,20 +210,9 @@ class _Evaluation:
             "zh": sum(zh.lower() in self.words for _, zh, _ in rows),
             "en": sum(en.lower() in self.words for _, _, en in rows),
         }
-        counts: dict[str, int] = {}
-        for q in asked:
-            counts[f"{q.group} {q.language}"] = counts.get(f"{q.group} {q.language}", 0) + 1
+        seeds = [self.seed, self.seed + SECOND_SEED]
         return {
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "sampler": request.sampler,
-            "size": list(request.size or ()),
-            "seeds": [self.seed, self.seed + SECOND_SEED],
-            "limit": self.limit,
-            "n": counts,
-            "pictures drawn now": self.drawings.drawn,
-            "seconds a picture": round(self.drawings.seconds / max(1, self.drawings.drawn), 3),
-            "threads": torch.get_num_threads(),
+            **sampling_protocol(request, asked, seeds, self.limit, self.drawings),
             "data": self.artwork.digest,
             "everyday words that are training words": {name: f"{n} / {len(rows)}" for name, n in known.items()},
             "judge": {k: v for k, v in self.judge.facts.items() if k not in ("kinds", "styles")},
@@ -258,11 +246,11 @@ class _Evaluation:
         seen: Sequence[Image.Image],
     ) -> dict[str, str]:
         """Writes the sheets and gives their files by title."""
-        made: dict[str, str] = {}
+        sheets: dict[str, str] = {}
 
         def add(name: str, title: str, make: Callable[[Path], Path]) -> None:
             make(self.out / name)
-            made[title] = name
+            sheets[title] = name
 
         texts = [q.text for q in looked]
         add("sheet.png", "六十句固定的话 sixty fixed prompts, failures left in", lambda path: sheet(looks, texts, path))
@@ -279,7 +267,7 @@ class _Evaluation:
         titles = [f"{q.text} #{q.seed}" for q in seeds]
         title = "同一句话，四个种子 one prompt, four seeds"
         add("seeds.png", title, lambda path: sheet(seen, titles, path, columns=SHEET_SEEDS * 2))
-        return made
+        return sheets
 
 
 def _words(artwork: Artwork) -> frozenset[str]:

@@ -26,7 +26,7 @@ from bimo.core.files import write_whole
 from bimo.data import shards
 from bimo.evaluation.progress import OnProgress
 from bimo.xiaomo.dishes.table import dishes
-from bimo.xiaomo.evaluation.judge import Residual, convolution, damaged, fit
+from bimo.xiaomo.evaluation.judge import Residual, convolution, damaged, features_and_texture, fit
 from bimo.xiaomo.evaluation.scene_truth import (
     EXAMINED,
     Bytes,
@@ -80,12 +80,9 @@ class SceneNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures -> (subjects, styles, elements)."""
-        texture: list[Tensor] = []
-        for stage in self.trunk:
-            x = stage(x)
-            texture += [x.mean((2, 3)), (x.var((2, 3)) + 1e-5).sqrt()]
+        x, texture = features_and_texture(self.trunk, x)
         whole = self.embed(x.flatten(1))
-        both = torch.cat([whole, self.texture(torch.cat(texture, 1))], 1)
+        both = torch.cat([whole, self.texture(texture)], 1)
         return self.subject(both), self.style(both), self.element(whole) + self.shown(x).amax((2, 3))
 
 
@@ -245,13 +242,13 @@ def examine(judge: SceneJudge, truth: SceneTruth) -> dict[str, Any]:
     known = labels.subject >= 0
     both = known & (labels.style >= 0)
     there, absent = labels.elements == 1, labels.elements == 0
-    found: dict[str, Any] = {"n": len(truth.pixels)}
+    accuracies: dict[str, Any] = {"n": len(truth.pixels)}
     if known.any():
         right = seen.subject == labels.subject
-        found["subject"] = round(float(right[known].mean()), 4)
-        found["subject and style"] = round(float((right & (seen.style == labels.style))[both].mean()), 4)
+        accuracies["subject"] = round(float(right[known].mean()), 4)
+        accuracies["subject and style"] = round(float((right & (seen.style == labels.style))[both].mean()), 4)
     if len(truth.pixels):
-        found["style"] = round(float((seen.style == labels.style)[labels.style >= 0].mean()), 4)
-        found["elements seen"] = round(float(seen.elements[there].mean()), 4)
-        found["elements seen that are not there"] = round(float(seen.elements[absent].mean()), 4)
-    return found
+        accuracies["style"] = round(float((seen.style == labels.style)[labels.style >= 0].mean()), 4)
+        accuracies["elements seen"] = round(float(seen.elements[there].mean()), 4)
+        accuracies["elements seen that are not there"] = round(float(seen.elements[absent].mean()), 4)
+    return accuracies

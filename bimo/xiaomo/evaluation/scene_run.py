@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from PIL import Image
 
 from bimo.core.messages import Message
@@ -28,8 +27,10 @@ from bimo.xiaomo.captions.lexicon import elements_of, styles, subjects
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level
+from bimo.xiaomo.evaluation.report import sampling_protocol
 from bimo.xiaomo.evaluation.scene_judge import SceneJudge, SceneSeen, scene_judge_for
-from bimo.xiaomo.evaluation.scene_truth import LINES, held_out_lines, stacked
+from bimo.xiaomo.evaluation.scene_truth import LINES, SIDE, held_out_lines
+from bimo.xiaomo.evaluation.truth import stacked
 from bimo.xiaomo.heldout import held_out_scene
 from bimo.xiaomo.scenes.plan import pairs
 
@@ -201,11 +202,11 @@ class SceneEvaluation:
         return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance)
 
     def _seen(self, asked: list[SceneQuestion], images: list[Image.Image]) -> SceneAnswers:
-        return SceneAnswers(asked, images, self.judge.see(stacked(images)))
+        return SceneAnswers(asked, images, self.judge.see(stacked(images, SIDE)))
 
     def _alike(self, model: SceneAnswers) -> list[Figure]:
         """Whether Chinese and English of one question and seed show the same subject."""
-        found: list[Figure] = []
+        agreement: list[Figure] = []
         for group in ("scene", "dish"):
             part = model.of(group)
             pairs_: dict[str, list[int]] = {}
@@ -213,26 +214,14 @@ class SceneEvaluation:
                 pairs_.setdefault(q.key, []).append(int(subject))
             alike = [two[0] == two[1] for two in pairs_.values() if len(two) == 2]
             if alike:
-                found.append(Figure(group, "zh and en alike", "", "share", share(alike)))
-        return found
+                agreement.append(Figure(group, "zh and en alike", "", "share", share(alike)))
+        return agreement
 
     def _protocol(self, asked: Sequence[SceneQuestion]) -> dict[str, Any]:
         request = fill_request(self.system, self._request(replace(asked[0], seed=self.seed)))
-        counts: dict[str, int] = {}
-        for q in asked:
-            counts[f"{q.group} {q.language}"] = counts.get(f"{q.group} {q.language}", 0) + 1
         names = ("subjects", "styles", "elements")
         return {
-            "steps": request.steps,
-            "guidance": request.guidance,
-            "sampler": request.sampler,
-            "size": list(request.size or ()),
-            "seeds": [self.seed],
-            "limit": self.limit,
-            "n": counts,
-            "pictures drawn now": self.drawings.drawn,
-            "seconds a picture": round(self.drawings.seconds / max(1, self.drawings.drawn), 3),
-            "threads": torch.get_num_threads(),
+            **sampling_protocol(request, asked, [self.seed], self.limit, self.drawings),
             "data": shards.read_index(self.data).digest,
             "judge": {name: value for name, value in self.judge.facts.items() if name not in names},
             "recipe": json.loads(dumps(self.system.recipe)),
@@ -240,14 +229,14 @@ class SceneEvaluation:
 
     def _sheets(self, model: SceneAnswers) -> dict[str, str]:
         """Writes a sheet a group, failures left in, and gives their files by title."""
-        made: dict[str, str] = {}
+        sheets: dict[str, str] = {}
         for group, title in GROUPS.items():
             part = model.of(group, "zh").mixed(SHOWN)
             if part.questions:
                 name = f"{group.replace(' ', '-')}.png"
                 sheet(part.images, [f"{q.text} #{q.seed}" for q in part.questions], self.out / name, 8)
-                made[str(title)] = name
-        return made
+                sheets[str(title)] = name
+        return sheets
 
 
 def _nearest(data: Path, asked: Sequence[SceneQuestion]) -> list[Image.Image]:
@@ -266,8 +255,8 @@ def _nearest(data: Path, asked: Sequence[SceneQuestion]) -> list[Image.Image]:
             if count > best[text][0]:
                 best[text] = (count, png)
     white = Image.new("RGB", (64, 64), (255, 255, 255))
-    found = [of.get(q.subject, b"") or best.get(q.text, (0, b""))[1] for q in asked]
-    return [read_picture(png) if png else white for png in found]
+    pictures = [of.get(q.subject, b"") or best.get(q.text, (0, b""))[1] for q in asked]
+    return [read_picture(png) if png else white for png in pictures]
 
 
 def _judge_table(facts: Mapping[str, Any]) -> list[list[str]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from bimo.data import shards
 from bimo.evaluation.drawing_cache import read_picture
@@ -18,6 +17,7 @@ from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
 from bimo.xiaomo.dishes.table import dishes
+from bimo.xiaomo.evaluation.truth import small
 from bimo.xiaomo.heldout import held_out_scene, held_out_verse
 from bimo.xiaomo.scenes.plan import ScenePlan, VersePlan, draw_scene, draw_verse, pairs
 from bimo.xiaomo.scenes.styles import STYLES
@@ -62,23 +62,13 @@ class SceneTruth:
         return SceneTruth(self.pixels[index], some, self.subjects, self.styles, self.elements)
 
 
-def small(image: Image.Image) -> Bytes:
-    """A picture of any size -> RGB [96, 96, 3], by area."""
-    return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
-
-
-def stacked(images: Sequence[Image.Image]) -> Bytes:
-    """Pictures -> RGB [N, 96, 96, 3]."""
-    return np.stack([small(image) for image in images]) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
-
-
 def read_scenes(folder: Path, on_progress: OnProgress) -> SceneTruth:
     """All pictures of a built set. Raises DataError where the folder is none."""
     index = shards.read_index(folder)
     pixels: list[Bytes] = []
     rows: list[Mapping[str, Any]] = []
     for _, png, record in shards.read(folder):
-        pixels.append(small(read_picture(png)))
+        pixels.append(small(read_picture(png), SIDE))
         rows.append(record["labels"])
         if len(rows) % 500 == 0:
             on_progress("true scenes", len(rows), index.count)
@@ -151,7 +141,7 @@ def _drawn(like: SceneTruth, plans: Sequence[ScenePlan | VersePlan | DishPlan], 
         else:
             scene = draw_scene(plan)
             image, shown, kind, name = scene.image, scene.elements, "scene", plan.subject
-        pixels.append(small(image))
+        pixels.append(small(image, SIDE))
         rows.append({"type": kind, "subject": name, "style": plan.style, "elements": shown})
         on_progress("held-out scenes", number, len(plans))
     stack = np.stack(pixels) if pixels else np.zeros((0, SIDE, SIDE, 3), np.uint8)

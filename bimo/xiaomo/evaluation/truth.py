@@ -99,14 +99,14 @@ def seen_pairs(artwork: Artwork) -> frozenset[tuple[str, str]]:
     return frozenset((kind, style) for kind, style in json.loads(path.read_text("utf-8")))
 
 
-def small(image: Image.Image) -> Bytes:
-    """A picture of any size -> RGB [64, 64, 3], by area."""
-    return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+def small(image: Image.Image, side: int = SIDE) -> Bytes:
+    """A picture of any size -> RGB [side, side, 3], by area."""
+    return np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BOX))
 
 
-def stacked(images: Sequence[Image.Image]) -> Bytes:
-    """Pictures -> RGB [N, 64, 64, 3]."""
-    return np.stack([small(image) for image in images]) if images else np.zeros((0, SIDE, SIDE, 3), np.uint8)
+def stacked(images: Sequence[Image.Image], side: int = SIDE) -> Bytes:
+    """Pictures -> RGB [N, side, side, 3]."""
+    return np.stack([small(image, side) for image in images]) if images else np.zeros((0, side, side, 3), np.uint8)
 
 
 def tensor(pixels: Bytes) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.artwork.told import idioms
+from bimo.xiaomo.artwork.compositions import idioms
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene

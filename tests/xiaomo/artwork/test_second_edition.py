@@ -14,10 +14,10 @@ from bimo.prompts.emoji import names
 from bimo.xiaomo.artwork import canvas, captions, told
 from bimo.xiaomo.artwork.build import build_artwork
 from bimo.xiaomo.artwork.canvas import ANIMAL_FACES
+from bimo.xiaomo.artwork.compositions import Idiom, compositions, idioms
 from bimo.xiaomo.artwork.editions import FIRST, SECOND
 from bimo.xiaomo.artwork.held_out import held_out_relation, hexcode
 from bimo.xiaomo.artwork.packages import Package
-from bimo.xiaomo.artwork.told import Idiom, compositions, idioms
 from bimo.xiaomo.scenes.planning import planned_boxes
 
 Fake = tuple[Path, tuple[Package, ...]]

@@ -1,6 +1,6 @@
-"""What is composed of several things by a table: relations of a face to a thing, and idioms drawn literally.
+"""What is composed of several objects by a table: relations of a face to an object, and idioms drawn literally.
 
-Both tables are data: a mended row is a mended picture.
+Both tables are data: a corrected row is a corrected picture.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from importlib import resources
 from bimo.core.errors import DataError
 from bimo.prompts.emoji import bare
 
-#: Centre across and down, and the long side, in fractions of the canvas.
+#: Centre across and down, and the long side, as fractions of the canvas.
 Box = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How a face and a thing stand for a relation. `zh` and `en` are captions with {a} and {b}; `things` are emoji;
-    `over` is "first" where the face lies over the thing, else "second". Where the thing looks so in some drawn styles
-    alone, `styles` are these, each with the face's box in it.
+    """The arrangement of a face and an object for a relation. `zh` and `en` are captions with {a} and {b}; `things` are
+    emoji; `over` is "first" if the face covers the object, else "second". If the object has a suitable shape in some
+    drawn styles only, `styles` are these, each with the face's box.
     """
 
     zh: tuple[str, ...]
@@ -37,8 +37,8 @@ class Composition:
 
 @dataclass(frozen=True)
 class Idiom:
-    """An idiom, what it says literally and what it means, in both languages; `things` are emoji with their boxes, back
-    to front.
+    """An idiom with its literal and its actual meaning in both languages; `things` are emoji with their boxes, back to
+    front.
     """
 
     name: str
@@ -72,12 +72,12 @@ def _box(text: str, where: str) -> Box:
 @lru_cache(maxsize=1)
 def compositions() -> Mapping[str, Composition]:
     """All relations by name. Raises DataError for a place that cannot be read."""
-    made: dict[str, Composition] = {}
+    table: dict[str, Composition] = {}
     for row in _rows("compositions.tsv"):
         name = row["relation"]
         first, second = _box(row["first"], name), _box(row["second"], name)
         things = tuple(bare(emoji) for emoji in row["things"].split())
-        made[name] = Composition(
+        table[name] = Composition(
             tuple(row["zh"].split(";")),
             tuple(row["en"].split(";")),
             things,
@@ -86,16 +86,16 @@ def compositions() -> Mapping[str, Composition]:
             row["over"],
             {style: _box(box, name) if box else first for style, box in _styled(row["styles"])},
         )
-    return made
+    return table
 
 
 @lru_cache(maxsize=1)
 def idioms() -> Mapping[str, Idiom]:
     """All idioms by name. Raises DataError for a place that cannot be read."""
-    made: dict[str, Idiom] = {}
+    table: dict[str, Idiom] = {}
     for row in _rows("idioms.tsv"):
         name = row["idiom"]
         parts = (part.partition("@") for part in row["things"].split())
         things = tuple((bare(emoji), _box(place, name)) for emoji, _, place in parts)
-        made[name] = Idiom(name, row["literal"], row["meant"], row["en"], row["en_meant"], things)
-    return made
+        table[name] = Idiom(name, row["literal"], row["meant"], row["en"], row["en_meant"], things)
+    return table
