@@ -56,8 +56,8 @@ def _new_step(module: nn.Module, args: object) -> None:
 
 
 def repeated_blocks(part: nn.Module) -> list[nn.Module]:
-    """The modules that stand in a ModuleList together with others of their class: transformer or residual blocks. Of
-    nested lists, as in a UNet, the innermost are taken.
+    """The modules in a ModuleList together with others of their class: transformer or residual blocks. Of nested lists,
+    as in a UNet, the innermost are used.
     """
     blocks: list[nn.Module] = []
     for module in part.modules():

@@ -78,16 +78,16 @@ def device_of(name: str) -> torch.device:
 
 
 def devices_of(name: str) -> tuple[torch.device, ...]:
-    """The cards of "cuda:0+cuda:1", over which one model is spread; of any other name the one device. Raises
-    RequestError as ``device_of``, and for what is no row of different cards.
+    """The cards of "cuda:0+cuda:1", over which one model is spread; for any other name the one device. Raises
+    RequestError as ``device_of``, and for anything but a list of different cards.
     """
     names = [each.strip() for each in name.split("+")]
-    found = tuple(device_of(each) for each in names)
-    if len(found) > 1 and ("auto" in names or CPU in found or len(set(found)) < len(found)):
+    devices = tuple(device_of(each) for each in names)
+    if len(devices) > 1 and ("auto" in names or CPU in devices or len(set(devices)) < len(devices)):
         raise RequestError(
             "the device is {name!r}; a model is spread over different cards, such as cuda:0+cuda:1", name=name
         )
-    return found
+    return devices
 
 
 def dtypes_of(device: torch.device) -> tuple[str, ...]:

@@ -43,15 +43,15 @@ KINDS: dict[str, Distilled] = {
     "hyper": Distilled(8, {"sampler": "ddim", "spacing": "trailing"}, "ByteDance/Hyper-SD, arXiv:2404.13686"),
     # TCDScheduler, guidance_scale=0, eta=0.3.
     "tcd": Distilled(4, {"sampler": "tcd", "eta": 0.3}, "h1t/TCD-SDXL-LoRA, arXiv:2402.19159"),
-    # Files of flows (Z-Image's, Qwen-Image's) are named so by several publishers: their steps are those of the name,
-    # without guidance; 8 where it tells none. Not verified for any one of them.
+    # Files for flow-matching models (Z-Image's, Qwen-Image's) from several publishers: the steps are those in the name,
+    # 8 by default, without guidance. Not verified for any of them.
     "distill": Distilled(8, {}, "names of files, not verified"),
 }
-#: The shift of the timesteps that flows were distilled for, in place of their own, by kind and denoiser. That of
-#: Qwen-Image-Lightning is from its authors' scheduler config as diffusers' manual has it: base_shift = max_shift =
-#: log 3, without shift_terminal, whatever the size.
+#: The timestep shift for which flow-matching LoRAs were distilled, instead of the model's own, by kind and denoiser.
+#: That of Qwen-Image-Lightning is from its authors' scheduler config as in diffusers' documentation: base_shift =
+#: max_shift = log 3, without shift_terminal, for every size.
 SHIFTS = {("lightning", "QwenImageTransformer2DModel"): 3.0}
-#: Marks "no guidance"; replaced by the guidance scale that means so for the system, its ``baseline_scale``.
+#: Stands for "no guidance", and is replaced by the system's ``baseline_scale``.
 UNGUIDED = 1.0
 #: For Hyper-SD's files that keep guidance ("8steps-CFG") the publisher recommends 5 to 8.
 HYPER_GUIDANCE = 5.0
@@ -93,7 +93,7 @@ class Fast:
 
     def filled(self, system: System, request: Request) -> Request:
         """Fills in the fields that a request leaves unset. Sampler settings are for DDPM schedules only; flow-matching
-        systems keep their own. Raises RequestError where a DDPM schedule would need one that the kind does not tell.
+        systems keep their own. Raises RequestError if a DDPM schedule needs one that the kind does not have.
         """
         settings = dict(self.settings)
         level = system.level(system.recipe.levels[-1].name)
@@ -115,8 +115,8 @@ class Fast:
         return request.model_copy(update=unset)
 
     def set_shift(self, system: System) -> None:
-        """Gives the last level of a flow-matching system the shift that this adapter was distilled for, where its
-        publisher names another than the system's own.
+        """Sets the last level's shift of a flow-matching system to that for which this adapter was distilled, if its
+        publisher states another than the system's own.
         """
         *earlier, last = system.recipe.levels
         built = system.level(last.name)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class WeightMover(Protocol):
-    """What brings the modules of a system to the device on which they work: ``System.weight_mover``."""
+    """Moves the modules of a system to the device on which they run: ``System.weight_mover``."""
 
     device: torch.device
 
@@ -42,11 +42,11 @@ class WeightMover(Protocol):
         ...
 
     def on_step(self, denoiser_input: DenoiserInput) -> None:
-        """Is called before each step."""
+        """Called before each step."""
         ...
 
     def rest(self) -> None:
-        """Is called when a drawing is done."""
+        """Called when a drawing is done."""
         ...
 
 
@@ -81,13 +81,14 @@ def kept_in_float32(system: System) -> set[int]:
 
 
 class Offloader:
-    """Converts a system's weights to ``dtype`` on ``device`` and offloads them as ``engine.memory.Keeping`` describes.
+    """Converts a system's weights to ``dtype`` on ``device`` and offloads them as described in
+    ``engine.memory.Keeping``.
 
     ``offload`` "none" loads everything at once; "parts" loads each text encoder and denoiser only while it runs, until
     then its weights stay memory-mapped. "groups" and "disk" use diffusers' group offloading (``diffusers.hooks``), on
-    CUDA and XPU with a stream of its own. ``quantise`` rounds linear layers as they are read, ``tiles`` turns on tiled
-    decoding. Blocks are spread over ``device`` and ``cards`` (see ``engine.spread``), where ``reserved`` bytes of the
-    device are left to drawing.
+    CUDA and XPU with a separate stream. ``quantise`` quantises linear layers as they are read, ``tiles`` enables tiled
+    decoding. Blocks are spread over ``device`` and ``cards`` (see ``engine.spread``), with ``reserved`` bytes of the
+    device left for activations.
 
     The system must have been read without converting its weights, so that they are still memory-mapped.
     """
@@ -126,8 +127,8 @@ class Offloader:
         self._wide = kept_in_float32(system) if dtype == torch.float16 else set[int]()
         #: The device of idle modules: the CPU if a hook or ``_take`` moves them, else the device itself.
         self._home = CPU if offload in ("groups", "disk") or (offload == "parts" and quantise != "none") else device
-        #: Where blocks are spread over cards, and where each of their tensors is by its id.
-        self.spread = self._shared_out(cards, reserved) if cards else None
+        #: The placement of blocks on several cards.
+        self.spread = self._plan_spread(cards, reserved) if cards else None
         self._homes = {} if self.spread is None else self.spread.homes()
         of_workers = {id(p) for worker in self._workers.values() for p in worker.parameters()}
         of_spaces = {
@@ -159,13 +160,13 @@ class Offloader:
             for space in spaces(system).values():
                 cast(Space, space).tile(TILE)
 
-    def _shared_out(self, cards: Sequence[torch.device], reserved: int) -> spread.Spread:
+    def _plan_spread(self, cards: Sequence[torch.device], reserved: int) -> spread.Spread:
         row = (self.device, *cards)
-        kept = sum(parameter.numel() for space in spaces(self.system).values() for parameter in space.parameters())
-        # Rounded to 4 bits they take less than is counted here.
+        numbers = sum(parameter.numel() for space in spaces(self.system).values() for parameter in space.parameters())
+        # An upper bound: 4-bit weights take less.
         dtype = self.dtype if self.quantise == "none" else torch.int8
-        taken = reserved + kept * torch.float32.itemsize
-        return spread.plan(self._workers, row, spread.free_bytes(row), dtype, taken)
+        reserved_bytes = reserved + numbers * torch.float32.itemsize
+        return spread.plan(self._workers, row, spread.free_bytes(row), dtype, reserved_bytes)
 
     def _read(self, parameter: nn.Parameter) -> Tensor:
         """A worker's weight in its dtype, where it is while the worker is idle."""
@@ -259,6 +260,6 @@ class Offloader:
                 release(parameter.data)
 
     def _move(self, name: str, device: torch.device) -> None:
-        # torchao's tensors are swapped for moved ones, which tensors made in inference mode cannot be.
+        # torchao's tensors are replaced by moved ones, which does not work for tensors created in inference mode.
         with torch.inference_mode(False), torch.no_grad():
             self._workers[name].to(device)

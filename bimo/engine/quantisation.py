@@ -1,13 +1,13 @@
 """Quantised linear layers by torchao, bitsandbytes and SDNQ, the libraries that diffusers uses.
 
 Only linear layers are quantised, each as soon as it has been read, so that a system is never in memory both before and
-after. Activations stay in the engine's dtype, but for LLM.int8(), which rounds them as well.
+after. Activations stay in the engine's dtype, except with LLM.int8(), which quantises them too.
 
 ========  ============  ==============================================================================================
 int8      torchao       a scale for each row
 fp8       torchao       float8_e4m3, a scale for each row
 int4      torchao       groups of 128
-nf4       bitsandbytes  blocks of 64 in the quantiles of a normal distribution, scales rounded again (arXiv:2305.14314)
+nf4       bitsandbytes  blocks of 64 in the quantiles of a normal distribution, double quantisation (arXiv:2305.14314)
 llm-int8  bitsandbytes  8-bit products, columns with outliers of 6 and more in full (arXiv:2208.07339)
 uint4     sdnq          groups with a scale and a zero point, in torch alone: 4 bits on any device
 ========  ============  ==============================================================================================
@@ -47,14 +47,14 @@ LIBRARY: dict[Quantise, str] = {
     "uint4": "sdnq",
 }
 OF_BITSANDBYTES: tuple[Quantise, ...] = ("nf4", "llm-int8")
-#: Kinds whose weights are tensors of integers, not of a dtype that they stand for. Networks look at some layers' dtype
-#: for the numbers to work in: those between the repeated blocks, and those that text encoders keep in float32.
+#: Kinds whose weights are integer tensors. Networks take their dtype from the weights of some layers, which are
+#: therefore not quantised: those outside of the repeated blocks, and those that text encoders keep in float32.
 OF_INTEGERS: tuple[Quantise, ...] = (*OF_BITSANDBYTES, "uint4")
-#: The extra that each library is in.
+#: The extra that installs each library.
 EXTRAS = {"torchao": "quantise", "bitsandbytes": "quantise", "sdnq": "sdnq"}
-#: Types of devices for the kinds that not every one has kernels for.
+#: Device types of kinds that lack kernels on the others.
 DEVICES: dict[Quantise, tuple[str, ...]] = {"int4": ("cuda",), "llm-int8": ("cuda", "xpu", "cpu")}
-#: Activations of this size are outliers to LLM.int8(), as in its paper and in diffusers' BitsAndBytesConfig.
+#: Activations of at least this size are outliers in LLM.int8(), as in its paper and in diffusers' BitsAndBytesConfig.
 OUTLIER = 6.0
 
 
@@ -124,7 +124,9 @@ def quantise(
 
 
 class RoundedWeight:
-    """A frozen weight [out, in] rounded as ``kind``, for a layer that learns beside it: `bimo.core.held_weights`."""
+    """A frozen weight [out, in], quantised by ``kind``, of a layer with a trainable adapter:
+    `bimo.core.held_weights`.
+    """
 
     def __init__(self, weight: Tensor, kind: Quantise) -> None:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
@@ -134,7 +136,7 @@ class RoundedWeight:
         self._nf4 = kind == "nf4"
 
     def whole(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """The weight that the rounded numbers stand for."""
+        """The dequantised weight."""
         value = self._value.to(device)
         if not self._nf4:
             return value.dequantize().to(dtype)
@@ -143,12 +145,12 @@ class RoundedWeight:
         return dequantize_4bit(value.data, value.quant_state).to(dtype)
 
     def move(self, device: torch.device) -> None:
-        """To a device."""
+        """Moves it to a device."""
         self._value = self._value.to(device)
 
     @property
     def nbytes(self) -> int:
-        """The rounded numbers and their scales."""
+        """The size of the quantised weight and its scales."""
         if not self._nf4:
             return sum(getattr(self._value, name).nbytes for name in self._value.tensor_data_names)
         state = self._value.quant_state
@@ -157,7 +159,7 @@ class RoundedWeight:
 
 
 def _rounded(layer: nn.Linear, kind: Quantise) -> nn.Module:
-    """The layer with its weight quantised, or another one in its place."""
+    """The layer with its weight quantised, or its replacement."""
     if kind == "nf4":
         return Nf4Linear(layer)
     if kind == "llm-int8":
@@ -170,8 +172,8 @@ def _rounded(layer: nn.Linear, kind: Quantise) -> nn.Module:
 
 
 class Nf4Linear(nn.Linear):
-    """A linear layer with its weight in NF4. bitsandbytes' own layer would repack it on a processor at the first call,
-    and round float32 activations to bfloat16.
+    """A linear layer with an NF4 weight. On a CPU bitsandbytes' own layer would repack it at the first call, and round
+    float32 activations to bfloat16.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
@@ -193,36 +195,36 @@ class Nf4Linear(nn.Linear):
 def _llm_int8(layer: nn.Linear) -> nn.Module:
     layers: Any = _bitsandbytes().nn
     weight = layer.weight.data
-    made: Any = layers.Linear8bitLt(
+    linear: Any = layers.Linear8bitLt(
         layer.in_features, layer.out_features, False, has_fp16_weights=False, threshold=OUTLIER, device="meta"
     )
-    made.weight = layers.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(weight.device)
-    made.bias = layer.bias
-    return made.eval()
+    linear.weight = layers.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(weight.device)
+    linear.bias = layer.bias
+    return linear.eval()
 
 
 def _uint4(layer: nn.Linear) -> nn.Module:
     sdnq = _sdnq()
     config = sdnq.SDNQConfig(weights_dtype="uint4")
-    made, _ = sdnq.sdnq_quantize_layer(layer, config, torch_dtype=layer.weight.dtype)
-    # As buffers, float32 scales do not count as the dtype that a half-precision module works in.
+    quantised_layer, _ = sdnq.sdnq_quantize_layer(layer, config, torch_dtype=layer.weight.dtype)
+    # Buffers, so that their float32 does not count as the dtype of a half-precision module.
     for name in ("scale", "zero_point"):
-        value: Tensor = getattr(made, name).data
-        delattr(made, name)
-        made.register_buffer(name, value)
-    return made
+        value: Tensor = getattr(quantised_layer, name).data
+        delattr(quantised_layer, name)
+        quantised_layer.register_buffer(name, value)
+    return quantised_layer
 
 
 def _bitsandbytes() -> Any:
     with _muted("bitsandbytes"):
         import bitsandbytes
-    # It warns at every call of LLM.int8() that activations are rounded, which is what that is.
+    # It warns on every call of LLM.int8() that activations are quantised, which is intended.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return bitsandbytes
 
 
 def _sdnq() -> Any:
-    """SDNQ. Unless SDNQ_USE_TORCH_COMPILE is set it is not compiled, which on a processor takes a minute a shape."""
+    """SDNQ, not compiled unless SDNQ_USE_TORCH_COMPILE is set: on a CPU that takes a minute for each shape."""
     before = os.environ.get("SDNQ_USE_TORCH_COMPILE")
     os.environ["SDNQ_USE_TORCH_COMPILE"] = before or "0"
     try:
@@ -245,7 +247,7 @@ def _torchao(kind: Quantise) -> tuple[Callable[..., None], Any]:
 
 @contextlib.contextmanager
 def _muted(library: str) -> Generator[None]:
-    """Mutes what a library says of missing kernels when it is imported."""
+    """Mutes a library's warnings of missing kernels on import."""
     logger = logging.getLogger(library)
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,8 +1,9 @@
-"""One model over several cards: its blocks are shared out by accelerate's device map, everything else is on the first.
+"""One model on several cards: its blocks are distributed by accelerate's device map, everything else is on the first
+card.
 
-A block on another card is given its inputs there and its outputs come back (accelerate's AlignDevicesHook). So the code
-around blocks, ControlNets and step caches among it, knows of one card; what that costs is two copies of a block's
-activations for each block that lies elsewhere.
+Hooks move the inputs of a block to its card and its outputs back (accelerate's AlignDevicesHook). So the code around
+blocks, such as ControlNets and step caches, only uses the first card; the cost is two copies of a block's activations
+for each block on another card.
 """
 
 # accelerate has no types.
@@ -23,13 +24,13 @@ from bimo.core.installing import installing
 from bimo.engine import devices
 from bimo.engine.compile import repeated_blocks
 
-#: The share of a card's free memory that is left to activations.
+#: The fraction of a card's free memory that is reserved for activations.
 SPARE = 0.1
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Where blocks are: pairs of a block and its card, in the order in which they are called."""
+    """The placement of blocks: pairs of a block and its card, in the order of the forward pass."""
 
     places: tuple[tuple[nn.Module, torch.device], ...]
 
@@ -38,12 +39,12 @@ class Spread:
         return {id(t): card for block, card in self.places for t in (*block.parameters(), *block.buffers())}
 
     def counts(self) -> dict[torch.device, int]:
-        """Card -> how many blocks it has."""
+        """Card -> number of its blocks."""
         cards = [card for _, card in self.places]
         return {card: cards.count(card) for card in dict.fromkeys(cards)}
 
     def connect(self, first: torch.device) -> None:
-        """Has blocks that are not on the first card take their inputs to their own and bring their outputs back."""
+        """Hooks blocks that are not on the first card to move their inputs to their own card and their outputs back."""
         from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
         for block, card in self.places:
@@ -86,13 +87,13 @@ def plan(
     memory[0] = max(0, sizes[0] - on_first)
     floating = [name for name, p in row.named_parameters() if p.is_floating_point()]
     infer = cast(Any, infer_auto_device_map)
-    found: dict[str, Any] = infer(
+    device_map: dict[str, Any] = infer(
         row,
         max_memory=memory,
         no_split_module_classes=sorted({type(block).__name__ for block in blocks}),
         special_dtypes=dict.fromkeys(floating, dtype),
     )
-    places = [found.get(str(number), found.get("")) for number in range(len(blocks))]
+    places = [device_map.get(str(number), device_map.get("")) for number in range(len(blocks))]
     if on_first > sizes[0] or not all(isinstance(place, int) for place in places):
         needed = on_first + sum(_bytes(p, dtype) for p in row.parameters())
         raise RequestError(

@@ -1,5 +1,5 @@
 """Pairs of pictures for people to choose between, from the reports of `bimo eval`: two models' pictures of one prompt,
-of which is not said which is whose.
+without the models' names.
 
 A pair is the same prompt with the same number of its seeds. The next pair is one of the two models that were compared
 least, so that every rating gets votes.
@@ -33,36 +33,36 @@ class Exhibit:
 
     @property
     def case(self) -> tuple[str, str, int]:
-        """What two pictures have in common that are compared."""
+        """What the two pictures of a pair have in common."""
         return self.key, self.text, self.number
 
 
 @dataclass(frozen=True)
 class BlindPair:
-    """Two pictures side by side, the sides by chance."""
+    """Two pictures, with random sides."""
 
     left: Exhibit
     right: Exhibit
 
     @property
     def files(self) -> frozenset[Path]:
-        """The two files; the same pair with its sides exchanged has the same."""
+        """The two files; equal for the same pair with its sides exchanged."""
         return frozenset((self.left.path, self.right.path))
 
 
 class BlindPairs:
-    """The pairs of some reports, and what each judge has chosen between. ``missing`` is the number of pictures that the
-    reports name and that are not there.
+    """The pairs of some reports, and which of them each judge has judged. ``missing`` is the number of pictures in the
+    reports whose files do not exist.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Reads the folders that `bimo eval` wrote. Raises DataError if one has no report, or no two models have a
         picture of the same prompt.
         """
-        found = [one for folder in folders for one in _exhibits(folder)]
-        found = _told_apart(found, folders)
-        exhibits = [one for one, _ in found if one.path.is_file()]
-        self.missing = len(found) - len(exhibits)
+        rows = [one for folder in folders for one in _exhibits(folder)]
+        rows = _with_unique_names(rows, folders)
+        exhibits = [one for one, _ in rows if one.path.is_file()]
+        self.missing = len(rows) - len(exhibits)
         by_case: dict[tuple[str, str, int], list[Exhibit]] = {}
         for one in exhibits:
             by_case.setdefault(one.case, []).append(one)
@@ -92,12 +92,12 @@ class BlindPairs:
             self._compared[frozenset((pair.left.model, pair.right.model))] += 1
 
     def drop(self, exhibit: Exhibit) -> None:
-        """Leaves out a picture that cannot be read."""
+        """Drops a picture that cannot be read."""
         self.pairs = [pair for pair in self.pairs if exhibit not in pair]
         self.missing += 1
 
     def recall(self, rows: Iterable[Any]) -> None:
-        """Remembers votes whose fields are those of ``vote_of`` and a judge; others are passed over."""
+        """Restores votes whose fields are those of ``vote_of`` and a judge; others are ignored."""
         by_case: dict[Any, Exhibit] = {(one.model, one.case): one for pair in self.pairs for one in pair}
         for row in rows:
             try:
@@ -154,10 +154,10 @@ def _exhibits(folder: Path) -> Iterator[tuple[Exhibit, Path]]:
         raise DataError("{path} is no report of a suite: {error}", path=folder / JSON_FILE, error=error) from None
 
 
-def _told_apart(found: Sequence[tuple[Exhibit, Path]], folders: Sequence[Path]) -> list[tuple[Exhibit, Path]]:
-    """Models that are called alike in two reports, by the names of the reports' folders as well."""
+def _with_unique_names(exhibits: Sequence[tuple[Exhibit, Path]], folders: Sequence[Path]) -> list[tuple[Exhibit, Path]]:
+    """Distinguishes models of the same name in two reports by the names of the reports' folders."""
     reports: dict[str, set[Path]] = {}
-    for one, folder in found:
+    for one, folder in exhibits:
         reports.setdefault(one.model, set()).add(folder)
     names = {folder: folder.resolve().name for folder in folders}
     if len(set(names.values())) < len(names):
@@ -166,5 +166,5 @@ def _told_apart(found: Sequence[tuple[Exhibit, Path]], folders: Sequence[Path]) 
         (Exhibit(f"{names[folder]}/{one.model}", one.key, one.number, one.text, one.path), folder)
         if len(reports[one.model]) > 1
         else (one, folder)
-        for one, folder in found
+        for one, folder in exhibits
     ]

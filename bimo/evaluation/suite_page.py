@@ -1,5 +1,5 @@
-"""The page of a suite's report: tables, plots, contact sheets, best and worst, models side by side; nothing is fetched
-and nothing runs. Both languages are in it; two labels at its top choose which is shown.
+"""The page of a suite's report: tables, plots, contact sheets, best and worst, models side by side; without scripts or
+external resources. It contains both languages; two labels at its top choose one.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ input.l:focus-visible+label{outline:2px solid #06c}
 .above{color:#176b2c}.below{color:#a02020}.wide{overflow-x:auto}svg text{font:12px system-ui,sans-serif;fill:#333}
 summary{cursor:pointer}td.n{text-align:right;white-space:nowrap}"""
 COLOURS = ("#2a6f97", "#c8553d", "#588157", "#8e6c8a", "#bc8a00", "#444444")
-#: Beginnings and endings of measures of which less is better.
+#: Prefixes and suffixes of measures of which less is better.
 LESS_IS_BETTER = ("FID", "KID", "near copy"), (LESS, ", beyond its line")
-#: The first of these that was measured ranks pictures.
+#: Measures by which pictures are ranked, in order of preference.
 PRIMARY = ("checks (endpoint)", "checks (clip-zh)", "text similarity", "clip-zh similarity", "clip-en similarity")
 
 
@@ -120,10 +120,10 @@ def _table(results: Sequence[ModelResult], group: str) -> str:
         return ""
     heads = "".join(f"<th>{_safe(result.name)}</th>" for result in results)
     body = [f"<tr><th>{_both(Message('measure'))}</th><th></th><th>n</th>{heads}</tr>"]
-    for (measure, spoken), cells in rows.items():
+    for (measure, code), cells in rows.items():
         first = next(iter(cells.values()))
         body.append(
-            f"<tr><td>{_both(measure_name(measure))}</td><td>{spoken}</td><td class=n>{first.interval.n}</td>"
+            f"<tr><td>{_both(measure_name(measure))}</td><td>{code}</td><td class=n>{first.interval.n}</td>"
             + "".join(_cell(results, cells, result.name) for result in results)
             + "</tr>"
         )

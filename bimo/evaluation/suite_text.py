@@ -1,8 +1,9 @@
-"""Measures of text in one model's pictures of a suite, beside the reader's own error on the same texts in clean print.
+"""Measures of text in one model's pictures of a suite, next to the OCR reader's own error on the same texts in clean
+print.
 
-The reader's error is taken off as a difference of errors, (1 - m) - (1 - c) = c - m for a score m of the picture and c
-of the print: what of the error is not the reader's. It is paired by prompt, so that its interval is that of the
-difference.
+The reader's error is subtracted as a difference of errors, (1 - m) - (1 - c) = c - m for the score m of a picture and c
+of the print: the part of the error that is not the reader's. It is paired by prompt, so that its interval is that of
+the difference.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bimo.evaluation.progress import OnProgress
 from bimo.evaluation.result_cache import ResultCache
 from bimo.evaluation.suite_measures import MeasuredPicture, Number
 
-#: Pictures with a smaller side are not given to OCR.
+#: Pictures with a smaller side are not read.
 LEGIBLE = 64
 CONTROL_SIDE = 512
 #: The most characters in a line of the control.
@@ -111,7 +112,7 @@ def measure_text(
             "text similarity": (scores.similarity, control.similarity),
             "text whole": (float(scores.exact), float(control.exact)),
         }
-        # A segment that the print has in two lines is no sentence there: no error of the reader's.
+        # A sentence that the print splits over two lines does not count as an error of the reader.
         if max(map(len, written)) <= LINE:
             pairs["text sentences"] = scores.sentences, control.sentences
         picture.values |= {f"{name}{PRINT}": clean for name, (_, clean) in pairs.items()}
@@ -145,10 +146,10 @@ def oneig_numbers(
     picks = rng.integers(0, len(families), (RESAMPLES // 4, len(families)))
     resampled = np.array([scores(row.tolist()) for row in picks])
     low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
-    found = scores(range(len(families)))
+    values = scores(range(len(families)))
     return tuple(
         Number(f"text OneIG{part}", "", language, "mean", Interval(value, float(least), float(most), len(families)))
-        for part, value, least, most in zip(("", PRINT, LESS), found, low, high, strict=True)
+        for part, value, least, most in zip(("", PRINT, LESS), values, low, high, strict=True)
     )
 
 

@@ -28,7 +28,7 @@ from bimo.xiaomo.artwork.compose import (
     paste_standing,
     recolour,
 )
-from bimo.xiaomo.artwork.drawable_idioms import compositions, idioms
+from bimo.xiaomo.artwork.compositions import compositions, idioms
 from bimo.xiaomo.artwork.editions import FIRST, Edition
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import held_out, held_out_composition, held_out_relation, hexcode
