@@ -71,8 +71,8 @@ def free_bytes(cards: Sequence[torch.device]) -> list[int]:
 def plan(
     workers: Mapping[str, nn.Module], cards: Sequence[torch.device], free: Sequence[int], dtype: torch.dtype, taken: int
 ) -> Spread:
-    """Shares out the blocks of text encoders and denoisers, whose weights will have ``dtype``: as many to each card as
-    fit into its ``free`` bytes, on the first beside ``taken`` bytes and everything between the blocks. The modules may
+    """Distributes the blocks of text encoders and denoisers, whose weights will have ``dtype``: each card gets as many
+    as fit into its ``free`` bytes, the first next to ``taken`` bytes and everything outside of blocks. The modules may
     be on the meta device. Raises RequestError if they do not fit.
     """
     from accelerate import infer_auto_device_map
