@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,9 @@ def test_saved_again_a_recipe_reads_back_equal_by_short_names(path: Path) -> Non
     assert '"kind": "bimo.' not in text
 
 
-def unnamed(names: Mapping[str, str]) -> set[str]:
-    """Parts of the package that a table gives no name in JSON; bases that others derive from need none."""
+@cache
+def parts() -> frozenset[tuple[str, str]]:
+    """(name, "module:name") of every part of the package but for bases that others derive from."""
     classes: dict[str, set[str]] = {}
     places: dict[str, list[str]] = {}
     for path in sorted((ROOT / "bimo").rglob("*.py")):
@@ -97,16 +99,21 @@ def unnamed(names: Mapping[str, str]) -> set[str]:
     while reached:
         derived |= reached
         reached = {name for name, bases in classes.items() if bases & derived} - derived
-    found: set[str] = set()
+    found: set[tuple[str, str]] = set()
     for name in derived - {"Part"}:
         for module in places[name]:
             cls = getattr(importlib.import_module(module), name)
             if not issubclass(cls, part.Part) or inspect.isabstract(cls):
                 continue
             base = any(one.__module__.startswith("bimo.") for one in cls.__subclasses__())
-            if not base and names.get(name) != f"{module}:{name}":
-                found.add(f"{module}:{name}")
-    return found
+            if not base:
+                found.add((name, f"{module}:{name}"))
+    return frozenset(found)
+
+
+def unnamed(names: Mapping[str, str]) -> set[str]:
+    """Parts of the package that a table gives no name in JSON."""
+    return {place for name, place in parts() if names.get(name) != place}
 
 
 def test_every_part_has_a_name_in_json() -> None:

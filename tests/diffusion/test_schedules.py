@@ -260,6 +260,7 @@ PUBLISHED: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_samplers_of_a_recipe_are_those_of_its_publishers_folder(name: str) -> None:

@@ -110,8 +110,8 @@ class Record:
 def records(home: Path) -> list[Record]:
     """The records of a server's folder, the newest first."""
     folders = [entry for entry in (home / FOLDER).iterdir() if entry.is_dir()] if (home / FOLDER).is_dir() else []
-    found = [record for folder in folders if (record := Record.read(folder)) is not None]
-    return sorted(found, key=lambda record: record.created, reverse=True)
+    valid = [record for folder in folders if (record := Record.read(folder)) is not None]
+    return sorted(valid, key=lambda record: record.created, reverse=True)
 
 
 @dataclass(frozen=True)

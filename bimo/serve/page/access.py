@@ -79,10 +79,10 @@ def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -
         place, _, kind = name.partition(".")
         if user is None or not (place.isascii() and place.isdecimal() and len(place) < 4):
             raise ApiError(404, NO_SUCH_JOB)
-        found = await run_in_threadpool(service.job, job, user)
-        if found is None or kind not in ("png", "webp"):
+        finished = await run_in_threadpool(service.job, job, user)
+        if finished is None or kind not in ("png", "webp"):
             raise ApiError(404, NO_SUCH_JOB)
-        drawn = file_of(found, int(place))
+        drawn = file_of(finished, int(place))
         content = await run_in_threadpool(drawn.file.read_bytes)
         if kind == "webp":
             content = await run_in_threadpool(small, content)
@@ -92,7 +92,7 @@ def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -
             content = content if credentials is None else await run_in_threadpool(credentials.signed, content)
         headers = {"Cache-Control": "private, max-age=86400, immutable", "X-Content-Type-Options": "nosniff"}
         if save:
-            stem = name_of(str(found.order.values.get("text", "")), 80)
+            stem = name_of(str(finished.order.values.get("text", "")), 80)
             headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{_quoted(f'{stem}-{drawn.seed}.png')}"
         return Response(content, media_type=f"image/{kind}", headers=headers)
 

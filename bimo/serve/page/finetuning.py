@@ -205,12 +205,12 @@ def runs_html(records: list[Record], language: str) -> str:
 
 def _run_html(record: Record, language: str) -> str:
     """One run: what it is, its progress, its newest samples, its buttons, and what its process printed."""
-    found = progress(record)
+    current = progress(record)
     facts = [record.model, Message("{count} photos", count=record.photos).said(language)]
     parts = [f"<h3>{escaped(record.name)} <small>{escaped(' · '.join(facts))}</small></h3>"]
     if record.state is State.running:
-        share = round(100 * found.done / max(1, found.steps))
-        words = escaped(_progress_words(found.done, found.steps, found.loss, found.seconds, language))
+        share = round(100 * current.done / max(1, current.steps))
+        words = escaped(_progress_words(current.done, current.steps, current.loss, current.seconds, language))
         parts.append(
             f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share}"'
             f' aria-label="{words}"><i style="width:{share}%"></i></div><p class="facts" aria-live="polite">{words}</p>'
@@ -219,7 +219,7 @@ def _run_html(record: Record, language: str) -> str:
         parts.append(f'<p class="warning">{escaped(record.failure)}</p>')
     else:
         done = Message("done: its name is {name} among the LoRAs", name=record.name)
-        stopped = Message("stopped after step {done} of {steps}", done=found.done, steps=found.steps)
+        stopped = Message("stopped after step {done} of {steps}", done=current.done, steps=current.steps)
         sentence = (done if record.state is State.done else stopped).said(language)
         parts.append(f'<p class="facts">{escaped(sentence)}</p>')
     if (sheet := record.sheet) is not None:
@@ -244,9 +244,9 @@ def _run_html(record: Record, language: str) -> str:
         )
         + "</div>"
     )
-    if found.lines:
+    if current.lines:
         title = escaped(Message("What it says").said(language))
-        printed = escaped("\n".join(found.lines))
+        printed = escaped("\n".join(current.lines))
         parts.append(f'<details data-key="{record.id}"><summary>{title}</summary><pre>{printed}</pre></details>')
     return f'<article class="run" data-state="{record.state.value}">{"".join(parts)}</article>'
 

@@ -28,7 +28,7 @@ def light_of_the_hour(scene: Scene) -> None:
 
 
 def sun(scene: Scene, x: float | None = None, y: float | None = None, size: float | None = None) -> None:
-    """The sun, where the layout has it unless told otherwise."""
+    """The sun, by default at its place in the layout."""
     layout = scene.layout
     x, y, size = x or layout.light_x, y or layout.light_y, size or layout.light_size
     with scene.element("sun"):
