@@ -26,7 +26,6 @@ PICTURES = {ending[1:] for ending in PICTURE_FILES}
 TEXTS = ("txt", "caption", "text")
 MAXIMUM_TEXT_BYTES = 16 << 20
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd"}
-BLOCK = tarfile.BLOCKSIZE
 
 
 class Member(NamedTuple):

@@ -38,7 +38,6 @@ class Style:
     mottle: float = 0.4
     line: float = 0.0
     ground: float = 1.0
-    night_paper: RGB | None = None
 
     def colour(self, name: str, shape: Shape, mood: Mood, tint: RGB | None = None) -> Floats:
         """The colour of a material in this style, 0..1."""
