@@ -11,7 +11,8 @@ from PIL import Image
 from bimo.core.errors import DataError
 from bimo.data import shards
 from bimo.prompts.emoji import names
-from bimo.xiaomo.artwork import canvas, captions, told
+from bimo.xiaomo.artwork import canvas, captions
+from bimo.xiaomo.artwork import compositions as compositions_module
 from bimo.xiaomo.artwork.build import build_artwork
 from bimo.xiaomo.artwork.canvas import ANIMAL_FACES
 from bimo.xiaomo.artwork.compositions import Idiom, compositions, idioms
@@ -53,9 +54,9 @@ def test_every_thing_of_the_tables_is_an_emoji_within_the_canvas() -> None:
 
 
 def test_a_place_that_is_none_is_told_with_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(told, "_rows", lambda name: [{"idiom": "画蛇添足", "things": "🐍@0.5,2.0,0.4"}])
+    monkeypatch.setattr(compositions_module, "_rows", lambda name: [{"idiom": "画蛇添足", "things": "🐍@0.5,2.0,0.4"}])
     with pytest.raises(DataError, match=r"画蛇添足.*0\.5,2\.0,0\.4"):
-        told.idioms.__wrapped__()
+        compositions_module.idioms.__wrapped__()
 
 
 def test_relations_are_held_out_by_a_rule() -> None:
