@@ -70,7 +70,7 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
             index[name] = _write_model(built / name, model, dtype)
         for name, encoder in zip(form.tokenizers, system.text_encoders, strict=False):
-            index[name] = write_words(built / name, encoder)
+            index[name] = write_tokenizer(built / name, encoder)
         if form.beside:
             index |= form.beside(system, built, dtype)
         if form.processor and (form.references or form.layered):
