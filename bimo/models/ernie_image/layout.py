@@ -21,8 +21,8 @@ from bimo.models.layouts.text_encoders import token_limit
 #: Its pipeline's prompt enhancer, which is not loaded.
 _UNREWRITTEN = {"pe": ABSENT, "pe_tokenizer": ABSENT}
 FORMS = (Form("ErnieImagePipeline", "ErnieImageTransformer2DModel", (MISTRAL,), fixed=_UNREWRITTEN),)
-#: Both models have the same sizes and schedules. The distilled transformer's config has these training fields; known
-#: from third parties' copies of it, unverified.
+#: Both models have the same sizes and times. The transformer's config of the distilled one has these fields of how it
+#: was trained; known from third parties' copies of it, unverified.
 TURBO = {"lora_rank", "use_lora"}
 #: Whether it is the Turbo -> why it is taken for that.
 WHY = {
@@ -35,7 +35,7 @@ WHY = {
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of an ErnieImagePipeline. Raises RecipeError for unsupported ones."""
+    """A folder of an ErnieImagePipeline. Raises RecipeError for what cannot be drawn."""
     folder.demand("text_encoder", "transformers", (MISTRAL,))
     family = inner_family(folder, ("mistral", "ministral3"))
     encoder = text_encoder(folder, (MISTRAL,), family)

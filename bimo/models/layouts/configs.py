@@ -1,4 +1,4 @@
-"""Configs of published models: every field is used, known to have no effect, or refused by name."""
+"""Configs of published models: every field is carried, known to change nothing, or refused by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, cast
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.messages import say
 
-#: Sizes that BERT and CLIP text encoders have in common: a part's field -> the config's.
+#: The sizes that text encoders of BERT's and CLIP's shape share: a part's field -> the config's.
 TEXT_ENCODER_SIZES = {
     "width": "hidden_size",
     "layers": "num_hidden_layers",
@@ -22,7 +22,8 @@ TEXT_ENCODER_SIZES = {
     "vocab": "vocab_size",
     "positions": "max_position_embeddings",
 }
-#: Fields of transformers' configs without effect on a text encoder's output: provenance, heads that it does not have.
+#: Fields of transformers' configs that do not change what the text encoder answers: who wrote it, heads it does not
+#: have.
 NO_EFFECT_TEXT = {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_past"),
     *("gradient_checkpointing", "initializer_range", "initializer_factor", "tie_word_embeddings", "projection_dim"),
@@ -31,7 +32,7 @@ NO_EFFECT_TEXT = {
     *("sep_token_id", "decoder_start_token_id", "tokenizer_class", "finetuning_task", "task_specific_params", "prefix"),
     *("problem_type", "torchscript", "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "return_dict"),
     *("output_attentions", "output_hidden_states", "cross_attention_hidden_size"),
-    # For text generation.
+    # Of writing text, which no text encoder does.
     *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "length_penalty"),
     *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "max_length"),
     *("forced_eos_token_id", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "output_scores"),
@@ -45,14 +46,14 @@ NO_EFFECT_TEXT = {
     *("output_logits", "penalty_alpha", "prefill_chunk_size", "prompt_lookup_num_tokens", "renormalize_logits"),
     *("return_legacy_cache", "sequence_bias", "speculation_type", "stop_strings", "target_lookbehind"),
     *("token_healing", "top_h", "use_mtp", "watermarking_config", "final_logit_softcapping"),
-    # How operations are implemented or sharded, and what wrote the file.
+    # Of how sums are done, of weights spread over machines, and of who wrote the file with what.
     *("attn_implementation", "attention_implementation", "use_flash_attn", "use_flash_attention_2", "pretraining_tp"),
     *("xla_device", "use_return_dict", "auto_map", "unsloth_fixed", "unsloth_version", "num_labels", "label_names"),
     *("layerdrop", "encoder_layerdrop", "text_config_dict", "vision_config_dict", "logit_scale_init_value"),
 }
-#: The field of a config that describes the quantisation of its weights.
+#: What a config calls the way in which its weights were made smaller.
 QUANTISED = "quantization_config"
-#: Fields that today's class lacks, with the one value that has no effect.
+#: Fields that a config may have and its class of today lacks, with the one value that is meant without them.
 FORMER_TEXT: dict[str, Any] = {
     "is_decoder": False,
     "is_encoder_decoder": False,
@@ -66,20 +67,19 @@ FORMER_TEXT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Config:
-    """The fields of a config.json and its path."""
+    """A config.json: its fields and where it lies."""
 
     path: Path
     fields: Mapping[str, Any]
 
     def of(self, defaults: Mapping[str, Any], carried: Iterable[str], no_effect: Iterable[str]) -> dict[str, Any]:
-        """The fields ``carried``, with the class's default for absent ones.
+        """The carried fields, the class's default where one is absent.
 
-        Raises RecipeError for another field if its value differs from the class's default, unless it is in
-        ``no_effect``.
+        Raises RecipeError that names a field which differs from the default of its class and is not carried.
         """
         carried, no_effect = set(carried), set(no_effect)
         for name, value in self.fields.items():
-            if name in carried or name in no_effect or self.has_no_effect(name, value, name in defaults):
+            if name in carried or name in no_effect or self.says_nothing(name, value, name in defaults):
                 continue
             if name not in defaults or plain(defaults[name]) != plain(value):
                 expected = repr(defaults[name]) if name in defaults else say("no such field")
@@ -92,9 +92,9 @@ class Config:
                 )
         return {name: plain(self.fields.get(name, defaults.get(name))) for name in carried}
 
-    def has_no_effect(self, name: str, value: Any, known: bool) -> bool:
-        """Whether a field has no effect: dropout, or a field that the class does not know and that is off. Raises
-        RecipeError for quantised weights.
+    def says_nothing(self, name: str, value: Any, known: bool) -> bool:
+        """Whether a field changes no answer: what is only of training, or what a class that does not know it is told
+        is off. Raises RecipeError for quantised weights.
         """
         if name == QUANTISED and value:
             method = cast("dict[str, Any]", value).get("quant_method") if isinstance(value, dict) else value
@@ -109,7 +109,7 @@ class Config:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises WeightsError if there is none."""
+    """The object in a JSON file. Raises WeightsError where there is none."""
     try:
         data = json.loads(text_of(path.read_bytes()))
     except OSError as error:
@@ -126,8 +126,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text_of(content: bytes) -> str:
-    """Decodes a text file: UTF-8 or UTF-16 with or without a byte order mark, or GB 18030 (a superset of GBK), as
-    editors in China write it. Raises UnicodeDecodeError, a ValueError, for anything else.
+    """A side file's text: UTF-8 or UTF-16 with or without a mark, or GB 18030 (of which GBK is a part), as editors in
+    China write it. Raises UnicodeDecodeError, which is a ValueError, for what is none of them.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
@@ -138,7 +138,7 @@ def text_of(content: bytes) -> str:
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
-    """The defaults of a class's constructor."""
+    """The default of every parameter of a class's constructor that has one."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
@@ -151,6 +151,6 @@ def plain(value: Any) -> Any:
 
 
 def before(version: Any, limit: tuple[int, int]) -> bool:
-    """Whether a version such as '0.8.1' is older than ``limit``."""
+    """Whether a version such as '0.8.1' is older than a limit."""
     match = re.match(r"(\d+)\.(\d+)", str(version))
     return match is not None and (int(match[1]), int(match[2])) < limit

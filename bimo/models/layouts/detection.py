@@ -1,4 +1,4 @@
-"""Detects which system a file or folder of weights is, by the names and shapes of its tensors only."""
+"""Says what a file or folder of weights is, by the names and shapes of its tensors alone, and why."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bimo.models.layouts.detection_rules import RULES, Rule, Shape
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
-#: Prefixes of CLIP's tensors within ``text_model``.
+#: What CLIP's tensors begin with below the encoder.
 CLIP_SEGMENTS = (
     "embeddings.token_embedding.",
     "embeddings.position_embedding.",
@@ -38,9 +38,9 @@ class Found:
 
 
 def names_of(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a file, or in a folder as "component/name"; no weights are loaded.
+    """Name -> shape of every tensor in a file, or below a folder as "component/name"; nothing is loaded.
 
-    Raises WeightsError for files that are damaged or contain code.
+    Raises WeightsError for files that are damaged or more than data.
     """
     if path.is_dir():
         return {f"{file.parent.name}/{n}": s for file in _weight_files(path) for n, s in shapes(file).items()}
@@ -48,16 +48,16 @@ def names_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of a file's tensors, MindSpore's under torch's names."""
+    """Name -> shape of a file's tensors, in torch's names where MindSpore wrote it."""
     if mindspore.is_checkpoint(path):
         return mindspore.shapes(path)
-    names = checkpoint_io.shapes(path)
-    # Early versions of transformers lacked the segment text_model.
-    return {current_name(name): shape for name, shape in names.items()}
+    found = checkpoint_io.shapes(path)
+    # Files of before transformers named the segment text_model: it is CLIP's all the same.
+    return {spelt(name): shape for name, shape in found.items()}
 
 
-def current_name(name: str) -> str:
-    """The name in current files: the oldest ones lack CLIP's segment ``text_model``."""
+def spelt(name: str) -> str:
+    """A name as today's files have it: the oldest ones left out CLIP's segment ``text_model``."""
     old = "cond_stage_model.transformer."
     below = name.removeprefix(old)
     if below != name and below.startswith(CLIP_SEGMENTS):
@@ -65,8 +65,8 @@ def current_name(name: str) -> str:
     return name
 
 
-def detect(names: Shapes) -> Detection | None:
-    """The system with tensors of these names and shapes, None if no rule matches."""
+def detect(names: Shapes) -> Found | None:
+    """What has tensors of these names and shapes; None for what no rule knows."""
     for rule in RULES:
         if all(_has(names, glob, shape) for glob, shape in rule.needs) and not any(
             _has(names, glob, None) for glob in rule.never
@@ -99,12 +99,12 @@ def _has(names: Shapes, glob: str, shape: Shape) -> bool:
     return any(shape is None or _like(each, shape) for each in matching)
 
 
-def _like(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(w is None or f == w for f, w in zip(shape, wanted, strict=True))
+def _like(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(found) == len(wanted) and all(w is None or f == w for f, w in zip(found, wanted, strict=True))
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """The weight files of each component, or if they are incomplete all files with tensors."""
+    """The files of each component: its weights as they would be read, else all that hold tensors."""
     for place in sorted({folder, *(p for p in folder.iterdir() if p.is_dir())}):
         try:
             yield from files_of(place)

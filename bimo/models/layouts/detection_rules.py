@@ -1,4 +1,4 @@
-"""Detection rules: the names and shapes of tensors that identify a system, the most specific rules first."""
+"""The table of what names and shapes belong to which system: first the rules that are most particular."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ LDM_UNET = "model.diffusion_model.input_blocks.0.0.weight"
 
 @dataclass(frozen=True)
 class Rule:
-    """``system`` has tensors of all these names (globs) and shapes (None is any size), and none with a name in
-    ``never``.
+    """``system`` is what has tensors of these names (globs) and shapes (None is any size), and none named ``never``.
 
-    ``text`` is the layout of a single file's text encoders; "" if it is not a single file of a whole system. ``advice``
-    says what to do with a file that is not a whole system.
+    ``text`` says in what layout a single file holds its words; "" where it is not a single file of a whole system.
+    ``advice`` is what to do with something that is no system.
     """
 
     system: str
@@ -35,7 +34,7 @@ class Rule:
 CONTROL = Message("it goes with a model: -m MODEL --control PICTURE=FOLDER")
 
 RULES = (
-    # Files that are mistaken for a model.
+    # What people hand over in place of a model.
     *(
         Rule(
             "lora",
@@ -186,7 +185,7 @@ RULES = (
         Message("it is a UNet without a text encoder that is known"),
         advice=Message("name the whole model"),
     ),
-    # Components of systems.
+    # Parts of systems.
     Rule(
         "bimo",
         (("text.0.*", None), ("*.denoiser.*", None)),

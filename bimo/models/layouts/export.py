@@ -1,7 +1,7 @@
-"""Exports a system: a folder for diffusers' pipelines, or a single file for A1111 and ComfyUI.
+"""Writes a system as others read it: a folder for diffusers' pipelines, or a single file for A1111 and ComfyUI.
 
-The export is read back by the reader of its family before it is moved to its place; a system that the layout cannot
-represent is refused, with the name of the field that would be lost.
+What was written is read back by the reader of its family before it is put in its place: a system that the layout
+cannot say whole is refused, with the field that would be lost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, recipe_of
-from bimo.models.layouts.export_text_encoders import kind, published, write_text_encoder, write_tokenizer
+from bimo.models.layouts.export_text_encoders import kind, published, write_text_encoder, write_words
 from bimo.models.layouts.pipeline_form import ALT, Form
 from bimo.models.layouts.pipelines import FAMILIES
 from bimo.models.layouts.qwen_vision import write_processor
@@ -36,28 +36,28 @@ from bimo.models.qwen_image.references import References
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import MARKS, PADS_KEY, recipe_of_file
 
-#: The fields of a flow-matching schedule that must be equal after reading back.
+#: Flow matching: what a folder's reader must find again of its times.
 TIMES = ("shift", "dynamic", "curve", "base_length", "max_length", "base_shift", "max_shift", "grid", "terminal")
 FOLDER = Message("diffusers' layout")
 SINGLE = Message("the layout of single files")
 CLIP_VOCAB = 49408
-#: The activation of OpenCLIP's encoders, whose names single files use; OpenAI's have another.
+#: OpenCLIP's encoders, which single files hold under its own names, have another activation than OpenAI's.
 OPEN_CLIP_ACTIVATION = "gelu"
-#: The logarithm of 100, the limit in contrastive training; programs do not use it, but some expect the tensor.
+#: The logarithm of 100, where contrastive training ends; it is read by nobody and expected by some.
 LOGIT_SCALE = 4.6052
 
 
 def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """Writes a folder for the ``from_pretrained`` of its pipeline; floating-point tensors as ``dtype``.
+    """Writes a folder that the ``from_pretrained`` of its pipeline reads; floating tensors as ``dtype``.
 
-    Raises RecipeError for a system without a pipeline in diffusers, WeightsError if the folder is not empty.
+    Raises RecipeError for a system that no pipeline of diffusers can draw, WeightsError where the folder is not empty.
     """
     form = _form(system)
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise WeightsError("{folder} is not empty; name a new folder", folder=folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bimo-", dir=folder.parent) as temporary:
-        built = Path(temporary) / "built"
+    with tempfile.TemporaryDirectory(prefix=".bimo-", dir=folder.parent) as made:
+        built = Path(made) / "built"
         index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
         if form.zeros:
             index["force_zeros_for_empty_prompt"] = (
@@ -70,12 +70,12 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
             index[name] = _write_model(built / name, model, dtype)
         for name, encoder in zip(form.tokenizers, system.text_encoders, strict=False):
-            index[name] = write_tokenizer(built / name, encoder)
+            index[name] = write_words(built / name, encoder)
         if form.beside:
             index |= form.beside(system, built, dtype)
         if form.processor and (form.references or form.layered):
             seeing: Any = system.text_encoders[0]
-            write_tokenizer(built / form.processor, seeing)
+            write_words(built / form.processor, seeing)
             index[form.processor] = write_processor(built / form.processor, seeing.part.vision)
         guiders: Mapping[str, Any] = form.guiders(level.recipe.guidance) if form.guiders else {}
         for name, guider in guiders.items():
@@ -85,7 +85,7 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
         sampler.scheduler.save_config(str(built / "scheduler"))
         index["scheduler"] = ["diffusers", sampler.name]
         (built / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
-        _check_preserved(system.recipe, recipe_of(built))
+        _whole(system.recipe, recipe_of(built))
         if folder.exists():
             folder.rmdir()
         shutil.move(built, folder)
@@ -93,10 +93,10 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
 
 
 def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> Path:
-    """Writes one .safetensors file in the LDM layout of SD1, SD2 or SDXL, and each text encoder's tokenizer in a folder
-    next to it.
+    """Writes one .safetensors file in LDM's layout of SD1, SD2 or SDXL, and each text encoder's words in folders beside
+    it.
 
-    Raises RecipeError for a system of another layout, WeightsError if the file exists.
+    Raises RecipeError for a system of another layout, WeightsError where the file is there.
     """
     form = _form(system)
     if not form.single:
@@ -116,7 +116,7 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     state |= _under(ldm_names.VAE, ldm_names.vae_to_ldm(_mapped(vae.state_dict(), names)))
     for index, encoder in enumerate(system.text_encoders):
         state |= _text_encoder_state(encoder, index, len(form.text_encoders) > 1)
-    schedule = cast(Ddpm, level.schedule)  # every form with a single file has this schedule
+    schedule = cast(Ddpm, level.schedule)  # the schedule of every form with a single file
     prediction = "v" if schedule.prediction == "v_prediction" else "epsilon"
     metadata = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": system.recipe.title or system.recipe.name}
     metadata |= {"modelspec.prediction_type": prediction}
@@ -124,12 +124,12 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
     if schedule.zero_terminal:
         state |= {mark: torch.zeros(0) for mark in MARKS}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as temporary:
-        checkpoint_io.write(Path(temporary) / path.name, state, dtype, metadata)
+    with tempfile.TemporaryDirectory(prefix=".bimo-", dir=path.parent) as made:
+        checkpoint_io.write(Path(made) / path.name, state, dtype, metadata)
         for index, encoder in enumerate(system.text_encoders):
-            write_tokenizer(Path(temporary) / f"{path.stem}.words.{index}", encoder)
-        _check_preserved(system.recipe, recipe_of_file(Path(temporary) / path.name), SINGLE)
-        for built in sorted(Path(temporary).iterdir()):
+            write_words(Path(made) / f"{path.stem}.words.{index}", encoder)
+        _whole(system.recipe, recipe_of_file(Path(made) / path.name), SINGLE)
+        for built in sorted(Path(made).iterdir()):
             shutil.move(built, path.parent / built.name)
     return path
 
@@ -169,7 +169,7 @@ def forms() -> list[Form]:
 
 
 def _write_model(folder: Path, model: Any, dtype: torch.dtype | None) -> list[str]:
-    """Writes a module of diffusers as diffusers does; returns (library, class)."""
+    """Writes a module of diffusers as it would itself; answers (library, class)."""
     folder.mkdir(parents=True)
     model.save_config(str(folder))
     checkpoint_io.write(folder / f"{STEMS[1]}.safetensors", model.state_dict(), dtype)
@@ -195,7 +195,7 @@ def _text_encoder_state(encoder: Any, index: int, pair: bool) -> dict[str, Tenso
         more = {"text_projection": projection, "logit_scale": torch.tensor(LOGIT_SCALE)}
         return _under("conditioner.embedders.1.model.", turned | more)
     if not encoder.part.penultimate:
-        # SD2's own files have one more layer, which is unused, but readers count on it.
+        # SD2's own files have one more layer, which nobody reads; those who read them count on it.
         last, after = (f"transformer.resblocks.{n}." for n in (layers - 1, layers))
         turned |= {n.replace(last, after): v for n, v in turned.items() if n.startswith(last)}
     return _under("cond_stage_model.model.", {**turned, "text_projection": torch.eye(model.config.hidden_size)})
@@ -217,7 +217,7 @@ def _whole(ours: Recipe, theirs: Recipe, layout: Message = FOLDER) -> None:
     """Raises RecipeError that names the first field which the layout did not keep."""
     one, other = ours.levels[-1], theirs.levels[-1]
     encoders = [_read_alike(part, layout) for part in ours.text_encoders]
-    # Single files contain neither the training size nor the attention implementation, which do not affect the output.
+    # The side that it was trained at and how attention is summed are nowhere in a single file; they move no answer.
     drawer: Any = one.denoiser
     space: tuple[Any, Any] = one.space, other.space
     read_drawer: Any = other.denoiser
@@ -240,15 +240,13 @@ def _whole(ours: Recipe, theirs: Recipe, layout: Message = FOLDER) -> None:
     own, read_back = dump(one.schedule), dump(other.schedule)
     for name in ("beta_schedule", "beta_start", "beta_end", "count", "prediction", "zero_terminal", *TIMES):
         if own.get(name) != read_back.get(name):
-            raise _lost_field(ours, f"schedule.{name}", layout)
+            raise _lost(ours, f"schedule.{name}", layout)
     if one.conditioners != other.conditioners:
-        raise _lost_field(ours, "conditioners", layout)
+        raise _lost(ours, "conditioners", layout)
     for name, part, read in pairs:
         if part != read:
-            expected, actual = dump(part), dump(read)
-            raise _lost_field(
-                ours, f"{name}.{next(key for key in expected if expected[key] != actual.get(key))}", layout
-            )
+            kept, found = dump(part), dump(read)
+            raise _lost(ours, f"{name}.{next(key for key in kept if kept[key] != found.get(key))}", layout)
 
 
 def _read_alike(part: Any, layout: Message) -> Any:

@@ -1,4 +1,4 @@
-"""Exports text encoders for transformers' classes: config, weights and tokenizer."""
+"""Writes text encoders as transformers' classes read them: config, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bimo.models.layouts.weight_files import STEMS
 from bimo.models.text_encoders.clip import ClipTextEncoder
 from bimo.models.text_encoders.qwen_vision import IMAGE_PAD
 
-#: The class under which a text encoder is exported, if its module's class is another.
+#: The class that a text encoder is written as, where the module which it is made of has another name.
 KINDS = {
     "Transformed": ALT,
     "T5Stack": "T5EncoderModel",
@@ -31,14 +31,14 @@ KINDS = {
 }
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 BERT = ("BertModel", CHINESE_CLIP)
-#: The library of a class in model_index.json, if it is not transformers.
+#: The library of a class in model_index.json, where it is not transformers.
 LIBRARIES = {ALT: "alt_diffusion", "ChatGLMModel": "kolors", "ChatGLMTokenizer": "kolors"}
 TOKENIZERS = {"BertModel": "BertTokenizer", CHINESE_CLIP: "BertTokenizer", "ChatGLMModel": "ChatGLMTokenizer"}
-#: The id of the end token in BERT's vocabularies, which published configs do not contain.
+#: Ids of the end mark in the vocabularies of BERT, whose published configs do not say.
 PIECES_END = 102
 SETTINGS_FILE = "tokenizer_config.json"
 BERT_MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-#: Settings of BERT's tokenizer -> the names in its normaliser.
+#: What BERT's tokenizer asks its settings, and what its normaliser calls that.
 NORMALISER = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -59,7 +59,7 @@ def kind(encoder: Any) -> str:
 
 
 def write_text_encoder(folder: Path, encoder: Any, dtype: torch.dtype | None) -> list[str]:
-    """Writes a text encoder's config and weights as its library does; returns (library, class)."""
+    """Writes a text encoder's config and weights as its library would; answers (library, class)."""
     folder.mkdir(parents=True)
     cls = kind(encoder)
     state: dict[str, Tensor] = encoder.model.state_dict()
@@ -71,7 +71,7 @@ def write_text_encoder(folder: Path, encoder: Any, dtype: torch.dtype | None) ->
             state |= {"text_projection.weight": encoder.projection.weight}
         state = published(state)
     if cls in CLIP and encoder.part.penultimate is True:
-        # diffusers reads a folder's last layer, so an unused last layer is not written.
+        # diffusers reads the last layer of a folder, so the layer that is not read is not written.
         config["num_hidden_layers"] -= 1
         state = {n: v for n, v in state.items() if f".layers.{config['num_hidden_layers']}." not in n}
     if cls in MORE:
@@ -82,9 +82,7 @@ def write_text_encoder(folder: Path, encoder: Any, dtype: torch.dtype | None) ->
 
 
 def _config(encoder: Any) -> dict[str, Any]:
-    """The config of a text encoder's model. The networks of BERT, AltDiffusion and ChatGLM3 are our own
-    and have none.
-    """
+    """The config of a text encoder's model. BERT's, AltDiffusion's and ChatGLM3's are our own and have none."""
     cls = kind(encoder)
     part = encoder.part
     if cls == "ChatGLMModel":
@@ -108,7 +106,7 @@ def _config(encoder: Any) -> dict[str, Any]:
     )
     more: dict[str, Any] = {}
     if cls == CHINESE_CLIP:
-        # By this field diffusers' pipelines decide whether to pass an attention mask.
+        # By this field diffusers' pipelines tell a text encoder of the padding.
         more = {"use_attention_mask": True}
     if cls == ALT:
         more = {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -118,7 +116,7 @@ def _config(encoder: Any) -> dict[str, Any]:
 
 
 def _end(encoder: Any) -> int:
-    """The id of the token at which CLIP pools: 2, as in configs before 2023, means the largest id in a text."""
+    """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
     if encoder.part.pool == "largest":
         return 2
     end_of_text = encoder.tokenizer.token_to_id("<|endoftext|>") if encoder.tokenizer is not None else None
@@ -126,27 +124,25 @@ def _end(encoder: Any) -> int:
 
 
 def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's tensors with names that every version of transformers reads: below ``text_model``, except
-    the projection.
-    """
+    """CLIP's tensors as every version of transformers knows them: below ``text_model``, the projection beside it."""
     plain = ("text_model.", "text_projection.")
     return {name if name.startswith(plain) else f"text_model.{name}": value for name, value in state.items()}
 
 
-def _bert_pooler(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """BERT's tensors with the pooler of transformers' class: zeros if it is unused and absent."""
+def _pooled(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """BERT's tensors with the pooler that transformers' class has; zeros where nobody reads it and there is none."""
     width = encoder.part.width
     zeros = {"pooler.dense.weight": torch.zeros(width, width), "pooler.dense.bias": torch.zeros(width)}
     return {**zeros, **state}
 
 
-def _t5(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """T5's tensors below ``encoder``; the embedding table has two names, of which classes read either."""
+def _encoder(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """T5's tensors below ``encoder``; the words' table has two names, of which a class may read either."""
     return {"shared.weight": state["embed_tokens.weight"].clone(), **{f"encoder.{n}": v for n, v in state.items()}}
 
 
-def _chatglm(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """ChatGLM3's tensors with the frequencies of its rotary embedding, which its class stores."""
+def _turning(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """ChatGLM3's tensors with the speeds of its rotation, which its class keeps among them."""
     from bimo.models.text_encoders.chatglm import ROTARY_BASE
 
     half = encoder.part.head // 2
@@ -157,46 +153,46 @@ def _chatglm(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) 
 def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The language model of Qwen2.5-VL or Qwen3-VL, and its vision tower where it has one, in the whole's layout."""
     sight = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
-    vision_state: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
     marks: dict[str, Any] = {}
     if encoder.visual is not None:
         sight = json.loads(encoder.visual.model.config.to_json_string(use_diff=False))
-        vision_state = {f"model.visual.{name}": value for name, value in encoder.visual.model.state_dict().items()}
+        seen = {f"model.visual.{name}": value for name, value in encoder.visual.model.state_dict().items()}
         marks = {"image_token_id": encoder.tokenizer.token_to_id(IMAGE_PAD)}
-    # The language model head was not loaded: the embedding table replaces it.
+    # The head that speaks was not loaded: the words' table stands in for it.
     settings = {"tie_word_embeddings": True, **marks}
     cls = kind(encoder)
     whole = "Qwen3VLConfig" if cls == QWEN3 else "Qwen2_5_VLConfig"
     return _whole(state, config, (whole, cls), "model.language_model.", sight, seen, **settings)
 
 
-def _mistral_vision(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The language model of Mistral 3 in the layout of the whole model."""
+def _seeing_by_pixtral(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The language model of Mistral 3 in the whole's layout."""
     sight = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "head_dim": 16}
     sight |= {"num_hidden_layers": 0, "num_attention_heads": 1, "image_size": 28}
-    return _vision_language(state, config, ("Mistral3Config", MISTRAL), "language_model.", sight)
+    return _whole(state, config, ("Mistral3Config", MISTRAL), "language_model.", sight)
 
 
-def _vision_language(
+def _whole(
     state: Mapping[str, Tensor],
     config: dict[str, Any],
     classes: tuple[str, str],
     prefix: str,
-    vision_config: Mapping[str, Any],
-    vision_state: Mapping[str, Tensor] | None = None,
+    sight: Mapping[str, Any],
+    seen: Mapping[str, Tensor] | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
-    """A language model in the layout of a vision-language model. Its class requires a vision encoder: if none was
-    loaded (``vision_state``), it gets one without layers and with zeros, which no text passes through. ``config`` is
-    changed to that of the whole.
+    """A language model in the layout of a whole that sees: its class will not be without that part, and where it was
+    not loaded, as ``seen``, gets one of no layers and zeros, which no text is ever led through. ``config`` becomes that
+    of the whole.
     """
     import transformers
 
     language = dict(config)
-    whole: Any = getattr(transformers, classes[0])(text_config=language, vision_config=vision_config, **settings)
+    whole: Any = getattr(transformers, classes[0])(text_config=language, vision_config=sight, **settings)
     with module_weights.unfilled():
         names: dict[str, Tensor] = getattr(transformers, classes[1])(whole).state_dict()
-    own = {**(vision_state or {}), **{f"{prefix}{name}": value for name, value in state.items()}}
+    own = {**(seen or {}), **{f"{prefix}{name}": value for name, value in state.items()}}
     unseen = {n: torch.zeros(v.shape) for n, v in names.items() if n not in own and not n.startswith("lm_head.")}
     config.clear()
     config |= json.loads(whole.to_json_string(use_diff=False))
@@ -204,8 +200,8 @@ def _vision_language(
     return {**unseen, **own}
 
 
-#: Conversions to what a class has besides a text encoder's tensors: (text encoder, tensors, config) -> tensors; the
-#: config may be changed.
+#: What a class has beside the tensors of its text encoder: (text encoder, tensors, config) -> tensors; the config may
+#: be changed.
 MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, Tensor]]] = {
     "BertModel": _pooled,
     CHINESE_CLIP: _pooled,
@@ -217,8 +213,8 @@ MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, 
 }
 
 
-def write_tokenizer(folder: Path, encoder: Any) -> list[str]:
-    """Writes a text encoder's tokenizer as its library reads it; returns (library, class)."""
+def write_words(folder: Path, encoder: Any) -> list[str]:
+    """Writes a text encoder's tokenizer as its library reads it; answers (library, class)."""
     encoder.save_tokenizer(folder)
     path = folder / SETTINGS_FILE
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -226,14 +222,14 @@ def write_tokenizer(folder: Path, encoder: Any) -> list[str]:
     if cls.startswith("Bert"):
         settings = {**BERT_MARKS, **_normaliser(encoder.tokenizer), **settings}
     if isinstance(encoder, ClipTextEncoder) and encoder.part.marks is not None:
-        # BERT's own class would add BERT's special tokens a second time.
-        cls = settings["tokenizer_class"] = FAST_TOKENIZER
+        # BERT's own class would begin and end a text with BERT's own marks again.
+        cls = settings["tokenizer_class"] = AS_IT_STANDS
     settings = {"tokenizer_class": cls, "model_max_length": encoder.part.length} | settings
     path.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
     return [LIBRARIES.get(cls, "transformers"), cls]
 
 
 def _normaliser(words: Any) -> dict[str, Any]:
-    """The normalisation of a BERT tokenizer, by the names of its class's settings."""
+    """How a BERT's tokenizer spells a text, by the names that its class asks for: the class makes its own of them."""
     normalizer: dict[str, Any] = json.loads(words.to_str()).get("normalizer") or {}
     return {name: normalizer[own] for name, own in NORMALISER.items() if own in normalizer}

@@ -34,12 +34,12 @@ ARCHITECTURES = {
     "t5": ("t5", "T5"),
     "t5encoder": ("t5", "T5"),
 }
-#: Tensors in a file that a text encoder does not have: the language model head, T5's decoder.
+#: What a file has that a text encoder does not need: the head, T5's decoder.
 UNUSED = ("output.weight", "dec.")
 
 
 def family_of(part: Part) -> str:
-    """The family of a text encoder, a value of ARCHITECTURES; "" if GGUF files of it are not supported."""
+    """The family of a text encoder by the names of ARCHITECTURES' values; "" for one that no GGUF file is read for."""
     if isinstance(part, T5):
         return "t5" if part.words != "bytes" else ""
     return part.family if isinstance(part, LanguageModel) else ""
@@ -56,7 +56,7 @@ class GgufTextEncoder:
 
     @cached_property
     def family(self) -> tuple[str, str]:
-        """Its family and the title of that. Raises WeightsError for an unsupported one."""
+        """Its family and what that is called. Raises WeightsError for one that is not read."""
         architecture = gguf_file.architecture(self.path)
         if architecture not in ARCHITECTURES:
             raise WeightsError(
@@ -70,25 +70,25 @@ class GgufTextEncoder:
     def place(self, parts: Sequence[Part]) -> int:
         """Which of a recipe's text encoders it is. Raises WeightsError if none is of its family."""
         family, title = self.family
-        place_of_family = next((place for place, part in enumerate(parts) if family_of(part) == family), None)
-        if place_of_family is None:
+        found = next((place for place, part in enumerate(parts) if family_of(part) == family), None)
+        if found is None:
             raise WeightsError(
                 "{path} is a text encoder of {title}, and this model has {kinds}; name a file of its family",
                 path=self.path,
                 title=title,
                 kinds=Listed([_title(part) for part in parts]),
             )
-        return place_of_family
+        return found
 
     def fill(self, encoder: TextEncoder, dtype: torch.dtype | None) -> None:
-        """Fills a text encoder, built without weights, from the file. Raises WeightsError with a list of missing,
-        unexpected and misshapen tensors.
+        """Gives a text encoder, built without weights, those of the file. Raises WeightsError that lists what is
+        missing, unexpected or misshapen.
         """
         model: nn.Module = cast(Any, encoder).model
         own = {self._name(name): name for name in model.state_dict()}
         stored = gguf_file.read(self.path)
         named = {own.get(name, name): value for name, value in stored.items() if not name.startswith(UNUSED)}
-        gguf_file.fill(model, named, dtype, self.path, keep=self.keep, dequantised=encoder.keep_in_fp32)
+        gguf_file.fill(model, named, dtype, self.path, keep=self.keep, whole=encoder.keep_in_fp32)
 
     def _name(self, own: str) -> str:
         """llama.cpp's name of one of our tensors."""
@@ -106,7 +106,7 @@ class GgufTextEncoder:
         return gguf.get_tensor_name_map(kinds[wanted], MOST_LAYERS)
 
 
-#: The number of layers for which names are generated: more than any text encoder has.
+#: Layers that names are made for: more than any text encoder has.
 MOST_LAYERS = 128
 
 

@@ -1,4 +1,4 @@
-"""Language models in diffusers folders: the text encoder for a config, and its tensors' names."""
+"""A language model in a folder of diffusers: the text encoder that its config describes, and its tensors' names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bimo.models.layouts.diffusers_folder import Folder
 from bimo.models.text_encoders.language_model import FAMILIES, LanguageModel
 
 TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-#: The fields of a rotary embedding in configs before transformers 5.
+#: The fields of a rotary embedding in configs of before transformers 5.
 ROTATION = ("rope_theta", "rope_scaling", "partial_rotary_factor")
-#: Fields about images in a prompt, which these text encoders never have.
+#: Fields about images in a prompt; prompts here hold none.
 NO_EFFECT_VISION = {
     *("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
     *("vision_token_id", "pruned_heads"),
 }
-#: Fields that a family's class once had, or now has under another name.
+#: Fields that a family's class once had, or has under another name.
 FORMER = {
-    # The activation is that of hidden_activation; no prompt is longer than the sliding window.
+    # The gate's function is hidden_activation's; no prompt is as long as its window.
     "gemma2": {"hidden_act", "sliding_window_size"},
     "qwen2_5_vl": {"use_mrope"},
 }
@@ -43,8 +43,8 @@ def text_encoder(
 
 
 def inner_family(folder: Folder, families: tuple[str, ...]) -> str:
-    """The family of the language model within a vision-language model. Raises RecipeError if it is not one of
-    ``families``.
+    """The family of the language model within a text encoder that sees as well. Raises RecipeError for none of those
+    given.
     """
     config = folder.config("text_encoder")
     inner = config.fields.get("text_config")
@@ -60,7 +60,7 @@ def inner_family(folder: Folder, families: tuple[str, ...]) -> str:
 
 
 def language_model(config: Config, family: str) -> LanguageModel:
-    """The text encoder for a config. Raises RecipeError for a field that its class lacks."""
+    """The text encoder that a config describes. Raises RecipeError for a field that its class lacks."""
     import transformers
 
     config_name, _, (feed, head, key_heads) = FAMILIES[family]
@@ -85,10 +85,10 @@ def language_model(config: Config, family: str) -> LanguageModel:
     rest: dict[str, Any] = {}
     no_effect = {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION, *FORMER.get(family, ())}
     for name, value in fields.items():
-        if name in no_effect or config.has_no_effect(name, value, name in base or name in ROTATION):
+        if name in no_effect or config.says_nothing(name, value, name in base or name in ROTATION):
             continue
         if name == "hidden_activation" and value is None:
-            continue  # None means the class's default, as for an absent field
+            continue  # the class's own, as where it is not there
         if name not in base and name not in ROTATION:
             raise RecipeError(
                 "{name} of {path} is {value!r}, a field that {config_name} does not have; ignoring it would draw wrong",
@@ -103,7 +103,7 @@ def language_model(config: Config, family: str) -> LanguageModel:
 
 
 def text_name(name: str) -> str | None:
-    """Our name of a language model's tensor, None for those of its head and of the vision encoder."""
+    """Our name of a tensor of a language model: without its head, and without what reads pictures."""
     if name == "lm_head.weight" or re.match(r"(model\.)?(visual|vision_tower|multi_modal_projector)\.", name):
         return None
     return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)

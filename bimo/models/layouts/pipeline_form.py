@@ -1,4 +1,4 @@
-"""How a system is exported as a diffusers folder: each family's ``FORMS`` in its layout."""
+"""How a system is written as a folder of diffusers: each family's ``FORMS`` in its layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: A component that an index names and that is not there.
 ABSENT: list[str | None] = [None, None]
-#: The classes under which text encoders are exported, if their modules' classes are others.
+#: The classes that text encoders are written as, where their modules are called otherwise.
 ALT = "RobertaSeriesModelWithTransformation"
 CHINESE_CLIP = "ChineseCLIPTextModel"
 QWEN = "Qwen2_5_VLForConditionalGeneration"
@@ -30,7 +30,7 @@ GLM_IMAGE_WORDS = "GlmImageProcessor"
 
 @dataclass(frozen=True)
 class Form:
-    """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, fixed values.
+    """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, what is fixed.
 
     ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
     ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several; with

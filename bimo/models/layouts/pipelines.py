@@ -1,4 +1,4 @@
-"""Names of diffusers' pipelines: the family of each, or its unsupported task."""
+"""Pipelines of diffusers by their names: which family's parts they are made of, or what they do that is not drawn."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ FAMILIES = {
     "HunyuanImagePipeline": "bimo.models.hunyuan_image.layout",
     "HunyuanImageRefinerPipeline": "bimo.models.hunyuan_image.layout",
 }
-#: What names have between the family and "Pipeline" if the components and weights are the family's: adapters, or
-#: another way of sampling.
+#: What a name says between the family and "Pipeline" where the parts, and their weights, are the family's all the same:
+#: what is put beside them, or another way to go through the steps.
 PURPOSES = (
     *("Text2Img", "Img2Img", "Inpaint", "ControlNetUnion", "ControlNetXS", "ControlNet", "Adapter", "PAG", "SAG"),
     *("AttendAndExcite", "DiffEdit", "Panorama", "Paradigms", "ModelEditing", "Pix2PixZero", "KDiffusion"),
 )
-#: Such pipelines with irregular names.
+#: Such pipelines whose names are made otherwise.
 NAMED = {
     "CycleDiffusionPipeline": "StableDiffusionPipeline",
     "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
@@ -45,7 +45,7 @@ NAMED = {
     "StableDiffusionInpaintPipelineLegacy": "StableDiffusionPipeline",
     "StableDiffusionPipelineSafe": "StableDiffusionPipeline",
 }
-#: Tasks of pipelines whose denoisers were trained for something else than text-to-image, by a word in their names.
+#: What pipelines do whose denoisers were trained for something else than to draw from words, by a word in their names.
 OTHERWISE = (
     (r"Onnx", Message("has its weights as programs of ONNX")),
     (r"InstructPix2Pix|Edit", Message("edits a given picture as it is told to")),
@@ -61,7 +61,7 @@ OTHERWISE = (
 
 
 def family_of(pipeline: str) -> str | None:
-    """The pipeline of FAMILIES with the same components as a pipeline, None if there is none."""
+    """The pipeline of FAMILIES whose parts a pipeline has, None for no family's."""
     if pipeline in FAMILIES:
         return pipeline
     if pipeline in NAMED:

@@ -33,10 +33,10 @@ CHAT = (
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-#: Fields that older configs have under another name, and those of videos.
+#: Fields that older configs have under another name, and of films, of which pictures are none.
 NO_EFFECT = NO_EFFECT_TEXT | {"in_chans", "spatial_patch_size", "tokens_per_second", "model_type"}
-#: Fields of a processor with their only supported value; others are about batches, channels or videos.
-SUPPORTED: dict[str, Any] = {
+#: What a processor may say, with the one value that is meant; what is not here is of batches, channels or films.
+MEANT: dict[str, Any] = {
     "do_convert_rgb": True,
     "do_normalize": True,
     "do_rescale": True,
@@ -75,22 +75,22 @@ def vision(
     return kind(**read, **limits, area=area, prompt=prompt)
 
 
-def vision_language_name(name: str) -> str | None:
-    """The name in our text encoder of a tensor of Qwen2.5-VL; None for the language model head."""
-    vision = re.fullmatch(r"(?:model\.)?visual\.(.+)", name)
-    if vision is not None:
-        return f"visual.model.{vision[1]}"
-    text = text_name(name)
-    return None if text is None else f"model.{text}"
+def seeing_name(name: str) -> str | None:
+    """Where a tensor of the whole of Qwen2.5-VL is in its text encoder; None for the head that speaks."""
+    seen = re.fullmatch(r"(?:model\.)?visual\.(.+)", name)
+    if seen is not None:
+        return f"visual.model.{seen[1]}"
+    spoken = text_name(name)
+    return None if spoken is None else f"model.{spoken}"
 
 
-def with_vision(reading: Reading) -> Reading:
-    """A reading whose text encoder includes the vision encoder."""
+def seeing_reading(found: Reading) -> Reading:
+    """A reading whose text encoder has its vision tower as well."""
     fillings = tuple(
-        replace(each, module="text.0", rename=vision_language_name) if each.component == "text_encoder" else each
-        for each in reading.fillings
+        replace(each, module="text.0", rename=seeing_name) if each.component == "text_encoder" else each
+        for each in found.fillings
     )
-    return replace(reading, fillings=fillings, configs=("processor",))
+    return replace(found, fillings=fillings, configs=("processor",))
 
 
 def demand_sizes(

@@ -1,4 +1,6 @@
-"""Text encoders in published folders, identified by class, sizes and tokenizer; code in a folder is never run."""
+"""Text encoders in published folders: which one it is, by class, sizes and tokenizer; code of a folder is never
+run.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,14 @@ TextEncoderPart = Bert | ClipText | XlmText
 
 PAIRS = ("CLIPTokenizer", "CLIPTokenizerFast")
 PIECES = ("BertTokenizer", "BertTokenizerFast")
-#: MiaoBi's tokenizer is code in its folder. Its behaviour is known, so its vocabulary is read without the code.
+#: MiaoBi's tokenizer is code in its folder. What it does is known, so its words are read and the code is left alone.
 MARKED = "CLIPTokenizerRoberta"
 MARKS = (49406, 49407)
-#: transformers' class that uses a tokenizer.json unchanged.
-FAST_TOKENIZER = "PreTrainedTokenizerFast"
-#: Chinese-CLIP's number of tokens, whatever its tokenizer's limit is.
+#: transformers' class that reads a tokenizer.json as it stands.
+AS_IT_STANDS = "PreTrainedTokenizerFast"
+#: Chinese-CLIP reads as many tokens, whatever its tokenizer could.
 CHINESE_CLIP_LENGTH = 52
-#: AltDiffusion's length, if the folder does not state one.
+#: AltDiffusion's length, where the folder does not say.
 ALT_LENGTH = 77
 PAI_POSITIONS = 32
 TEXT_ENCODERS = {
@@ -34,17 +36,17 @@ TEXT_ENCODERS = {
     "CLIPTextModel": (*PAIRS, *PIECES),
     "ChineseCLIPTextModel": ("ChineseCLIPProcessor", *PIECES),
 }
-#: Config fields that AltDiffusion's text encoder class reads but does not use.
+#: What the class of AltDiffusion's text encoder reads of its config and does nothing with.
 NO_EFFECT_ALT = {"learn_encoder", "pooler_fn", "direct_kl"}
-#: The prefixes of Chinese-CLIP's tensors outside of its text encoder.
+#: The rest of a whole Chinese-CLIP, whose text encoder alone is wanted.
 OTHER_HALF = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A known text encoder: the recipe's name, languages, its title in Chinese and English.
+    """What a text encoder is known as: the recipe's name, languages, its title in Chinese and English.
 
-    ``word`` must occur in the names in the configs, if the shape is ambiguous; ``but`` excludes.
+    ``word`` must stand in what the configs name, where a shape alone cannot tell. ``but`` is what it cannot tell.
     """
 
     name: str
@@ -114,23 +116,23 @@ KNOWN = (
 
 
 def text_name(name: str) -> str | None:
-    """The current name of a text encoder's tensor, None for position ids, which old versions stored."""
+    """Today's name of a text encoder's tensor. Its positions were once kept among the weights."""
     name = name.removeprefix("text_model.")
     return None if name.endswith("embeddings.position_ids") else name
 
 
 def chinese_clip_name(name: str) -> str | None:
-    """``text_name`` without the pooler, which Chinese-CLIP never trained, and without the image encoder."""
+    """``text_name`` without the pooler, which Chinese-CLIP never trained, and without the half that sees."""
     return None if "pooler." in name or name.startswith(OTHER_HALF) else text_name(name)
 
 
 def alt_name(name: str) -> str | None:
-    """``text_name`` without tensors that the published class does not use."""
+    """``text_name`` without what the published class itself does not ask for."""
     return None if "pooler." in name or name == "logit_scale" else text_name(name)
 
 
 def text_encoder(folder: Folder, component: str = "text_encoder", words: str = "tokenizer") -> TextEncoderPart:
-    """The text encoder of a StableDiffusionPipeline. Raises RecipeError for an unsupported one."""
+    """The text encoder of a StableDiffusionPipeline. Raises RecipeError for one that is not supported."""
     kind = folder.demand(component, "transformers", tuple(TEXT_ENCODERS))
     config = folder.config(component)
     marked = _marked(folder, words)
@@ -153,9 +155,7 @@ def text_encoder(folder: Folder, component: str = "text_encoder", words: str = "
 
 
 def alt_text_encoder(folder: Folder) -> XlmText:
-    """The text encoder of an AltDiffusionPipeline. The library that its index names no longer exists: only data is
-    read.
-    """
+    """The text encoder of an AltDiffusionPipeline. Its index names a library that is gone: it is read as data."""
     from transformers import XLMRobertaConfig
 
     cls = folder.classes.get("text_encoder", ("", ""))[1]
@@ -172,14 +172,14 @@ def alt_text_encoder(folder: Folder) -> XlmText:
     defaults = {**XLMRobertaConfig().to_dict(), **former, **twin}
     read = config.of(defaults, own.values(), NO_EFFECT_TEXT | NO_EFFECT_ALT)
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    encoder = XlmText(**fields)
-    return replace(encoder, length=min(token_limit(folder, "tokenizer", ALT_LENGTH), encoder.positions - 2))
+    made = XlmText(**fields)
+    return replace(made, length=min(token_limit(folder, "tokenizer", ALT_LENGTH), made.positions - 2))
 
 
-def identity(encoder: TextEncoderPart, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
-    """Name, languages and the reason for them, by a text encoder's sizes, tokenizer and config."""
-    shape = say("{vocab} x {width} word embeddings", vocab=encoder.vocab, width=encoder.width)
-    kind = {Bert: "BertModel", ClipText: "CLIPTextModel", XlmText: "XLM-R"}[type(encoder)]
+def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
+    """Name, languages and the reason for them: a text encoder's sizes and its tokenizer, and whose those are."""
+    shape = say("{vocab} x {width} word embeddings", vocab=found.vocab, width=found.width)
+    kind = {Bert: "BertModel", ClipText: "CLIPTextModel", XlmText: "XLM-R"}[type(found)]
     because = say("its text encoder is a {kind} ({shape})", kind=kind, shape=shape)
     named = " ".join(str(c.get("_name_or_path", "")) for c in (config.fields, folder.index)).strip()
     for known in KNOWN:
@@ -187,16 +187,16 @@ def identity(encoder: TextEncoderPart, folder: Folder, config: Config) -> tuple[
             near = Message("{title}{but}", title=known.title, but=known.but)
             also = say(" and its config names {named}", named=named) if known.word else ""
             return known.name, known.languages, say("{because}{told}: {near}", because=because, told=also, near=near)
-    chinese = not (isinstance(encoder, ClipText) and encoder.words == "pairs")
-    name = "stable-diffusion-bert" if isinstance(encoder, Bert) else "stable-diffusion"
+    chinese = not (isinstance(found, ClipText) and found.words == "pairs")
+    name = "stable-diffusion-bert" if isinstance(found, Bert) else "stable-diffusion"
     also = say("; no known system has this size")
     return name, ("zh",) if chinese else ("en",), because + also
 
 
-def _equal_but_length(encoder: TextEncoderPart, known: TextEncoderPart) -> bool:
-    """Whether two text encoders have equal tensors and settings; the length depends on the tokenizer."""
-    return type(encoder) is type(known) and all(
-        getattr(encoder, f.name) == getattr(known, f.name) for f in fields(encoder) if f.name != "length"
+def _alike(found: TextEncoderPart, known: TextEncoderPart) -> bool:
+    """Whether two text encoders have the same tensors and read alike; the length is the tokenizer's to say."""
+    return type(found) is type(known) and all(
+        getattr(found, f.name) == getattr(known, f.name) for f in fields(found) if f.name != "length"
     )
 
 
@@ -209,7 +209,7 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
     own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
     twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     cls = ChineseCLIPTextConfig if chinese_clip else BertConfig
-    # Chinese-CLIP masks the padding, whatever its config says.
+    # Chinese-CLIP masks the padding, which a config of it may say.
     masking = {"use_attention_mask": chinese_clip}
     read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin, **masking}, own.values(), NO_EFFECT_TEXT)
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
@@ -222,34 +222,34 @@ def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
     own = {**TEXT_ENCODER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
     read = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, own.values(), NO_EFFECT_TEXT)
     fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    encoder = ClipText(**fields)
-    encoder = replace(encoder, length=token_limit(folder, words, encoder.positions))
+    made = ClipText(**fields)
+    made = replace(made, length=token_limit(folder, words, made.positions))
     if marked:
-        return replace(encoder, words="pieces", marks=MARKS)
+        return replace(made, words="pieces", marks=MARKS)
     if folder.classes[words][1] in PAIRS:
-        return encoder
-    # Only PAI's has so few positions; its own code encodes long prompts in chunks.
-    return replace(encoder, words="pieces", long="pieces" if encoder.positions == PAI_POSITIONS else "cut")
+        return made
+    # So few positions are PAI's, whose own interface reads a long prompt in pieces.
+    return replace(made, words="pieces", long="pieces" if made.positions == PAI_POSITIONS else "cut")
 
 
 def _marked(folder: Folder, words: str) -> bool:
-    """Whether the tokenizer is MiaoBi's, by its name in the index or in the tokenizer's config."""
+    """Whether the tokenizer is MiaoBi's, by the name that the index or the tokenizer's own config gives."""
     path = folder.path / words / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
     named = [settings.get("tokenizer_class"), settings.get("auto_map"), folder.classes.get(words)]
     if any(MARKED in str(name) for name in named):
         return True
     file = folder.path / words / TOKENIZER_FILE
-    if folder.classes.get(words, ("", ""))[1] != FAST_TOKENIZER or not file.is_file():
+    if folder.classes.get(words, ("", ""))[1] != AS_IT_STANDS or not file.is_file():
         return False
-    # As this package exports it: a data-only tokenizer that adds these ids at both ends.
+    # As this package writes it for others: a tokenizer of data alone that begins and ends texts with these ids.
     post_processor: dict[str, Any] = read_json(file).get("post_processor") or {}
     special_tokens: dict[str, dict[str, Any]] = post_processor.get("special_tokens") or {}
     return {number for token in special_tokens.values() for number in token["ids"]} == set(MARKS)
 
 
 def token_limit(folder: Folder, words: str, positions: int) -> int:
-    """The tokenizer's number of tokens, at most the number of position embeddings."""
+    """How many tokens the tokenizer gives. A position past the last has no embedding: it cannot be more than those."""
     settings = folder.path / words / "tokenizer_config.json"
     limit = read_json(settings).get("model_max_length") if settings.is_file() else None
     return min(int(limit), positions) if isinstance(limit, (int, float)) else positions

@@ -10,7 +10,7 @@ from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
-from bimo.models.layouts.qwen_vision import vision, with_vision
+from bimo.models.layouts.qwen_vision import seeing_reading, vision
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.qwen_image.references import References
 from bimo.models.text_encoders import prompt_templates
@@ -21,7 +21,7 @@ WANTING = Message(
     "language model is loaded"
 )
 TRANSFORMER, EDIT = "LongCatImageTransformer2DModel", "LongCatImageEditPipeline"
-#: The component of the edit pipeline's image processor.
+#: What the edit's pipeline calls the processor of its pictures.
 PROCESSOR = "text_processor"
 FORMS = (
     Form("LongCatImagePipeline", TRANSFORMER, (QWEN,), wanting=WANTING),
@@ -30,7 +30,7 @@ FORMS = (
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a LongCatImagePipeline or a LongCatImageEditPipeline. Raises RecipeError for unsupported ones."""
+    """A folder of a LongCatImagePipeline or a LongCatImageEditPipeline. Raises RecipeError for what cannot be drawn."""
     encoder = replace(
         text_encoder(folder, ("Qwen2_5_VLForConditionalGeneration",), "qwen2_5_vl"),
         template=prompt_templates.LONGCAT_IMAGE,
@@ -46,7 +46,7 @@ def reading(folder: Folder) -> Reading:
         "text": "joint_attention_dim",
         "axes": "axes_dims_rope",
     }
-    # This transformer has no pooled input, although its config has a width for one.
+    # No vector enters this transformer, whatever its config says of one's width.
     known = {"pooled_projection_dim": folder.config("transformer").fields.get("pooled_projection_dim")}
     model = denoiser(folder, TRANSFORMER, LongCatImage, own, **known)
     level = Level(

@@ -1,5 +1,5 @@
-"""Qwen-Image's folders: Qwen2.5-VL's language model, a double-stream transformer and a video autoencoder; those of
-Qwen-Image-Edit include the vision encoder.
+"""Qwen-Image's folders: Qwen2.5-VL's language model, a transformer of two streams and a film's autoencoder; those of
+Qwen-Image-Edit have its vision tower as well.
 """
 
 # diffusers loads its classes lazily, which reads as private.
@@ -20,7 +20,7 @@ from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
-from bimo.models.layouts.qwen_vision import vision, with_vision
+from bimo.models.layouts.qwen_vision import seeing_reading, vision
 from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.layered import UNIT, LayeredPicture, QwenLayeredLatent
 from bimo.models.qwen_image.references import References
@@ -37,13 +37,13 @@ FORMS = (
     Form(EDIT_PLUS, TRANSFORMER, (QWEN,), references=2),
     Form(LAYERED, TRANSFORMER, (QWEN,), layered=True),
 )
-#: The number of pictures that Qwen-Image-Edit-2509 and -2511 are documented for; diffusers' pipeline has no limit.
+#: How many pictures Qwen-Image-Edit-2509 and -2511 are said to be good with; diffusers' pipeline counts none.
 SEVERAL = 3
 
 
 def reading(folder: Folder) -> Reading:
-    """A folder of a QwenImagePipeline, or of its editing or layered pipelines. Raises RecipeError for
-    unsupported ones.
+    """A folder of a QwenImagePipeline, or of one that edits pictures or takes them apart. Raises RecipeError for what
+    cannot be drawn.
     """
     if folder.pipeline in (EDIT, EDIT_PLUS):
         return _editing(folder)
@@ -56,7 +56,7 @@ def reading(folder: Folder) -> Reading:
 
 
 def _editing(folder: Folder) -> Reading:
-    """The editing systems: text encoder and transformer get the pictures to be edited."""
+    """What differs of a system that edits pictures: it looks at them, and its transformer has them beside x."""
     several = folder.pipeline == EDIT_PLUS
     area = 384 * 384 if several else 1024 * 1024
     encoder = replace(
@@ -76,15 +76,13 @@ def _editing(folder: Folder) -> Reading:
         if newer
         else Message("a {pipeline}; its transformer is not told that pictures have no noise", pipeline=folder.pipeline)
     )
-    edit_reading = reading_with(
-        folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" ")
-    )
-    return with_vision(edit_reading)
+    found = reading_with(folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" "))
+    return seeing_reading(found)
 
 
 def _layered(folder: Folder) -> Reading:
-    """The layered system. In diffusers' pipeline its vision encoder is only used to write prompts; it is loaded so that
-    the folder can be exported again.
+    """What differs of the system that draws layers. Its vision tower only writes prompts, in diffusers' pipeline; it is
+    kept so that the folder can be written again.
     """
     encoder = replace(
         _language_model(folder),
@@ -103,12 +101,12 @@ def _layered(folder: Folder) -> Reading:
             expected="True",
         )
     schedule = cast(Flow, level.schedule)
-    # The pipeline computes the shift by its own formula, whatever the scheduler's config has.
+    # The pipeline works out its shift by a rule of its own, whatever the scheduler's config says.
     moved = replace(schedule, base_length=256, base_shift=0.0, max_shift=1.0) if schedule.dynamic else schedule
     level = replace(level, schedule=moved, guidance=Guidance(scale=4.0, only_with_negative=True))
     why = Message("a QwenImageLayeredPipeline: it takes pictures apart into layers")
     size = Defaults(size=(640, 640), multiple=UNIT, negative=" ")
-    return with_vision(reading_with(folder, "qwen-image-layered", why, encoder, level, size))
+    return seeing_reading(reading_with(folder, "qwen-image-layered", why, encoder, level, size))
 
 
 def _language_model(folder: Folder) -> LanguageModel:

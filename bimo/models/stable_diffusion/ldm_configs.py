@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bimo.models.layouts.detection import Detection
+from bimo.models.layouts.detection import Found
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
 Convert = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-#: Fields of a UNet's config -> the tensor, below its prefix, whose shape determines them; the same for an autoencoder.
+#: Fields of a UNet's config -> the tensor, below its prefix, that tells them; the same for an autoencoder.
 UNET_KEYS = {
     "in_channels": "input_blocks.0.0.weight",
     "out_channels": "out.2.weight",
@@ -24,17 +24,17 @@ UNET_KEYS = {
 }
 VAE_KEYS = {"latent_channels": "post_quant_conv.weight"}
 HEAD = 64  # the width of a head of every published text encoder here, and of UNets with linear projections
-#: Sizes of CLIP's embedding table with WordPiece vocabularies.
+#: Vocabularies that are no byte pairs: rows of CLIP's table.
 WORD_PIECES = (21128, 105879)
 
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a folder: the prefix of its tensors in the file, its config, and the conversion of its tensors.
+    """A component of a folder: the prefix of its tensors in the file, its config, and how its tensors are turned.
 
-    ``source`` maps a converted tensor's name to the name in the file, below the prefix; ``keys`` are the tensors whose
-    shapes determine fields of the config. ``pad`` is the padding of a BPE text: CLIP's end token or, as in OpenCLIP,
-    the id 0, whatever a tokenizer next to the file has.
+    ``source`` is the name in the file, below the prefix, of what a tensor is called once turned; ``keys`` are the
+    tensors by whose shapes fields of the config are told. ``pad`` is what a text of byte pairs is padded with: CLIP's
+    end mark or, as OpenCLIP does, the id 0, whatever a tokenizer beside the file says.
     """
 
     prefix: str
@@ -109,23 +109,23 @@ def vae_config(shapes: Shapes, kind: str) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    return len({match[1] for name in shapes if (match := re.match(pattern, name))})
+    return len({found[1] for name in shapes if (found := re.match(pattern, name))})
 
 
-def _bert(names: Shapes, detection: Detection) -> dict[str, Component]:
+def _bert(names: Shapes, found: Found) -> dict[str, Component]:
     prefix = "cond_stage_model.transformer."
     return {"text_encoder": Component(prefix, "transformers", "BertModel", _roberta_config(below(names, prefix)))}
 
 
-def _roberta(names: Shapes, detection: Detection) -> dict[str, Component]:
+def _roberta(names: Shapes, found: Found) -> dict[str, Component]:
     prefix = "cond_stage_model."
     shapes = below(names, prefix)
     config = _roberta_config(below(names, f"{prefix}roberta."))
     project, _ = shapes["transformation.weight"]
     config |= {"project_dim": project, "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     config |= {"model_type": "xlm-roberta", "use_attention_mask": True, "learn_encoder": False, "pooler_fn": "cls"}
-    # m18 uses the penultimate layer through a norm; without those weights the output would differ.
-    config["has_pre_transformation"] = detection.system == "altdiffusion-m18" or "pre_LN.weight" in shapes
+    # m18 reads the last layer but one through a norm; dropping those weights would draw something else.
+    config["has_pre_transformation"] = found.system == "altdiffusion-m18" or "pre_LN.weight" in shapes
     kind = "RobertaSeriesModelWithTransformation"
     return {"text_encoder": Component(prefix, "alt_diffusion", kind, config)}
 
@@ -144,31 +144,28 @@ def _roberta_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_model.transformer.") -> dict[str, Component]:
+def _clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.transformer.") -> dict[str, Component]:
     shapes = below(names, f"{prefix}text_model.")
     rows, width = shapes["embeddings.token_embedding.weight"]
     config = _clip_config(rows, width, shapes["embeddings.position_embedding.weight"][0])
     config |= {"num_hidden_layers": _count(shapes, r"encoder\.layers\.(\d+)\.")}
     config |= {"intermediate_size": shapes["encoder.layers.0.mlp.fc1.weight"][0], "hidden_act": "quick_gelu"}
-    component = Component(prefix, "transformers", "CLIPTextModel", config, source="text_model.{}".format, pad="end")
-    return {"text_encoder": component}
+    found_one = Component(prefix, "transformers", "CLIPTextModel", config, source="text_model.{}".format, pad="end")
+    return {"text_encoder": found_one}
 
 
-def _open_clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
+def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
     shapes = below(names, prefix)
     rows, width = shapes["token_embedding.weight"]
     projection = "text_projection" in shapes and prefix.startswith("conditioner.")
     config = _clip_config(rows, width, shapes["positional_embedding"][0])
     layers = _count(shapes, r"transformer\.resblocks\.(\d+)\.")
-    # SD2 uses the penultimate layer: its folders do not have the last one.
+    # SD2 reads the last layer but one: in its folders the last is not there.
     layers -= "text_projection" in shapes and not projection
-    config |= {
-        "num_hidden_layers": layers,
-        "hidden_act": "quick_gelu" if detection.system == "wukong-huahua" else "gelu",
-    }
+    config |= {"num_hidden_layers": layers, "hidden_act": "quick_gelu" if found.system == "wukong-huahua" else "gelu"}
     config["intermediate_size"] = shapes["transformer.resblocks.0.mlp.c_fc.weight"][0]
-    # The default epsilon of MindSpore's LayerNorm.
-    config["layer_norm_eps"] = 1e-7 if detection.system == "wukong-huahua" else 1e-5
+    # What MindSpore's LayerNorm adds to the variance where nothing else is said.
+    config["layer_norm_eps"] = 1e-7 if found.system == "wukong-huahua" else 1e-5
     if projection:
         config["projection_dim"] = shapes["text_projection"][1]
     kind = "CLIPTextModelWithProjection" if projection else "CLIPTextModel"
@@ -177,8 +174,8 @@ def _open_clip(names: Shapes, detection: Detection, prefix: str = "cond_stage_mo
         return ldm_names.open_clip_to_own(state, layers, projection)
 
     source = partial(ldm_names.open_clip_source, layers=layers)
-    # OpenCLIP pads with 0; WuKong's text encoder, of the same shape, pads as its tokenizer does.
-    pad = "" if detection.system == "wukong-huahua" else "zero"
+    # OpenCLIP pads with 0; WuKong's text encoder has its shape, and pads as its own tokenizer says.
+    pad = "" if found.system == "wukong-huahua" else "zero"
     return {"text_encoder": Component(prefix, "transformers", kind, config, convert, source, pad=pad)}
 
 
@@ -188,14 +185,14 @@ def _clip_config(rows: int, width: int, positions: int) -> dict[str, Any]:
     return {"model_type": "clip_text_model", "max_position_embeddings": positions, **sizes, **marks}
 
 
-def _xl(names: Shapes, detection: Detection) -> dict[str, Component]:
-    first = _clip(names, detection, "conditioner.embedders.0.transformer.")["text_encoder"]
-    second = _open_clip(names, detection, "conditioner.embedders.1.model.")["text_encoder"]
+def _xl(names: Shapes, found: Found) -> dict[str, Component]:
+    first = _clip(names, found, "conditioner.embedders.0.transformer.")["text_encoder"]
+    second = _open_clip(names, found, "conditioner.embedders.1.model.")["text_encoder"]
     return {"text_encoder": first, "text_encoder_2": second}
 
 
-#: Text encoders by the layout of a file: names and detection -> components.
-TEXT_ENCODERS: dict[str, Callable[[Shapes, Detection], dict[str, Component]]] = {
+#: The text encoders by the layout of a file's words: names and what was found -> components.
+TEXT_ENCODERS: dict[str, Callable[[Shapes, Found], dict[str, Component]]] = {
     "bert": _bert,
     "roberta": _roberta,
     "clip": _clip,

@@ -1,7 +1,8 @@
-"""Reads single files in the layout of latent diffusion: .safetensors, .ckpt and .pt of SD1, SD2, SDXL and relatives.
+"""Reads single files in the layout of latent diffusion: .safetensors, .ckpt and .pt of SD1, SD2, SDXL and their
+relatives.
 
-A single file has no configs: they are derived from the shapes of its tensors, then read by the reader of its family
-like those of a folder. What shapes do not determine (SD2's prediction type) must be stated; it is never guessed.
+A single file has no configs: they are written here from the shapes of its tensors, and the reader of its family reads
+them as it would a folder's. What shapes cannot tell (the kind of prediction of SD2) is asked for, not guessed.
 """
 
 # torch leaves parts of its interface untyped; what crosses it here is named where it is used.
@@ -30,7 +31,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.configs import read_json
-from bimo.models.layouts.detection import Detection, current_name, detect, shapes, unusable
+from bimo.models.layouts.detection import Found, detect, shapes, spelt, unusable
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, load_tokenizer, reading_of
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_configs import (
@@ -51,19 +52,20 @@ Shapes = ldm_names.Shapes
 WORDS = ("tokenizer", "tokenizer_2")
 TEXT_ENCODER_NAMES = ("text_encoder", "text_encoder_2")
 SETTINGS_FILE = "tokenizer_config.json"
-#: Empty tensors as markers: v prediction, and zero terminal SNR.
+#: Empty tensors that say what the others cannot: that v is predicted, that the betas were rescaled so that noise alone
+#: is left at the last time.
 PREDICTS_V, RESCALED = MARKS = ("v_pred", "ztsnr")
-#: Mean and standard deviation of the latents in a file of Playground 2.5 (arXiv:2402.17245), which uses the EDM
-#: schedule (arXiv:2206.00364), as in diffusers. CosXL's files have markers with another prefix.
+#: The mean and deviation of the latents in a file of Playground 2.5 (arXiv:2402.17245), whose noise is EDM's
+#: (arXiv:2206.00364); as diffusers draws it. What CosXL's files are marked with begins otherwise.
 MOMENTS = ("edm_mean", "edm_std")
 EDM = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
 EDM_V = "edm_vpred."
-#: The metadata key, in this package's files, of the text encoders' padding ids.
+#: What a file of this package says of the ids that its text encoders are padded with.
 PADS_KEY = "bimo.pads"
 END = "<|endoftext|>"
 PIPELINES = {"xl": "StableDiffusionXLPipeline", "roberta": "AltDiffusionPipeline"}
-#: As in the publishers' folders of SD1, SD2 and XL, with settings that their own scheduler class does not use: samplers
-#: that are chosen by name take them over.
+#: As the publishers' folders of SD1, SD2 and XL have it, with what their own class has no use for: samplers that are
+#: asked for by name take it over.
 BETAS = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -79,7 +81,7 @@ _CLIP_TOKENIZERS = (
     (("vocab.json", "merges.txt"), "CLIPTokenizer"),
     (("tokenizer.json",), "CLIPTokenizer"),
 )
-#: Tokenizers by the layout of text encoders: files a folder must have (all of one row), and their class.
+#: Tokenizers by the layout of the words: files a folder must have (all of one row), and the class they belong to.
 TOKENIZERS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "bert": ((("vocab.txt",), "BertTokenizer"), (("tokenizer.json",), "BertTokenizer")),
     "roberta": (
@@ -92,10 +94,10 @@ TOKENIZERS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
 
 @dataclass(frozen=True)
 class Layout:
-    """A single file as a folder: its pipeline, components, tokenizers and noise schedule."""
+    """A single file as a folder: the pipeline it would be, its components, its words and its noise schedule."""
 
     path: Path
-    detection: Detection
+    found: Found
     names: Shapes
     pipeline: str
     components: Mapping[str, Component]
@@ -104,15 +106,15 @@ class Layout:
 
 
 def recipe_of_file(path: Path) -> Recipe:
-    """The recipe of a single file by its names and shapes; ``note`` is the reason. Raises WeightsError, RecipeError."""
+    """The recipe of a single file by its names and shapes; ``note`` says why. Raises WeightsError, RecipeError."""
     return _reading(_layout(path)).recipe
 
 
 def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
-    """The system in a single file, with its tokenizers next to it.
+    """The system in a single file, ready to draw; its words lie beside it.
 
-    Raises WeightsError for a file that is damaged, not a whole model, or without a tokenizer next to it; RecipeError
-    for an unsupported system. Nothing is downloaded.
+    Raises WeightsError for a file that is damaged, is no whole model, or has no tokenizer beside it; RecipeError for
+    what this package cannot draw. Nothing is ever fetched.
     """
     layout = _layout(path)
     for index, folder in enumerate(layout.words):
@@ -138,18 +140,18 @@ def read_file(path: Path, dtype: torch.dtype | None = torch.float32) -> System:
 
 
 def weights_metadata(path: Path) -> dict[str, str]:
-    """A file's metadata; {} for MindSpore's. Raises WeightsError."""
+    """What a file says of itself; {} for one of MindSpore's. Raises WeightsError."""
     return {} if mindspore.is_checkpoint(path) else checkpoint_io.metadata(path)
 
 
-def _pad(encoder: Any, part: Component, pad_id: int | None) -> None:
-    """Sets a text encoder's padding to that of its training: by the file's metadata, else by its kind. The tokenizer's
-    files are often those of another text encoder, or do not state it.
+def _pad(encoder: Any, part: Component, told: int | None) -> None:
+    """Has a text encoder pad as it was trained: by what the file says, else as its kind does. A tokenizer's files are
+    most often those of another text encoder, or say nothing.
     """
     if not part.pad or encoder.part.words != "pairs":
         return
     own = 0 if part.pad == "zero" else encoder.tokenizer.token_to_id(END)
-    pad = own if pad_id is None else pad_id
+    pad = own if told is None else told
     encoder.pad = encoder.pad if pad is None else pad
 
 
@@ -174,19 +176,19 @@ def _layout(path: Path) -> Layout:
     if set(MOMENTS) <= set(names) and kind == "xl":
         parts["vae"] = replace(parts["vae"], config={**parts["vae"].config, **_moments(path)})
         scheduler = EDM
-    if marker := next((name for name in names if name.startswith(EDM_V)), ""):
+    if told := next((name for name in names if name.startswith(EDM_V)), ""):
         raise WeightsError(
             "{path} is marked {told}: its noise is EDM's and it predicts v (CosXL), which a single file does "
             "not tell in full; name its folder in diffusers' layout, with an EDMEulerScheduler",
             path=path,
-            told=marker,
+            told=told,
         )
     return Layout(path, detection, names, pipeline, parts, words, scheduler)
 
 
-def _components(kind: str, names: Shapes, detection: Detection, unet: Shapes, vae: Shapes) -> dict[str, Component]:
-    """The components of a file, by names and shapes. Raises KeyError, ValueError or IndexError if a tensor that
-    determines a config is missing.
+def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shapes) -> dict[str, Component]:
+    """What is in a file, by its names and shapes. Raises KeyError, ValueError or IndexError where a tensor that tells
+    something is not there.
     """
     blocks = ldm_names.Blocks.of(unet)
     return {
@@ -208,12 +210,12 @@ def _components(kind: str, names: Shapes, detection: Detection, unet: Shapes, va
             sourced(ldm_names.vae_names(*ldm_names.vae_levels(vae))),
             VAE_KEYS,
         ),
-        **TEXT_ENCODERS[kind](names, detection),
+        **TEXT_ENCODERS[kind](names, found),
     }
 
 
 def _moments(path: Path) -> dict[str, Any]:
-    """The latents' moments in a file of Playground 2.5."""
+    """What a file marked as Playground 2.5 says of its latents."""
     tensors = checkpoint_io.read(path, torch.float32, lambda name: name in MOMENTS)
     moments: list[list[float]] = [tensors[name].flatten().tolist() for name in MOMENTS]
     return {"latents_mean": moments[0], "latents_std": moments[1], "scaling_factor": 0.5}
@@ -231,19 +233,19 @@ def _scheduler(kind: str, prediction: str, rescaled: bool, path: Path) -> dict[s
             name=path.with_suffix(".yaml").name,
         )
     if rescaled:
-        # As in the paper on rescaled betas (arXiv:2305.08891): sampling starts at the last timestep.
+        # As the paper that rescales the betas draws (arXiv:2305.08891): begun at the last time.
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
     if kind == "xl":
-        # Only XL states a timestep spacing: samplers of the others use their class's default.
+        # Of the three only XL's says its spacing: samplers of the others go by the default of their class.
         return {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **settings}
     return {"_class_name": "DDIMScheduler" if rescaled else "PNDMScheduler", **settings}
 
 
 def _reading(layout: Layout) -> Reading:
-    """The reading, by its family's reader, of the folder that the file would be."""
+    """What the family's reader makes of the folder that the file would be."""
     index: dict[str, Any] = {"_class_name": layout.pipeline}
-    with tempfile.TemporaryDirectory(prefix="bimo-") as temporary:
-        folder = Path(temporary)
+    with tempfile.TemporaryDirectory(prefix="bimo-") as made:
+        folder = Path(made)
         for name, part in layout.components.items():
             index[name] = [part.library, part.kind]
             _write(folder / name / "config.json", part.config)
@@ -257,7 +259,7 @@ def _reading(layout: Layout) -> Reading:
             limit = settings.get("model_max_length", positions)
             settings["model_max_length"] = min(int(limit), positions)
             _write(folder / name / SETTINGS_FILE, settings)
-            index[name] = ["transformers", _tokenizer(layout.detection.rule.text, source, rows, settings)]
+            index[name] = ["transformers", _tokenizer(layout.found.rule.text, source, rows, settings)]
         index["scheduler"] = ["diffusers", layout.scheduler["_class_name"]]
         _write(folder / "scheduler" / "scheduler_config.json", layout.scheduler)
         _write(folder / INDEX_FILE, index)
@@ -270,9 +272,7 @@ def _reading(layout: Layout) -> Reading:
 
 
 def _of_file(text: str, folder: Path, layout: Layout) -> str:
-    """Replaces, in a message, the temporary folder by the file, and fields of configs by the tensors that determine
-    them.
-    """
+    """What is told of the folder that a file would be, told of the file, with the tensors that fields follow from."""
     for name, part in layout.components.items():
         if f"{folder / name}/" in text:
             for known, key in part.keys.items():
@@ -281,7 +281,7 @@ def _of_file(text: str, folder: Path, layout: Layout) -> str:
 
 
 def _left(layout: Layout) -> str:
-    """The number and the kinds of entries that are not part of the system."""
+    """How many entries of the file are no part of the system, and what they are."""
     prefixes = tuple(part.prefix for part in layout.components.values())
     beside = (name for name in layout.names if not name.startswith(prefixes) and name not in (*MARKS, *MOMENTS))
     kinds = Counter(name.split(".")[0] for name in beside)
@@ -294,30 +294,25 @@ def _left(layout: Layout) -> str:
 
 
 def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The tensors below a prefix, without it. Those of a training loss are ignored."""
+    """The tensors below a prefix, named without it. What a trainer kept for its loss is left in the file."""
 
     def keep(name: str) -> bool:
-        return current_name(name).startswith(prefix) and not current_name(name).startswith(f"{ldm_names.VAE}loss.")
+        return spelt(name).startswith(prefix) and not spelt(name).startswith(f"{ldm_names.VAE}loss.")
 
     read = mindspore.read if mindspore.is_checkpoint(path) else checkpoint_io.read
-    return {current_name(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
+    return {spelt(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
 
 
 def _sizes(layout: Layout, index: int) -> tuple[int, int]:
-    """(vocabulary size, length) of a text encoder. XLM-R's positions start after the padding's; AltDiffusion's texts
-    have 77 tokens.
-    """
+    """(rows, longest text) of a text encoder. XLM-R's positions begin after the padding's; its texts were cut at 77."""
     name = TEXT_ENCODER_NAMES[index]
     config = layout.components[name].config
-    return config["vocab_size"], 77 if layout.detection.rule.text == "roberta" else config["max_position_embeddings"]
+    return config["vocab_size"], 77 if layout.found.rule.text == "roberta" else config["max_position_embeddings"]
 
 
-def _prediction(path: Path, names: Shapes, detection: Detection) -> str:
-    """The UNet's prediction type: by a marker tensor, the metadata, or a .yaml next to the file; for SD2 one is
-    required.
-    """
-    # The marker is set by hand and comes first, as in A1111 and ComfyUI: trainers often leave the metadata at a
-    # default.
+def _prediction(path: Path, names: Shapes, found: Found) -> str:
+    """What the UNet answers: by a mark among its names, the file's own words, a .yaml beside it; SD2 must say."""
+    # Set by hand, where what a trainer says of its file is often left at its default: A1111 and ComfyUI heed it alone.
     if PREDICTS_V in names:
         return "v_prediction"
     prediction_type = weights_metadata(path).get("modelspec.prediction_type", "")
@@ -325,10 +320,10 @@ def _prediction(path: Path, names: Shapes, detection: Detection) -> str:
         return "v_prediction" if prediction_type.startswith("v") else "epsilon"
     config = path.with_suffix(".yaml")
     if config.is_file():
-        # Read as bytes: comments may be in any encoding.
+        # Only its ASCII is read: comments are in whatever code their writer's machine had.
         match = re.search(rb"parameterization:\s*[\"']?(\w+)", config.read_bytes())
         return "v_prediction" if match and match[1] == b"v" else "epsilon"
-    if detection.system == "stable-diffusion-2":
+    if found.system == "stable-diffusion-2":
         raise WeightsError(
             "{path} is Stable Diffusion 2, and weights do not tell whether it predicts noise or v; put "
             '{name} beside it with parameterization: "v" or "eps"',
@@ -339,7 +334,7 @@ def _prediction(path: Path, names: Shapes, detection: Detection) -> str:
 
 
 def _words(path: Path, kind: str, index: int) -> Path | None:
-    """The folder of a text encoder's tokenizer next to a file."""
+    """The folder of a text encoder's words beside a file."""
     for name in (f"{path.stem}.words.{index}", f"words.{index}", WORDS[index]):
         folder = path.parent / name
         if any(all((folder / file).is_file() for file in files) for files, _ in TOKENIZERS[kind]):
@@ -360,9 +355,9 @@ def _tokenizer(kind: str, folder: Path | None, rows: int, settings: Mapping[str,
 
 
 def _wordless(layout: Layout, index: int) -> WeightsError:
-    files = say(" or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.detection.rule.text])
+    files = say(" or ").join(" + ".join(row) for row, _ in TOKENIZERS[layout.found.rule.text])
     more = ""
-    if layout.detection.system == "taiyi-xl":
+    if layout.found.system == "taiyi-xl":
         more = " + added_tokens.json"
     place = layout.path.parent / f"words.{index}"
     return WeightsError(

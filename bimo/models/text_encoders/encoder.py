@@ -65,13 +65,13 @@ class PublishedTextEncoder(TextEncoder):
 
     def save_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, and the padding token in tokenizer_config.json."""
-        tokenization.write_tokenizer(folder, self.tokenizer, self.pad, self.tokenizer_class, self.part.length)
+        tokenization.write_words(folder, self.tokenizer, self.pad, self.tokenizer_class, self.part.length)
 
     def load_tokenizer(self, folder: Path) -> None:
         """Reads ``tokenizer_files``. Raises WeightsError if they are missing, damaged or have more tokens than the text
         encoder.
         """
-        self.tokenizer, self.pad = tokenization.read_tokenizer(
+        self.tokenizer, self.pad = tokenization.read_words(
             folder, self.tokenizer_files, self.part.vocab, self.read_tokenizer
         )
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PAIRS_FILES = "vocab.json + merges.txt"
-#: family -> transformers' config and model, and that config's names for ``feed``, ``head`` and ``key_heads``.
+#: family -> transformers' config and model, and what that config calls ``feed``, ``head`` and ``key_heads``.
 FAMILIES: dict[str, tuple[str, str, tuple[str, str, str]]] = {
     "qwen3": ("Qwen3Config", "Qwen3Model", ("intermediate_size", "head_dim", "num_key_value_heads")),
     "qwen2_5_vl": ("Qwen2_5_VLTextConfig", "Qwen2_5_VLTextModel", ("intermediate_size", "", "num_key_value_heads")),
@@ -69,7 +69,7 @@ class Bridge(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(Part):
-    """A language model that encodes a prompt within ``template``; the defaults are Qwen3-4B's in Z-Image.
+    """A language model that reads a prompt inside ``template``; the defaults are Qwen3-4B as Z-Image has it.
 
     ``config`` are further fields of the family's config in transformers. ``state`` is the index among the embeddings
     and the layers' outputs of what is taken: -1 is the last, through the final norm unless ``normed`` is off.
@@ -131,17 +131,17 @@ class LanguageModel(Part):
             )
 
     def build(self) -> LanguageModelEncoder:
-        """The module, without tokenizer until ``load_tokenizer``."""
+        """The module, without its words until ``load_tokenizer``."""
         return LanguageModelEncoder(self)
 
     @property
     def sizes(self) -> tuple[Any, ...]:
-        """The fields that determine the weights, without those of the prompt and of the output."""
+        """All that says which model it is, whatever it is told and whatever is taken of it."""
         own = self.family, self.width, self.layers, self.heads, self.key_heads, self.head, self.feed, self.vocab
         return *own, self.positions, dict(self.config)
 
     def tiny(self) -> Self:
-        """Width 16, two layers, two heads of 8; vocabulary, template and length stay."""
+        """Width 16, two layers, two heads of 8; the words, the template and the length stay."""
         config = dict(self.config)
         if self.family in ("qwen2_5_vl", "qwen3_vl"):
             # The sections of its rotation add up to half a head.
@@ -155,8 +155,8 @@ class LanguageModel(Part):
 
 
 class LanguageModelEncoder(PublishedTextEncoder):
-    """Texts -> tokens [B, L, width] and mask [B, L]. The model's published names are below ``model.``, those of its
-    vision encoder below ``visual.model.``.
+    """Texts -> tokens [B, L, width] and mask [B, L]. Published names of the model are below ``model.``, those of its
+    vision tower below ``visual.model.``.
     """
 
     heads = ("out.", "norm.")
@@ -173,7 +173,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         if part.family == "cpmant":
             sizes["position_bias_max_distance"] = sizes.pop("max_position_embeddings")
         else:
-            # Ids without effect, which may exceed a small vocabulary.
+            # Ids that change no answer; those of a whole vocabulary may not be in a small one.
             sizes |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
         sizes.pop("", None)
         config = getattr(transformers, config_name)(
@@ -191,9 +191,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         self.reads_pictures = part.vision is not None or part.pieces is not None
 
     def share(self, others: Sequence[TextEncoder]) -> None:
-        """Uses the model of another text encoder, which keeps owning it. Raises RecipeError if that is
-        another model.
-        """
+        """Reads with the model of another, which stays that one's own. Raises RecipeError where it is another model."""
         if self.part.shares is None:
             return
         other = others[self.part.shares] if self.part.shares < len(others) else None
@@ -203,15 +201,15 @@ class LanguageModelEncoder(PublishedTextEncoder):
                 place=self.part.shares,
             )
         del self.model
-        # Not registered: the weights are counted, moved and saved by their owner.
+        # Not registered: its weights are counted, moved and saved where they are held.
         vars(self)["model"] = other.model
 
     def encode(self, texts: Sequence[str], skip: int = 0) -> TextEncoding:
-        """Texts -> tokens, and a mask if the lengths differ and padding is masked."""
+        """Texts -> tokens, and a mask where the texts' lengths differ and padding is not to be seen."""
         return self.finished(self.trunk(texts))
 
     def trunk(self, texts: Sequence[str]) -> TextEncoding:
-        """The hidden states of texts, in the model's own width, with the mask of ``encode``."""
+        """What the model itself says of texts: tokens of its own width, masked as ``encode`` masks them."""
         return self._encode_rows([self._row(text) for text in texts])
 
     def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
@@ -271,7 +269,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return row, tuple([place for place, id_ in enumerate(row.ids) if id_ == pad][: sum(lengths)])
 
     def _encode_rows(self, rows: Sequence[TokenRow]) -> TextEncoding:
-        """Rows -> hidden states without the template's dropped tokens, with a mask if padding is masked."""
+        """Rows -> what the model says behind the template's own tokens, masked where padding is not to be seen."""
         start = self._start()
         ids, attended = (each.to(self._device()) for each in self._batch(rows))
         seen = embed_pictures(self.model, rows, ids) if any(row.views for row in rows) else None
@@ -288,22 +286,22 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return TextEncoding(tokens, torch.arange(tokens.shape[1]) < lengths[:, None])
 
     def ids(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Texts in the template -> token ids [B, L] and mask [B, L] bool (True: attended to)."""
+        """Texts in the template -> token ids [B, L] and mask [B, L] bool (True: seen by the model)."""
         return self._batch([self._row(text) for text in texts])
 
     def _batch(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
-        # CPM recognises padding by its id only, and only on the left.
+        # CPM recognises padding by its id alone, and only on the left.
         return batch_rows(rows, self.pad, pad_left=self.part.family == "cpmant")
 
     def finished(self, trunk: TextEncoding) -> TextEncoding:
-        """The trunk's output, through the bridge if there is one."""
+        """The trunk's output, through the bridge where there is one."""
         if self.out is None or self.norm is None:
             return trunk
         return replace(trunk, tokens=self.norm(self.out(trunk.tokens)))
 
     def blank(self) -> Tensor | None:
-        """The trunk's state at padding, [width]: CPM's padding attends to nothing and is not attended to, so that it is
-        the same for every text. None for other families.
+        """What the trunk says of padding, [width]: CPM's attends to nothing and nothing attends to it, so that it is
+        the same of every text, and the text the same behind it. None for other families.
         """
         if self.part.family != "cpmant":
             return None
@@ -311,7 +309,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return self._states(ids, torch.tensor([[False, True]], device=self._device()))[0, 0].cpu()
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
-        """Token ids [B, L] and attention mask [B, L] bool -> tokens [B, L, width]."""
+        """Token ids [B, L] and which of them the model sees [B, L] bool -> tokens [B, L, width]."""
         return self.finished(TextEncoding(self._states(ids.to(self._device()), mask.to(self._device()))))
 
     def _device(self) -> torch.device:
@@ -319,19 +317,19 @@ class LanguageModelEncoder(PublishedTextEncoder):
 
     def _states(self, ids: Tensor, attended: Tensor, seen: Mapping[str, Any] | None = None) -> Tensor:
         if self.part.family == "cpmant":
-            # It recognises padding by its id, 0, and takes no mask.
+            # It knows padding by its id, 0, and has no mask of its own.
             return self.model(ids.masked_fill(~attended, 0), use_cache=False).last_hidden_state
         before_norm: list[Tensor] = []
         handle = None
         if not self.part.normed:
-            # transformers returns the last state after the norm only; this hook gets the input of the norm.
+            # transformers lists the last state after the norm only; what goes into the norm is read by this hook.
             def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
                 before_norm.append(args[0])
 
             handle = self.model.norm.register_forward_pre_hook(keep)
         intermediate = self.part.state != -1
         try:
-            # No mask if everything is attended to, as CogView4's pipeline passes none for left padding.
+            # No mask where all is seen, as CogView4's pipeline gives it none of padding on the left.
             mask = None if bool(attended.all()) else attended.long()
             inputs = seen or {"input_ids": ids}
             output = self.model(**inputs, attention_mask=mask, output_hidden_states=intermediate, use_cache=False)
@@ -362,7 +360,7 @@ class LanguageModelEncoder(PublishedTextEncoder):
         write_whole(path, json.dumps(settings, indent=1, ensure_ascii=False).encode())
 
     def read_tokenizer(self, folder: Path) -> tuple[Any, str]:
-        """tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding token in its settings."""
+        """tokenizer.json, or the vocab.json and merges.txt of Qwen2Tokenizer, and the padding of its settings."""
         return read_tokenizer_files(folder)
 
     def _start(self) -> int:
@@ -373,8 +371,8 @@ class LanguageModelEncoder(PublishedTextEncoder):
         return len(tokenization.known(self.tokenizer).encode(text, add_special_tokens=False).ids)
 
     def _read(self, text: str, pictures: str = "") -> tuple[list[int], list[int]]:
-        """The ids of a text in its template, preceded by the tokens of ``pictures``, and the offset of each in the text
-        (-1 before it, its length after it).
+        """The ids of a text in its template behind what stands for ``pictures``, and where in the text each begins (-1
+        before, its length after it).
         """
         tokenize = tokenize_by_character if self.part.characters else tokenize_in_template
         return tokenize(tokenization.known(self.tokenizer), self.part.template, text or self.part.empty, pictures)

@@ -1,4 +1,4 @@
-"""The vision encoder of Qwen2.5-VL (arXiv:2502.13923): pictures as tokens among those of a prompt."""
+"""The vision tower of Qwen2.5-VL (arXiv:2502.13923): pictures as tokens among those of the text that speaks of them."""
 
 # transformers leaves parts of its interface untyped; what crosses it here is named where it is used.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -23,9 +23,9 @@ from bimo.models.spaces import CLIP_DEVIATION, CLIP_MEAN
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The token of one merged patch of a picture.
+#: The token that stands for one merged patch of a picture.
 IMAGE_PAD = "<|image_pad|>"
-#: The multiple to which sides are rounded up before they are halved.
+#: What the sides are multiples of before they are halved.
 HALVED = 16
 PICTURE = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
 
@@ -62,7 +62,7 @@ class PictureReader(Part, ABC):
         """The module."""
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """The size (width, height) in pixels to which a picture is resized: whole merged patches."""
+        """(width, height) in pixels that a picture of some size is seen at: whole merged patches."""
         unit = self.patch_size * self.spatial_merge_size
         wide, high = (max(unit, round(side / unit) * unit) for side in (width, height))
         if wide * high > self.max_pixels:
@@ -200,8 +200,8 @@ class QwenVisionTower(PictureTower):
 
 
 def rotary_positions(length: int, views: Sequence[tuple[int, View]]) -> Tensor:
-    """[3, length]: time, row and column of each token in a text with pictures, given with their first tokens; positions
-    after a picture continue from its longer side (M-RoPE, arXiv:2409.12191 section 2.1).
+    """[3, length]: time, row and column of each token of a text with pictures in it, each beginning at a token; what
+    follows a picture goes on behind its longer side (M-RoPE, arXiv:2409.12191 section 2.1).
     """
     positions = torch.zeros(3, length, dtype=torch.long, device="cpu")
     token = place = 0

@@ -137,7 +137,7 @@ def _several(words: Any) -> Mapping[int, tuple[tuple[int, str], ...]]:
     return tokens_of
 
 
-def read_tokenizer(
+def read_words(
     folder: Path, wanted: Sequence[str], vocab: int, reader: Callable[[Path], tuple[Any, str]]
 ) -> tuple[Any, int]:
     """The tokenizer that ``reader`` reads from a folder, without padding and truncation, and its padding id.
@@ -171,7 +171,7 @@ def read_tokenizer(
     return words, number
 
 
-def write_tokenizer(folder: Path, words: Any, pad: int, cls: str, length: int) -> None:
+def write_words(folder: Path, words: Any, pad: int, cls: str, length: int) -> None:
     """Writes a tokenizer for transformers' class of that name: tokenizer.json, and its padding token."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"tokenizer_class": cls, "model_max_length": length, "pad_token": known(words).id_to_token(pad)}
@@ -206,14 +206,14 @@ def word_pieces(folder: Path) -> tuple[Any, str]:
     lower = bool(settings.get("do_lower_case", True))
     vocab = str(folder / VOCAB_FILE)
     # As in BertTokenizer: accents follow the case unless strip_accents is set.
-    tokenizer = BertWordPieceTokenizer(
+    made = BertWordPieceTokenizer(
         vocab,
         lowercase=lower,
         strip_accents=settings.get("strip_accents"),
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
     )
     # The plain tokenizer, as from a tokenizer.json.
-    return tokenizer._tokenizer, "[PAD]"  # pyright: ignore[reportPrivateUsage]
+    return made._tokenizer, "[PAD]"  # pyright: ignore[reportPrivateUsage]
 
 
 def marked(words: Any, marks: tuple[int, int]) -> Any:

@@ -128,22 +128,22 @@ class Finetuner:
             raise RequestError(NO_SUCH_RUN)
         return found
 
-    def begin(self, request: FinetuneRequest, key: str) -> Record:
+    def begin(self, asked: FinetuneRequest, key: str) -> Record:
         """Writes the photos and starts the process. Raises RequestError for anything that is wrong or too much, and
         while another run is under way.
         """
         limits, own = self.settings.limits, self.of(key)
-        self.pool.model_name(request.model)
-        self._check_texts(request)
-        if not 0 < len(request.photos) <= limits.photos:
+        self.pool.model_name(asked.model)
+        self._check_texts(asked)
+        if not 0 < len(asked.photos) <= limits.photos:
             raise RequestError(
-                "{count} photos; this server fine-tunes on 1 to {most}", count=len(request.photos), most=limits.photos
+                "{count} photos; this server fine-tunes on 1 to {most}", count=len(asked.photos), most=limits.photos
             )
-        if not 0 <= request.steps <= limits.finetune_steps:
+        if not 0 <= asked.steps <= limits.finetune_steps:
             raise RequestError(
                 "{name} is {value}; this server allows at most {most}",
                 name="steps",
-                value=request.steps,
+                value=asked.steps,
                 most=limits.finetune_steps,
             )
         if len(own) >= limits.finetunings:
@@ -156,15 +156,15 @@ class Finetuner:
                 "{count} photos have no caption, and their names say nothing: say what the photos show",
                 count=captions.count(""),
             )
-        names = [photo.name or str(number) for number, photo in enumerate(request.photos, 1)]
-        kinds = [_kind(photo, name) for photo, name in zip(request.photos, names, strict=True)]
+        names = [photo.name or str(number) for number, photo in enumerate(asked.photos, 1)]
+        kinds = [_kind(photo, name) for photo, name in zip(asked.photos, names, strict=True)]
         with self._lock:
             self._check_free()
             # Part of the id in the name keeps engines of a deleted LoRA from serving another of its name.
             run_id = uuid.uuid4().hex
             folder = self.settings.folder / FOLDER / run_id
             try:
-                for number, (photo, kind, caption) in enumerate(zip(request.photos, kinds, captions, strict=True), 1):
+                for number, (photo, kind, caption) in enumerate(zip(asked.photos, kinds, captions, strict=True), 1):
                     # Numbered, as names from a request must not become file names; what they tell is the caption.
                     write_whole(folder / PHOTOS / f"{number:04d}.{kind}", photo.content)
                     if caption:
@@ -172,13 +172,13 @@ class Finetuner:
                 record = Record(
                     run_id,
                     key,
-                    f"{request.name.strip()}-{run_id[:4]}",
-                    self.pool.model_name(request.model),
-                    len(request.photos),
-                    request.word.strip(),
-                    request.subject.strip(),
-                    request.steps,
-                    request.language,
+                    f"{asked.name.strip()}-{run_id[:4]}",
+                    self.pool.model_name(asked.model),
+                    len(asked.photos),
+                    asked.word.strip(),
+                    asked.subject.strip(),
+                    asked.steps,
+                    asked.language,
                     time.time(),
                     folder=folder,
                 ).write()
@@ -213,21 +213,21 @@ class Finetuner:
                 raise RequestError("this fine-tuning is under way; stop it first")
             shutil.rmtree(record.folder, ignore_errors=True)
 
-    def _check_texts(self, request: FinetuneRequest) -> None:
-        name = request.name.strip()
+    def _check_texts(self, asked: FinetuneRequest) -> None:
+        name = asked.name.strip()
         if not 0 < len(name) <= NAME_LENGTH or not name.replace("-", "").replace("_", "").isalnum():
             raise RequestError(
                 "the name is {name!r}; expected letters, digits, - and _, {most} at most", name=name, most=NAME_LENGTH
             )
-        captions = [photo.caption for photo in request.photos]
-        for text in (request.word, request.subject, *captions, *(photo.name for photo in request.photos)):
+        captions = [photo.caption for photo in asked.photos]
+        for text in (asked.word, asked.subject, *captions, *(photo.name for photo in asked.photos)):
             if len(text) > TEXT_LENGTH or any(not (char.isprintable() or char in "\n\t") for char in text):
                 raise RequestError(
                     "a caption or word is longer than {most} characters, or has some that cannot be shown",
                     most=TEXT_LENGTH,
                 )
             self.check(text)
-        if request.subject.strip() and not request.word.strip():
+        if asked.subject.strip() and not asked.word.strip():
             raise RequestError("the subject needs a class word, what it is one of: 猫 for 一只<我的>猫")
 
     def _check_free(self) -> None:
@@ -357,9 +357,9 @@ def _tidy(record: Record) -> None:
 def _failure(record: Record, status: int) -> str:
     """The sentence that a process ended with, in the language of the request."""
     lines = (record.folder / OUTPUT).read_text("utf-8", "replace").splitlines()
-    messages = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    if messages and status > 0:
-        return record.without_paths(messages[-1])
+    said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    if said and status > 0:
+        return record.without_paths(said[-1])
     with speaking(record.language):
         if status < 0:
             return say("the process was ended by signal {number}, as where memory runs out", number=-status)
