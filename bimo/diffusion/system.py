@@ -163,7 +163,8 @@ class System(nn.Module):
 
     def paraphrased(self, text: str) -> Paraphrase:
         """A prompt in words that the text encoder learned, where it has a list of them."""
-        return paraphrased(text, self._strictest) if self.text_encoders else Paraphrase(text)
+        listed = any(encoder.known for encoder in self.text_encoders)
+        return paraphrased(text, self._strictest) if listed else Paraphrase(text)
 
     def _strictest(self, text: str) -> Budget:
         return max(self.budgets(text), key=lambda budget: len(budget.unknown))

@@ -38,6 +38,8 @@ class TextEncoder(nn.Module, ABC):
     reads_pictures: bool = False
     #: Prefixes of its head's parameter names: the head may be trained while the trunk is frozen.
     heads: tuple[str, ...] = ()
+    #: The words that it was trained on, where there is a list of them; else empty.
+    known: frozenset[str] = frozenset()
 
     def share(self, others: Sequence[TextEncoder]) -> None:
         """Takes what it shares with another of the system's text encoders from there, once all are built."""

@@ -62,7 +62,7 @@ class Paraphrase:
         """A sentence for the words that were replaced and one for those left out, in the user's language."""
         pairs = [f"{word} → {commoner}" for word, commoner in self.replaced]
         sentences = [say("this model never learned some words and draws commoner ones: {pairs}", pairs=listed(pairs))]
-        out = [say("this model never learned, and leaves out: {words}", words=listed(self.left_out))]
+        out = [say("left out, as nothing that this model could show: {words}", words=listed(self.left_out))]
         return (*(sentences if pairs else ()), *(out if self.left_out else ()))
 
 

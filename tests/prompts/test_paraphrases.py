@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+import bimo
 from bimo.cli import main
 from bimo.core.picture import read_metadata
-from bimo.engine.engine import Engine
 from bimo.hub.editions import text_encoder_of
 from bimo.prompts.paraphrases import paraphrased, proposed, table
 from bimo.prompts.token_budget import Budget
+from tests.support.tiny_checkpoints import checkpoint
 
 KNOWN = (
     "可爱的",
@@ -124,9 +125,13 @@ def test_what_is_only_like_something_is_refused_with_it(tmp_path: Path, capsys: 
     assert not (tmp_path / "none.png").exists()
 
 
-def test_a_model_with_a_published_vocabulary_reads_the_prompt_itself(tiny_folder: Path) -> None:
-    import bimo
+def test_a_model_with_a_published_vocabulary_reads_the_prompt_itself(tmp_path: Path) -> None:
+    import diffusers
 
-    engine: Any = bimo.load(tiny_folder)
-    assert isinstance(engine, Engine)
-    assert engine.prepare({"text": "一只柯基", "seed": 1}).request.drawn_text is None
+    law: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.DDIMScheduler(**law, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
+    checkpoint(tmp_path / "model", "bert", scheduler)
+    engine = bimo.load(tmp_path / "model")
+    prepared = engine.prepare({"text": "一只可爱的柯基，8K", "seed": 1})
+    assert prepared.request.drawn_text is None
+    assert not any("commoner" in warning or "left out" in warning for warning in prepared.warnings)
