@@ -159,7 +159,9 @@ def test_the_probe_measures_what_is_installed() -> None:
     assert all(row.seconds > 0 for row in found.values())
     assert found["torch"].error == 0
     assert found["openvino"].error < 1e-5
-    assert 1e-5 < found["openvino-bf16"].error < 0.05
+    # OpenVINO takes float32 for bfloat16 where the processor has no instructions for it.
+    rounds = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert (1e-5 if "BF16" in rounds else 0) < found["openvino-bf16"].error < 0.05
 
 
 def test_auto_is_the_fastest_that_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,8 @@ OWN: dict[str, dict[str, Any]] = {
     "ovis_image": {"use_sliding_window": False, "tie_word_embeddings": True},
     "ernie_image": {"pad_token_id": None, "tie_word_embeddings": True},
     "hunyuan_image": {"vision_token_id": 7},
+    "z_image_omni": {"use_sliding_window": False, "rope_interleaved": False},
+    "qwen_image_21": {"vision_token_id": 7},
 }
 #: What would change an answer, or may: refused by its name.
 LOUD: dict[str, tuple[str, Any]] = {
@@ -79,6 +81,8 @@ LOUD: dict[str, tuple[str, Any]] = {
     "ovis_image": ("attention_sinks", 4),
     "ernie_image": ("attention_bias", True),
     "hunyuan_image": ("rotary_base", 10000),
+    "z_image_omni": ("rotary_base", 10000),
+    "qwen_image_21": ("rotary_base", 10000),
 }
 
 
