@@ -128,8 +128,7 @@ class Request(pydantic.BaseModel):
 
     ``long_prompt`` "chunks" reads what CLIP has no room for in further chunks, as AUTOMATIC1111; else it is cut, as in
     diffusers, and said. ``original_text`` is what was written where ``text`` was expanded or translated from it; it is
-    kept and not drawn. ``drawn_text`` is what the model reads in place of ``text``: by default its words that the model
-    never learned are replaced by commoner ones or left out; ``text`` again changes nothing.
+    kept and not drawn. ``drawn_text`` is what the model reads in place of ``text``, by default in words that it learned.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -210,12 +209,8 @@ def checked(request: Request | Mapping[str, Any]) -> Request:
             raise RequestError(
                 "{where} of the request is wrong: {first} (got {got})", where=where, first=first["msg"], got=got
             ) from None
-    texts = (
-        (Message("prompt"), request.text),
-        (Message("negative prompt"), request.negative or ""),
-        (Message("prompt"), request.read_text),
-    )
-    for name, words in texts:
+    prompts = ((Message("prompt"), words) for words in (request.text, request.read_text))
+    for name, words in (*prompts, (Message("negative prompt"), request.negative or "")):
         if found := _NO_TEXT.search(words):
             raise RequestError(
                 "character {start} of the {name} is {found!a}, which is no text; write UTF-8",
