@@ -128,7 +128,7 @@ class Request(pydantic.BaseModel):
 
     ``long_prompt`` "chunks" reads what CLIP has no room for in further chunks, as AUTOMATIC1111; else it is cut, as in
     diffusers, and said. ``original_text`` is what was written where ``text`` was expanded or translated from it; it is
-    kept and not drawn. ``drawn_text`` is what the model reads in place of ``text``, by default in words that it learned.
+    kept and not drawn. ``drawn_text`` is what the model reads in place of ``text``; by default in words it learned.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
