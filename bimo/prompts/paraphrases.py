@@ -46,8 +46,8 @@ class Row:
         return tuple(one for one in (self.zh if chinese else self.en) if not one.startswith(_LIKE))
 
     def every(self, chinese: bool) -> tuple[str, ...]:
-        """What the word is or is like."""
-        return tuple(one.removeprefix(_LIKE) for one in (self.zh if chinese else self.en))
+        """What the word is or is like; nothing for one that only adorns."""
+        return () if self.adorns else tuple(one.removeprefix(_LIKE) for one in (self.zh if chinese else self.en))
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _without(text: str, words: Sequence[str]) -> str:
     pieces: list[str] = []
     for piece, free in _pieces(text):
         for word in sorted(words, key=len, reverse=True) if free else ():
-            pattern = re.escape(word) if _HAN.search(word) else rf"(?<![\w]){re.escape(word)}(?![\w])"
+            pattern = re.escape(word) if _HAN.search(word) else rf"(?<![A-Za-z0-9_]){re.escape(word)}(?![A-Za-z0-9_])"
             piece = re.sub(pattern, " " if word.isascii() else "", piece, flags=re.IGNORECASE)
         pieces.append(piece)
     shorter = _LEFT_OVER.sub(r"\1", "".join(pieces))

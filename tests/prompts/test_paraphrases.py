@@ -56,6 +56,7 @@ def budget(text: str) -> Budget:
         ("可爱的狗", "狗", ("可爱的",)),
         ("a cute dog", "a dog", ("cute",)),
         ("可爱", "可爱", ()),
+        ("一只cute的狗", "一只 狗", ("cute",)),
         ("(柯基:1.3) [布偶猫:狗:0.5] <lora:柯基:0.8>", "(狗:1.3) [猫:狗:0.5] <lora:柯基:0.8>", ()),
         ("写着「柯基」的柯基", "写着「柯基」的狗", ()),
         # Part of another word, known in its context, or not of the table.
@@ -76,7 +77,7 @@ def test_a_prompt_in_commoner_words(text: str, read: str, left_out: tuple[str, .
 
 
 def test_what_is_like_a_word_is_proposed() -> None:
-    assert proposed(("孙悟空", "柯基", "量子"), lambda word: word in KNOWN) == ("猴子", "狗")
+    assert proposed(("孙悟空", "柯基", "量子", "可爱的"), lambda word: word in (*KNOWN, "-")) == ("猴子", "狗")
 
 
 @pytest.mark.parametrize("chinese", [True, False])
