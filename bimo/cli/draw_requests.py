@@ -82,7 +82,8 @@ def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPl
     if len(editions) > 1 or editions == {registry.DEFAULT_MODEL}:
         return DrawPlan(requests, registry.DEFAULT_MODEL)
     note = say(
-        "drawn by {model}, which learned scenes, verses and dishes (an early version; -m {other} is the other)",
+        "drawn by {model}, which learned scenes, verses and dishes (-m {other} is the other); those that its program "
+        "can draw begin with a draft by it (--draft 0: none)",
         model=min(editions),
         other=registry.DEFAULT_MODEL,
     )
@@ -96,7 +97,8 @@ def of_picture(file: Path, images: Mapping[str, Any], model: str | None) -> Draw
         requests = [checked({"text": settings.fields["text"]} | dict(images))]
         return DrawPlan(requests, default_model(model), foreign=settings, notes=list(settings.notes()))
     record = read_metadata(file)
-    literal = {"drawn_text": record["request"]["text"]}
+    # Pictures whose record says neither are of before there was either.
+    literal = {"drawn_text": record["request"]["text"], "draft": 0}
     record["request"] = literal | inputs.recorded(record["request"], dict(images), file)
     return DrawPlan([checked(record["request"])], model or record["recipe"], record)
 

@@ -21,6 +21,15 @@ SubseedStrength = Annotated[
     typer.Option(help=say("how far it is varied: 0 is the picture of --seed, 1 that of --subseed")),
 ]
 
+Draft = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help=say("the share of the steps drawn over a draft by the model's own procedures (scenes, dishes); 0: none"),
+    ),
+]
+
 
 class Upscaler(StrEnum):
     """How a picture is enlarged for the second pass."""

@@ -129,6 +129,7 @@ class Request(pydantic.BaseModel):
     ``long_prompt`` "chunks" reads what CLIP has no room for in further chunks, as AUTOMATIC1111; else it is cut, as in
     diffusers, and said. ``original_text`` is what was written where ``text`` was expanded or translated from it; it is
     kept and not drawn. ``drawn_text`` is what the model reads in place of ``text``; by default in words it learned.
+    ``draft`` is the share of the steps that a draft by the model's own procedures goes through (SDEdit), 0 for none.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -182,6 +183,7 @@ class Request(pydantic.BaseModel):
     long_prompt: Literal["cut", "chunks"] | None = None
     original_text: str | None = None
     drawn_text: str | None = None
+    draft: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
 
     @property
     def read_text(self) -> str:

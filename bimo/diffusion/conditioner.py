@@ -15,6 +15,8 @@ from bimo.core.request import Request
 from bimo.core.tensors import Batch, Conditioning, TextEncoding
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from bimo.diffusion.system import System
 
 #: Separates the seed of conditioners' random numbers from that of the noise.
@@ -114,6 +116,16 @@ class Conditioner(Part, ABC):
     def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
         """Where it tells a picture's elements to stand: name -> boxes (left, top, right, bottom), as shares of it."""
         return {}
+
+    def can_draft(self, system: System, request: Request) -> bool:
+        """Whether it has a draft of the picture that a request asks for."""
+        return False
+
+    def draft(self, drawing: Drawing) -> Image.Image:
+        """A draft made by program, which the last level starts from as it starts from the image of image-to-image;
+        called only if ``can_draft``.
+        """
+        raise NotImplementedError
 
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
         """The scalars of its conditioning that are 0 at this step, for conditioners that apply to some of the steps."""

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
+from bimo.core.request import Request
 from bimo.diffusion import noise as noises
-from bimo.diffusion.conditioner import Drawing
-from bimo.diffusion.image_inputs import IMAGE, MASK, read_by_conditioners
+from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.image_inputs import IMAGE, MASK, pixels_of, read_by_conditioners
 from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import System
 
@@ -18,13 +19,13 @@ from bimo.diffusion.system import System
 def begin(
     system: System, name: str, drawing: Drawing, sampler: Sampler, steps: int, shape: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, MaskedOriginal | None]:
-    """The initial x of a request with an image, the remaining timesteps, and the original that a mask preserves.
+    """The initial x of a request with an image or a draft, the remaining timesteps, and the original that a mask keeps.
 
     Random numbers are drawn in the order of diffusers' pipelines: first the sample of the image's posterior, then the
     noise. With a ``strength`` below 1 only the last of the steps are run.
     """
     request, generator = drawing.request, drawing.noise
-    strength = 1.0 if request.strength is None else request.strength
+    strength = share_of_steps(request) or 1.0
     read = read_by_conditioners(system, name)
     masked = MASK in drawing.pictures
     blended = masked and MASK not in read
@@ -41,7 +42,7 @@ def begin(
     times = last_times(sampler, steps, strength)
     own = drawing.latent
     if own is None:
-        own = system.space(name).encode(drawing.pictures[IMAGE], generator)
+        own = system.space(name).encode(_start(system, name, drawing), generator)
     noise = noises.gaussian(drawing, shape)
     x = noise * sampler.init_noise_sigma if from_noise else sampler.add_noise(own, noise, times[:1])
     if not blended:
@@ -49,6 +50,33 @@ def begin(
     # diffusers draws these for the latents of the masked image, even if the denoiser does not read them.
     torch.randn(1, *shape, generator=generator)
     return x, times, MaskedOriginal(own, noise, to_shape(drawing.pictures[MASK], shape))
+
+
+def share_of_steps(request: Request) -> float | None:
+    """The share of the steps that a filled request's image or draft goes through, None if it starts from noise."""
+    return request.draft or None if request.image is None else request.strength
+
+
+def steps_taken(request: Request, steps: int) -> int:
+    """How many of ``steps`` a filled request runs: fewer if it starts from a picture."""
+    share = share_of_steps(request)
+    return steps if share is None else max(1, int(steps * share))
+
+
+def drafting(system: System, request: Request) -> Conditioner | None:
+    """The conditioner of the last level that has a draft of what a request asks for, if any."""
+    conditioners = system.level(system.recipe.levels[-1].name).conditioners
+    return next((each for each in conditioners if each.can_draft(system, request)), None)
+
+
+def _start(system: System, name: str, drawing: Drawing) -> Tensor:
+    """The picture to start from, [1, 3, H, W]: the request's image, or a draft."""
+    if drawing.request.image is not None:
+        return drawing.pictures[IMAGE]
+    conditioner = drafting(system, drawing.request)
+    assert conditioner is not None, "a request is filled with a draft only if there is one"
+    assert drawing.request.size is not None
+    return pixels_of(conditioner.draft(drawing), drawing.request.size)
 
 
 def last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:

@@ -13,7 +13,7 @@ from bimo.core.messages import say
 from bimo.core.recipe import Branch
 from bimo.core.request import Request
 from bimo.core.tensors import TextEncoding
-from bimo.diffusion import outpainting, prompt_weighting
+from bimo.diffusion import image_to_image, outpainting, prompt_weighting
 from bimo.diffusion.image_inputs import shown_to_text_encoders
 from bimo.diffusion.request_validation import (
     condition_warnings,
@@ -103,7 +103,7 @@ def prepare(
     texts = [system.recipe.request.prefix + styled(text, full.style) for text in said]
     # The order: the unconditional branch, the conditional one, those of prefixes, prompts joined by AND, regions.
     roles = [negative, texts[0], *(prefix + texts[0] for prefix in prefixes), *texts[1:]]
-    ends, spoken = _over_steps(roles, _steps_taken(full))
+    ends, spoken = _over_steps(roles, image_to_image.steps_taken(full, full.steps or 1))
     chunked = prompt_weighting.chunked(system, full)
     each = [emphasis(text) for text in spoken]
     broken = any(len(parts_between_breaks(one)) > 1 for one in each)
@@ -131,6 +131,10 @@ def prepare(
     unlearned = [budget.nothing_known() for text in plain for budget in system.budgets(text)]
     nothing = unlearned[0] if unlearned and all(unlearned) else ""
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
+    asked = request.get("draft") if isinstance(request, Mapping) else request.draft
+    if asked and not full.draft:
+        none = say("{name} has no draft of its own for this prompt; draft changed nothing", name=system.recipe.name)
+        warnings[none] = None
     if full.negative and guided and all(guided):
         silent = say("this system reads no negative prompt; yours changed nothing")
         warnings[silent] = None
@@ -194,14 +198,6 @@ def _over_steps(roles: Sequence[str], steps: int) -> tuple[list[_End], list[str]
         spoken += [text for text in dict.fromkeys(now) if text not in spoken]
         ends.append(_End(until, tuple(spoken.index(text) for text in now)))
     return ends, spoken
-
-
-def _steps_taken(request: Request) -> int:
-    """The number of steps that a request runs: fewer than it asks for if it starts from a picture."""
-    steps = request.steps or 1
-    if request.image is None or request.strength is None:
-        return steps
-    return max(1, int(steps * request.strength))
 
 
 def _skipped(system: System, request: Request) -> int:

@@ -60,6 +60,7 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         "sampler": wanted.sampler or last.sampler,
         **_sampling(system, request),
     }
+    settings["draft"] = _draft(system, request.model_copy(update=settings))
     if request.image is not None and request.strength is None:
         plain = 1.0 if IMAGE in read_by_conditioners(system, last.name) else STRENGTH
         painted = request.mask is not None or request.outpaint is not None
@@ -213,6 +214,15 @@ def _drawn_text(system: System, text: str) -> str | None:
     return None if read == text else read
 
 
+def _draft(system: System, request: Request) -> float | None:
+    """The share of the steps that a draft of the system's own goes through, None without one."""
+    share = guidance.first_set(request.draft, system.recipe.request.draft)
+    composed_of_parts = request.regions or len(composed(request.read_text)) > 1
+    if not share or request.image is not None or request.seamless or composed_of_parts:
+        return None
+    return share if image_to_image.drafting(system, request) else None
+
+
 def _negative(system: System, negative: str | None) -> str | None:
     """The negative prompt: the recipe's if there is none. None is preserved if an empty one has another effect."""
     if negative is not None:
@@ -292,7 +302,7 @@ def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
             )
         image_to_image.last_times(over, count, strength)
     noise_schedule = level.schedule
-    if request.image is not None or not isinstance(noise_schedule, Ddpm) or not noise_schedule.learnable:
+    if image_to_image.share_of_steps(request) or not isinstance(noise_schedule, Ddpm) or not noise_schedule.learnable:
         return ()
     first = float(sampler.timesteps[0])
     if float(noise_schedule.signal()[min(int(first), noise_schedule.count - 1)]) ** 0.5 <= LEFT_AT_FIRST:

@@ -84,15 +84,21 @@ def _drawn(
 def calls(system: System, request: Request) -> int:
     """The number of denoiser calls of a filled request, by its steps."""
     *earlier, last = system.recipe.levels
-    built, count = system.level(last.name), request.steps or last.steps
+    built = system.level(last.name)
+    count = image_to_image.steps_taken(request, request.steps or last.steps)
     space = system.space(last.name)
     tiles = windows.windows(request, space.shape_for(request), space.factor, built.denoiser.multiple)
     earlier_calls = sum(_earlier_calls(system, level, request) for level in earlier)
     first = earlier_calls + count * max(1, len(tiles))
     if request.hires is None:
         return first
-    steps, share = hires.steps_of(request, count)
-    changes = {"hires": None, "size": hires.size_of(request, picture_unit(system)), "steps": max(1, int(steps * share))}
+    steps, share = hires.steps_of(request, request.steps or last.steps)
+    changes = {
+        "hires": None,
+        "draft": None,
+        "size": hires.size_of(request, picture_unit(system)),
+        "steps": max(1, int(steps * share)),
+    }
     return first + calls(system, request.model_copy(update=changes))
 
 
@@ -161,7 +167,7 @@ def _level(
     weights = [(b, weight_of(request, b)) for b in recipe.guidance.branches if weight_of(request, b)]
     for conditioner in level.conditioners:
         conditioner.before_noise(system, drawing)
-    if last and request.image is not None:
+    if last and (request.image is not None or request.draft):
         x, times, original = image_to_image.begin(system, recipe.name, drawing, sampler, steps, shape)
     else:
         x, times, original = noise.initial(sampler, drawing, shape), sampler.timesteps, None

@@ -109,6 +109,6 @@ def _learned_first() -> Set[str]:
 @lru_cache(maxsize=1)
 def _names() -> Set[str]:
     names = {word for name, dish in dishes().items() for word in (name, dish.english, *dish.also)}
-    names |= {word for called in subjects().values() for word in (*called.zh, *called.en, *called.words)}
+    names |= {word for called in subjects().values() for word in called.names()}
     names |= {clause for verse in verses() for clause in verse.clauses if len(clause) >= SHORTEST}
     return frozenset(name for name in map(normal, names) if name) - _learned_first()

@@ -83,6 +83,7 @@ class JobRequest(pydantic.BaseModel):
     seamless: str | None = pydantic.Field(None, description="x, y or both")
     style: str | None = None
     drawn_text: str | None = pydantic.Field(None, description="what the model reads in place of text")
+    draft: float | None = pydantic.Field(None, description="the share of the steps over a draft by program, 0 for none")
     conditions: dict[str, list[float]] | None = None
     guidance_weights: dict[str, float] | None = None
     strength: float | None = None

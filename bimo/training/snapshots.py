@@ -69,7 +69,10 @@ def draw_samples(system: System, trainer: StageTrainer | None, processes: Proces
 
     def pictures() -> list[Image.Image]:
         engine = Engine(system, device=processes.device)
-        return [engine.draw(text, seed=SAMPLE_SEED, steps=SAMPLE_STEPS)[0].image for text in system.recipe.prompts]
+        # Without drafts, so that the samples show what the weights learned.
+        return [
+            engine.draw(text, seed=SAMPLE_SEED, steps=SAMPLE_STEPS, draft=0)[0].image for text in system.recipe.prompts
+        ]
 
     with averaged(system, trainer):
         # A sharded system draws in all processes.

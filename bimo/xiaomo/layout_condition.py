@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,12 @@ from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Drawing
 from bimo.diffusion.system import System
+from bimo.prompts.negation import negation
+from bimo.prompts.styles import styled
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: The label of the data: element -> [[left, top, right, bottom], ...], of the side.
 LABEL = "elements"
@@ -76,11 +81,15 @@ class LayoutBoxes(Conditioner):
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
             boxes: Mapping[str, Sequence[Sequence[float]]] = planned_boxes(
-                drawing.request.read_text, f"drawn-{drawing.generator.initial_seed()}"
+                drawing.request.read_text, self._key(drawing)
             )
         else:
             boxes = self._requested(requested)
         return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
+
+    @staticmethod
+    def _key(drawing: Drawing) -> str:
+        return f"drawn-{drawing.generator.initial_seed()}"
 
     def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
         """The boxes of a picture, with the corner of the painter's seal if they are those of a scene."""
@@ -88,6 +97,27 @@ class LayoutBoxes(Conditioner):
             return self._requested(request.conditions[self.name])
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
         return planned_places(request.read_text, f"drawn-{seed ^ CONDITIONER_SEED}")
+
+    def can_draft(self, system: System, request: Request) -> bool:
+        """Whether the procedures draw the whole of a square picture; not if its boxes are the request's own."""
+        from bimo.xiaomo import drafts  # what paints takes a while to import
+
+        width, height = request.size or (1, 1)
+        if self.name in request.conditions or width != height or negation(request.read_text).things:
+            return False
+
+        def unknown(words: str) -> bool:
+            return all(budget.wholly for budget in system.budgets(words))
+
+        return drafts.can_draft(styled(request.read_text, request.style), unknown, styled(request.text, request.style))
+
+    def draft(self, drawing: Drawing) -> Image.Image:
+        """The picture that the procedures draw for the prompt in the layout of ``from_request``."""
+        from bimo.xiaomo import drafts
+
+        request = drawing.request
+        side, _ = request.size or (drafts.SIDE, drafts.SIDE)
+        return drafts.draft(styled(request.read_text, request.style), self._key(drawing), side)
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

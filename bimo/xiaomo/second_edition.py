@@ -163,7 +163,7 @@ xiaomo_2 = Recipe(
         align_faster,
     ),
     weights=Published(bundle="xiaomo-2"),
-    request=Defaults(size=(256, 256)),
+    request=Defaults(size=(256, 256), draft=0.25),
     prompts=(
         "小桥流水人家，水彩",
         "小桥流水人家，梵高星空风格",

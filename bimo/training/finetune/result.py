@@ -103,8 +103,10 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def drawn(engine: Engine, prompts: Sequence[str], **settings: Any) -> list[Image.Image]:
-    """One picture for each prompt, all with the same seed; ``settings`` are further fields of the request."""
-    return [engine.draw(text, seed=SEED, **settings)[0].image for text in prompts]
+    """One picture for each prompt, all with the same seed and without drafts, so that they show what the weights
+    learned; ``settings`` are further fields of the request.
+    """
+    return [engine.draw(text, seed=SEED, draft=0, **settings)[0].image for text in prompts]
 
 
 def written(

@@ -117,7 +117,7 @@ class Dreambooth(Objective):
             # Requested by name, so that the recorded values are those that were drawn.
             conditions = system.conditions_of_seed(seed)
             if not path.is_file():
-                engine.draw(request | {"text": noun, "seed": seed, "conditions": conditions})[0].save(path)
+                engine.draw(request | {"text": noun, "seed": seed, "draft": 0, "conditions": conditions})[0].save(path)
             row: dict[str, object] = {"captions": [{"text": noun}], "labels": {}}
             rows.append((f"class-{seed:05d}", path.read_bytes(), row | conditions))
         system.train(modes)

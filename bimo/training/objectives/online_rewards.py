@@ -314,7 +314,7 @@ class Drawn(Protocol):
 
 def request_of(system: System, drawn: Drawn, text: str, seed: int) -> dict[str, Any]:
     """The request for a drawing of an objective."""
-    settings: dict[str, Any] = {"text": text, "seed": seed, "conditions": system.conditions_of_seed(seed)}
+    settings: dict[str, Any] = {"text": text, "seed": seed, "draft": 0, "conditions": system.conditions_of_seed(seed)}
     settings |= {"steps": drawn.steps} if drawn.steps else {}
     settings |= {} if drawn.size is None else {"size": drawn.size}
     return settings | ({} if drawn.guidance is None else {"guidance": drawn.guidance})

@@ -16,6 +16,7 @@ from bimo.prompts.normalise import normal
 from bimo.xiaomo.scenes.description import Mood
 
 NOTHING = "-"
+_ARTICLE = re.compile(r"^(?:an?|the) ")
 #: As many words as an English name has.
 _WORDS = re.compile("[a-z]+(?: [a-z]+){0,2}")
 
@@ -27,6 +28,11 @@ class Named:
     zh: tuple[str, ...]
     en: tuple[str, ...]
     words: tuple[str, ...] = ()
+
+    def names(self) -> set[str]:
+        """All in their normal form; those of several English words without their article, too."""
+        whole = {normal(word) for word in (*self.zh, *self.en, *self.words)}
+        return whole | {bare for name in whole if " " in (bare := _ARTICLE.sub("", name))}
 
 
 def _rows(name: str) -> list[dict[str, str]]:
@@ -66,8 +72,21 @@ def moods() -> Mapping[str, Mapping[str, Named]]:
 
 @lru_cache(maxsize=1)
 def styles() -> Mapping[str, Named]:
-    """Names of the manners of painting."""
-    return {row["style"]: Named(_several(row["zh"]), _several(row["en"])) for row in _rows("styles.tsv")}
+    """Names of the manners of painting; `words` are names that captions do not use."""
+    rows = _rows("styles.tsv")
+    return {row["style"]: Named(_several(row["zh"]), _several(row["en"]), _several(row["words"])) for row in rows}
+
+
+def style_of(text: str) -> str:
+    """The manner of painting that a text names, by the longest of its names; "" for none."""
+    plain = normal(text)
+    named = [
+        (len(word), style)
+        for style, names in styles().items()
+        for word in map(normal, (*names.zh, *names.en, *names.words))
+        if _says(plain, word)
+    ]
+    return max(named)[1] if named else ""
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +16,14 @@ from importlib import resources
 from pathlib import Path
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.captions.lexicon import elements_of
+from bimo.xiaomo.captions.lexicon import elements_of, style_of
 from bimo.xiaomo.heldout import held_out_verse
 from bimo.xiaomo.scenes.subjects.verse import room_for
 
 COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
 LEAST = 2
 LONGEST = 26
+_MARKS = re.compile(r"\W+")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,17 @@ def verses() -> tuple[Verse, ...]:
     lines = [line for line in text.split("\n") if line and not line.startswith("#")]
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     return tuple(Verse(row["line"], row["title"], row["author"]) for row in rows)
+
+
+def is_verse(text: str) -> bool:
+    """Whether a text is of nothing but clauses of the table's lines, and perhaps a manner of painting."""
+    clauses = [part for part in _MARKS.split(normal(text)) if part and not style_of(part)]
+    return bool(clauses) and _clauses().issuperset(clauses)
+
+
+@lru_cache(maxsize=1)
+def _clauses() -> frozenset[str]:
+    return frozenset(part for verse in verses() for part in _MARKS.split(normal(verse.line)) if part)
 
 
 @lru_cache(maxsize=1)

@@ -159,7 +159,7 @@ class _Evaluation:
         return questions(self.artwork, seen, held_out_pairs(self.artwork), single, self.limit, self.seed)
 
     def _request(self, question: Question) -> Request:
-        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance)
+        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance, draft=0)
 
     def _drawn(self, asked: Sequence[Question], images: Sequence[Image.Image]) -> Drawn:
         return Drawn(list(asked), list(images), self.judge.see(stacked(images)))

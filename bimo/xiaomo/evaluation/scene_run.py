@@ -55,7 +55,16 @@ MEASURES = {
     "dish": Message("dish right"),
     "no fish": Message("no fish"),
 }
-LABELS = Labels(GROUPS, MEASURES, {NEAREST: Message("nearest training picture"), FIRST: Message("first level alone")})
+DRAFTED = "drafted"
+LABELS = Labels(
+    GROUPS,
+    MEASURES,
+    {
+        NEAREST: Message("nearest training picture"),
+        FIRST: Message("first level alone"),
+        DRAFTED: Message("with drafts by program"),
+    },
+)
 NOTES = (
     Message("The judge learned from true pictures alone; its own errors are in the table."),
     Message(
@@ -184,6 +193,9 @@ class SceneEvaluation:
         nearest = self._seen(asked, _nearest(self.data, asked))
         firsts = first_level(self.system, [self._request(q) for q in asked], self.batch, self.on_progress)
         painters = {MODEL: model, NEAREST: nearest, FIRST: None if firsts is None else self._seen(asked, firsts)}
+        if share := self.system.recipe.request.draft:
+            drafted = [self._request(question).model_copy(update={"draft": share}) for question in asked]
+            painters[DRAFTED] = self._seen(asked, self.drawings.draw(drafted))
         report = Report(
             kind="evaluation of scenes",
             recipe=self.system.recipe.name,
@@ -199,7 +211,8 @@ class SceneEvaluation:
         return report
 
     def _request(self, question: SceneQuestion) -> Request:
-        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance)
+        # Without drafts it is measured what the weights learned.
+        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance, draft=0)
 
     def _seen(self, asked: list[SceneQuestion], images: list[Image.Image]) -> SceneAnswers:
         return SceneAnswers(asked, images, self.judge.see(stacked(images, SIDE)))

@@ -12,12 +12,13 @@ from functools import lru_cache
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import idioms
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
+from bimo.xiaomo.captions.verses import is_verse
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.scenes.description import SEASONS, Mood, Scene
 from bimo.xiaomo.scenes.subjects import SUBJECTS, stamp
-from bimo.xiaomo.scenes.subjects.verse import verse_scene
+from bimo.xiaomo.scenes.subjects.verse import room_for, verse_scene
 
 Boxes = Mapping[str, list[tuple[float, float, float, float]]]
 #: One element alone is a thing rather than a scene: 月亮.
@@ -51,22 +52,48 @@ def planned_boxes(text: str, key: str) -> Boxes:
     more than one element, or one that is a piece of country by itself. Milliseconds, and the same for the same text
     and key.
     """
-    planned = _planned(text, key)
-    return planned.elements if isinstance(planned, Scene) else planned
+    kind, name = asked(text)
+    if kind == "idiom":
+        # Of things that no scene has: which they are is for the words to say.
+        boxes = [(x - size / 2, y - size / 2, x + size / 2, y + size / 2) for _, (x, y, size) in idioms()[name].things]
+        return {"": boxes}
+    scene = planned(text, key)
+    return {} if scene is None else scene.elements
 
 
 def planned_places(text: str, key: str) -> Boxes:
     """As ``planned_boxes``, with the corner that a painter's seal is stamped in."""
-    planned = _planned(text, key)
-    if not isinstance(planned, Scene):
-        return planned
-    stamp(planned)
-    return planned.elements
+    scene = planned(text, key)
+    if scene is None or asked(text)[0] == "dish":
+        return planned_boxes(text, key)
+    stamp(scene)
+    return scene.elements
+
+
+def planned(text: str, key: str) -> Scene | None:
+    """The scene, dish or verse that a text asks for, not yet painted; None for an idiom or a thing."""
+    kind, name = asked(text)
+    chance = Chance(f"{key}/mood")
+    if kind == "idiom":
+        return None
+    if kind == "dish":
+        return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0]
+    if kind:
+        subject = SUBJECTS[name]
+        scene = subject.scene(key, mood_of(text, subject.draw_mood(chance)))
+        others = set(elements_of(text)) - scene.elements.keys()
+        if len(others) < FEWEST or not room_for(elements_of(text)):
+            return scene
+    named = _scenic(text)
+    if not named:
+        return None
+    otherwise = Mood(chance.pick(SEASONS), chance.pick(("dawn", "day", "day", "dusk")), "clear")
+    return verse_scene(key, named, mood_of(text, otherwise))
 
 
 def is_scene(text: str) -> bool:
     """Whether a text asks for a scene, a dish or what a verse names: the data draws those without a pose."""
-    kind, _ = _asked(text)
+    kind, _ = asked(text)
     return kind in ("scene", "dish") or (not kind and bool(_scenic(text)))
 
 
@@ -79,53 +106,36 @@ def is_landscape(text: str) -> bool:
 def _scenic(text: str) -> tuple[str, ...]:
     """The elements that a text names, if they make a scene: several, or one of the country and nothing beside it."""
     elements = elements_of(text)
-    if len(elements) >= FEWEST:
+    if len(elements) >= FEWEST or (elements and is_verse(text)):
         return elements
-    return elements if COUNTRY.issuperset(elements) and len(_beside(text, elements)) <= _REST else ()
+    return elements if COUNTRY.issuperset(elements) and len(_beside(text, elements).replace(" ", "")) <= _REST else ()
 
 
-def _beside(text: str, named: Sequence[str]) -> str:
-    """What a text says besides elements, season, light, weather and style."""
-    words = [word for name in named for word in (*elements()[name].words, *elements()[name].en)]
+def rest_of(text: str) -> str:
+    """What a text says besides the dish, subject or elements that it names, season, light, weather and style."""
+    kind, name = asked(text)
+    return _beside(text, elements_of(text), [word for word, known in _named().items() if known == (kind, name)])
+
+
+def _beside(text: str, named: Sequence[str], names: Sequence[str] = ()) -> str:
+    """What a text says besides elements, ``names`` in their normal form, season, light, weather and style."""
+    words = [*names]
+    words += [word for name in named for word in (*elements()[name].words, *elements()[name].en)]
     words += [
         word for values in moods().values() for mood in values.values() for word in (*mood.zh, *mood.en, *mood.words)
     ]
-    words += [word for style in styles().values() for word in (*style.zh, *style.en)]
+    words += [word for style in styles().values() for word in (*style.zh, *style.en, *style.words)]
     rest = normal(text)
     for word in sorted(map(normal, words), key=len, reverse=True):
         rest = re.sub(rf"\b{word}\b" if word.isascii() else word, " ", rest)
-    return _FILLING.sub("", rest)
+    return " ".join(_FILLING.sub(" ", rest).split())
 
 
-def _asked(text: str) -> tuple[str, str]:
+def asked(text: str) -> tuple[str, str]:
     """The longest name in a text: of what ("dish", "idiom", "scene"; "" for none), and its own."""
     plain = normal(text)
     longest = max((name for name in _named() if name in plain), key=len, default="")
     return _named().get(longest, ("", ""))
-
-
-def _planned(text: str, key: str) -> Scene | Boxes:
-    """The scene that a text asks for, or the boxes of what is none."""
-    kind, name = _asked(text)
-    chance = Chance(f"{key}/mood")
-    if kind:
-        if kind == "idiom":
-            # Of things that no scene has: which they are is for the words to say.
-            return {
-                "": [
-                    (x - size / 2, y - size / 2, x + size / 2, y + size / 2)
-                    for _, (x, y, size) in idioms()[name].things
-                ]
-            }
-        if kind == "dish":
-            return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0].elements
-        subject = SUBJECTS[name]
-        return subject.scene(key, mood_of(text, subject.draw_mood(chance)))
-    named = _scenic(text)
-    if not named:
-        return {}
-    otherwise = Mood(chance.pick(SEASONS), chance.pick(("dawn", "day", "day", "dusk")), "clear")
-    return verse_scene(key, named, mood_of(text, otherwise))
 
 
 @lru_cache(maxsize=1)
@@ -137,5 +147,5 @@ def _named() -> Mapping[str, tuple[str, str]]:
     for name, idiom in idioms().items():
         found |= {normal(word): ("idiom", name) for word in (name, idiom.literal, idiom.en)}
     for name, called in subjects().items():
-        found |= {normal(word): ("scene", name) for word in (*called.zh, *called.en, *called.words)}
+        found |= dict.fromkeys(called.names(), ("scene", name))
     return {word: kind for word, kind in found.items() if word}

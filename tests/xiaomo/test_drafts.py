@@ -1,0 +1,159 @@
+"""Drafts by program: which prompts have one, what it shows, and how it is drawn over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bimo
+from bimo.core.errors import RequestError
+from bimo.core.picture import read_metadata, recorded
+from bimo.core.request import Request
+from bimo.diffusion.conditioner import CONDITIONER_SEED
+from bimo.diffusion.preparation import prepare
+from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.sampling import calls
+from bimo.engine.engine import Engine
+from bimo.hub.editions import text_encoder_of
+from bimo.xiaomo.captions.lexicon import style_of
+from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
+from bimo.xiaomo.drafts import can_draft, draft
+from bimo.xiaomo.scenes.plan import ScenePlan, draw_scene
+from bimo.xiaomo.scenes.planning import planned_boxes
+
+SHARE = 0.25
+
+
+def unknown(words: str) -> bool:
+    return text_encoder_of("xiaomo-2").budget(words).wholly
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return bimo.load("xiaomo-2")
+
+
+@pytest.mark.parametrize(
+    ("text", "has_one"),
+    [
+        ("宫保鸡丁", True),
+        ("一碗热腾腾的牛肉面，水彩", True),
+        ("Mapo tofu", True),
+        ("小桥流水人家，梵高星空风格", True),
+        ("小橋流水人家", True),
+        ("举头望明月，低头思故乡", True),
+        ("孤帆远影碧空尽", True),
+        ("West Lake in spring", True),
+        ("a stone bridge over a stream, watercolor", True),
+        ("春天的早晨，一座小桥跨过清澈的溪水，两岸开满桃花，远处有几户人家升起炊烟", True),
+        # something else is asked for, which the program does not draw
+        ("吃牛肉面的猫", False),
+        ("长城上的熊猫", False),
+        ("大熊猫吃竹子", False),
+        ("3D风格的小笼包", False),
+        # no scene
+        ("红苹果", False),
+        ("守株待兔", False),
+        ("月亮", False),
+    ],
+)
+def test_what_can_be_drafted(text: str, has_one: bool) -> None:
+    assert can_draft(text, unknown) is has_one
+
+
+def test_a_verse_is_known_by_what_was_written() -> None:
+    read = "千山鸟飞绝，万径老虎灭"
+    assert not can_draft(read, unknown)
+    assert not can_draft(read, unknown, "千山鸟飞绝，万径老虎")
+    assert can_draft(read, unknown, "千山鸟飞绝，万径人踪灭")
+
+
+@pytest.mark.parametrize(
+    ("text", "style"),
+    [
+        ("长城，油画", "oil"),
+        ("梵高星空风格的长城", "gogh"),
+        ("lotus pond, watercolor", "watercolour"),
+        ("青花瓷盘里的饺子", "porcelain"),
+        ("长城", ""),
+        ("inking", ""),
+    ],
+)
+def test_the_style_that_is_named(text: str, style: str) -> None:
+    assert style_of(text) == style
+
+
+def test_it_is_what_the_training_data_shows() -> None:
+    dish = draw_dish(DishPlan("some", "宫保鸡丁", "圆盘", "oil"))
+    assert draft("宫保鸡丁，油画", "some", 256).tobytes() == dish.image.tobytes()
+    assert draft("一盘宫保鸡丁", "some", 256).tobytes() != dish.image.tobytes()
+    # The mood that the words leave open is that of the plan.
+    scene = draw_scene(ScenePlan("some", "great wall", "ink"))
+    assert draft("长城，水墨画", "some", 256).tobytes() == scene.image.tobytes()
+    assert draft("长城，水墨画", "other", 256).tobytes() != scene.image.tobytes()
+
+
+def test_a_subject_gives_way_to_what_else_is_named() -> None:
+    text = "夜晚的江面上停着一条小船，月亮挂在天上，岸边有枫树和一座古寺"
+    assert {"water", "boat", "moon", "maple", "temple"} <= planned_boxes(text, "some").keys()
+    assert "great wall" in planned_boxes("长城落日", "some")
+
+
+def test_it_is_drawn_over(engine: Engine) -> None:
+    """A quarter of the steps from a draft stays near it; without one the picture is another."""
+    with_draft = engine.draw("宫保鸡丁", seed=1)[0]
+    without = engine.draw("宫保鸡丁", seed=1, draft=0)[0]
+    assert recorded(with_draft.request)["draft"] == SHARE
+    assert "draft" not in recorded(without.request)
+    own = np.asarray(draft("宫保鸡丁", f"drawn-{1 ^ CONDITIONER_SEED}", 256), np.float32)
+    near, far = (np.abs(np.asarray(one.image, np.float32) - own).mean() for one in (with_draft, without))
+    assert near < 12 < 40 < far
+    assert with_draft.image.tobytes() != engine.draw("宫保鸡丁", seed=2)[0].image.tobytes()
+    steps = fill_request(engine.system, Request(text="宫保鸡丁")), fill_request(engine.system, Request(text="红苹果"))
+    # one call of the first level, then 3 or 12
+    assert [calls(engine.system, one) for one in steps] == [4, 13]
+
+
+def test_a_picture_with_a_draft_is_drawn_again(engine: Engine, tmp_path: Path) -> None:
+    picture = engine.draw("小桥流水人家，水彩", seed=3, draft=0.4)[0]
+    picture.save(tmp_path / "one.png")
+    record = read_metadata(tmp_path / "one.png")
+    assert record["request"]["draft"] == 0.4
+    assert engine.draw(record["request"])[0].image.tobytes() == picture.image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": Image.new("RGB", (256, 256), "red")},
+        {"conditions": {"boxes": [0, 0.1, 0.1, 0.9, 0.9]}},
+        {"size": (256, 320)},
+        {"regions": ({"text": "月亮", "box": (0, 0, 0.5, 0.5)},)},
+        {"text": "没有船的西湖"},
+        {"text": "西湖 AND 长城"},
+        {"text": "西湖", "style": "pixel"},
+    ],
+)
+def test_there_is_none(engine: Engine, fields: dict[str, Any]) -> None:
+    request = {"text": "西湖", **fields}
+    assert fill_request(engine.system, request).draft is None
+    assert fill_request(engine.system, {"text": "西湖"}).draft == SHARE
+    warned = prepare(engine.system, {**request, "draft": 0.5}).warnings
+    assert any("no draft" in warning for warning in warned)
+    assert not any("no draft" in warning for warning in prepare(engine.system, request).warnings)
+
+
+def test_a_model_without_drafts_says_so() -> None:
+    system = bimo.load("xiaomo").system
+    assert any("no draft" in warning for warning in prepare(system, {"text": "红苹果", "draft": 0.5}).warnings)
+    assert prepare(system, {"text": "红苹果", "draft": 0}).request.draft is None
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_is_from_none_to_all(engine: Engine, share: float) -> None:
+    with pytest.raises(RequestError, match="draft"):
+        engine.draw("西湖", draft=share)
