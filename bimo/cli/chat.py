@@ -144,7 +144,7 @@ def chat(
                 files.append(target.write(picture.png()))
                 print(files[-1], flush=True)
             # The next sentence changes what was written, not what was read.
-            fields = full.model_dump(mode="json", exclude_defaults=True, exclude={"drawn_text"})
+            fields = full.model_dump(mode="json", exclude_defaults=True, exclude={"drawn_text", "draft"})
             talk.add(sentence, fields, files)
             before = plan.model
         except RequestError as error:  # only this turn failed

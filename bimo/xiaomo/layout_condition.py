@@ -81,22 +81,23 @@ class LayoutBoxes(Conditioner):
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
             boxes: Mapping[str, Sequence[Sequence[float]]] = planned_boxes(
-                drawing.request.read_text, self._key(drawing)
+                drawing.request.read_text, self._key(drawing.request, drawing.generator.initial_seed())
             )
         else:
             boxes = self._requested(requested)
         return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
 
     @staticmethod
-    def _key(drawing: Drawing) -> str:
-        return f"drawn-{drawing.generator.initial_seed()}"
+    def _key(request: Request, seed: int) -> str:
+        # Drafts of one seed would all stand on the same table; without them layouts are those of earlier pictures.
+        return f"drawn-{seed}" + (f"/{request.read_text}" if request.draft else "")
 
     def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
         """The boxes of a picture, with the corner of the painter's seal if they are those of a scene."""
         if self.name in request.conditions:
             return self._requested(request.conditions[self.name])
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
-        return planned_places(request.read_text, f"drawn-{seed ^ CONDITIONER_SEED}")
+        return planned_places(request.read_text, self._key(request, seed ^ CONDITIONER_SEED))
 
     def can_draft(self, system: System, request: Request) -> bool:
         """Whether the procedures draw the whole of a square picture; not if its boxes are the request's own."""
@@ -117,7 +118,8 @@ class LayoutBoxes(Conditioner):
 
         request = drawing.request
         side, _ = request.size or (drafts.SIDE, drafts.SIDE)
-        return drafts.draft(styled(request.read_text, request.style), self._key(drawing), side)
+        key = self._key(request, drawing.generator.initial_seed())
+        return drafts.draft(styled(request.read_text, request.style), key, side)
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

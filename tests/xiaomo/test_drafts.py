@@ -22,8 +22,9 @@ from bimo.hub.editions import text_encoder_of
 from bimo.xiaomo.captions.lexicon import style_of
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
 from bimo.xiaomo.drafts import can_draft, draft
+from bimo.xiaomo.scenes.description import Mood
 from bimo.xiaomo.scenes.plan import ScenePlan, draw_scene
-from bimo.xiaomo.scenes.planning import planned_boxes
+from bimo.xiaomo.scenes.planning import planned, planned_boxes
 
 SHARE = 0.25
 
@@ -92,9 +93,27 @@ def test_it_is_what_the_training_data_shows() -> None:
     assert draft("宫保鸡丁，油画", "some", 256).tobytes() == dish.image.tobytes()
     assert draft("一盘宫保鸡丁", "some", 256).tobytes() != dish.image.tobytes()
     # The mood that the words leave open is that of the plan.
-    scene = draw_scene(ScenePlan("some", "great wall", "ink"))
-    assert draft("长城，水墨画", "some", 256).tobytes() == scene.image.tobytes()
+    scene = draw_scene(ScenePlan("one", "great wall", "ink"))
+    assert draft("长城，水墨画", "one", 256).tobytes() == scene.image.tobytes()
     assert draft("长城，水墨画", "other", 256).tobytes() != scene.image.tobytes()
+
+
+def moods(text: str) -> list[Mood]:
+    """The moods of a text over some keys."""
+    return [scene.mood for key in range(20) if (scene := planned(text, f"{key}")) is not None]
+
+
+def test_what_names_no_hour_is_seen_by_day() -> None:
+    lights = {text: {mood.light for mood in moods(text)} for text in ("长城", "长城夜景", "中秋")}
+    assert lights == {"长城": {"dawn", "day", "dusk"}, "长城夜景": {"night"}, "中秋": {"night"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "season"),
+    [("桃花和小河", "spring"), ("荷花和小船", "summer"), ("银杏大道", "autumn"), ("寒梅和小桥", "winter")],
+)
+def test_plants_name_their_season(text: str, season: str) -> None:
+    assert {mood.season for mood in moods(text)} == {season}
 
 
 def test_a_subject_gives_way_to_what_else_is_named() -> None:
@@ -109,9 +128,9 @@ def test_it_is_drawn_over(engine: Engine) -> None:
     without = engine.draw("宫保鸡丁", seed=1, draft=0)[0]
     assert recorded(with_draft.request)["draft"] == SHARE
     assert "draft" not in recorded(without.request)
-    own = np.asarray(draft("宫保鸡丁", f"drawn-{1 ^ CONDITIONER_SEED}", 256), np.float32)
+    own = np.asarray(draft("宫保鸡丁", f"drawn-{1 ^ CONDITIONER_SEED}/宫保鸡丁", 256), np.float32)
     near, far = (np.abs(np.asarray(one.image, np.float32) - own).mean() for one in (with_draft, without))
-    assert near < 12 < 40 < far
+    assert near < 12 < 2 * near < far
     assert with_draft.image.tobytes() != engine.draw("宫保鸡丁", seed=2)[0].image.tobytes()
     steps = fill_request(engine.system, Request(text="宫保鸡丁")), fill_request(engine.system, Request(text="红苹果"))
     # one call of the first level, then 3 or 12

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
@@ -37,6 +38,13 @@ COUNTRY = frozenset(
 SKY = frozenset(
     ("moon", "sun", "stars", "cloud", "mist", "rain", "snow", "mountain", "sea", "grass", "flowers", "boat")
 )
+#: What is seen in one season alone, and names it.
+IN_SEASON: Mapping[str, str] = {
+    **dict.fromkeys(("peach blossom", "swallow", "field"), "spring"),
+    **dict.fromkeys(("lotus", "lotus leaf"), "summer"),
+    **dict.fromkeys(("maple", "ginkgo", "osmanthus", "chrysanthemum", "geese"), "autumn"),
+    "plum blossom": "winter",
+}
 #: Besides the words of an element, season, light, weather and style a bare prompt has one more character at most.
 _FILLING = re.compile(
     r"乡间|山间|远处|远方|深处|尽头|风景|风光|景色|[的地之一在与和片座条道里中上下边旁画幅张棵株\W_]|\b(?:a|an|the|of|in|on|over|under|by|near|at|with|and|some)\b"
@@ -80,14 +88,19 @@ def planned(text: str, key: str) -> Scene | None:
         return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0]
     if kind:
         subject = SUBJECTS[name]
-        scene = subject.scene(key, mood_of(text, subject.draw_mood(chance)))
+        mood = subject.draw_mood(chance)
+        if mood.light == "night" and set(subject.lights) != {"night"}:
+            # What names no hour is better seen by day.
+            mood = replace(mood, light=chance.pick([light for light in subject.lights if light != "night"]))
+        scene = subject.scene(key, mood_of(text, mood))
         others = set(elements_of(text)) - scene.elements.keys()
         if len(others) < FEWEST or not room_for(elements_of(text)):
             return scene
     named = _scenic(text)
     if not named:
         return None
-    otherwise = Mood(chance.pick(SEASONS), chance.pick(("dawn", "day", "day", "dusk")), "clear")
+    season = next((IN_SEASON[name] for name in named if name in IN_SEASON), chance.pick(SEASONS))
+    otherwise = Mood(season, chance.pick(("dawn", "day", "day", "dusk")), "clear")
     return verse_scene(key, named, mood_of(text, otherwise))
 
 
