@@ -133,9 +133,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, System, dict[
 def test_read_back_it_is_what_was_saved(place: tuple[Path, System, dict[str, Tensor]]) -> None:
     folder, original, words = place
     found = layout.read(folder, WANTED)
+    read = found.state_dict()
     for name, value in original.state_dict().items():
         if not name.startswith("text."):
-            assert torch.equal(found.state_dict()[name], value), name
+            assert torch.equal(read[name], value), name
     schedule: Any = found.level("image").schedule
     space: Any = found.level("image").space
     assert (schedule.beta_schedule, schedule.beta_start, schedule.beta_end) == ("scaled_linear", 0.00085, 0.012)

@@ -20,7 +20,7 @@ from bimo.hub import registry
 from bimo.models.pangu import layout
 from bimo.recipes.pangu_draw import pangu_draw, pangu_draw_high
 from tests.models.test_mindspore import written
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw, same_weights
 from tests.support.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 
 pytestmark = pytest.mark.slow
@@ -157,10 +157,7 @@ def copied(folder: Path, to: Path) -> Path:
 def test_every_tensor_is_read_and_it_draws_the_same_bytes(made: tuple[System, Path, Recipe]) -> None:
     system, folder, wanted = made
     again = layout.read(folder, wanted)
-    before, after = system.state_dict(), again.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-    assert draw(again, REQUEST)[0].image.tobytes() == draw(system, REQUEST)[0].image.tobytes()
+    alike(system, again, REQUEST)
     assert again.recipe.text_encoders == system.recipe.text_encoders
     # Its positions, mask, step, and what stands beside the expert of high times.
     assert re.search(r"\b4 more entries|还有 4 个条目", again.recipe.note)
@@ -170,7 +167,7 @@ def test_the_recipe_that_is_asked_for_chooses_the_sizes(made: tuple[System, Path
     system, folder, wanted = made
     again = layout.read(folder, replace(pangu_draw_high.tiny(), text_encoders=wanted.text_encoders))
     assert again.recipe.name == pangu_draw_high.tiny().name
-    assert all(torch.equal(value, again.state_dict()[name]) for name, value in system.state_dict().items())
+    same_weights(system, again)
     with pytest.raises(RequestError):
         draw(again, REQUEST)
 

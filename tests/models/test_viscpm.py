@@ -18,7 +18,7 @@ from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.viscpm.layout import BRIDGE, fill
 from bimo.recipes.viscpm import viscpm_paint
 from bimo.training.optimizers import chosen
-from tests.support.drawing import draw
+from tests.support.drawing import draw, same_weights
 from tests.support.flow_checkpoints import qwen_words
 
 TINY = viscpm_paint.tiny()
@@ -57,7 +57,7 @@ def test_one_file_is_read_by_prefix_and_draws_the_same(family: str, tmp_path: Pa
     other = System(small(family)).eval()
     file, vae = published(one, tmp_path)
     fill(other, file, vae)
-    assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
+    same_weights(one, other)
     qwen_words(tmp_path / "words")
     for system in (one, other):
         system.text_encoders[0].load_tokenizer(tmp_path / "words")

@@ -19,7 +19,7 @@ from bimo.diffusion.system import System
 from bimo.models.adapters.attach import adapt, control, image_prompt
 from bimo.models.adapters.lora import extract, inject, save_lora
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw, same_weights, within_one
 from tests.support.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.support.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
@@ -311,7 +311,7 @@ def test_controlnet_of_xl(xl: Path, tmp_path: Path) -> None:
     compare(drawn, expected, draw(system, REQUEST))
     authors = authors_controlnet(net)
     torch.save({f"control_model.{name}": value for name, value in authors.items()}, tmp_path / "xl.pth")
-    assert draw(control(system, tmp_path / "xl.pth"), told)[0].image.tobytes() == drawn[0].image.tobytes()
+    within_one(draw(control(system, tmp_path / "xl.pth"), told)[0].image, drawn[0].image)
 
 
 def test_t2i_adapter_of_xl(xl: Path, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_t2i_adapter_of_xl(xl: Path, tmp_path: Path) -> None:
     compare(drawn, expected, draw(system, REQUEST))
     torch.save(authors_t2i(net), tmp_path / "t2i.pth")
     found = draw(control(system, tmp_path / "t2i.pth", "sketch"), told)
-    assert found[0].image.tobytes() == drawn[0].image.tobytes()
+    within_one(found[0].image, drawn[0].image)
 
 
 def authors_controlnet(net: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -393,7 +393,7 @@ def test_controlnets_in_one_file(folder: Path, tmp_path: Path) -> None:
     torch.save(authors, tmp_path / "bare.pth")
     # diffusers reads these names as well.
     read = diffusers.ControlNetModel.from_single_file(str(tmp_path / "bare.pth"), config=str(tmp_path / "net"))
-    assert all(torch.equal(read.state_dict()[name], value) for name, value in net.state_dict().items())
+    same_weights(net, read)
     below = {f"control_model.{name}": value for name, value in authors.items()}
     around = {
         "model.diffusion_model.input_blocks.0.0.weight": torch.ones(8, 4, 3, 3),
@@ -570,7 +570,7 @@ def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
     both = {**told, "condition_images": {**told["condition_images"], "control": other}}
     assert draw(around, both)[0].image.tobytes() != draw(system, told)[0].image.tobytes()
     system.save(tmp_path / "kept")
-    assert draw(System.read(tmp_path / "kept"), told)[0].image.tobytes() == draw(system, told)[0].image.tobytes()
+    alike(system, System.read(tmp_path / "kept"), told)
 
 
 def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:

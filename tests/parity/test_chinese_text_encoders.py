@@ -15,7 +15,7 @@ from bimo.core.errors import WeightsError
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.support.chinese_checkpoints import ROWS, Published, copied, edit, published
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw, same_weights
 
 TEXTS = ["", "一只红苹果", "reds cat", "[SEP] 小桥流水人家，山水画。", "  a  red\n", "龙😀ａ３", "红" * 60]
 REQUESTS: list[dict[str, Any]] = [
@@ -167,8 +167,7 @@ def test_whole_chinese_clip_in_the_place_of_its_text_encoder(made: Any, tmp_path
     path.write_text(json.dumps({"model_type": "chinese_clip", "text_config": text, "vision_config": {}}))
     one, other = read_folder(here), read_folder(folder)
     assert one.recipe.text_encoders == other.recipe.text_encoders
-    for name, value in one.text_encoders[0].state_dict().items():  # type: ignore[attr-defined]
-        assert torch.equal(value, other.text_encoders[0].state_dict()[name])  # type: ignore[attr-defined]
+    same_weights(one.text_encoders[0], other.text_encoders[0])  # type: ignore[arg-type]
 
 
 def test_m18_without_its_mark_is_refused(made: Any, tmp_path: Path) -> None:
@@ -220,4 +219,4 @@ def test_saved_by_bimo_it_draws_the_same(made: Any, tmp_path: Path, row: str) ->
     system.save(tmp_path)
     again = System.read(tmp_path)
     request = {"text": "red 苹果", "seed": 3, "steps": 2, "negative": "小桥"}
-    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+    alike(system, again, request)

@@ -184,8 +184,9 @@ def test_the_large_cascade_reads_back_with_either_text_encoder(cascade: tuple[Pa
     assert read.text_encoders[0].budget("red cat").used == 4
     # Both were published with the same networks; only the first system's were saved.
     other = layout.read(folder, damo_cascade_xglm)
-    assert {n for n, v in chinese.state_dict().items() if n.startswith("text.")} <= other.state_dict().keys()
-    assert all(torch.equal(v, other.state_dict()[n]) for n, v in chinese.state_dict().items() if "text.0" in n)
+    told, found = chinese.state_dict(), other.state_dict()
+    assert {n for n in told if n.startswith("text.")} <= found.keys()
+    assert all(torch.equal(v, found[n]) for n, v in told.items() if "text.0" in n)
     assert same(replaced(other, english), english)
 
 

@@ -31,7 +31,7 @@ from tests.parity.test_kolors import VOCAB, _one_thread, folder, kolors_unet, sc
 from tests.parity.test_stable_diffusion import by_diffusers, compare
 from tests.support import hunyuan_checkpoints
 from tests.support.chinese_checkpoints import copied, edit, pieces_words, published
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.flow_checkpoints import opened, qwen_words, saved
 from tests.support.kolors_checkpoints import chatglm, glm_words, module_of_diffusers, random, save
 from tests.support.tiny_checkpoints import read_by_diffusers, vae
@@ -68,7 +68,7 @@ def test_chinese_relatives_draw_in_diffusers(made: Any, tmp_path: Path, row: str
     compare(pictures, by_diffusers(read_by_diffusers(out), REQUEST))
     again = read_folder(out)
     assert again.recipe.text_encoders == before.recipe.text_encoders
-    assert draw(again, REQUEST)[0].image.tobytes() == pictures[0].image.tobytes()
+    alike(before, again, REQUEST)
 
 
 def test_kolors_draws_in_diffusers(system: System, words: Any, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_kolors_draws_in_diffusers(system: System, words: Any, tmp_path: Path) -
     pipeline.set_progress_bar_config(disable=True)
     pictures = draw(before, REQUEST)
     compare(pictures, by_diffusers(pipeline, REQUEST))
-    assert draw(read_folder(out), REQUEST)[0].image.tobytes() == pictures[0].image.tobytes()
+    alike(before, read_folder(out), REQUEST)
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.2"])
@@ -92,7 +92,7 @@ def test_hunyuan_dit_draws_in_diffusers(tmp_path: Path, version: str) -> None:
     out = to_diffusers(before, tmp_path / "out")
     pictures = draw(before, REQUEST)
     compare(pictures, by_hunyuan(hunyuan_checkpoints.read_by_diffusers(out), REQUEST))
-    assert draw(read_folder(out), REQUEST)[0].image.tobytes() == pictures[0].image.tobytes()
+    alike(before, read_folder(out), REQUEST)
 
 
 def test_qwen_image_draws_in_diffusers(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_qwen_image_draws_in_diffusers(tmp_path: Path) -> None:
     )
     pictures = draw(before, request)
     compare(pictures, [numpy.asarray(image) for image in drawn.images])
-    assert draw(read_folder(out), request)[0].image.tobytes() == pictures[0].image.tobytes()
+    alike(before, read_folder(out), request)
 
 
 def test_spelling_of_the_tokenizer_goes_along(made: Any, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.hunyuan_image import hunyuan_image_2_1_distilled, hunyuan_image_2_1_refiner
 from tests.parity.test_flow import _one_thread, compare, latents
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw, same_weights
 from tests.support.edit_checkpoints import photo
 from tests.support.flow_checkpoints import opened, saved
 
@@ -144,7 +144,7 @@ def test_saved_by_bimo_it_draws_the_same(places: Any, tmp_path: Path, kind: str)
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path)
     request = filled(kind, text="red 苹果", steps=2)
-    assert draw(system, request)[0].image.tobytes() == draw(System.read(tmp_path), request)[0].image.tobytes()
+    alike(system, System.read(tmp_path), request)
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -227,7 +227,7 @@ def test_both_levels_read_with_one_model(refined: Any, tmp_path: Path) -> None:
     system.save(tmp_path / "out")
     request = {"text": "红", "seed": 3, "steps": 2, "size": (64, 64)}
     again = System.read(tmp_path / "out")
-    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+    alike(system, again, request)
 
 
 def test_a_refiner_may_lie_elsewhere(refined: Any, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_refiner_may_lie_elsewhere(refined: Any, tmp_path: Path) -> None:
     whole, apart = read_folder(folder), read_folder(tmp_path / "base", second=folder / "refiner")
     assert apart.recipe == whole.recipe
     assert apart.weights_hash == whole.weights_hash
-    assert all(torch.equal(value, apart.state_dict()[name]) for name, value in whole.state_dict().items())
+    same_weights(whole, apart)
 
 
 def test_a_refiner_with_another_text_encoder_is_refused(refined: Any, tmp_path: Path) -> None:

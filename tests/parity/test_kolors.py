@@ -26,7 +26,7 @@ from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
 from tests.parity.test_stable_diffusion_xl import XL
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.kolors_checkpoints import (
     PIECES,
     ByHand,
@@ -182,8 +182,7 @@ def test_saved_by_bimo_it_draws_the_same(system: System, tmp_path: Path) -> None
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path)
     request = {"text": "red 苹果", "seed": 3, "steps": 2, "size": (64, 64)}
-    pictures = [draw(one, request)[0] for one in (system, System.read(tmp_path))]
-    assert pictures[0].image.tobytes() == pictures[1].image.tobytes()
+    alike(system, System.read(tmp_path), request)
 
 
 @pytest.mark.parametrize("text", [*TEXTS[:4], " 前后 有空格 ", "redred苹果苹", "a\tb\nc"])

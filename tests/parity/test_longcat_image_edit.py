@@ -21,7 +21,7 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.longcat_image_edit import longcat_image_edit
 from tests.parity.test_flow import _one_thread, compare, latents
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import AREA, of_area, opened_longcat, photo, read, saved_longcat, small
 
 __all__ = ["_one_thread"]
@@ -112,7 +112,7 @@ def test_saved_by_bimo_it_edits_the_same(place: Any, tmp_path: Path) -> None:
     system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", steps=2)
     again = small(System.read(tmp_path))
-    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+    alike(system, again, request)
 
 
 def test_written_for_diffusers_it_edits_the_same(place: Any, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.qwen_image_21 import qwen3_vl_8b, qwen_image_21
 from tests.parity.test_flow import _one_thread, latents
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import of_area, opened_21, photo, read, saved_21, small
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 
@@ -167,8 +167,7 @@ def test_saved_by_bimo_it_draws_the_same(place: Any, tmp_path: Path) -> None:
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", steps=2, **TWO)
-    one, other = (draw(each, request)[0] for each in (system, small(System.read(tmp_path))))
-    assert one.image.tobytes() == other.image.tobytes()
+    alike(system, small(System.read(tmp_path)), request)
 
 
 def test_written_for_diffusers_it_draws_the_same(place: Any, tmp_path: Path) -> None:

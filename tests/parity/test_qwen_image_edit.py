@@ -21,7 +21,7 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import State, check
 from bimo.models.text_encoders.qwen_vision import QwenVision, QwenVisionTower
 from tests.parity.test_flow import _one_thread, compare, latents
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
 
 __all__ = ["_one_thread"]
@@ -189,7 +189,7 @@ def test_saved_by_bimo_it_edits_the_same(places: Any, tmp_path: Path, kind: str)
     system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", steps=2)
     again = small(System.read(tmp_path))
-    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+    alike(system, again, request)
 
 
 @pytest.mark.parametrize("kind", NAMES)

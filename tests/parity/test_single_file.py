@@ -28,7 +28,7 @@ from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
 from tests.parity.test_stable_diffusion import by_diffusers, compare
 from tests.support.chinese_checkpoints import sentence_words
-from tests.support.drawing import draw
+from tests.support.drawing import draw, same_weights
 from tests.support.flow_checkpoints import in_memory
 from tests.support.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_words, read_by_diffusers, unet
 
@@ -424,8 +424,8 @@ def test_folder_to_single_file_draws_the_same(places: Any, kind: str) -> None:
 def test_folder_to_folder_draws_the_same_in_diffusers(places: Any, tmp_path: Path, kind: str) -> None:
     folder, _ = places(kind)
     again = to_diffusers(read_folder(folder), tmp_path / "again")
-    expected = by_diffusers(read_by_diffusers(folder), REQUEST)
-    found = by_diffusers(read_by_diffusers(again), REQUEST)
+    expected = by_diffusers(in_memory(read_by_diffusers(folder)), REQUEST)
+    found = by_diffusers(in_memory(read_by_diffusers(again)), REQUEST)
     assert all(numpy.array_equal(a, b) for a, b in zip(expected, found, strict=True))
     compare(draw(read_folder(again), REQUEST), expected)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again"]
@@ -452,7 +452,7 @@ def test_all_roads_lead_to_the_same_weights(places: Any, tmp_path: Path) -> None
     ours.save(tmp_path / "bimo")
     systems = (read_file(file), System.read(tmp_path / "bimo"))
     for system in systems:
-        assert all(torch.equal(v, system.state_dict()[n]) for n, v in ours.state_dict().items())
+        same_weights(ours, system)
 
 
 def test_half_precision_is_read_back_as_float(places: Any, tmp_path: Path) -> None:
@@ -460,8 +460,8 @@ def test_half_precision_is_read_back_as_float(places: Any, tmp_path: Path) -> No
     system = read_folder(folder)
     file = to_single(system, tmp_path / "half.safetensors", torch.float16)
     assert all(v.dtype == torch.float16 for v in load_file(file).values())
-    again = read_file(file)
-    assert all(torch.equal(v.half().float(), again.state_dict()[n]) for n, v in system.state_dict().items())
+    again = read_file(file).state_dict()
+    assert all(torch.equal(v.half().float(), again[n]) for n, v in system.state_dict().items())
 
 
 def test_the_oldest_spelling_is_clip_still(places: Any, tmp_path: Path) -> None:

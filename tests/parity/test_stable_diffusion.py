@@ -15,7 +15,7 @@ from bimo.core.part import dumps, loads
 from bimo.core.picture import Picture
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -174,7 +174,7 @@ def test_files_of_old_days_draw_the_same(places: Any, tmp_path: Path) -> None:
     request = {"text": "一只红苹果，reds", "seed": 3, "steps": 3, "guidance": 7.5}
     one, other = read_folder(new), read_folder(old)
     assert one.weights_hash != other.weights_hash
-    assert draw(one, request)[0].image.tobytes() == draw(other, request)[0].image.tobytes()
+    alike(one, other, request)
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip"])
@@ -184,7 +184,7 @@ def test_saved_by_bimo_it_draws_the_same(places: Any, tmp_path: Path, kind: str)
     system.save(tmp_path)
     again = System.read(tmp_path)
     request = {"text": "red 苹果", "seed": 3, "steps": 2, "negative": "小桥"}
-    assert draw(system, request)[0].image.tobytes() == draw(again, request)[0].image.tobytes()
+    alike(system, again, request)
 
 
 def test_pipeline_gives_bert_no_mask_and_pads_to_its_length(places: Any, monkeypatch: pytest.MonkeyPatch) -> None:

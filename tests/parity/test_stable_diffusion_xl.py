@@ -22,7 +22,7 @@ from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.parity.test_image_inputs import hole, photo, unpasted
 from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.tiny_checkpoints import clip_words, unet, vae
 
 __all__ = ["_one_thread"]
@@ -208,8 +208,7 @@ def test_saved_by_bimo_it_draws_the_same(system: System, tmp_path: Path) -> None
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path)
     request = {"text": "red 苹果", "seed": 3, "steps": 2, "negative": "红"}
-    pictures = [draw(one, request)[0] for one in (system, System.read(tmp_path))]
-    assert pictures[0].image.tobytes() == pictures[1].image.tobytes()
+    alike(system, System.read(tmp_path), request)
 
 
 def of_parts(cls: Any, pipeline: Any) -> Any:

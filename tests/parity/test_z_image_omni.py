@@ -23,7 +23,7 @@ from bimo.models.layouts.folder_check import check
 from bimo.models.z_image.siglip import SeenReferences, Siglip2Vision
 from bimo.recipes.z_image_omni import z_image_omni
 from tests.parity.test_flow import _one_thread, compare, latents
-from tests.support.drawing import draw
+from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import photo
 from tests.support.omni_checkpoints import opened, saved
 
@@ -165,8 +165,7 @@ def test_saved_by_bimo_it_draws_the_same(place: Any, tmp_path: Path) -> None:
     assert loads(dumps(system.recipe)) == system.recipe
     system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", **TWO)
-    one, other = (draw(each, request)[0] for each in (system, System.read(tmp_path)))
-    assert one.image.tobytes() == other.image.tobytes()
+    alike(system, System.read(tmp_path), request)
 
 
 def test_written_for_diffusers_it_draws_the_same(place: Any, tmp_path: Path) -> None:
