@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +16,16 @@ from PIL import Image
 from bimo.cli import finetune_run, main
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError
+from bimo.diffusion.system import System
 from bimo.engine.adapters import Adapters
+from bimo.engine.engine import Engine
 from bimo.hub import registry
+from bimo.training import trainer
 from bimo.training.finetune.recipe_file import NAME
 from bimo.training.trainer import Trainer
-from tests.support.checkout import ROOT
 from tests.support.drawing import draw
 from tests.support.families import FAMILIES
+from tests.support.warm import Forked
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
         return status, told.out, told.err
 
     return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn on the way and in the end has 64 pixels a side and two steps: families draw up to 2048 by many."""
+    few: Any = finetune_run.drawn
+
+    def samples(system: System, *_: object) -> list[Image.Image]:
+        return few(Engine(system), system.recipe.prompts, steps=2, size=(64, 64))
+
+    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
+    monkeypatch.setattr(trainer, "draw_samples", samples)
 
 
 @pytest.fixture
@@ -169,10 +182,9 @@ main()
 def test_killed_twice_it_ends_in_the_same_bytes(here: Run, photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     assert here(*words(tiny_folder, "whole", "--steps", "4"))[0] == 0
     for at in ("2", "101"):
-        command = [sys.executable, "-c", KILLED, at, *words(tiny_folder, "run", "--steps", "4")]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=600)
-        assert done.returncode == -9, done.stderr[-2000:]
+        command = [KILLED, at, *words(tiny_folder, "run", "--steps", "4")]
+        status, said = Forked(*command, env=os.environ, cwd=tmp_path).ended(600)
+        assert status == -signal.SIGKILL, said[-2000:]
     assert here(*words(tiny_folder, "run", "--steps", "4"))[0] == 0
     for name in (ADAPTER, "weights.safetensors"):
         assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
@@ -213,13 +225,11 @@ def test_a_model_that_edits_wants_pairs(here: Run, photos: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"qwen_image_edit"}))
 def test_every_family_learns_and_is_loaded_back(
-    family: str, here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, here: Run, photos: Path, tmp_path: Path, small: None
 ) -> None:
     """What is left, loaded beside a fresh model, gives the weights that were learnt: the command refuses others."""
     model = tmp_path / "model"
     FAMILIES[family][1](model)
-    few: Any = finetune_run.drawn
-    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     status, out, err = here(*words(model, "run", "--lr", "0.01", "--set", "stages.0.max_unknown=1"))
     assert status == 0, err
     assert "is loaded back: it gives what was learnt" in out
@@ -240,13 +250,9 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_ends_in_what_draws(
-    way: str, here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_way_ends_in_what_draws(way: str, here: Run, photos: Path, tmp_path: Path, small: None) -> None:
     model = tmp_path / "model"
     FAMILIES["taiyi"][1](model)
-    few: Any = finetune_run.drawn
-    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     learn, given = WAYS[way]
     if way == "quantised":
         pytest.importorskip("torchao")
@@ -269,7 +275,9 @@ def test_every_way_ends_in_what_draws(
 
 
 @pytest.mark.parametrize("family", ["hunyuan", "qwen_image", "z_image"])
-def test_diffusers_reads_controlnets_of_transformers(family: str, here: Run, photos: Path, tmp_path: Path) -> None:
+def test_diffusers_reads_controlnets_of_transformers(
+    family: str, here: Run, photos: Path, tmp_path: Path, small: None
+) -> None:
     """The run's folder is what their class reads, and what is drawn beside another picture is another drawing."""
     import diffusers
 
@@ -294,9 +302,7 @@ def test_diffusers_reads_controlnets_of_transformers(family: str, here: Run, pho
     assert Image.open("seen.png").tobytes() != Image.open("plain.png").tobytes()
 
 
-def test_diffusers_draws_what_was_learnt(
-    here: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_diffusers_draws_what_was_learnt(here: Run, photos: Path, tmp_path: Path, small: None) -> None:
     """The run's folder is what its pipeline loads, and both draw the same within one of 255."""
     import numpy
 
@@ -305,8 +311,6 @@ def test_diffusers_draws_what_was_learnt(
 
     model = tmp_path / "model"
     FAMILIES["stable-diffusion"][1](model)
-    few: Any = finetune_run.drawn
-    monkeypatch.setattr(finetune_run, "drawn", lambda engine, prompts: few(engine, prompts, steps=2, size=(64, 64)))
     told = words(model, "run", "--lr", "0.1", "--steps", "8", "--set", "stages.0.lr_schedule=constant")
     assert here(*told)[0] == 0
     pipeline = read_by_diffusers(model)
