@@ -1,11 +1,12 @@
-"""A soak of `bimo serve`: so many requests, of which some are cancelled, some dropped, while the server is killed again
-and again; then each is asked for, and must have ended once.
+"""A soak of `bimo serve`: so many requests, of which some are cancelled, some dropped, some watched to their picture,
+while the server is killed again and again; then each is asked for, and must have ended once.
 
     python bench/soak.py --requests 10000                  # prints a summary as JSON
     python bench/soak.py --requests 10000 --folder SOAK    # interrupted (Ctrl-C) it sums up; the same line goes on
 
 A request is known by its number, which decides its steps and its fate, and by an Idempotency-Key: a client that lost
-its server asks again with the same, so that a job done twice would be seen. What was accepted stands in a file.
+its server asks again with the same, so that a job done twice would be seen. What was accepted stands in a file. The
+kills fall into the first half of the requests: the second is one life, whose memory says whether any leaks.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from typing import Any
 
 ACCEPTED = "accepted.jsonl"
 SERVED = "served"
-#: The shares of requests that are cancelled, and whose client goes away as it is drawn.
-CANCELLED, DROPPED = 0.1, 0.1
+#: The shares of requests that are cancelled, whose client leaves as it is drawn, and whose client fetches the picture.
+CANCELLED, DROPPED, FETCHED = 0.1, 0.1, 0.1
 STEPS = (1, 6)
 #: Steps of requests that are not to end by themselves.
 LONG = (60, 100)
 SIZE = (64, 64)
+PNG_END = b"IEND\xaeB`\x82"
 #: Seconds between two looks at the server's memory.
 LOOK = 1.0
 SERVER = """
@@ -63,6 +65,7 @@ class Soak:
         self.ended = threading.Event()
         self.address = ""
         self.killed = 0
+        self.fetched = Counter[bool]()
         #: Resident bytes of each life of the server, as time went.
         self.memory: list[list[int]] = []
         self._lock = threading.Lock()
@@ -72,7 +75,7 @@ class Soak:
         """Until every request is accepted, or Ctrl-C; the server is then left to end what it has."""
         threads = [threading.Thread(target=self._client) for _ in range(self.clients)]
         begun = len(self.accepted)
-        marks = [begun + (self.requests - begun) * (n + 1) // (self.kills + 1) for n in range(self.kills)]
+        marks = [begun + (self.requests - begun) * (n + 1) // (2 * self.kills) for n in range(self.kills)]
         running = self._server()
         try:
             for thread in threads:
@@ -118,11 +121,12 @@ class Soak:
             "jobs that nobody asked for": len(set(rows) - set(self.accepted.values())),
             "done without its picture, or with two": sum(files[job] != 1 for job in done),
             "pictures that are not whole": len(names) - whole,
+            "pictures fetched by those who watched, whole and not": [self.fetched[True], self.fetched[False]],
             "kills": self.killed,
-            "resident MB, first and last tenth of each life": [
+            "resident MB, median of each tenth of each life": [
                 [
-                    round(statistics.median(part) / 1e6, 1)
-                    for part in (life[: len(life) // 10], life[-len(life) // 10 :])
+                    round(statistics.median(life[len(life) * n // 10 : len(life) * (n + 1) // 10]) / 1e6)
+                    for n in range(10)
                 ]
                 for life in lives
             ],
@@ -181,7 +185,7 @@ class Soak:
         return None
 
     def _meddle(self, http: Any, number: int, job: str) -> None:
-        """Cancels some jobs, and lets the connections of others drop as they are drawn."""
+        """Cancels some jobs, lets the connections of others drop as they are drawn, watches others to their picture."""
         import httpx
 
         chance = _fate(number)
@@ -192,6 +196,15 @@ class Soak:
                 path = f"{self.address}/v1/jobs/{job}/events?leaving_cancels=true"
                 with http.stream("GET", path) as stream:
                     next(stream.iter_bytes(1), b"")
+            elif chance < CANCELLED + DROPPED + FETCHED:
+                with http.stream("GET", f"{self.address}/v1/jobs/{job}/events") as stream:
+                    for _ in stream.iter_bytes():
+                        pass
+                pictures = http.get(f"{self.address}/v1/jobs/{job}").json()["pictures"]
+                if pictures:  # none where the server was stopped meanwhile
+                    content = http.get(self.address + pictures[0]["url"]).content
+                    with self._lock:
+                        self.fetched[content.endswith(PNG_END)] += 1
 
     def _await(self, running: subprocess.Popen[str]) -> None:
         """Waits until the server has nothing left to draw."""
@@ -209,7 +222,7 @@ def _fate(number: int) -> float:
 
 
 def _is_whole(file: Path) -> bool:
-    return file.is_file() and file.read_bytes().endswith(b"IEND\xaeB`\x82")
+    return file.is_file() and file.read_bytes().endswith(PNG_END)
 
 
 def resident(process: int) -> int:
@@ -234,8 +247,14 @@ def main() -> None:
         soak.run()
         found = soak.summary()
     print(json.dumps(found, ensure_ascii=False, indent=1))
-    wrong = ("lost", "doubled", "done without its picture, or with two", "pictures that are not whole")
-    sys.exit(any(found[name] for name in wrong))
+    wrong = (
+        "lost",
+        "doubled",
+        "jobs that nobody asked for",
+        "done without its picture, or with two",
+        "pictures that are not whole",
+    )
+    sys.exit(any(found[name] for name in wrong) or bool(soak.fetched[False]))
 
 
 if __name__ == "__main__":
