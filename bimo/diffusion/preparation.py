@@ -23,12 +23,16 @@ from bimo.diffusion.request_validation import (
     sampler_warnings,
     size_warnings,
 )
+from bimo.diffusion.step_ranges import range_warnings
 from bimo.diffusion.system import ZERO_NULLS, System
 from bimo.prompts.a1111 import composed, lora_tags, schedule
 from bimo.prompts.chunks import parts_between_breaks, without_breaks
 from bimo.prompts.quoted_text import quoted
 from bimo.prompts.styles import styled
 from bimo.prompts.weighting import emphasis
+
+#: The most prompts that AND joins.
+MAXIMUM_JOINED = 16
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def prepare(
     if full.drawn_text is not None and full.drawn_text == commoner.text:
         notes = (*commoner.notes(), *notes)
     own = (*sampler_warnings(system, full), *size_warnings(system, full), *picture_warnings(system, full))
-    own += condition_warnings(system, full)
+    own += (*condition_warnings(system, full), *range_warnings(system, full))
     warnings = dict.fromkeys((*negation_warnings, *notes, *own))
     written = quoted(full.text) if full.inscribe is None else full.inscribe
     if broken and not in_chunks:
@@ -161,7 +165,11 @@ def prepare(
 
 
 def _check_joined(request: Request, joined: Sequence[tuple[str, float]]) -> None:
-    """Raises RequestError for settings that skip the branches which AND and regions need."""
+    """Raises RequestError for settings that skip the branches which AND and regions need, and for so many prompts that
+    a call of the denoiser, which has a row for each, would not fit into memory.
+    """
+    if len(joined) > MAXIMUM_JOINED:
+        raise RequestError("AND joins {count} prompts; at most {most}", count=len(joined), most=MAXIMUM_JOINED)
     if len(joined) == 1 and joined[0][1] == 1.0 and not request.regions:
         return
     left_out = {"guidance_every": request.guidance_every, "nag": request.nag}

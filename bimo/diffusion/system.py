@@ -15,6 +15,7 @@ from bimo.core import checkpoint_io, module_weights
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.files import write_whole
 from bimo.core.hashing import LateDigest, digest, digest_of_table, verifying
+from bimo.core.lora_weight import LoraWeight
 from bimo.core.part import dumps
 from bimo.core.recipe import Level, Recipe
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput, Shortcuts, TextEncoding
@@ -66,6 +67,10 @@ class StepwiseWeights(Protocol):
 
     def phase(self, step: int, steps: int) -> tuple[bool, ...]:
         """A key that is equal for two steps if their weights are."""
+        ...
+
+    def idle(self, counts: Mapping[str, Sequence[int]]) -> list[tuple[str, LoraWeight]]:
+        """Name and weight of each LoRA that applies in none of the steps, given how many each level takes."""
         ...
 
     def enter(self, system: System, phase: tuple[bool, ...]) -> None:

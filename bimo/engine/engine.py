@@ -134,6 +134,12 @@ class Engine:
 
         return attach.lora_weights(self.system)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor that it keeps in memory: the system's own, and what LoRAs keep beside them."""
+        from bimo.models.adapters import attach
+
+        return [*self.system.parameters(), *self.system.buffers(), *attach.kept_tensors(self.system)]
+
     def attach(
         self,
         *loras: str | Path,
@@ -357,11 +363,13 @@ class Engine:
 
 def _sharing(system: System, own: set[str]) -> System:
     """A copy of a system that shares its tensors, except the parameters ``own``."""
+    from bimo.models.adapters import attach
+
     memo: dict[int, Any] = {id(system.recipe): system.recipe}
     for name, parameter in system.named_parameters(remove_duplicate=False):
         data = parameter.detach()
         memo[id(parameter)] = torch.nn.Parameter(data.clone() if name in own else data, requires_grad=False)
-    memo |= {id(buffer): buffer for buffer in system.buffers()}
+    memo |= {id(tensor): tensor for tensor in (*system.buffers(), *attach.kept_tensors(system))}
     return copy.deepcopy(system, memo)
 
 

@@ -9,8 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from bimo.core.errors import RequestError
 from bimo.core.messages import Listed
 from bimo.diffusion.prompt_weighting import EncodingCache
@@ -59,10 +57,10 @@ class TunedLora:
 @dataclass
 class _Slot:
     loading: Future[Engine]
-    bytes: int = 0
     users: int = 0
     base: EngineKey | None = None
-    counted: set[int] = field(default_factory=set[int])
+    #: The bytes of each storage that it keeps, by its address.
+    storages: dict[int, int] = field(default_factory=dict[int, int])
 
 
 class EnginePool:
@@ -179,17 +177,24 @@ class EnginePool:
             return slot.loading.result() if slot is not None and loaded else None
 
     def loaded(self) -> dict[EngineKey, int]:
-        """The engines in memory, the least recently used first, with the bytes that they do not share."""
+        """The engines in memory, the least recently used first, with the bytes of their weights; what engines of a
+        model share counts for the one without adapters, else for the least recently used.
+        """
         with self._lock:
-            return {key: slot.bytes for key, slot in self._slots.items() if slot.bytes}
+            found = {key: slot.storages for key, slot in self._slots.items() if slot.storages}
+            own: dict[EngineKey, int] = {}
+            counted: set[int] = set()
+            for key in sorted(found, key=lambda key: not key.plain):
+                own[key] = sum(size for address, size in found[key].items() if address not in counted)
+                counted |= found[key].keys()
+            return {key: own[key] for key in found}
 
     def put(self, key: EngineKey, engine: Engine) -> None:
         """Adds an engine that was loaded elsewhere."""
         ready: Future[Engine] = Future()
         ready.set_result(engine)
         with self._lock:
-            slot = self._slots[key] = _Slot(ready)
-            self._count(slot, engine)
+            self._slots[key] = _Slot(ready, storages=_storages(engine))
 
     def load_now(self, key: EngineKey) -> Engine:
         """Loads an engine in the calling thread. Raises what loading raises."""
@@ -219,7 +224,7 @@ class EnginePool:
         engine.encoding_cache = EncodingCache(ENCODINGS)
         with self._lock:
             if (slot := self._slots.get(key)) is not None:
-                self._count(slot, engine)
+                slot.storages = _storages(engine)
             self._shrink(key)
         return engine
 
@@ -231,28 +236,21 @@ class EnginePool:
         self.put(key, engine)
         return engine
 
-    def _count(self, slot: _Slot, engine: Engine) -> None:
-        """Sets a slot's bytes without storages that others have counted: engines with LoRAs share most weights."""
-        counted_elsewhere = {number for other in self._slots.values() if other is not slot for number in other.counted}
-        storages: dict[int, int] = {}
-        tensors: list[torch.Tensor] = [*engine.system.parameters(), *engine.system.buffers()]
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-        slot.counted = set(storages)
-        slot.bytes = max(1, sum(size for number, size in storages.items() if number not in counted_elsewhere))
-
     def _shrink(self, keep: EngineKey) -> None:
         if self.budget is None:
             return
-        total = sum(slot.bytes for slot in self._slots.values())
         for key, slot in list(self._slots.items()):
-            if total <= self.budget:
+            if sum(self.loaded().values()) <= self.budget:
                 return
             needed = any(other.base == key for other in self._slots.values())
             if key != keep and not slot.users and slot.loading.done() and not needed:
-                total -= slot.bytes
                 del self._slots[key]
+
+
+def _storages(engine: Engine) -> dict[int, int]:
+    """The bytes of each storage of an engine, by its address; those on the meta device have none."""
+    storages = (tensor.untyped_storage() for tensor in engine.tensors())
+    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr()}
 
 
 def pool_of(settings: ServeSettings) -> EnginePool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bimo.core.errors import WeightsError
+from bimo.core.lora_weight import LoraWeight
 from bimo.engine.engine import Engine
 from bimo.models.layouts.diffusers_folder import read_folder
 from tests.models.test_control_adapters import PICTURE, REQUEST
@@ -63,6 +64,23 @@ def test_all_are_taken_off_and_come_again(place: Path) -> None:
     assert drawn(engine) == plain != whole
     engine.attach(place / "ink.safetensors", controls=[place / "net"])
     assert drawn(engine, "control") == drawn(attached(place, "ink", "control"), "control")
+
+
+def test_a_lora_keeps_its_range_beside_other_adapters(place: Path) -> None:
+    """In the steps outside of it the weights are those without it, whatever was attached after it."""
+    engine = attached(place)
+    engine.attach(f"{place}/ink.safetensors:0.8@0-0.5")
+    engine.attach(controls=[place / "net"], ip_adapters=[place / "ip.safetensors"], image_encoder=place / "tower")
+    other = attached(place, "control", "prompt")
+    other.attach(f"{place}/ink.safetensors:0.8@0-0.5")
+    whole = attached(place, "ink", "control", "prompt")
+    assert engine.lora_weights == other.lora_weights == [("ink", LoraWeight(0.8, 0, 0.5))]
+    without = attached(place, "control", "prompt")
+    pictures = [drawn(each, "control", "prompt")[0] for each in (engine, other, whole, without)]
+    assert pictures[0] == pictures[1]
+    assert len(set(pictures)) == 3
+    engine.detach()
+    assert drawn(engine) == drawn(attached(place))
 
 
 def test_what_was_attached_one_after_the_other(place: Path) -> None:

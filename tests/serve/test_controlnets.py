@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,9 @@ def test_every_interface_draws_with_it(service: DrawingService, expected: tuple[
         answer = client.post("/sdapi/v1/txt2img", json=body | {"alwayson_scripts": {"controlnet": {"args": [ranged]}}})
         drawn = pixels(base64.b64decode(answer.json()["images"][0]))
         assert drawn not in expected  # the network counts in the first of two steps
+        none = unit | {"guidance_start": 0.1, "guidance_end": 0.9}
+        answer = client.post("/sdapi/v1/txt2img", json=body | {"alwayson_scripts": {"controlnet": {"args": [none]}}})
+        assert any("no step of 2" in warning for warning in json.loads(answer.json()["info"])["warnings"])
         wrong = ranged | {"guidance_end": -1}
         refused = client.post("/sdapi/v1/txt2img", json=body | {"alwayson_scripts": {"controlnet": {"args": [wrong]}}})
         assert (refused.status_code, "guidance_end" in refused.json()["detail"]) == (400, True)

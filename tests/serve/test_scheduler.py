@@ -17,6 +17,7 @@ from bimo.core.lora_weight import LoraWeight
 from bimo.core.picture import metadata_of
 from bimo.engine.engine import Engine
 from bimo.engine.memory import Keeping
+from bimo.models.adapters import attach
 from bimo.models.adapters.lora import extract, inject, save_lora
 from bimo.serve.call_costs import CallCosts
 from bimo.serve.events import Event
@@ -320,6 +321,31 @@ def test_engines_with_loras_share_what_they_do_not_touch(tiny_engine: Engine, tm
     shared = [value.data_ptr() == own[name].data_ptr() for name, value in made.system.named_parameters()]
     assert any(shared)
     assert not all(shared)
+
+
+def test_what_loras_keep_counts_for_the_memory(tiny_engine: Engine, tmp_path: Path) -> None:
+    """The weights that a LoRA changes, their originals, and its own file; what is shared counts once."""
+    files = {name: lora_file(tiny_engine, tmp_path, name) for name in ("ink", "oil")}
+    plain = sum(p.numel() * p.element_size() for p in tiny_engine.system.parameters())
+    plain += sum(b.numel() * b.element_size() for b in tiny_engine.system.buffers())
+    touched = attach.touched(tiny_engine.system, files["ink"])
+    changed = sum(tiny_engine.system.get_parameter(name).nbytes for name in touched)
+    in_file = sum(tensor.nbytes for tensor in load_file(files["ink"]).values())
+    base = EngineKey("tiny")
+    ink, oil = (EngineKey("tiny", ((name, LoraWeight()),)) for name in files)
+    pool = EnginePool(lambda _: tiny_engine, {"tiny": "tiny"}, files)
+    for key in (base, ink, oil):
+        pool.load_now(key)
+    each = 2 * changed + in_file
+    assert pool.loaded() == {base: plain, ink: each, oil: each}
+
+    pool.release("tiny")
+    pool.budget = plain + 2 * each - 1  # room for the model and one of them
+    for key in (base, ink, oil):
+        until(lambda key=key: pool.take(key) is not None)
+        pool.give_back(key)
+    assert pool.loaded() == {base: plain, oil: each}
+    pool.close()
 
 
 def test_the_least_recent_model_goes(tiny_engine: Engine) -> None:

@@ -33,7 +33,16 @@ from bimo.models.adapters.controlnet import (
 )
 from bimo.models.adapters.ip_adapter import ImagePrompted, Resampled, adapter_state
 from bimo.models.adapters.ip_adapter_conditioner import ImagePrompt
-from bimo.models.adapters.lora_merging import adapt, adapters, lora_weights, stepwise, touched, unadapt
+from bimo.models.adapters.lora_merging import (
+    adapt,
+    adapters,
+    carry_over,
+    kept_tensors,
+    lora_weights,
+    stepwise,
+    touched,
+    unadapt,
+)
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.adapters.lora_tensors import finite
 from bimo.models.adapters.transformer_controlnets import (
@@ -56,6 +65,7 @@ __all__ = [
     "begin_control",
     "control",
     "image_prompt",
+    "kept_tensors",
     "lora_weights",
     "stepwise",
     "touched",
@@ -95,9 +105,7 @@ def control(system: System, folder: Path | str, name: str = "control", level: st
         for file in files:
             state |= checkpoint_io.read(file)
     finite(files[0], state)
-    attached = _beside(system, part, name, level, state, files[0])
-    attached.weights_hash = _hash(system, files)
-    return attached
+    return _beside(system, part, name, level, state, files)
 
 
 def begin_control(system: System, name: str = "control", level: str = "") -> System:
@@ -111,7 +119,7 @@ def begin_control(system: System, name: str = "control", level: str = "") -> Sys
         raise RecipeError("there is no ControlNet for a {kind}", kind=kind)
     module = part.build()
     copy_weights(system.get_submodule(root_of(system, level)), module.model)
-    return _beside(system, part, name, level, module.model.state_dict(), Path(name))
+    return _beside(system, part, name, level, module.model.state_dict(), ())
 
 
 def image_prompt(
@@ -146,9 +154,7 @@ def image_prompt(
         # Older files contain the position ids.
         state |= {f"encoder.model.{key}": value for key, value in tensors.items() if not key.endswith("position_ids")}
     conditioner = ImagePrompt(name=name, level=_home(old))
-    attached = _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, file)
-    attached.weights_hash = _hash(system, [file, *files])
-    return attached
+    return _rebuilt(system, old, _within(old.denoiser, part), conditioner, at, state, (file, *files))
 
 
 def encoder_beside(file: Path, published: Mapping[str, Tensor]) -> Path:
@@ -196,9 +202,9 @@ def _config(folder: Path) -> Config:
     return Config(folder / "config.json", read_json(folder / "config.json"))
 
 
-def _hash(system: System, files: Sequence[Path]) -> Callable[[], str]:
-    every = [system.hashed, *(LateDigest(file) for file in files)]
-    return lambda: hashlib.sha256("\n".join(one() for one in every).encode()).hexdigest()
+def _hash(before: Callable[[], str], files: Sequence[Path]) -> Callable[[], str]:
+    every = [before, *(LateDigest(file) for file in files)]
+    return (lambda: hashlib.sha256("\n".join(one() for one in every).encode()).hexdigest()) if files else before
 
 
 def _home(level: Level) -> str:
@@ -227,13 +233,13 @@ def _within(outer: Part, part: Part) -> Part:
 
 
 def _beside(
-    system: System, part: ControlPart, name: str, level: str, state: Mapping[str, Tensor], source: Path
+    system: System, part: ControlPart, name: str, level: str, state: Mapping[str, Tensor], files: Sequence[Path]
 ) -> System:
     old = system.recipe.level(level or system.recipe.levels[-1].name)
     conditioner = part.conditioner(name, _home(old))
     denoiser = Controlled(denoiser=old.denoiser, adapter=part, name=name)
     named = {f"adapter.model.{key}": value for key, value in state.items()}
-    return _rebuilt(system, old, denoiser, conditioner, f"{old.name}.denoiser.", named, source)
+    return _rebuilt(system, old, denoiser, conditioner, f"{old.name}.denoiser.", named, files)
 
 
 def _rebuilt(
@@ -243,10 +249,10 @@ def _rebuilt(
     conditioner: Control | ImagePrompt,
     at: str,
     state: Mapping[str, Tensor],
-    source: Path,
+    files: Sequence[Path],
 ) -> System:
     """The system with another denoiser: the parameters below ``at`` move below its ``denoiser.``, ``state`` is
-    added.
+    added, from ``files`` if it was read. Its LoRAs and its small decoder stay.
     """
     if conditioner.name in {each.name for each in cast("tuple[Conditioner, ...]", old.conditioners)}:
         raise RecipeError("there is a condition {name!r} already; name the adapter otherwise", name=conditioner.name)
@@ -254,18 +260,21 @@ def _rebuilt(
     levels = tuple(new if each is old else each for each in system.recipe.levels)
     with module_weights.unfilled():
         rebuilt = System(replace(system.recipe, levels=levels))
+    rebuilt.files, rebuilt.tiny_space = system.files, system.tiny_space
     dtype = next(iter(system.parameters())).dtype
-    state_ = {
-        f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key: value
-        for key, value in system.state_dict().items()
-    }
+
+    def below(key: str) -> str:
+        return f"{at}denoiser.{key.removeprefix(at)}" if key.startswith(at) else key
+
+    state_ = {below(key): value for key, value in system.state_dict().items()}
     if isinstance(conditioner, ImagePrompt):
         # Attention to an earlier IP-Adapter's picture is nested within the new processors.
         state_ = {key.replace(".attn2.processor.", ".attn2.processor.own."): value for key, value in state_.items()}
     state_ |= {f"{at}{key}": value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
-    module_weights.assign(rebuilt, state_, None, source)
+    module_weights.assign(rebuilt, state_, None, files[0] if files else Path(conditioner.name))
     rebuilt.text = system.text  # including tokenizers
-    rebuilt.weights_hash = system.hashed
+    rebuilt.weights_hash = _hash(system.hashed, files)
+    carry_over(system, rebuilt, below, lambda before: _hash(before, files))
     return rebuilt.train(system.training)
 
 

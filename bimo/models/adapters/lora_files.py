@@ -64,6 +64,8 @@ class Lora:
     deltas: tuple[Delta, ...]
     #: The captions that it was trained on, if the file contains them.
     captions: tuple[str, ...] = ()
+    #: The tensors of the file, which the changes are computed from.
+    tensors: tuple[Tensor, ...] = ()
 
 
 def read_lora(system: System, path: Path, level: str = "") -> Lora:
@@ -75,16 +77,19 @@ def read_lora(system: System, path: Path, level: str = "") -> Lora:
     """
     names = layer_names(system, level)
     deltas: list[Delta] = []
+    tensors: list[Tensor] = []
     idle = True
     files = sources(path)
     for source in files:
-        read, silent = _read(system, names, source)
+        read, kept, silent = _read(system, names, source)
         deltas += read
+        tensors += kept
         idle = idle and silent
     if idle:
         raise WeightsError("{path} changes nothing: it is all zeros", path=path)
     captions = tuple(dict.fromkeys(caption for source in files for caption in captions_of(source.file)))
-    return Lora(path.stem, digest(files[0].file) if len(files) == 1 else _digest(files), tuple(deltas), captions)
+    content = digest(files[0].file) if len(files) == 1 else _digest(files)
+    return Lora(path.stem, content, tuple(deltas), captions, tuple(tensors))
 
 
 def _digest(files: Sequence[Source]) -> str:
@@ -93,8 +98,8 @@ def _digest(files: Sequence[Source]) -> str:
     return hashlib.sha256("\n".join(digest(source.file) for source in files).encode()).hexdigest()
 
 
-def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta], bool]:
-    """The changes by a file, and whether all are zero."""
+def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta], list[Tensor], bool]:
+    """The changes by a file, its tensors, and whether all are zero."""
     file = source.file
     state = checkpoint_io.read(file) | strengths(file)
     finite(file, state)
@@ -128,7 +133,7 @@ def _read(system: System, names: LayerNames, source: Source) -> tuple[list[Delta
             file=file,
             few=few(misshapen),
         )
-    return deltas, idle
+    return deltas, list(state.values()), idle
 
 
 def _placed(

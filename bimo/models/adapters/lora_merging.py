@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -37,6 +37,20 @@ class Merged:
     def phase(self, step: int, steps: int) -> tuple[bool, ...]:
         """Which of them apply in this step."""
         return tuple(weight.counts(step, steps) for _, weight in self.active)
+
+    def idle(self, counts: Mapping[str, Sequence[int]]) -> list[tuple[str, LoraWeight]]:
+        """Name and weight of each that changes denoisers and applies in none of the steps of their levels."""
+        found: list[tuple[str, LoraWeight]] = []
+        for lora, weight in self.active:
+            levels = {path.partition(".")[0] for delta in lora.deltas for path in delta.paths} & counts.keys()
+            every = [(step, count) for level in levels for count in counts[level] for step in range(count)]
+            if every and not any(weight.counts(*each) for each in every):
+                found.append((lora.name, weight))
+        return found
+
+    def tensors(self) -> list[Tensor]:
+        """What it keeps in memory beside the system's own parameters: the originals, and what the files hold."""
+        return [*self.originals.values(), *(tensor for lora, _ in self.active for tensor in lora.tensors)]
 
     def enter(self, system: System, phase: tuple[bool, ...]) -> None:
         """Merges the LoRAs of a phase into the denoisers. Text encoders keep all LoRAs: a prompt is encoded once."""
@@ -80,9 +94,42 @@ def stepwise(system: System) -> set[str]:
     return {path for lora, w in _merged(system).active if not w.whole for each in lora.deltas for path in each.paths}
 
 
+def carry_over(
+    system: System,
+    rebuilt: System,
+    name_in: Callable[[str], str],
+    hash_of: Callable[[Callable[[], str]], Callable[[], str]],
+) -> None:
+    """Gives the LoRAs of a system to one that was built around it and shares its tensors, with the ranges of steps in
+    which they apply; ``name_in`` is the name there of a parameter, ``hash_of`` the hash there by that of the system.
+    """
+    rebuilt.captions_learned = system.captions_learned
+    if system.merged_loras is None:
+        return
+    before = _merged(system)
+
+    def renamed(lora: Lora) -> Lora:
+        deltas = (
+            replace(delta, pieces=tuple(replace(piece, path=name_in(piece.path)) for piece in delta.pieces))
+            for delta in lora.deltas
+        )
+        return replace(lora, deltas=tuple(deltas))
+
+    active = [(renamed(lora), weight) for lora, weight in before.active]
+    originals = {name_in(path): value for path, value in before.originals.items()}
+    merged = Merged(hash_of(before.base), active, originals, before.counting)
+    rebuilt.merged_loras = merged
+    rebuilt.stepwise = None if system.stepwise is None else merged
+
+
 def lora_weights(system: System) -> list[tuple[str, LoraWeight]]:
     """Name of each LoRA in a system, and its weight with the steps in which it applies."""
     return [(lora.name, weight) for lora, weight in _merged(system).active]
+
+
+def kept_tensors(system: System) -> list[Tensor]:
+    """What a system's LoRAs keep in memory beside its parameters."""
+    return _merged(system).tensors()
 
 
 def adapters(system: System) -> list[tuple[str, float]]:
