@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
 from bimo.core.request import Request, checked
+from bimo.diffusion import hires
 from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.hub import memory
 from bimo.serve.jobs import Loras
@@ -16,6 +18,8 @@ from bimo.serve.settings import Limits, ServeSettings
 
 #: The largest weight of a LoRA, positive or negative.
 MOST_WEIGHT = 10.0
+#: The most conditions of a request, and the most characters of their names: a warning repeats what is read nowhere.
+MOST_CONDITIONS, LONGEST_NAME = 64, 100
 
 
 def lora_weight(name: str, written: str) -> LoraWeight:
@@ -51,7 +55,7 @@ def check_amounts(
     values: Mapping[str, Any], loras: Mapping[str, LoraWeight], controls: Collection[str], limits: Limits
 ) -> None:
     """Raises RequestError for more pictures, steps or adapters than a server allows in a request."""
-    for field_name, most in (("count", limits.count), ("steps", limits.steps)):
+    for field_name, most in (("count", limits.count), ("steps", limits.steps), ("hires_steps", limits.steps)):
         if isinstance(values.get(field_name), int) and values[field_name] > most:
             raise RequestError(
                 "{name} is {value}; this server allows at most {most}",
@@ -66,12 +70,30 @@ def check_amounts(
         )
     for name, weight in loras.items():
         checked_weight(name, weight)
+    check_names("conditions", values.get("conditions"))
+
+
+def check_names(field_name: str, values: object) -> None:
+    """Raises RequestError for more or longer names in a field of a request than a server repeats in warnings."""
+    if not isinstance(values, Mapping):
+        return
+    names = [str(name) for name in cast("Mapping[object, object]", values)]
+    longest = max(map(len, names), default=0)
+    if len(names) > MOST_CONDITIONS or longest > LONGEST_NAME:
+        raise RequestError(
+            "{name} has {count} names of up to {longest} characters; this server allows {most} of up to {most_2}",
+            name=field_name,
+            count=len(names),
+            longest=longest,
+            most=MOST_CONDITIONS,
+            most_2=LONGEST_NAME,
+        )
 
 
 def check_size(request: Request, settings: ServeSettings) -> None:
-    """Raises RequestError for a picture larger than the server, or its memory, allows."""
+    """Raises RequestError for a picture, after its second pass, larger than the server, or its memory, allows."""
     limits = settings.limits
-    width, height = request.size or (1, 1)
+    width, height = hires.size_of(request, 1) if request.size else (1, 1)
     if max(width, height) > limits.side or width * height > limits.pixels:
         raise RequestError(
             "{width}x{height} is too large; this server draws sides up to {side} and {pixels} pixels",
@@ -91,8 +113,18 @@ def check_side(size: tuple[int, int] | None, settings: ServeSettings) -> None:
 
 
 def check_drawable(engine: Engine, request: Request, settings: ServeSettings) -> None:
-    """Raises RequestError if the model cannot draw the request."""
-    check_size(fill_request(engine.system, engine.completed(request)), settings)
+    """Raises RequestError if the model cannot draw the request, or only in more calls of its denoiser than a server
+    gives a picture: tiles that overlap by all but a pixel are thousands a step.
+    """
+    filled = fill_request(engine.system, engine.completed(request))
+    check_size(filled, settings)
+    if (count := calls(engine.system, filled)) > settings.limits.calls:
+        raise RequestError(
+            "a picture would take {count} calls of the denoiser; this server allows {most}: take fewer steps, larger "
+            "tiles, or less overlap",
+            count=count,
+            most=settings.limits.calls,
+        )
 
 
 def check_ranges(engine: Engine, loras: Loras) -> None:

@@ -40,7 +40,9 @@ ORIGIN = Message("another site's page asked for this; only pages of this server,
 UPLOAD = Message("this page takes no files")
 NO_KEY = Message("this server wants a key: Authorization: Bearer KEY, or Basic with the key as the password")
 WRONG_KEY = Message("no such key; it may have been revoked (bimo keys list)")
+TWO_HOSTS = Message("the request names its host more than once")
 TWO_LENGTHS = Message("the request says its length twice, as Content-Length and as Transfer-Encoding")
+UNENDED = Message("the rest of the request did not come in time; send it again, in one go")
 CROWDED = Message("too many large requests are being read; ask again in a moment")
 
 
@@ -131,7 +133,7 @@ class Gate:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         path = str(scope["path"])
         try:
-            self._host(headers, path)
+            self._host(scope, headers, path)
             scope.setdefault("state", {})["caller"] = self._caller(scope, headers, path)
             most = self._most(path)
             if "content-length" in headers and "transfer-encoding" in headers:
@@ -149,7 +151,9 @@ class Gate:
         else:
             await self.app(scope, receive, send)
 
-    def _host(self, headers: dict[str, str], path: str) -> None:
+    def _host(self, scope: Any, headers: dict[str, str], path: str) -> None:
+        if sum(name.lower() == b"host" for name, _ in scope["headers"]) > 1:
+            raise ApiError(400, TWO_HOSTS)  # a proxy, or what makes addresses, may go by the other one
         host = headers.get("host", "")
         if not served(host, self.own):
             raise ApiError(421, HOST)
@@ -206,13 +210,22 @@ class Gate:
             self.on_page_closed(session)
 
     async def _whole(self, scope: Any, receive: Any, send: Any, headers: dict[str, str], most: int) -> None:
-        """Passes on a request after reading and counting its body, as the Content-Length header may be wrong."""
+        """Passes on a request after reading and counting its body, as the Content-Length header may be wrong. Who stops
+        sending, or never ends, does not keep a connection.
+        """
         body = bytearray()
         counted = 0
+        clock = asyncio.get_running_loop().time
+        until = clock() + self.limits.body_seconds
         try:
             more = True
             while more:
-                message = await receive()
+                try:
+                    async with asyncio.timeout(min(self.limits.stalled_seconds, until - clock())):
+                        message = await receive()
+                except TimeoutError:
+                    await _refuse(scope, receive, send, headers, ApiError(408, UNENDED))
+                    return
                 if message["type"] == "http.disconnect":
                     return
                 piece = message.get("body", b"")

@@ -20,12 +20,15 @@ _OPENAI = {
     429: "rate_limit_error",
 }
 _DASHSCOPE = {400: "InvalidParameter", 401: "InvalidApiKey", 403: "AccessDenied", 404: "NotFound", 429: "Throttling"}
+#: The most characters of a sentence: it may repeat what came, which may be megabytes.
+MOST_SAID = 2000
 NAMES = {
     400: "invalid_request",
     401: "invalid_api_key",
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     409: "conflict",
     413: "too_large",
     415: "unsupported_media_type",
@@ -71,7 +74,8 @@ def form(path: str, status: int, code: str, sentence: str, param: str | None = N
     if path.startswith(("/sdapi/", "/internal/", "/controlnet/")):
         return {"error": code, "detail": sentence, "body": "", "errors": sentence}
     if path.startswith("/api/v1/"):
-        return {"code": _DASHSCOPE.get(status, "InternalError"), "message": sentence, "request_id": ""}
+        kind = _DASHSCOPE.get(status, "InternalError" if status >= 500 else "InvalidParameter")
+        return {"code": kind, "message": sentence, "request_id": ""}
     if path.startswith("/v1/"):
         kind = _OPENAI.get(status, "server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}
@@ -103,5 +107,8 @@ def answer(path: str, error: ApiError, language: str) -> Response:
     headers: Mapping[str, str] = {} if error.seconds is None else {"Retry-After": str(error.seconds)}
     if error.status == 401:
         headers = {**headers, "WWW-Authenticate": 'Bearer realm="bimo", Basic realm="bimo"'}
-    body = form(path, error.status, error.code, error.message.said(language), error.param)
+    sentence = error.message.said(language)
+    if len(sentence) > MOST_SAID:
+        sentence = sentence[: MOST_SAID - 1] + "…"
+    body = form(path, error.status, error.code, sentence, error.param)
     return Json(body, error.status, headers=dict(headers))

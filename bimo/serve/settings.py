@@ -15,7 +15,8 @@ from bimo.hub.options import DEFAULT, LoadOptions
 @dataclass(frozen=True)
 class Limits:
     """Limits of a request. ``form_bytes`` and ``picture_bytes`` limit the size of bodies without and with pictures,
-    checked while reading; ``bodies_bytes`` limits all bodies that are being read at the same time. ``photos`` and
+    checked while reading; ``bodies_bytes`` limits all bodies that are being read at the same time. A body may take
+    ``body_seconds``, and ``stalled_seconds`` until more of it comes. ``photos`` and
     ``finetune_steps`` are of one fine-tuning, ``finetunings`` the most that are kept of a key.
     """
 
@@ -23,6 +24,7 @@ class Limits:
     pixels: int = 2048 * 2048
     count: int = 16
     steps: int = 150
+    calls: int = 10_000
     text: int = 4000
     loras: int = 8
     previews: int = 8
@@ -31,6 +33,8 @@ class Limits:
     form_bytes: int = 1 << 17
     picture_bytes: int = 1 << 25
     bodies_bytes: int = 1 << 28
+    body_seconds: float = 600.0
+    stalled_seconds: float = 30.0
     seconds: float | None = None
     photos: int = 60
     finetune_steps: int = 3000

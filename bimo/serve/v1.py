@@ -14,7 +14,7 @@ from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Message
 from bimo.core.request import Region
 from bimo.hub import model_info, registry
-from bimo.serve.admission import MOST_WEIGHT
+from bimo.serve.admission import MOST_WEIGHT, check_names
 from bimo.serve.dependencies import (
     MEDIA,
     ClientLanguage,
@@ -177,6 +177,7 @@ async def submit(
 def _pictures(body: JobRequest) -> dict[str, bytes]:
     """The pictures of a request by their names in an order. Raises RequestError."""
     own = {"image": body.image, "mask": body.mask, "region_map": body.region_map}
+    check_names("condition_images", body.condition_images)
     pictures = {name: decoded(text, name) for name, text in own.items() if text is not None}
     return pictures | {CONDITION + name: decoded(text, name) for name, text in (body.condition_images or {}).items()}
 

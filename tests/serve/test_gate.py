@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,19 @@ def asked(
     headers: dict[str, str] | None = None,
     keys: KeyStore | None = None,
     limits: Limits | None = None,
+    more: Callable[[], Awaitable[dict[str, Any]]] | None = None,
 ) -> tuple[int, dict[str, Any], list[str]]:
-    """(status, answer, what was told) of a request whose body comes in pieces; the app behind the gate echoes it."""
+    """(status, answer, what was told) of a request whose body comes in pieces, and then from ``more``; the app behind
+    the gate echoes it.
+    """
     heard: list[str] = []
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-    waiting += [{"type": "http.request", "body": b"", "more_body": False}]
+    waiting += [{"type": "http.request", "body": b"", "more_body": False}] if more is None else []
 
     async def receive() -> dict[str, Any]:
+        if not waiting and more is not None:
+            return await more()
         return waiting.pop(0) if waiting else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
@@ -82,6 +88,20 @@ def asked(
     scope["headers"] = [(k.encode(), v.encode()) for k, v in named.items()]
     asyncio.run(gate(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"]), heard
+
+
+def test_a_body_that_does_not_end_is_let_go() -> None:
+    async def nothing() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def little() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    for more, limits in ((nothing, Limits(stalled_seconds=0.01)), (little, Limits(body_seconds=0.0))):
+        status, answer, _ = asked("POST", "/v1/jobs", [b'{"text":'], limits=limits, more=more)
+        assert (status, "in time" in str(answer)) == (408, True)
 
 
 def test_what_is_ours_goes_through() -> None:

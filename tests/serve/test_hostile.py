@@ -218,6 +218,25 @@ REQUESTS: list[tuple[tuple[str, str, Any], set[int]]] = [
     (openai(user="\ud800", n=0), {400}),
     (job(guidance=10**400), {400, 422}),
     (job(loras=[{"name": "ink", "first": 0.5, "last": 0.5}]), {400}),
+    # Fields said twice, and what little text makes much of.
+    (("POST", JOBS, b'{"text": "a", "steps": 1, "steps": 1000000000}'), {400}),
+    (("POST", JOBS, b'\xef\xbb\xbf{"text": "a", "steps": 0}'), {400, 422}),
+    (("POST", JOBS, b'{"text": "a", "loras": ' + b"[" * 5000 + b"]" * 5000 + b"}"), {400, 422}),
+    (("POST", DRAW, b'{"prompt": "a", "n": 1, "n": -1}'), {400}),
+    (job(regions=[{"text": "x", "box": [0, 0, 1, 1]}] * 2000), {400}),
+    (job(conditions={"x" * 100_000: [1.0]}), {400}),
+    (job(conditions={f"x{number}": [1.0] for number in range(1000)}), {400}),
+    (job(condition_images={"x" * 5000: b64(png())}), {400}),
+    (job(condition_images={f"control-{number}": b64(png()) for number in range(500)}), {400}),
+    (job(hires=2, hires_steps=1000), {400}),
+    (job(hires=4, size=[2048, 2048]), {400}),
+    (job(hires=1e9), {400}),
+    (job(tile_size=64, tile_overlap=63, size=[2048, 2048], steps=2), {400}),
+    (job(outpaint=[2040, 2040, 2040, 2040], image=b64(png(64, 64))), {400}),
+    (job(feather=10**9, outpaint=[8, 8, 8, 8], image=b64(png(64, 64))), {400}),
+    (a1111(enable_hr=True, hr_scale=4, width=2048, height=2048), {400}),
+    (openai(model="x" * 100_000), {404}),
+    (dashscope(n=10**6), {422}),
     # Pictures that are cut off, or unpack to much more than they are.
     (i2i(init_images=[b64(png(64, 64)[:60])]), {400}),
     (i2i(init_images=[5]), {422}),
@@ -319,7 +338,10 @@ def check(answer: Any, client: TestClient, folder: Path, files: list[str], statu
         if answer.request.method != "HEAD":
             found = answer.json()
             sentence = found["error"]["message"] if isinstance(found.get("error"), dict) else found.get("detail")
-            assert isinstance(sentence or found.get("message") or found.get("error"), str)
+            sentence = sentence or found.get("message") or found.get("error")
+            assert isinstance(sentence, str)
+            assert len(sentence) <= 2000
+            assert found.get("code") != "InternalError"
         assert sorted(str(file) for file in folder.rglob("*")) == files
     assert client.get("/healthz").status_code == 200
 
@@ -347,6 +369,9 @@ FORMS: list[tuple[bytes, str, set[int]]] = [
     (PROMPT + part("loras", b"[" * 5000) + IMAGE + END, "boundary=XX", {400}),
     (b"".join(part(f"f{number}", b"a") for number in range(70)) + END, "boundary=XX", {400}),
     (PROMPT + IMAGE * 20 + END, "boundary=XX", {400}),
+    (b"".join(part(f"f{number}", b"a", "a.png") for number in range(1000)) + END, "boundary=XX", {400}),
+    (b"--XX\r\n" + b"X-A: b\r\n" * 5000 + PROMPT.partition(b"\r\n")[2] + IMAGE + END, "boundary=XX", {400}),
+    (PROMPT + IMAGE + END, "boundary=" + "X" * 5000, {400}),
     (part("prompt", b"a" * (2 << 20)) + IMAGE + END, "boundary=XX", {400}),
     (b"--XX\r\n\r\nabc\r\n" + END, "boundary=XX", {400}),
     (PROMPT + IMAGE + END, "", {400}),
@@ -383,6 +408,10 @@ WIRE: list[tuple[bytes, set[int]]] = [
     (b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}", {400}),
     (b"X: " + b"a" * 200_000 + b"\r\nContent-Length: 2\r\n\r\n{}", {400, 422, 431}),
     (b"Idempotency-Key: " + b"k" * 5000 + b'\r\nContent-Length: 13\r\n\r\n{"text": "a"}', {400}),
+    (b"Host: 127.0.0.1\r\nContent-Length: 2\r\n\r\n{}", {400}),
+    (b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n", {400, 403, 404, 422}),
+    (b"X-\xe7\x8c\xab: a\r\nContent-Length: 2\r\n\r\n{}", {400}),
+    (b"Accept-Language: \xe7\x8c\xab;q=nan\r\nContent-Length: 2\r\n\r\n{}", {422}),
     (b"Expect: 200-ok\r\nContent-Length: 1\r\n\r\n{", {400, 417, 422}),
 ]
 
@@ -402,6 +431,32 @@ def test_what_no_client_sends_is_refused(wire: int, sent: bytes, statuses: set[i
         answer = connection.recv(65536).decode("utf-8", "replace")
     assert int(answer.split(" ")[1]) in statuses, answer
     assert "Traceback" not in answer
+
+
+#: Host headers that name nobody, or another machine in the guise of this one.
+HOSTS = ("evil@127.0.0.1", "2130706433", "0x7f.1", "127.0.0.1:99a", "127.0.0.1.evil.com", "[::1", "localhost#evil")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_hosts_in_disguise(server: tuple[TestClient, Path], host: str) -> None:
+    client, _ = server
+    assert client.get("/v1/jobs", headers={"host": host}).status_code == 421
+
+
+def test_a_picture_is_whole_whatever_part_is_asked_for(make_service: Any) -> None:
+    """Neither thousands of ranges nor ones that overlap are put together; events begin anew for who comes again."""
+    from bimo.serve.app import create_app
+
+    with TestClient(create_app(make_service()), base_url="http://127.0.0.1") as client:
+        name = client.post("/v1/jobs", json={"text": "猫", "steps": 1, "size": [64, 64]}).json()["id"]
+        for last in ("0", "9" * 5000, "-1"):
+            events = client.get(f"/v1/jobs/{name}/events", headers={"last-event-id": last}).text
+            assert events.startswith("event: state")
+            assert events.count("event: ended") == 1
+        whole = client.get(f"/v1/jobs/{name}/pictures/0").content
+        for ranges in ("0-,0-", ",".join("0-" for _ in range(5000)), "-1", "9" * 50 + "-"):
+            answer = client.get(f"/v1/jobs/{name}/pictures/0", headers={"range": f"bytes={ranges}"})
+            assert (answer.status_code, answer.content) == (200, whole)
 
 
 def test_other_peoples_jobs_are_nobodys(make_service: Any, tmp_path: Path) -> None:
