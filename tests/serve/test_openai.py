@@ -115,11 +115,10 @@ def test_images_come_alone_or_in_a_list(images: Any) -> None:
         images.images.edit(image=[file(), file()], prompt="猫")
     with pytest.raises(openai.BadRequestError, match="must be alike"):
         images.images.edit(image=file(), mask=file("RGBA", (0, 0, 0, 0), (64, 64)), prompt="猫")
-    with (
-        pytest.raises(openai.BadRequestError, match="carries no record"),
-        pytest.warns(DeprecationWarning, match="deprecated"),
-    ):
-        images.images.create_variation(image=file())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the client, from its third major on
+        with pytest.raises(openai.BadRequestError, match="carries no record"):
+            images.images.create_variation(image=file())
 
 
 def test_models_are_listed(images: Any) -> None:

@@ -231,6 +231,8 @@ def test_again_is_the_same_and_vary_another(tab: Tab) -> None:
     tab.find("#vary").click()
     tab.drawn(before + 2)
     assert tab.jobs()[0]["request"]["strength"] == 0.6
+    tab.find("#use").click()
+    assert tab.until(lambda d: d.find_element("css selector", "#canvas.filled canvas").is_displayed())
 
 
 def test_stop_ends_what_is_drawn(tab: Tab) -> None:

@@ -154,7 +154,7 @@ class Drawing:
     async def use(self, browser: gr.Request, text: Any) -> tuple[Any, ...]:
         """Uses a picture as the initial image."""
         job, named = await self._picked(text, Visitor.of(browser))
-        return data_url(png_of(job, named)), "", _onto(named)
+        return data_url(png_of(job, named)), "", _onto(named, show=True)
 
     async def forget(self, browser: gr.Request, text: Any, search: Any) -> tuple[Any, ...]:
         """Deletes the job of a picture."""
@@ -188,6 +188,7 @@ def data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _onto(named: PictureName) -> str:
-    """The element that makes the page's script load a picture onto the canvas."""
-    return f'<i data-image="{gallery.PICTURES}/{named}.png" data-turn="{secrets.token_hex(4)}"></i>'
+def _onto(named: PictureName, show: bool = False) -> str:
+    """The element that makes the page's script load a picture onto the canvas, and ``show`` the canvas."""
+    shown = ' data-show="1"' if show else ""
+    return f'<i data-image="{gallery.PICTURES}/{named}.png" data-turn="{secrets.token_hex(4)}"{shown}></i>'

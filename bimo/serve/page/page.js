@@ -211,5 +211,9 @@
     if (!wanted || wanted.dataset.turn === last) return canvas.shown?.width === 300 ? canvas.render() : undefined;
     last = wanted.dataset.turn;
     canvas.load(await opened(wanted.dataset.image));
+    if (!wanted.dataset.show) return;
+    /* Its room is closed at first, and what happens there would not be seen. */
+    if (!canvas.shown?.offsetParent) one("#image-room button")?.click();
+    one("#image-room")?.scrollIntoView({ block: "start" });
   }).observe(document.body, { childList: true, subtree: true });
 }
