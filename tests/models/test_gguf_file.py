@@ -176,13 +176,13 @@ def test_k_quants_are_worked_out_layer_by_layer() -> None:
     scales = data.reshape(-1, size)[:, :4]
     scales[:] = numpy.float16([0.01, 0.02]).view(numpy.uint8)
     matrix = gguf.quants.dequantize(data, gguf.GGMLQuantizationType.Q4_K)
-    stored = gguf_file.Stored((8, 2 * block), "Q4_K", torch.from_numpy(data))
+    stored = gguf_file.GgufTensor((8, 2 * block), "Q4_K", torch.from_numpy(data))
     layer = GgufLinear(nn.Linear(2 * block, 8), stored)
     x = torch.randn(3, 2 * block, generator=torch.Generator().manual_seed(0))
     expected = nn.functional.linear(x, torch.from_numpy(matrix), layer.bias)
     # diffusers works scales out in float16.
     assert (layer(x) - expected).norm() < 1e-3 * expected.norm()
-    torch.testing.assert_close(stored.whole(torch.float32), torch.from_numpy(matrix))
+    torch.testing.assert_close(stored.dequantized(torch.float32), torch.from_numpy(matrix))
 
 
 def cut_file(path: Path, folder: Path) -> None:

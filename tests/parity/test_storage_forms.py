@@ -21,7 +21,7 @@ from bimo.diffusion.system import System
 from bimo.models.layouts import weight_files
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.pipelines import FAMILIES as READERS
-from bimo.models.layouts.pipelines import family_of, otherwise
+from bimo.models.layouts.pipelines import family_of, other_task
 from bimo.models.layouts.weight_files import files_of
 from tests.support.families import FAMILIES
 from tests.support.tiny_checkpoints import checkpoint
@@ -259,7 +259,7 @@ def test_every_pipeline_of_these_families_is_drawn_or_refused_with_its_reason() 
     stems = {name.removesuffix("Pipeline") for name in READERS}
     named = [n for n in dir(diffusers) if n.endswith("Pipeline") and any(n.startswith(stem) for stem in stems)]
     named = [name for name in named if not name.startswith("StableDiffusion3") and "Modular" not in name]
-    assert [name for name in named if family_of(name) is None and otherwise(name) is None] == []
+    assert [name for name in named if family_of(name) is None and other_task(name) is None] == []
     assert family_of("StableDiffusionXLControlNetUnionImg2ImgPipeline") == "StableDiffusionXLPipeline"
     assert family_of("LatentConsistencyModelPipeline") == "StableDiffusionPipeline"
     assert family_of("StableDiffusion3Img2ImgPipeline") is None

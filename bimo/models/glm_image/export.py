@@ -17,7 +17,7 @@ from bimo.diffusion.system import System
 from bimo.models.glm_image.conditioners import space_of, words_of
 from bimo.models.glm_image.prior import GlmImagePriorDenoiser
 from bimo.models.layouts.pipeline_form import GLM_IMAGE_WORDS
-from bimo.models.layouts.qwen_vision import PROCESSOR_FILES, meant_of
+from bimo.models.layouts.qwen_vision import PROCESSOR_FILES, supported_settings
 from bimo.models.layouts.weight_files import STEMS
 
 #: The components of the prior, and its class; the level that it is.
@@ -81,7 +81,7 @@ def _write_processor(system: System, folder: Path) -> None:
     limits = {"shortest_edge": part.min_pixels, "longest_edge": part.max_pixels}
     sizes: dict[str, Any] = {"patch_size": part.patch_size, "merge_size": 1, "temporal_patch_size": 1, "size": limits}
     kinds = {"image_processor_type": "GlmImageImageProcessor", "processor_class": GLM_IMAGE_WORDS}
-    _write(folder / PROCESSOR_FILES[0], {**meant_of(), **sizes, **kinds})
+    _write(folder / PROCESSOR_FILES[0], {**supported_settings(), **sizes, **kinds})
 
 
 def _write(path: Path, content: Any) -> None:

@@ -26,7 +26,7 @@ from bimo.models.layouts.configs import NO_EFFECT_TEXT, Config, plain, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule
 from bimo.models.layouts.pipeline_form import GLM_IMAGE_WORDS, Form
-from bimo.models.layouts.qwen_vision import demand_sizes, processor_fields
+from bimo.models.layouts.qwen_vision import demand_supported, processor_settings
 from bimo.models.stable_diffusion.layout import latent, vae_name
 
 PIPELINE, TRANSFORMER = "GlmImagePipeline", "GlmImageTransformer2DModel"
@@ -136,8 +136,8 @@ def _tokens(folder: Folder) -> GlmImageTokens:
     seen = _inner(folder, "vision_config").of(GlmImageVisionConfig().to_dict(), names, NO_EFFECT_TEXT)
     defaults = {**GlmImageVQVAEConfig().to_dict(), "latent_channels": seen["hidden_size"]}
     codes = _inner(folder, "vq_config").of(defaults, ("embed_dim", "num_embeddings"), NO_EFFECT_TEXT)
-    path, said = processor_fields(folder.path / PROCESSOR)
-    demand_sizes(path, said, {"patch_size": seen["patch_size"], "merge_size": 1, "temporal_patch_size": 1})
+    path, said = processor_settings(folder.path / PROCESSOR)
+    demand_supported(path, said, {"patch_size": seen["patch_size"], "merge_size": 1, "temporal_patch_size": 1})
     size = cast("dict[str, int]", said.get("size") or {})
     least = said.get("min_pixels") or size.get("shortest_edge")
     most = said.get("max_pixels") or size.get("longest_edge")

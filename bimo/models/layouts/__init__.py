@@ -1,1 +1,1 @@
-"""Published layouts: detection, folders, export."""
+"""Published layouts: detecting, reading and exporting files and folders of weights."""

@@ -1,4 +1,4 @@
-"""Configs of published models: every field is carried, known to change nothing, or refused by name."""
+"""Reads configs of published models: every field is used, known to have no effect, or refused by name."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TEXT_ENCODER_SIZES = {
     "vocab": "vocab_size",
     "positions": "max_position_embeddings",
 }
-#: Fields of transformers' configs that do not change what the text encoder answers: who wrote it, heads it does not
-#: have.
+#: Fields of transformers' configs that do not change a text encoder's output: who wrote the file, heads that are not
+#: built.
 NO_EFFECT_TEXT = {
     *("architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "use_cache", "output_past"),
     *("gradient_checkpointing", "initializer_range", "initializer_factor", "tie_word_embeddings", "projection_dim"),
@@ -32,7 +32,7 @@ NO_EFFECT_TEXT = {
     *("sep_token_id", "decoder_start_token_id", "tokenizer_class", "finetuning_task", "task_specific_params", "prefix"),
     *("problem_type", "torchscript", "use_bfloat16", "tf_legacy_loss", "tie_encoder_decoder", "return_dict"),
     *("output_attentions", "output_hidden_states", "cross_attention_hidden_size"),
-    # Of writing text, which no text encoder does.
+    # Generation settings: a text encoder generates no text.
     *("bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping", "length_penalty"),
     *("encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id", "max_length"),
     *("forced_eos_token_id", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "output_scores"),
@@ -46,14 +46,14 @@ NO_EFFECT_TEXT = {
     *("output_logits", "penalty_alpha", "prefill_chunk_size", "prompt_lookup_num_tokens", "renormalize_logits"),
     *("return_legacy_cache", "sequence_bias", "speculation_type", "stop_strings", "target_lookbehind"),
     *("token_healing", "top_h", "use_mtp", "watermarking_config", "final_logit_softcapping"),
-    # Of how sums are done, of weights spread over machines, and of who wrote the file with what.
+    # The attention implementation, tensor parallelism, and the program that wrote the file.
     *("attn_implementation", "attention_implementation", "use_flash_attn", "use_flash_attention_2", "pretraining_tp"),
     *("xla_device", "use_return_dict", "auto_map", "unsloth_fixed", "unsloth_version", "num_labels", "label_names"),
     *("layerdrop", "encoder_layerdrop", "text_config_dict", "vision_config_dict", "logit_scale_init_value"),
 }
-#: What a config calls the way in which its weights were made smaller.
+#: The field that describes quantised weights.
 QUANTISED = "quantization_config"
-#: Fields that a config may have and its class of today lacks, with the one value that is meant without them.
+#: Fields of older configs that the current classes lack, with the one supported value of each.
 FORMER_TEXT: dict[str, Any] = {
     "is_decoder": False,
     "is_encoder_decoder": False,
@@ -67,19 +67,19 @@ FORMER_TEXT: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Config:
-    """A config.json: its fields and where it lies."""
+    """A config.json: its path and its fields."""
 
     path: Path
     fields: Mapping[str, Any]
 
     def of(self, defaults: Mapping[str, Any], carried: Iterable[str], no_effect: Iterable[str]) -> dict[str, Any]:
-        """The carried fields, the class's default where one is absent.
+        """The values of ``carried`` fields, the class's default for an absent one.
 
-        Raises RecipeError that names a field which differs from the default of its class and is not carried.
+        Raises RecipeError that names a field which is not carried and differs from the default of its class.
         """
         carried, no_effect = set(carried), set(no_effect)
         for name, value in self.fields.items():
-            if name in carried or name in no_effect or self.says_nothing(name, value, name in defaults):
+            if name in carried or name in no_effect or self.has_no_effect(name, value, name in defaults):
                 continue
             if name not in defaults or plain(defaults[name]) != plain(value):
                 expected = repr(defaults[name]) if name in defaults else say("no such field")
@@ -92,9 +92,9 @@ class Config:
                 )
         return {name: plain(self.fields.get(name, defaults.get(name))) for name in carried}
 
-    def says_nothing(self, name: str, value: Any, known: bool) -> bool:
-        """Whether a field changes no answer: what is only of training, or what a class that does not know it is told
-        is off. Raises RecipeError for quantised weights.
+    def has_no_effect(self, name: str, value: Any, known: bool) -> bool:
+        """Whether a field does not change the output: it matters in training only, or it is unknown to the class and
+        disabled. Raises RecipeError for quantised weights.
         """
         if name == QUANTISED and value:
             method = cast("dict[str, Any]", value).get("quant_method") if isinstance(value, dict) else value
@@ -109,7 +109,7 @@ class Config:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises WeightsError where there is none."""
+    """The object in a JSON file. Raises WeightsError if the file is missing or has none."""
     try:
         data = json.loads(text_of(path.read_bytes()))
     except OSError as error:
@@ -126,8 +126,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text_of(content: bytes) -> str:
-    """A side file's text: UTF-8 or UTF-16 with or without a mark, or GB 18030 (of which GBK is a part), as editors in
-    China write it. Raises UnicodeDecodeError, which is a ValueError, for what is none of them.
+    """Decodes a text file: UTF-8 or UTF-16 with or without a byte order mark, or GB 18030 (which includes GBK), as
+    editors in China write it. Raises UnicodeDecodeError, which is a ValueError, for any other encoding.
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
@@ -144,7 +144,7 @@ def defaults_of(cls: type) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """JSON's lists as the tuples of parts, at any depth."""
+    """Converts lists to tuples, at any depth: fields of parts are tuples, JSON only has lists."""
     if isinstance(value, dict):
         return {name: plain(v) for name, v in cast("dict[str, Any]", value).items()}
     return tuple(plain(v) for v in cast("list[Any]", value)) if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""Says what a file or folder of weights is, by the names and shapes of its tensors alone, and why."""
+"""Detects which system a file or folder of weights is, by the names and shapes of its tensors only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bimo.models.layouts.detection_rules import RULES, Rule, Shape
 from bimo.models.layouts.weight_files import files_of
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
-#: What CLIP's tensors begin with below the encoder.
+#: Prefixes of the names of CLIP's tensors within ``text_model``.
 CLIP_SEGMENTS = (
     "embeddings.token_embedding.",
     "embeddings.position_embedding.",
@@ -25,22 +25,22 @@ CLIP_SEGMENTS = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a file or folder is, and the rule that says so, with its reason."""
+class Detection:
+    """The detected system, and the rule that matched."""
 
     system: str
     rule: Rule
 
     @property
     def why(self) -> Message:
-        """The reason."""
+        """The reason, for users."""
         return self.rule.why
 
 
 def names_of(path: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor in a file, or below a folder as "component/name"; nothing is loaded.
 
-    Raises WeightsError for files that are damaged or more than data.
+    Raises WeightsError for files that are damaged or contain code.
     """
     if path.is_dir():
         return {f"{file.parent.name}/{n}": s for file in _weight_files(path) for n, s in shapes(file).items()}
@@ -48,42 +48,40 @@ def names_of(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of a file's tensors, in torch's names where MindSpore wrote it."""
+    """Name -> shape of a file's tensors; those of a MindSpore checkpoint under torch's names."""
     if mindspore.is_checkpoint(path):
         return mindspore.shapes(path)
-    found = checkpoint_io.shapes(path)
-    # Files of before transformers named the segment text_model: it is CLIP's all the same.
-    return {spelt(name): shape for name, shape in found.items()}
+    return {current_name(name): shape for name, shape in checkpoint_io.shapes(path).items()}
 
 
-def spelt(name: str) -> str:
-    """A name as today's files have it: the oldest ones left out CLIP's segment ``text_model``."""
-    old = "cond_stage_model.transformer."
-    below = name.removeprefix(old)
-    if below != name and below.startswith(CLIP_SEGMENTS):
-        return f"{old}text_model.{below}"
+def current_name(name: str) -> str:
+    """A tensor's name with the segment ``text_model``, which the oldest files of CLIP leave out."""
+    prefix = "cond_stage_model.transformer."
+    suffix = name.removeprefix(prefix)
+    if suffix != name and suffix.startswith(CLIP_SEGMENTS):
+        return f"{prefix}text_model.{suffix}"
     return name
 
 
-def detect(names: Shapes) -> Found | None:
-    """What has tensors of these names and shapes; None for what no rule knows."""
+def detect(names: Shapes) -> Detection | None:
+    """The first rule that matches these names and shapes; None if none does."""
     for rule in RULES:
         if all(_has(names, glob, shape) for glob, shape in rule.needs) and not any(
             _has(names, glob, None) for glob in rule.never
         ):
-            return Found(rule.system, rule)
+            return Detection(rule.system, rule)
     return None
 
 
-def unusable(path: Path, found: Found | None) -> WeightsError:
-    """The error for a file that is no whole model, or is not recognised."""
-    if found is not None:
+def unusable(path: Path, detection: Detection | None) -> WeightsError:
+    """The error for a file that was detected as something other than a model, or not at all."""
+    if detection is not None:
         return WeightsError(
             "{path} is not a whole model but {system} ({why}); {advice}",
             path=path,
-            system=found.system,
-            why=found.why,
-            advice=found.rule.advice or "",
+            system=detection.system,
+            why=detection.why,
+            advice=detection.rule.advice or "",
         )
     return WeightsError(
         "the names of the tensors in {path} are those of no known system; name a folder in diffusers' "
@@ -96,15 +94,15 @@ def _has(names: Shapes, glob: str, shape: Shape) -> bool:
     matching = [names[glob]] if glob in names else []
     if not matching and "*" in glob:
         matching = [names[name] for name in fnmatch.filter(names, glob)]
-    return any(shape is None or _like(each, shape) for each in matching)
+    return any(shape is None or _matches(actual, shape) for actual in matching)
 
 
-def _like(found: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(found) == len(wanted) and all(w is None or f == w for f, w in zip(found, wanted, strict=True))
+def _matches(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
 
 
 def _weight_files(folder: Path) -> Iterator[Path]:
-    """The files of each component: its weights as they would be read, else all that hold tensors."""
+    """The weight files of each component that would be loaded, or all of its weight files if none is complete."""
     for place in sorted({folder, *(p for p in folder.iterdir() if p.is_dir())}):
         try:
             yield from files_of(place)

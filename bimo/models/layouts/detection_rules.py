@@ -1,4 +1,4 @@
-"""The table of what names and shapes belong to which system: first the rules that are most particular."""
+"""The table of detection rules, the most specific first: names and shapes of tensors by system."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ LDM_UNET = "model.diffusion_model.input_blocks.0.0.weight"
 
 @dataclass(frozen=True)
 class Rule:
-    """``system`` is what has tensors of these names (globs) and shapes (None is any size), and none named ``never``.
+    """A file is a ``system`` if it has tensors with the names (globs) and shapes (None is any size) of ``needs``, and
+    none that matches ``never``.
 
-    ``text`` says in what layout a single file holds its words; "" where it is not a single file of a whole system.
-    ``advice`` is what to do with something that is no system.
+    ``text`` is the layout of a single file's text encoder, "" for what is not a single file of a whole system.
+    ``advice`` tells users how to use something that is not a system.
     """
 
     system: str
@@ -30,11 +31,11 @@ class Rule:
     advice: Message | None = None
 
 
-#: What to do with a network that looks at a picture.
+#: The advice for ControlNets and T2I-Adapters.
 CONTROL = Message("it goes with a model: -m MODEL --control PICTURE=FOLDER")
 
 RULES = (
-    # What people hand over in place of a model.
+    # Adapters that users name in place of a model.
     *(
         Rule(
             "lora",
@@ -185,7 +186,7 @@ RULES = (
         Message("it is a UNet without a text encoder that is known"),
         advice=Message("name the whole model"),
     ),
-    # Parts of systems.
+    # Weights without the other files of their system.
     Rule(
         "bimo",
         (("text.0.*", None), ("*.denoiser.*", None)),

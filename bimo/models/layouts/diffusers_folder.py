@@ -23,7 +23,7 @@ from bimo.diffusion.text_encoder import TextEncoder
 from bimo.models.layouts.configs import Config, read_json
 from bimo.models.layouts.gguf_file import GgufDenoiser
 from bimo.models.layouts.layout import Layout
-from bimo.models.layouts.pipelines import FAMILIES, family_of, otherwise
+from bimo.models.layouts.pipelines import FAMILIES, family_of, other_task
 from bimo.models.layouts.weight_files import files_of, variant_of
 from bimo.models.text_encoders.clip import ClipTextEncoder
 
@@ -166,8 +166,8 @@ def read_folder(
 
 
 def _but_model(encoder: nn.Module, path: str, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a text encoder's modules, except its language model, which is in another file: the vision
-    encoder's.
+    """The tensors of a text encoder's modules except the language model (that is, of its vision encoder), if the
+    language model comes from another file.
     """
     children = [name for name, _ in encoder.named_children() if name != "model"]
     return {
@@ -224,7 +224,7 @@ def reading_of(path: Path, second: Path | None = None) -> Reading:
 
 def _unsupported(folder: Folder) -> RecipeError:
     at, named = folder.path / INDEX_FILE, folder.pipeline
-    if purpose := otherwise(named):
+    if purpose := other_task(named):
         return RecipeError(
             "{at} is a {named}, which {purpose}: weights like that do not draw from words here; name a folder "
             "of the same family that draws from words",

@@ -1,4 +1,4 @@
-"""Writes text encoders as transformers' classes read them: config, weights and tokenizer."""
+"""Exports text encoders for transformers' classes: config, weights and tokenizer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bimo.core import checkpoint_io, module_weights
 from bimo.models.glm_image.words import GlmImageWordsEncoder
 from bimo.models.kolors.layout import ONLY, OWN
 from bimo.models.layouts.pipeline_form import ALT, CHINESE_CLIP, GLM_IMAGE_WORDS, MISTRAL, QWEN, QWEN3
-from bimo.models.layouts.text_encoders import AS_IT_STANDS
+from bimo.models.layouts.text_encoders import FAST_TOKENIZER
 from bimo.models.layouts.weight_files import STEMS
 from bimo.models.text_encoders.clip import ClipTextEncoder
 from bimo.models.text_encoders.qwen_vision import IMAGE_PAD
 
-#: The class that a text encoder is written as, where the module which it is made of has another name.
+#: Published classes of text encoders by the class of their module here, if the names differ.
 KINDS = {
     "Transformed": ALT,
     "T5Stack": "T5EncoderModel",
@@ -31,14 +31,14 @@ KINDS = {
 }
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 BERT = ("BertModel", CHINESE_CLIP)
-#: The library of a class in model_index.json, where it is not transformers.
+#: The library of a class in model_index.json, if it is not transformers.
 LIBRARIES = {ALT: "alt_diffusion", "ChatGLMModel": "kolors", "ChatGLMTokenizer": "kolors"}
 TOKENIZERS = {"BertModel": "BertTokenizer", CHINESE_CLIP: "BertTokenizer", "ChatGLMModel": "ChatGLMTokenizer"}
-#: Ids of the end mark in the vocabularies of BERT, whose published configs do not say.
-PIECES_END = 102
+#: The id of [SEP] in BERT's vocabularies, which published configs do not name.
+BERT_END = 102
 SETTINGS_FILE = "tokenizer_config.json"
 BERT_MARKS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-#: What BERT's tokenizer asks its settings, and what its normaliser calls that.
+#: Settings of BertTokenizer -> the fields of its normaliser.
 NORMALISER = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -47,7 +47,7 @@ NORMALISER = {
 
 
 def kind(encoder: Any) -> str:
-    """The class of the library that a text encoder is written as."""
+    """The class that a text encoder is exported as."""
     if isinstance(encoder, GlmImageWordsEncoder):
         return GLM_IMAGE_WORDS
     name = type(encoder.model).__name__
@@ -59,7 +59,7 @@ def kind(encoder: Any) -> str:
 
 
 def write_text_encoder(folder: Path, encoder: Any, dtype: torch.dtype | None) -> list[str]:
-    """Writes a text encoder's config and weights as its library would; answers (library, class)."""
+    """Writes a text encoder's config and weights; returns (library, class)."""
     folder.mkdir(parents=True)
     cls = kind(encoder)
     state: dict[str, Tensor] = encoder.model.state_dict()
@@ -71,24 +71,26 @@ def write_text_encoder(folder: Path, encoder: Any, dtype: torch.dtype | None) ->
             state |= {"text_projection.weight": encoder.projection.weight}
         state = published(state)
     if cls in CLIP and encoder.part.penultimate is True:
-        # diffusers reads the last layer of a folder, so the layer that is not read is not written.
+        # diffusers uses the output of the last layer, so the unused last layer is not written.
         config["num_hidden_layers"] -= 1
         state = {n: v for n, v in state.items() if f".layers.{config['num_hidden_layers']}." not in n}
-    if cls in MORE:
-        state = MORE[cls](encoder, state, config)
+    if cls in ADAPTED:
+        state = ADAPTED[cls](encoder, state, config)
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     checkpoint_io.write(folder / f"{STEMS[0]}.safetensors", state, dtype)
     return [LIBRARIES.get(cls, "transformers"), cls]
 
 
 def _config(encoder: Any) -> dict[str, Any]:
-    """The config of a text encoder's model. BERT's, AltDiffusion's and ChatGLM3's are our own and have none."""
+    """The config of a text encoder. Our modules of BERT, AltDiffusion and ChatGLM3 have none: it is built from the
+    part.
+    """
     cls = kind(encoder)
     part = encoder.part
     if cls == "ChatGLMModel":
         sizes = {field: getattr(part, name) for name, (field, _) in OWN.items()}
-        alike = {name: value for name, (value, _) in ONLY.items()}
-        return {"model_type": "chatglm", "original_rope": True, **alike, **sizes}
+        fixed = {name: value for name, (value, _) in ONLY.items()}
+        return {"model_type": "chatglm", "original_rope": True, **fixed, **sizes}
     if cls not in (*BERT, ALT):
         return json.loads(encoder.model.config.to_json_string(use_diff=False))
     from transformers import BertConfig, ChineseCLIPTextConfig
@@ -106,7 +108,7 @@ def _config(encoder: Any) -> dict[str, Any]:
     )
     more: dict[str, Any] = {}
     if cls == CHINESE_CLIP:
-        # By this field diffusers' pipelines tell a text encoder of the padding.
+        # diffusers' pipelines pass the attention mask only if this is set.
         more = {"use_attention_mask": True}
     if cls == ALT:
         more = {"model_type": "xlm-roberta", "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -116,105 +118,112 @@ def _config(encoder: Any) -> dict[str, Any]:
 
 
 def _end(encoder: Any) -> int:
-    """The id where CLIP pools: 2 stands for the largest token of a text, as configs of before 2023 have it."""
+    """The id of the token where CLIP pools; 2 means the largest id of a text, as in configs from before 2023."""
     if encoder.part.pool == "largest":
         return 2
     end_of_text = encoder.tokenizer.token_to_id("<|endoftext|>") if encoder.tokenizer is not None else None
-    return PIECES_END if end_of_text is None else end_of_text
+    return BERT_END if end_of_text is None else end_of_text
 
 
 def published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's tensors as every version of transformers knows them: below ``text_model``, the projection beside it."""
+    """CLIP's tensors under the names of every version of transformers: in ``text_model``, except the projection."""
     plain = ("text_model.", "text_projection.")
     return {name if name.startswith(plain) else f"text_model.{name}": value for name, value in state.items()}
 
 
-def _pooled(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """BERT's tensors with the pooler that transformers' class has; zeros where nobody reads it and there is none."""
+def _bert(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """BERT's tensors with a pooler, which transformers' class requires: zeros if the model has none and does not use
+    it.
+    """
     width = encoder.part.width
     zeros = {"pooler.dense.weight": torch.zeros(width, width), "pooler.dense.bias": torch.zeros(width)}
     return {**zeros, **state}
 
 
-def _encoder(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """T5's tensors below ``encoder``; the words' table has two names, of which a class may read either."""
+def _t5(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """T5's tensors in ``encoder``; the token embedding under both of its names, as classes differ in which they
+    read.
+    """
     return {"shared.weight": state["embed_tokens.weight"].clone(), **{f"encoder.{n}": v for n, v in state.items()}}
 
 
-def _turning(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """ChatGLM3's tensors with the speeds of its rotation, which its class keeps among them."""
+def _chatglm(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """ChatGLM3's tensors with the inverse frequencies of its rotary embedding, a buffer of its class."""
     from bimo.models.text_encoders.chatglm import ROTARY_BASE
 
     half = encoder.part.head // 2
-    speeds = 1.0 / ROTARY_BASE ** (torch.arange(0, half, 2).float() / half)
-    return {**state, "rotary_pos_emb.inv_freq": speeds}
+    inv_freq = 1.0 / ROTARY_BASE ** (torch.arange(0, half, 2).float() / half)
+    return {**state, "rotary_pos_emb.inv_freq": inv_freq}
 
 
-def _seeing(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The language model of Qwen2.5-VL or Qwen3-VL, and its vision tower where it has one, in the whole's layout."""
-    sight = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
-    seen: dict[str, Tensor] = {}
-    marks: dict[str, Any] = {}
+def _qwen_vl(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The language model of Qwen2.5-VL or Qwen3-VL, with its vision encoder if it was loaded, as the multimodal
+    class.
+    """
+    vision_config = {"depth": 0, "hidden_size": 16, "num_heads": 1, "intermediate_size": 16, "out_hidden_size": 16}
+    vision: dict[str, Tensor] = {}
+    special_tokens: dict[str, Any] = {}
     if encoder.visual is not None:
-        sight = json.loads(encoder.visual.model.config.to_json_string(use_diff=False))
-        seen = {f"model.visual.{name}": value for name, value in encoder.visual.model.state_dict().items()}
-        marks = {"image_token_id": encoder.tokenizer.token_to_id(IMAGE_PAD)}
-    # The head that speaks was not loaded: the words' table stands in for it.
-    settings = {"tie_word_embeddings": True, **marks}
+        vision_config = json.loads(encoder.visual.model.config.to_json_string(use_diff=False))
+        vision = {f"model.visual.{name}": value for name, value in encoder.visual.model.state_dict().items()}
+        special_tokens = {"image_token_id": encoder.tokenizer.token_to_id(IMAGE_PAD)}
+    # The language-model head was not loaded; tied to the token embedding it needs no weights.
+    settings = {"tie_word_embeddings": True, **special_tokens}
     cls = kind(encoder)
-    whole = "Qwen3VLConfig" if cls == QWEN3 else "Qwen2_5_VLConfig"
-    return _whole(state, config, (whole, cls), "model.language_model.", sight, seen, **settings)
+    config_class = "Qwen3VLConfig" if cls == QWEN3 else "Qwen2_5_VLConfig"
+    return _multimodal(state, config, (config_class, cls), "model.language_model.", vision_config, vision, **settings)
 
 
-def _seeing_by_pixtral(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
-    """The language model of Mistral 3 in the whole's layout."""
-    sight = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "head_dim": 16}
-    sight |= {"num_hidden_layers": 0, "num_attention_heads": 1, "image_size": 28}
-    return _whole(state, config, ("Mistral3Config", MISTRAL), "language_model.", sight)
+def _mistral3(encoder: Any, state: Mapping[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """The language model of Mistral 3 as the multimodal class."""
+    vision_config = {"model_type": "pixtral", "hidden_size": 16, "intermediate_size": 16, "head_dim": 16}
+    vision_config |= {"num_hidden_layers": 0, "num_attention_heads": 1, "image_size": 28}
+    return _multimodal(state, config, ("Mistral3Config", MISTRAL), "language_model.", vision_config)
 
 
-def _whole(
+def _multimodal(
     state: Mapping[str, Tensor],
     config: dict[str, Any],
     classes: tuple[str, str],
     prefix: str,
-    sight: Mapping[str, Any],
-    seen: Mapping[str, Tensor] | None = None,
+    vision_config: Mapping[str, Any],
+    vision: Mapping[str, Tensor] | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
-    """A language model in the layout of a whole that sees: its class will not be without that part, and where it was
-    not loaded, as ``seen``, gets one of no layers and zeros, which no text is ever led through. ``config`` becomes that
-    of the whole.
+    """The tensors of a language model under the names of its multimodal class; ``classes`` are (config, model).
+
+    The class requires a vision encoder. If none was loaded (``vision``), it gets one without layers whose remaining
+    weights are zeros; text never passes through it. ``config`` is replaced by that of the multimodal class.
     """
     import transformers
 
     language = dict(config)
-    whole: Any = getattr(transformers, classes[0])(text_config=language, vision_config=sight, **settings)
+    full_config: Any = getattr(transformers, classes[0])(text_config=language, vision_config=vision_config, **settings)
     with module_weights.unfilled():
-        names: dict[str, Tensor] = getattr(transformers, classes[1])(whole).state_dict()
-    own = {**(seen or {}), **{f"{prefix}{name}": value for name, value in state.items()}}
-    unseen = {n: torch.zeros(v.shape) for n, v in names.items() if n not in own and not n.startswith("lm_head.")}
+        names: dict[str, Tensor] = getattr(transformers, classes[1])(full_config).state_dict()
+    tensors = {**(vision or {}), **{f"{prefix}{name}": value for name, value in state.items()}}
+    zeros = {n: torch.zeros(v.shape) for n, v in names.items() if n not in tensors and not n.startswith("lm_head.")}
     config.clear()
-    config |= json.loads(whole.to_json_string(use_diff=False))
+    config |= json.loads(full_config.to_json_string(use_diff=False))
     config |= {"architectures": [classes[1]], "text_config": language}
-    return {**unseen, **own}
+    return {**zeros, **tensors}
 
 
-#: What a class has beside the tensors of its text encoder: (text encoder, tensors, config) -> tensors; the config may
-#: be changed.
-MORE: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, Tensor]]] = {
-    "BertModel": _pooled,
-    CHINESE_CLIP: _pooled,
-    "T5EncoderModel": _encoder,
-    "ChatGLMModel": _turning,
-    QWEN: _seeing,
-    QWEN3: _seeing,
-    MISTRAL: _seeing_by_pixtral,
+#: Adds what a published class requires besides our tensors: (text encoder, tensors, config) -> tensors. May change the
+#: config.
+ADAPTED: dict[str, Callable[[Any, Mapping[str, Tensor], dict[str, Any]], dict[str, Tensor]]] = {
+    "BertModel": _bert,
+    CHINESE_CLIP: _bert,
+    "T5EncoderModel": _t5,
+    "ChatGLMModel": _chatglm,
+    QWEN: _qwen_vl,
+    QWEN3: _qwen_vl,
+    MISTRAL: _mistral3,
 }
 
 
-def write_words(folder: Path, encoder: Any) -> list[str]:
-    """Writes a text encoder's tokenizer as its library reads it; answers (library, class)."""
+def write_tokenizer(folder: Path, encoder: Any) -> list[str]:
+    """Writes a text encoder's tokenizer; returns (library, class)."""
     encoder.save_tokenizer(folder)
     path = folder / SETTINGS_FILE
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -222,14 +231,14 @@ def write_words(folder: Path, encoder: Any) -> list[str]:
     if cls.startswith("Bert"):
         settings = {**BERT_MARKS, **_normaliser(encoder.tokenizer), **settings}
     if isinstance(encoder, ClipTextEncoder) and encoder.part.marks is not None:
-        # BERT's own class would begin and end a text with BERT's own marks again.
-        cls = settings["tokenizer_class"] = AS_IT_STANDS
+        # BertTokenizer would add [CLS] and [SEP] as well.
+        cls = settings["tokenizer_class"] = FAST_TOKENIZER
     settings = {"tokenizer_class": cls, "model_max_length": encoder.part.length} | settings
     path.write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
     return [LIBRARIES.get(cls, "transformers"), cls]
 
 
-def _normaliser(words: Any) -> dict[str, Any]:
-    """How a BERT's tokenizer spells a text, by the names that its class asks for: the class makes its own of them."""
-    normalizer: dict[str, Any] = json.loads(words.to_str()).get("normalizer") or {}
-    return {name: normalizer[own] for name, own in NORMALISER.items() if own in normalizer}
+def _normaliser(tokenizer: Any) -> dict[str, Any]:
+    """The normaliser of a BERT tokenizer as settings of BertTokenizer, which builds its own from them."""
+    normalizer: dict[str, Any] = json.loads(tokenizer.to_str()).get("normalizer") or {}
+    return {name: normalizer[field] for name, field in NORMALISER.items() if field in normalizer}

@@ -1,4 +1,4 @@
-"""What is common to folders of flow-matching transformers with one language model."""
+"""Shared by the readers of folders with a flow-matching transformer and one language model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def reading_with(
     folder: Folder, name: str, why: Message, encoder: LanguageModel, level: Level, request: Defaults
 ) -> Reading:
     """The reading of a folder with components text_encoder, transformer, vae and tokenizer, for a recipe with one text
-    encoder and one level; ``why`` is the reason, in Chinese and English, for this recipe.
+    encoder and one level; ``why`` is the reason for this recipe, for users.
     """
     recipe = Recipe(
         name=name,

@@ -21,7 +21,7 @@ SCHEDULER = "scheduler"
 #: Libraries whose installed version is asked for the classes in an index.
 LIBRARIES = ("diffusers", "transformers")
 #: The components that distinguish families.
-TELLING = ("unet", "transformer", "text_encoder", "text_encoder_2")
+DISTINCTIVE = ("unet", "transformer", "text_encoder", "text_encoder_2")
 #: A library and its classes that a reader supports for a component.
 Wanted = tuple[str, tuple[str, ...]]
 
@@ -222,7 +222,7 @@ def _nearest(folder: Folder, trials: Mapping[str, _RecordingFolder]) -> str:
     best, most = "", 0
     for family, trial in trials.items():
         shared = {name for name, wanted in trial.asked.items() if _matches(wanted, *folder.classes.get(name, ("", "")))}
-        if shared & set(TELLING) and len(shared) > most:
+        if shared & set(DISTINCTIVE) and len(shared) > most:
             best, most = family, len(shared)
     return best
 

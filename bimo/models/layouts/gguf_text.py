@@ -1,7 +1,8 @@
-"""GGUF files of text encoders, as llama.cpp writes and ComfyUI reads them: Qwen3, Qwen2.5-VL without its sight, T5.
+"""GGUF files of text encoders, as llama.cpp writes them and ComfyUI reads them: Qwen3, Qwen2.5-VL without its vision
+encoder, T5.
 
-Their names are those of llama.cpp, which the gguf package maps from transformers'. The tokenizer in the file is not
-read: a folder has the one that its model was trained with.
+The gguf package maps transformers' names to those of llama.cpp. The tokenizer in the file is not read: that of the
+folder is the one which the model was trained with.
 """
 
 # gguf has no types.
@@ -27,19 +28,19 @@ from bimo.models.layouts import gguf_file
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.t5 import T5
 
-#: llama.cpp's architectures -> the family of text encoders, and what it is called.
+#: llama.cpp's architectures -> the family of text encoders, and its display name.
 ARCHITECTURES = {
     "qwen3": ("qwen3", "Qwen3"),
     "qwen2vl": ("qwen2_5_vl", "Qwen2.5-VL"),
     "t5": ("t5", "T5"),
     "t5encoder": ("t5", "T5"),
 }
-#: What a file has that a text encoder does not need: the head, T5's decoder.
+#: Tensors that a text encoder does not use: the head, T5's decoder.
 UNUSED = ("output.weight", "dec.")
 
 
 def family_of(part: Part) -> str:
-    """The family of a text encoder by the names of ARCHITECTURES' values; "" for one that no GGUF file is read for."""
+    """The family of a text encoder, as in the values of ARCHITECTURES; "" if GGUF files are not supported for it."""
     if isinstance(part, T5):
         return "t5" if part.words != "bytes" else ""
     return part.family if isinstance(part, LanguageModel) else ""
@@ -56,7 +57,7 @@ class GgufTextEncoder:
 
     @cached_property
     def family(self) -> tuple[str, str]:
-        """Its family and what that is called. Raises WeightsError for one that is not read."""
+        """Its family with the display name. Raises WeightsError for an unsupported one."""
         architecture = gguf_file.architecture(self.path)
         if architecture not in ARCHITECTURES:
             raise WeightsError(
@@ -68,7 +69,7 @@ class GgufTextEncoder:
         return ARCHITECTURES[architecture]
 
     def place(self, parts: Sequence[Part]) -> int:
-        """Which of a recipe's text encoders it is. Raises WeightsError if none is of its family."""
+        """The index of the text encoder that it is for. Raises WeightsError if none is of its family."""
         family, title = self.family
         found = next((place for place, part in enumerate(parts) if family_of(part) == family), None)
         if found is None:
@@ -81,32 +82,31 @@ class GgufTextEncoder:
         return found
 
     def fill(self, encoder: TextEncoder, dtype: torch.dtype | None) -> None:
-        """Gives a text encoder, built without weights, those of the file. Raises WeightsError that lists what is
-        missing, unexpected or misshapen.
+        """Loads the file into a text encoder that was built without weights. Raises WeightsError that lists missing,
+        unexpected and misshapen tensors.
         """
         model: nn.Module = cast(Any, encoder).model
-        own = {self._name(name): name for name in model.state_dict()}
+        names = {self._llama_cpp_name(name): name for name in model.state_dict()}
         stored = gguf_file.read(self.path)
-        named = {own.get(name, name): value for name, value in stored.items() if not name.startswith(UNUSED)}
-        gguf_file.fill(model, named, dtype, self.path, keep=self.keep, whole=encoder.keep_in_fp32)
+        tensors = {names.get(name, name): value for name, value in stored.items() if not name.startswith(UNUSED)}
+        gguf_file.fill(model, tensors, dtype, self.path, keep=self.keep, dequantize=encoder.keep_in_fp32)
 
-    def _name(self, own: str) -> str:
+    def _llama_cpp_name(self, name: str) -> str:
         """llama.cpp's name of one of our tensors."""
-        published = f"model.{own}"
+        published = f"model.{name}"
         if self.family[0] == "t5":
-            published = "shared.weight" if own == "embed_tokens.weight" else f"encoder.{own}"
+            published = "shared.weight" if name == "embed_tokens.weight" else f"encoder.{name}"
         return str(self._names.get_name(published, (".weight", ".bias")))
 
     @cached_property
     def _names(self) -> Any:
         import gguf
 
-        wanted = gguf_file.architecture(self.path)
-        kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-        return gguf.get_tensor_name_map(kinds[wanted], MOST_LAYERS)
+        architectures = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+        return gguf.get_tensor_name_map(architectures[gguf_file.architecture(self.path)], MOST_LAYERS)
 
 
-#: Layers that names are made for: more than any text encoder has.
+#: The number of layers to map names for, more than any text encoder has.
 MOST_LAYERS = 128
 
 

@@ -1,4 +1,4 @@
-"""A language model in a folder of diffusers: the text encoder that its config describes, and its tensors' names."""
+"""Reads language models in folders of diffusers: the text encoder of a config, and the names of its tensors."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bimo.models.layouts.diffusers_folder import Folder
 from bimo.models.text_encoders.language_model import FAMILIES, LanguageModel
 
 TOKENIZERS = ("Qwen2Tokenizer", "Qwen2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-#: The fields of a rotary embedding in configs of before transformers 5.
+#: The fields of a rotary embedding in configs from before transformers 5.
 ROTATION = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 #: Fields about images in a prompt; prompts here hold none.
 NO_EFFECT_VISION = {
     *("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
     *("vision_token_id", "pruned_heads"),
 }
-#: Fields that a family's class once had, or has under another name.
+#: Former fields of a family's class, or fields that duplicate others.
 FORMER = {
-    # The gate's function is hidden_activation's; no prompt is as long as its window.
+    # hidden_activation is the one that is used; no prompt is as long as the sliding window.
     "gemma2": {"hidden_act", "sliding_window_size"},
     "qwen2_5_vl": {"use_mrope"},
 }
@@ -34,8 +34,8 @@ def text_encoder(
     tokenizers: tuple[str, ...] = TOKENIZERS,
     words: str = "tokenizer",
 ) -> LanguageModel:
-    """The text encoder of a folder, without what its pipeline does with it; ``words`` is the component that has its
-    tokenizer. Raises RecipeError for another class.
+    """The text encoder of a folder, without the pipeline's settings (template, layers); ``words`` is the component with
+    its tokenizer. Raises RecipeError for another class.
     """
     folder.demand("text_encoder", "transformers", classes)
     folder.demand(words, "transformers", tokenizers)
@@ -43,8 +43,8 @@ def text_encoder(
 
 
 def inner_family(folder: Folder, families: tuple[str, ...]) -> str:
-    """The family of the language model within a text encoder that sees as well. Raises RecipeError for none of those
-    given.
+    """The family of the language model within a multimodal text encoder. Raises RecipeError if it is not one of
+    ``families``.
     """
     config = folder.config("text_encoder")
     inner = config.fields.get("text_config")
@@ -66,7 +66,7 @@ def language_model(config: Config, family: str) -> LanguageModel:
     config_name, _, (feed, head, key_heads) = FAMILIES[family]
     inner = config.fields.get("text_config")
     fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else dict(config.fields)
-    own = {
+    names = {
         "width": "hidden_size",
         "layers": "num_hidden_layers",
         "heads": "num_attention_heads",
@@ -76,19 +76,19 @@ def language_model(config: Config, family: str) -> LanguageModel:
         "head": head,
         "key_heads": key_heads,
     }
-    named = {name: fields[field] for name, field in own.items() if fields.get(field) is not None}
-    if "head" not in named:
-        named["head"] = named["width"] // named["heads"]
-    sizes = {own[name]: value for name, value in named.items() if own[name]}
+    sizes = {name: fields[field] for name, field in names.items() if fields.get(field) is not None}
+    if "head" not in sizes:
+        sizes["head"] = sizes["width"] // sizes["heads"]
+    published = {names[name]: value for name, value in sizes.items() if names[name]}
     special = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
-    base: dict[str, Any] = getattr(transformers, config_name)(**sizes, **special).to_dict()
+    base: dict[str, Any] = getattr(transformers, config_name)(**published, **special).to_dict()
     rest: dict[str, Any] = {}
-    no_effect = {*own.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION, *FORMER.get(family, ())}
+    no_effect = {*names.values(), *NO_EFFECT_TEXT, *NO_EFFECT_VISION, *FORMER.get(family, ())}
     for name, value in fields.items():
-        if name in no_effect or config.says_nothing(name, value, name in base or name in ROTATION):
+        if name in no_effect or config.has_no_effect(name, value, name in base or name in ROTATION):
             continue
         if name == "hidden_activation" and value is None:
-            continue  # the class's own, as where it is not there
+            continue  # means the default of the class
         if name not in base and name not in ROTATION:
             raise RecipeError(
                 "{name} of {path} is {value!r}, a field that {config_name} does not have; ignoring it would draw wrong",
@@ -99,11 +99,11 @@ def language_model(config: Config, family: str) -> LanguageModel:
             )
         if name not in base or plain(base[name]) != plain(value):
             rest[name] = plain(value)
-    return LanguageModel(family=family, config=rest, **named)
+    return LanguageModel(family=family, config=rest, **sizes)
 
 
 def text_name(name: str) -> str | None:
-    """Our name of a tensor of a language model: without its head, and without what reads pictures."""
+    """Our name of a tensor of a language model; None for the head and the vision encoder."""
     if name == "lm_head.weight" or re.match(r"(model\.)?(visual|vision_tower|multi_modal_projector)\.", name):
         return None
     return re.sub(r"^(model\.)?(language_model\.)?(model\.)?", "", name)

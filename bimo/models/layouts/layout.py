@@ -1,4 +1,4 @@
-"""Published layouts: each recognises its folders, determines their recipes and reads their weights."""
+"""The interface of published layouts: recognising folders, determining their recipes, reading their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a system is written as a folder of diffusers: each family's ``FORMS`` in its layout."""
+"""Export forms: how a system is written as a folder of diffusers. Each family has its ``FORMS`` in its layout."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
     from bimo.diffusion.system import System
 
-#: A component that an index names and that is not there.
+#: The entry in model_index.json of a component that is not part of the folder.
 ABSENT: list[str | None] = [None, None]
-#: The classes that text encoders are written as, where their modules are called otherwise.
+#: The published classes of text encoders whose modules here have other names.
 ALT = "RobertaSeriesModelWithTransformation"
 CHINESE_CLIP = "ChineseCLIPTextModel"
 QWEN = "Qwen2_5_VLForConditionalGeneration"
 QWEN3 = "Qwen3VLForConditionalGeneration"
 QWEN3_PROCESSOR = "Qwen3VLProcessor"
 MISTRAL = "Mistral3Model"
-#: Words without a model: what a prior reads, whose processor has their tokenizer.
+#: GLM-Image's prior reads tokens without a text encoder; their tokenizer is in its processor.
 GLM_IMAGE_WORDS = "GlmImageProcessor"
 
 
 @dataclass(frozen=True)
 class Form:
-    """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, what is fixed.
+    """A pipeline of diffusers: the classes of its denoiser and text encoders, the denoiser's component, and ``fixed``
+    entries of its index.
 
-    ``zeros`` says that its index tells whether an empty negative prompt is zeros, ``single`` that single files have it.
-    ``references`` are the pictures that it edits or takes from: none, one, or 2, which stands for several; with
-    ``layered`` it takes one apart into layers; ``processor`` is the component that brings them to its text encoder, ""
-    where that sees none. ``guiders`` makes, of a level's guidance, what a pipeline keeps of it in folders of their own,
-    by name. ``wanting`` says what else a pipeline asks for that is not loaded: it cannot be written.
-    ``components`` are the folders of the text encoders, "" for one without a model, ``tokenizers`` those of
-    their words, where there are any apart from the processor. Of ``levels`` the last is written by its denoiser and
-    space; ``beside`` writes, of the system into the folder in a dtype, what a pipeline has besides, and answers
-    (library, class) by component.
+    ``zeros``: its index has ``force_zeros_for_empty_prompt``. ``single``: it can be exported as a single file.
+    ``references``: the number of pictures that it edits or draws from; 2 stands for several. ``layered``: it decomposes
+    a picture into layers. ``processor``: the component that preprocesses pictures for the text encoder, "" if that
+    reads none. ``guiders``: the components that store a level's guidance, by name. ``unsupported``: why it cannot be
+    exported, a required component that is not loaded. ``components``: the folders of the text encoders, "" for one
+    without a model; ``tokenizers``: those of their tokenizers, unless they are part of the processor. ``levels``: their
+    number; the denoiser and the space are those of the last. ``beside``: writes further components of a system into the
+    folder with a dtype, and returns their (library, class) by name.
     """
 
     pipeline: str
@@ -54,7 +54,7 @@ class Form:
     references: int = 0
     layered: bool = False
     processor: str = "processor"
-    wanting: Message | None = None
+    unsupported: Message | None = None
     guiders: Callable[[Guidance], Mapping[str, Any]] | None = None
     levels: int = 1
     components: tuple[str, ...] = ("text_encoder", "text_encoder_2")

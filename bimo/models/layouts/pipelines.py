@@ -1,4 +1,4 @@
-"""Pipelines of diffusers by their names: which family's parts they are made of, or what they do that is not drawn."""
+"""Pipelines of diffusers by name: the family of their parts, or the task that is not supported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from bimo.core.messages import Message
 
-#: Where the pipeline of each family that draws from words is read: a module with ``reading(folder) -> Reading``.
+#: Text-to-image pipeline of a family -> the module that reads it, with ``reading(folder) -> Reading``.
 FAMILIES = {
     "StableDiffusionPipeline": "bimo.models.stable_diffusion.layout",
     "AltDiffusionPipeline": "bimo.models.stable_diffusion.layout",
@@ -30,13 +30,13 @@ FAMILIES = {
     "HunyuanImagePipeline": "bimo.models.hunyuan_image.layout",
     "HunyuanImageRefinerPipeline": "bimo.models.hunyuan_image.layout",
 }
-#: What a name says between the family and "Pipeline" where the parts, and their weights, are the family's all the same:
-#: what is put beside them, or another way to go through the steps.
-PURPOSES = (
+#: Tasks in the names of pipelines, between the family and "Pipeline", that use the family's weights unchanged, with an
+#: adapter or another way to sample.
+TASKS = (
     *("Text2Img", "Img2Img", "Inpaint", "ControlNetUnion", "ControlNetXS", "ControlNet", "Adapter", "PAG", "SAG"),
     *("AttendAndExcite", "DiffEdit", "Panorama", "Paradigms", "ModelEditing", "Pix2PixZero", "KDiffusion"),
 )
-#: Such pipelines whose names are made otherwise.
+#: Such pipelines with irregular names.
 NAMED = {
     "CycleDiffusionPipeline": "StableDiffusionPipeline",
     "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
@@ -45,8 +45,8 @@ NAMED = {
     "StableDiffusionInpaintPipelineLegacy": "StableDiffusionPipeline",
     "StableDiffusionPipelineSafe": "StableDiffusionPipeline",
 }
-#: What pipelines do whose denoisers were trained for something else than to draw from words, by a word in their names.
-OTHERWISE = (
+#: Tasks of pipelines whose denoisers were not trained for text-to-image, by a pattern in their names.
+OTHER_TASKS = (
     (r"Onnx", Message("has its weights as programs of ONNX")),
     (r"InstructPix2Pix|Edit", Message("edits a given picture as it is told to")),
     (r"Upscale|Upscaling", Message("enlarges a given picture")),
@@ -61,18 +61,18 @@ OTHERWISE = (
 
 
 def family_of(pipeline: str) -> str | None:
-    """The pipeline of FAMILIES whose parts a pipeline has, None for no family's."""
+    """The pipeline of FAMILIES with the same parts; None if there is none."""
     if pipeline in FAMILIES:
         return pipeline
     if pipeline in NAMED:
         return NAMED[pipeline]
     for family in sorted(FAMILIES, key=len, reverse=True):
         stem = re.escape(family.removesuffix("Pipeline"))
-        if re.fullmatch(rf"{stem}(?:{'|'.join(PURPOSES)})+Pipeline", pipeline):
+        if re.fullmatch(rf"{stem}(?:{'|'.join(TASKS)})+Pipeline", pipeline):
             return family
     return None
 
 
-def otherwise(pipeline: str) -> Message | None:
-    """What a pipeline does in place of drawing from words; None where its name does not say."""
-    return next((purpose for word, purpose in OTHERWISE if re.search(word, pipeline)), None)
+def other_task(pipeline: str) -> Message | None:
+    """The task of a pipeline that is not text-to-image; None if its name does not tell."""
+    return next((task for pattern, task in OTHER_TASKS if re.search(pattern, pipeline)), None)

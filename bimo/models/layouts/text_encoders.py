@@ -1,5 +1,5 @@
-"""Text encoders in published folders: which one it is, by class, sizes and tokenizer; code of a folder is never
-run.
+"""Reads text encoders of published folders, and identifies them by class, sizes and tokenizer. Code in a folder is
+never run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ TextEncoderPart = Bert | ClipText | XlmText
 
 PAIRS = ("CLIPTokenizer", "CLIPTokenizerFast")
 PIECES = ("BertTokenizer", "BertTokenizerFast")
-#: MiaoBi's tokenizer is code in its folder. What it does is known, so its words are read and the code is left alone.
+#: MiaoBi's tokenizer is code in its folder. What it does is known: its vocabulary is read, its code is not run.
 MARKED = "CLIPTokenizerRoberta"
 MARKS = (49406, 49407)
-#: transformers' class that reads a tokenizer.json as it stands.
-AS_IT_STANDS = "PreTrainedTokenizerFast"
-#: Chinese-CLIP reads as many tokens, whatever its tokenizer could.
+#: transformers' class for any tokenizer.json.
+FAST_TOKENIZER = "PreTrainedTokenizerFast"
+#: The number of tokens that Chinese-CLIP reads, whatever its tokenizer's limit.
 CHINESE_CLIP_LENGTH = 52
-#: AltDiffusion's length, where the folder does not say.
+#: AltDiffusion's length if the folder has none.
 ALT_LENGTH = 77
 PAI_POSITIONS = 32
 TEXT_ENCODERS = {
@@ -36,17 +36,18 @@ TEXT_ENCODERS = {
     "CLIPTextModel": (*PAIRS, *PIECES),
     "ChineseCLIPTextModel": ("ChineseCLIPProcessor", *PIECES),
 }
-#: What the class of AltDiffusion's text encoder reads of its config and does nothing with.
+#: Config fields that the class of AltDiffusion's text encoder ignores.
 NO_EFFECT_ALT = {"learn_encoder", "pooler_fn", "direct_kl"}
-#: The rest of a whole Chinese-CLIP, whose text encoder alone is wanted.
+#: Prefixes of Chinese-CLIP's tensors outside of its text encoder.
 OTHER_HALF = ("vision_model.", "visual_projection.", "text_projection.", "logit_scale")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a text encoder is known as: the recipe's name, languages, its title in Chinese and English.
+    """A known text encoder: its recipe, its languages and its title.
 
-    ``word`` must stand in what the configs name, where a shape alone cannot tell. ``but`` is what it cannot tell.
+    Where other systems have the same shapes, ``word`` must occur in the configs' ``_name_or_path``, or ``but`` names
+    the ambiguity.
     """
 
     name: str
@@ -116,18 +117,18 @@ KNOWN = (
 
 
 def text_name(name: str) -> str | None:
-    """Today's name of a text encoder's tensor. Its positions were once kept among the weights."""
+    """Our name of a text encoder's tensor; None for the position ids, which older files have among the weights."""
     name = name.removeprefix("text_model.")
     return None if name.endswith("embeddings.position_ids") else name
 
 
 def chinese_clip_name(name: str) -> str | None:
-    """``text_name`` without the pooler, which Chinese-CLIP never trained, and without the half that sees."""
+    """``text_name`` without the pooler, which Chinese-CLIP never trained, and without the vision encoder."""
     return None if "pooler." in name or name.startswith(OTHER_HALF) else text_name(name)
 
 
 def alt_name(name: str) -> str | None:
-    """``text_name`` without what the published class itself does not ask for."""
+    """``text_name`` without tensors that the published class does not have."""
     return None if "pooler." in name or name == "logit_scale" else text_name(name)
 
 
@@ -155,7 +156,9 @@ def text_encoder(folder: Folder, component: str = "text_encoder", words: str = "
 
 
 def alt_text_encoder(folder: Folder) -> XlmText:
-    """The text encoder of an AltDiffusionPipeline. Its index names a library that is gone: it is read as data."""
+    """The text encoder of an AltDiffusionPipeline. The library in its index no longer exists; the config is read as
+    data.
+    """
     from transformers import XLMRobertaConfig
 
     cls = folder.classes.get("text_encoder", ("", ""))[1]
@@ -165,19 +168,24 @@ def alt_text_encoder(folder: Folder) -> XlmText:
         )
     folder.demand("tokenizer", "transformers", ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"))
     config = folder.config("text_encoder")
-    own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "eps": "layer_norm_eps", "dropout": "hidden_dropout_prob"}
-    own |= {"project": "project_dim", "penultimate": "has_pre_transformation"}
-    twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
+    names = {
+        **TEXT_ENCODER_SIZES,
+        "types": "type_vocab_size",
+        "eps": "layer_norm_eps",
+        "dropout": "hidden_dropout_prob",
+    }
+    names |= {"project": "project_dim", "penultimate": "has_pre_transformation"}
+    attention_dropout = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     former = {**FORMER_TEXT, "use_attention_mask": True, "project_dim": 512, "has_pre_transformation": False}
-    defaults = {**XLMRobertaConfig().to_dict(), **former, **twin}
-    read = config.of(defaults, own.values(), NO_EFFECT_TEXT | NO_EFFECT_ALT)
-    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    made = XlmText(**fields)
-    return replace(made, length=min(token_limit(folder, "tokenizer", ALT_LENGTH), made.positions - 2))
+    defaults = {**XLMRobertaConfig().to_dict(), **former, **attention_dropout}
+    values = config.of(defaults, names.values(), NO_EFFECT_TEXT | NO_EFFECT_ALT)
+    fields: dict[str, Any] = {name: values[field] for name, field in names.items()}
+    part = XlmText(**fields)
+    return replace(part, length=min(token_limit(folder, "tokenizer", ALT_LENGTH), part.positions - 2))
 
 
 def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[str, tuple[str, ...], str]:
-    """Name, languages and the reason for them: a text encoder's sizes and its tokenizer, and whose those are."""
+    """Name, languages, and the reason for them: whose text encoder has these sizes and this tokenizer."""
     shape = say("{vocab} x {width} word embeddings", vocab=found.vocab, width=found.width)
     kind = {Bert: "BertModel", ClipText: "CLIPTextModel", XlmText: "XLM-R"}[type(found)]
     because = say("its text encoder is a {kind} ({shape})", kind=kind, shape=shape)
@@ -194,7 +202,7 @@ def identity(found: TextEncoderPart, folder: Folder, config: Config) -> tuple[st
 
 
 def _alike(found: TextEncoderPart, known: TextEncoderPart) -> bool:
-    """Whether two text encoders have the same tensors and read alike; the length is the tokenizer's to say."""
+    """Whether two text encoders are equal except for their length, which the tokenizer determines."""
     return type(found) is type(known) and all(
         getattr(found, f.name) == getattr(known, f.name) for f in fields(found) if f.name != "length"
     )
@@ -206,50 +214,52 @@ def _bert(config: Config, chinese_clip: bool) -> Bert:
     nested = config.fields.get("text_config")
     if chinese_clip and isinstance(nested, dict):
         config = Config(config.path, cast("Mapping[str, Any]", nested))
-    own = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
-    twin = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
+    names = {**TEXT_ENCODER_SIZES, "types": "type_vocab_size", "dropout": "hidden_dropout_prob"}
+    attention_dropout = {"attention_probs_dropout_prob": config.fields.get("hidden_dropout_prob", 0.1)}
     cls = ChineseCLIPTextConfig if chinese_clip else BertConfig
-    # Chinese-CLIP masks the padding, which a config of it may say.
+    # Chinese-CLIP masks the padding; some of its configs have a field for it.
     masking = {"use_attention_mask": chinese_clip}
-    read = config.of({**FORMER_TEXT, **cls().to_dict(), **twin, **masking}, own.values(), NO_EFFECT_TEXT)
-    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
+    values = config.of(
+        {**FORMER_TEXT, **cls().to_dict(), **attention_dropout, **masking}, names.values(), NO_EFFECT_TEXT
+    )
+    fields: dict[str, Any] = {name: values[field] for name, field in names.items()}
     return Bert(**fields)
 
 
 def _clip(folder: Folder, config: Config, words: str, marked: bool) -> ClipText:
     from transformers import CLIPTextConfig
 
-    own = {**TEXT_ENCODER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
-    read = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, own.values(), NO_EFFECT_TEXT)
-    fields: dict[str, Any] = {name: read[field] for name, field in own.items()}
-    made = ClipText(**fields)
-    made = replace(made, length=token_limit(folder, words, made.positions))
+    names = {**TEXT_ENCODER_SIZES, "activation": "hidden_act", "eps": "layer_norm_eps"}
+    values = config.of({**FORMER_TEXT, **CLIPTextConfig().to_dict()}, names.values(), NO_EFFECT_TEXT)
+    fields: dict[str, Any] = {name: values[field] for name, field in names.items()}
+    part = ClipText(**fields)
+    part = replace(part, length=token_limit(folder, words, part.positions))
     if marked:
-        return replace(made, words="pieces", marks=MARKS)
+        return replace(part, words="pieces", marks=MARKS)
     if folder.classes[words][1] in PAIRS:
-        return made
-    # So few positions are PAI's, whose own interface reads a long prompt in pieces.
-    return replace(made, words="pieces", long="pieces" if made.positions == PAI_POSITIONS else "cut")
+        return part
+    # Only PAI has so few positions; its names code encodes a long prompt in chunks.
+    return replace(part, words="pieces", long="pieces" if part.positions == PAI_POSITIONS else "cut")
 
 
 def _marked(folder: Folder, words: str) -> bool:
-    """Whether the tokenizer is MiaoBi's, by the name that the index or the tokenizer's own config gives."""
+    """Whether the tokenizer is MiaoBi's, by its class in the index or in the tokenizer's config."""
     path = folder.path / words / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
     named = [settings.get("tokenizer_class"), settings.get("auto_map"), folder.classes.get(words)]
     if any(MARKED in str(name) for name in named):
         return True
     file = folder.path / words / TOKENIZER_FILE
-    if folder.classes.get(words, ("", ""))[1] != AS_IT_STANDS or not file.is_file():
+    if folder.classes.get(words, ("", ""))[1] != FAST_TOKENIZER or not file.is_file():
         return False
-    # As this package writes it for others: a tokenizer of data alone that begins and ends texts with these ids.
+    # As `export` writes it: a tokenizer.json that adds these ids at the start and end of a text.
     post_processor: dict[str, Any] = read_json(file).get("post_processor") or {}
     special_tokens: dict[str, dict[str, Any]] = post_processor.get("special_tokens") or {}
     return {number for token in special_tokens.values() for number in token["ids"]} == set(MARKS)
 
 
 def token_limit(folder: Folder, words: str, positions: int) -> int:
-    """How many tokens the tokenizer gives. A position past the last has no embedding: it cannot be more than those."""
+    """The length of the tokenizer, at most the number of position embeddings."""
     settings = folder.path / words / "tokenizer_config.json"
     limit = read_json(settings).get("model_max_length") if settings.is_file() else None
     return min(int(limit), positions) if isinstance(limit, (int, float)) else positions

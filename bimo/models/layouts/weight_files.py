@@ -112,7 +112,7 @@ def files_of(folder: Path) -> list[Path]:
         else:
             return files
     if pointers:
-        return pointers  # reading them raises the error about LFS pointers
+        return pointers  # reading them raises the error about Git LFS pointers
     if broken:
         raise _broken(folder, *broken[0])
     wanted = " / ".join(f"{stem}.safetensors" for stem in STEMS[:2])

@@ -10,7 +10,7 @@ from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, flux_space, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
-from bimo.models.layouts.qwen_vision import seeing_reading, vision
+from bimo.models.layouts.qwen_vision import vision, with_vision
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.qwen_image.references import References
 from bimo.models.text_encoders import prompt_templates
@@ -24,7 +24,7 @@ TRANSFORMER, EDIT = "LongCatImageTransformer2DModel", "LongCatImageEditPipeline"
 #: What the edit's pipeline calls the processor of its pictures.
 PROCESSOR = "text_processor"
 FORMS = (
-    Form("LongCatImagePipeline", TRANSFORMER, (QWEN,), wanting=WANTING),
+    Form("LongCatImagePipeline", TRANSFORMER, (QWEN,), unsupported=WANTING),
     Form(EDIT, TRANSFORMER, (QWEN,), references=1, processor=PROCESSOR),
 )
 
@@ -71,7 +71,7 @@ def reading(folder: Folder) -> Reading:
             guidance=Guidance(scale=4.5),
         )
         why = Message("a LongCatImageEditPipeline: it edits a picture as it is told")
-        found = seeing_reading(reading_with(folder, "longcat-image-edit", why, seeing, level, size))
+        found = with_vision(reading_with(folder, "longcat-image-edit", why, seeing, level, size))
         return replace(found, configs=(PROCESSOR,))
     why = Message("a LongCatImagePipeline; prompts are not rewritten")
     return reading_with(folder, "longcat-image", why, encoder, level, size)

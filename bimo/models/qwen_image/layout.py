@@ -20,7 +20,7 @@ from bimo.models.layouts.diffusers_folder import Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, STEPS, denoiser, flow_schedule, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN, Form
-from bimo.models.layouts.qwen_vision import seeing_reading, vision
+from bimo.models.layouts.qwen_vision import vision, with_vision
 from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.layered import UNIT, LayeredPicture, QwenLayeredLatent
 from bimo.models.qwen_image.references import References
@@ -77,7 +77,7 @@ def _editing(folder: Folder) -> Reading:
         else Message("a {pipeline}; its transformer is not told that pictures have no noise", pipeline=folder.pipeline)
     )
     found = reading_with(folder, name, why, encoder, level, Defaults(size=(1024, 1024), multiple=16, negative=" "))
-    return seeing_reading(found)
+    return with_vision(found)
 
 
 def _layered(folder: Folder) -> Reading:
@@ -106,7 +106,7 @@ def _layered(folder: Folder) -> Reading:
     level = replace(level, schedule=moved, guidance=Guidance(scale=4.0, only_with_negative=True))
     why = Message("a QwenImageLayeredPipeline: it takes pictures apart into layers")
     size = Defaults(size=(640, 640), multiple=UNIT, negative=" ")
-    return seeing_reading(reading_with(folder, "qwen-image-layered", why, encoder, level, size))
+    return with_vision(reading_with(folder, "qwen-image-layered", why, encoder, level, size))
 
 
 def _language_model(folder: Folder) -> LanguageModel:

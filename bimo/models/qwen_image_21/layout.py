@@ -15,7 +15,7 @@ from bimo.models.layouts.diffusers_folder import INDEX_FILE, Folder, Reading
 from bimo.models.layouts.flow_folder import LEVEL, denoiser, flow_schedule, reading_with
 from bimo.models.layouts.language_model import text_encoder
 from bimo.models.layouts.pipeline_form import QWEN3, QWEN3_PROCESSOR, Form
-from bimo.models.layouts.qwen_vision import seeing_reading, vision
+from bimo.models.layouts.qwen_vision import vision, with_vision
 from bimo.models.qwen_image.references import UNIT, InlineReferences
 from bimo.models.qwen_image_21.denoiser import QwenImage21
 from bimo.models.qwen_image_21.space import QwenLatent21
@@ -63,7 +63,7 @@ def reading(folder: Folder) -> Reading:
     why = Message("a QwenImage21Pipeline; pictures stand among the words, and what is drawn has an opacity")
     size = Defaults(size=(2048, 2048), multiple=UNIT)
     return replace(
-        seeing_reading(reading_with(folder, "qwen-image-2.1", why, encoder, level, size)), tokenizers=(PROCESSOR,)
+        with_vision(reading_with(folder, "qwen-image-2.1", why, encoder, level, size)), tokenizers=(PROCESSOR,)
     )
 
 

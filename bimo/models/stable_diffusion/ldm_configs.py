@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bimo.models.layouts.detection import Found
+from bimo.models.layouts.detection import Detection
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
@@ -112,12 +112,12 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return len({found[1] for name in shapes if (found := re.match(pattern, name))})
 
 
-def _bert(names: Shapes, found: Found) -> dict[str, Component]:
+def _bert(names: Shapes, found: Detection) -> dict[str, Component]:
     prefix = "cond_stage_model.transformer."
     return {"text_encoder": Component(prefix, "transformers", "BertModel", _roberta_config(below(names, prefix)))}
 
 
-def _roberta(names: Shapes, found: Found) -> dict[str, Component]:
+def _roberta(names: Shapes, found: Detection) -> dict[str, Component]:
     prefix = "cond_stage_model."
     shapes = below(names, prefix)
     config = _roberta_config(below(names, f"{prefix}roberta."))
@@ -144,7 +144,7 @@ def _roberta_config(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def _clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.transformer.") -> dict[str, Component]:
+def _clip(names: Shapes, found: Detection, prefix: str = "cond_stage_model.transformer.") -> dict[str, Component]:
     shapes = below(names, f"{prefix}text_model.")
     rows, width = shapes["embeddings.token_embedding.weight"]
     config = _clip_config(rows, width, shapes["embeddings.position_embedding.weight"][0])
@@ -154,7 +154,7 @@ def _clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.transform
     return {"text_encoder": found_one}
 
 
-def _open_clip(names: Shapes, found: Found, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
+def _open_clip(names: Shapes, found: Detection, prefix: str = "cond_stage_model.model.") -> dict[str, Component]:
     shapes = below(names, prefix)
     rows, width = shapes["token_embedding.weight"]
     projection = "text_projection" in shapes and prefix.startswith("conditioner.")
@@ -185,14 +185,14 @@ def _clip_config(rows: int, width: int, positions: int) -> dict[str, Any]:
     return {"model_type": "clip_text_model", "max_position_embeddings": positions, **sizes, **marks}
 
 
-def _xl(names: Shapes, found: Found) -> dict[str, Component]:
+def _xl(names: Shapes, found: Detection) -> dict[str, Component]:
     first = _clip(names, found, "conditioner.embedders.0.transformer.")["text_encoder"]
     second = _open_clip(names, found, "conditioner.embedders.1.model.")["text_encoder"]
     return {"text_encoder": first, "text_encoder_2": second}
 
 
 #: The text encoders by the layout of a file's words: names and what was found -> components.
-TEXT_ENCODERS: dict[str, Callable[[Shapes, Found], dict[str, Component]]] = {
+TEXT_ENCODERS: dict[str, Callable[[Shapes, Detection], dict[str, Component]]] = {
     "bert": _bert,
     "roberta": _roberta,
     "clip": _clip,

@@ -31,7 +31,7 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.configs import read_json
-from bimo.models.layouts.detection import Found, detect, shapes, spelt, unusable
+from bimo.models.layouts.detection import Detection, current_name, detect, shapes, unusable
 from bimo.models.layouts.diffusers_folder import INDEX_FILE, Reading, load_tokenizer, reading_of
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.ldm_configs import (
@@ -97,7 +97,7 @@ class Layout:
     """A single file as a folder: the pipeline it would be, its components, its words and its noise schedule."""
 
     path: Path
-    found: Found
+    found: Detection
     names: Shapes
     pipeline: str
     components: Mapping[str, Component]
@@ -186,7 +186,7 @@ def _layout(path: Path) -> Layout:
     return Layout(path, detection, names, pipeline, parts, words, scheduler)
 
 
-def _components(kind: str, names: Shapes, found: Found, unet: Shapes, vae: Shapes) -> dict[str, Component]:
+def _components(kind: str, names: Shapes, found: Detection, unet: Shapes, vae: Shapes) -> dict[str, Component]:
     """What is in a file, by its names and shapes. Raises KeyError, ValueError or IndexError where a tensor that tells
     something is not there.
     """
@@ -297,10 +297,10 @@ def _tensors(path: Path, prefix: str, dtype: torch.dtype | None) -> dict[str, Te
     """The tensors below a prefix, named without it. What a trainer kept for its loss is left in the file."""
 
     def keep(name: str) -> bool:
-        return spelt(name).startswith(prefix) and not spelt(name).startswith(f"{ldm_names.VAE}loss.")
+        return current_name(name).startswith(prefix) and not current_name(name).startswith(f"{ldm_names.VAE}loss.")
 
     read = mindspore.read if mindspore.is_checkpoint(path) else checkpoint_io.read
-    return {spelt(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
+    return {current_name(name).removeprefix(prefix): value for name, value in read(path, dtype, keep).items()}
 
 
 def _sizes(layout: Layout, index: int) -> tuple[int, int]:
@@ -310,7 +310,7 @@ def _sizes(layout: Layout, index: int) -> tuple[int, int]:
     return config["vocab_size"], 77 if layout.found.rule.text == "roberta" else config["max_position_embeddings"]
 
 
-def _prediction(path: Path, names: Shapes, found: Found) -> str:
+def _prediction(path: Path, names: Shapes, found: Detection) -> str:
     """What the UNet answers: by a mark among its names, the file's own words, a .yaml beside it; SD2 must say."""
     # Set by hand, where what a trainer says of its file is often left at its default: A1111 and ComfyUI heed it alone.
     if PREDICTS_V in names:
