@@ -159,7 +159,7 @@ def show(
     ):
         if fact:
             output.print(f"  {label}: {fact}", markup=False)
-    table = plain_table(say("parts"), say("name kind parameters tokens"), right="参数 parameters")
+    table = plain_table(say("parts"), say("name kind parameters tokens"), right=say("parameters"))
     for row in facts["parts"]:
         table.add_row(row["name"], row["kind"], f"{row['parameters']:,}", str(row["tokens"] or ""))
     table.add_row(say("total"), "", f"{facts['parameters']:,}", "")
@@ -178,7 +178,7 @@ def _engines(name: str, parameters: int, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "auto": best, "probe": [vars(row) for row in rows]}, indent=1)
         return
-    table = plain_table(say("engines of this processor"), say("engine seconds error"), right="秒 误差 seconds error")
+    table = plain_table(say("engines of this processor"), say("engine seconds error"), right=say("seconds error"))
     for row in rows:
         table.add_row(row.engine, f"{row.seconds:.4f}", f"{row.error:.1e}")
     console().print(table)
@@ -200,7 +200,7 @@ def _levels(facts: dict[str, Any]) -> Table:
 
 def _stages(facts: dict[str, Any]) -> Table:
     heads = say("name objective steps batch learns parameters note")
-    table = plain_table(say("stages"), heads, right="参数 parameters")
+    table = plain_table(say("stages"), heads, right=say("parameters"))
     for row in facts["stages"]:
         cells = (row["name"], row["objective"], str(row["steps"]), str(row["batch"]), " ".join(row["learns"]))
         table.add_row(*cells, f"{row['parameters']:,}", row["note"])

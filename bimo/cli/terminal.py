@@ -39,7 +39,9 @@ def console() -> Console:
 
 
 def plain_table(title: str, heads: str, right: str = "") -> Table:
-    """A table without lines; ``heads`` and those of its columns that stand at the ``right``, with blanks between."""
+    """A table without lines. ``heads`` are the column headings, ``right`` those that are aligned right, both separated
+    by spaces.
+    """
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")

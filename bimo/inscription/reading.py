@@ -92,11 +92,6 @@ def find(picture: np.ndarray, text: str) -> list[tuple[int, int, int, int]] | No
     return where
 
 
-def read_all(picture: np.ndarray) -> str:
-    """All text that a reader finds in a picture [H, W, 3], one line after another."""
-    return "".join(_finder()(picture[..., ::-1]).txts or ())
-
-
 @cache
 def _finder() -> Any:
     from rapidocr import RapidOCR

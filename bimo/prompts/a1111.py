@@ -63,11 +63,6 @@ def schedule(prompt: str, steps: int) -> list[tuple[int, str]]:
     return [(end, _at(nodes, end, steps)) for end in sorted(ends)]
 
 
-def is_edited(prompt: str) -> bool:
-    """Whether a prompt changes between steps."""
-    return any(not isinstance(node, str) for node in _Reader(prompt).whole())
-
-
 def _ends(nodes: Sequence[Node], steps: int, ends: set[int]) -> None:
     for node in nodes:
         if isinstance(node, Scheduled):

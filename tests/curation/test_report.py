@@ -157,8 +157,8 @@ def test_what_a_line_settled_on(run: tuple[Path, Path, dict[str, Any]], tmp_path
     settled = report | {"rules": [first | {"settings": settings}, *others], "scores": scores}
     (copy / "report.json").write_text(json.dumps(settled), "utf-8")
     text = page(copy, source)
-    assert "线定在 <b>52.5</b>：由 14 对图文和 13 对打乱的图文定出" in text
-    assert "with a chance of 0.875" in text
+    assert "阈值定在 52.5：由 14 对图文和 13 对打乱的图文定出" in text
+    assert "with probability 0.875" in text
     assert text.count('<path class="against"') == 1
     assert ">52.5</text>" in text
 

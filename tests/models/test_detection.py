@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from bimo.core.errors import BimoError, WeightsError
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
-from bimo.models.layouts.detection import detect, names_of
+from bimo.models.layouts.detection import detect
 from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
 from bimo.recipes.taiyi_sd import taiyi_en, taiyi_zh
 from tests.fixtures.record_names import load
@@ -227,24 +227,6 @@ def test_half_a_model_is_reported(tmp_path: Path) -> None:
     names = {n: s for n, s in SYSTEMS["taiyi zh"][1]().items() if not n.startswith("first_stage_model.")}
     with pytest.raises(WeightsError, match=r"first_stage_model"):
         recipe_of_file(hollow(tmp_path / "model.safetensors", names))
-
-
-def test_folders_are_told_by_the_tensors_of_their_components(tmp_path: Path) -> None:
-    cases: dict[str, dict[str, Names]] = {
-        "taiyi-sd-zh": {"text_encoder": load("bert"), "unet": {"conv_in.weight": (320, 4, 3, 3)}},
-        "altdiffusion-m18": {"text_encoder": load("alt-m18")},
-        "altdiffusion-m9": {"text_encoder": load("alt-m9")},
-        "pai-diffusion": {"text_encoder": sized(load("clip-l"), 21128, 32)},
-        "skypaint": {"text_encoder": sized(load("clip-l"), 105879)},
-        "stable-diffusion": {"text_encoder": load("clip-l"), "unet": {"conv_in.weight": (320, 4, 3, 3)}},
-    }
-    for system, components in cases.items():
-        for component, names in components.items():
-            (tmp_path / system / component).mkdir(parents=True)
-            hollow(tmp_path / system / component / "model.safetensors", names)
-        found = detect(names_of(tmp_path / system))
-        assert found is not None
-        assert found.system == system
 
 
 def test_an_adapter_given_as_a_model_is_told_what_it_is(tmp_path: Path) -> None:

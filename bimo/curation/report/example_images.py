@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bimo.core.messages import Message
 from bimo.curation.phases.ingest import read_ingested
 from bimo.curation.phases.measure import Pictures
 from bimo.curation.phases.row_state import DROPPED, FAILED
@@ -51,6 +52,11 @@ def visible(text: Any, longest: int = LONGEST) -> str:
     escaped = "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in UNSEEN else c for c in cut)
     more = f"… <small>({len(whole):,})</small>" if len(whole) > longest else ""
     return f"<bdi>{html.escape(escaped)}{more}</bdi>"
+
+
+def _without(reason: Message) -> str:
+    """The place of a picture that is not shown, with the reason in both languages."""
+    return f'<span class="none">{visible(reason.zh)} {visible(reason.en)}</span>'
 
 
 @dataclass
@@ -101,10 +107,10 @@ class Examples:
             lists.append(self.failed[row["reason"]])
         befell = {(what["step"], what["what"]) for what in json.loads(row["trail"]) if what["what"] in CHANGES}
         lists += [self.changed[what] for what in sorted(befell)]
-        wanting = [wanted for wanted in lists if len(wanted) < EACH]
-        for wanted in wanting:
-            wanted.append(number)
-        return bool(wanting)
+        short = [numbers for numbers in lists if len(numbers) < EACH]
+        for numbers in short:
+            numbers.append(number)
+        return bool(short)
 
     def _unit(self, unit: int) -> list[dict[str, Any]]:
         return load_table(self.out / "table" / f"{unit:06d}.parquet", COLUMNS).to_pylist()
@@ -112,7 +118,7 @@ class Examples:
     def picture(self, row: Mapping[str, Any]) -> str:
         """A row's picture as an embedded HTML image, or why there is none."""
         if self.shown >= MOST_PICTURES:
-            return f'<span class="none">页面至多 {MOST_PICTURES} 张 at most {MOST_PICTURES} pictures a page</span>'
+            return _without(Message("at most {count} pictures a page", count=MOST_PICTURES))
         from bimo.curation import decoded_image
 
         try:
@@ -121,15 +127,15 @@ class Examples:
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=QUALITY)
         except Unusable as error:
-            reason = visible(error.reason)
+            reason = error.reason
         # A picture that cannot be read must not prevent the page.
         except Exception as error:
-            reason = visible(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
         else:
             self.shown += 1
             data = base64.b64encode(buffer.getvalue()).decode()
             return f'<img alt="{row["number"]}" src="data:image/jpeg;base64,{data}">'
-        return f'<span class="none">读不到图了 cannot be read any more: {reason}</span>'
+        return _without(Message("the picture can no longer be read: {reason}", reason=reason))
 
 
 def examples(out: Path, source: Path) -> Examples:

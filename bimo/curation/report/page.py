@@ -72,8 +72,12 @@ def page(out: Path, source: Path) -> str:
     parts = [_heading(report), _account(report), _rules(report), _failures(report, pictures), _files(report)]
     parts.append(_h2(Message("rule by rule")))
     details = [_rule(rule, report, pictures) for rule in report["rules"]]
-    parts += [*details, f"<p><small>说明和重复的例子取自前 {pictures.scanned:,} 行。"]
-    parts.append(f"Examples of captions and copies are from the first {pictures.scanned:,} rows.</small></p>")
+    parts += [
+        *details,
+        _note(
+            Message("Examples of captions and copies are from the first {count} rows.", count=f"{pictures.scanned:,}")
+        ),
+    ]
     parts += [_scores(report), _settings(report)]
     title = html.unescape(visible(report["recipe"], 80).replace("<bdi>", "").replace("</bdi>", ""))
     return document(title, "\n".join(filter(None, parts)), STYLE)
@@ -88,6 +92,15 @@ def _both(text: Message) -> str:
     return f"{visible(text.zh)} <small>{visible(text.en)}</small>"
 
 
+def _label(text: Message) -> str:
+    """A short text in both languages, escaped."""
+    return f"{visible(text.zh)} {visible(text.en)}"
+
+
+def _note(text: Message) -> str:
+    return f"<p><small>{html.escape(text.zh)} {html.escape(text.en)}</small></p>"
+
+
 def _head(*names: Message | None) -> str:
     """The first row of a table, in both languages."""
     return "".join("<th></th>" if name is None else f"<th>{name.zh} {name.en}</th>" for name in names)
@@ -96,10 +109,13 @@ def _head(*names: Message | None) -> str:
 def _heading(report: Mapping[str, Any]) -> str:
     curation = report.get("curation") or {}
     title, note = str(curation.get("title") or ""), str(curation.get("note") or "")
-    html = f"<h1>{visible(report['recipe'])} 清洗 <small>curation</small></h1>"
-    html += f"<p>{visible(title)}</p>" if title else ""
-    html += f"<p>来源 <small>source</small> <code>{visible(report['source'], 400)}</code></p>"
-    return html + (f"<p>{visible(note, 2000)}</p>" if note else "")
+    lines = [
+        f"<h1>{visible(report['recipe'])} {_both(Message('curation'))}</h1>",
+        f"<p>{visible(title)}</p>" if title else "",
+        f"<p>{_both(Message('source'))} <code>{visible(report['source'], 400)}</code></p>",
+        f"<p>{visible(note, 2000)}</p>" if note else "",
+    ]
+    return "".join(lines)
 
 
 def _account(report: Mapping[str, Any]) -> str:
@@ -110,12 +126,18 @@ def _account(report: Mapping[str, Any]) -> str:
         f'<span class="{kind}" style="width:{count / max(rows, 1):.3%}"></span>'
         for kind, count in (("k", kept), ("d", dropped), ("f", failed))
     )
-    sign, verdict = ("=", "账平 balances") if whole else ("≠", "账不平 does not balance")
+    counts = {"rows": f"{rows:,}", "kept": f"{kept:,}", "dropped": f"{dropped:,}", "failed": f"{failed:,}"}
+    if whole:
+        sentence = Message("rows in {rows} = kept {kept} + dropped {dropped} + failed {failed}", **counts)
+    else:
+        sentence = Message(
+            "rows in {rows} ≠ kept {kept} + dropped {dropped} + failed {failed}: rows were lost or counted twice",
+            **counts,
+        )
     lines = [
         _h2(Message("the account")),
         f'<div class="account">{shares}</div>',
-        f'<p class="sum{"" if whole else " bad"}">读入 {rows:,} {sign} 保留 {kept:,} + 丢弃 {dropped:,} + '
-        f"失败 {failed:,} <small>rows in {sign} kept + dropped + failed; {verdict}</small></p>",
+        f'<p class="sum{"" if whole else " bad"}">{_both(sentence)}</p>',
     ]
     facts: list[tuple[Message, Any]] = [
         (Message("samples written"), numbers.get("samples")),
@@ -158,9 +180,8 @@ def _rules(report: Mapping[str, Any]) -> str:
         Message("left after it"),
         Message("captions"),
     )
-    note = Message("A row counts for the first rule that took it; failed rows are left out from the start.")
-    head = f"{_h2(Message('rules'))}<p><small>{note.zh}{note.en}</small></p>"
-    return f"{head}<table><tr>{heading}</tr>{''.join(body)}</table>"
+    note = _note(Message("A row counts for the first rule that took it; failed rows are left out from the start."))
+    return f"{_h2(Message('rules'))}{note}<table><tr>{heading}</tr>{''.join(body)}</table>"
 
 
 def _set(settings: Mapping[str, Any]) -> str:
@@ -185,7 +206,7 @@ def _files(report: Mapping[str, Any]) -> str:
     """How every file of the source was read, or why not, and whose colours were converted."""
     files, parts = report.get("files") or {}, list[str]()
     if files:
-        read = " + ".join(f"{READ[name].zh} {READ[name].en} {count:,}" for name, count in files["read"].items())
+        read = " + ".join(f"{_label(READ[name])} {count:,}" for name, count in files["read"].items())
         body = "".join(
             f'<tr><td>{_both(Both(row["zh"], row["reason"]))}</td><td class="n">{row["count"]:,}</td>'
             f"<td>{'<br>'.join(f'<code>{visible(name)}</code>' for name in row['examples'])}</td></tr>"
@@ -193,7 +214,7 @@ def _files(report: Mapping[str, Any]) -> str:
         )
         heading = _head(Message("not read"), Message("files"), Message("examples"))
         parts += [_h2(Message("files")), f"<p>{_both(Both(files['read_as']['zh'], files['read_as']['en']))}</p>"]
-        not_read = f"没有读 not read {sum(row['count'] for row in files['not_read']):,}"
+        not_read = f"{_label(Message('not read'))} {sum(row['count'] for row in files['not_read']):,}"
         parts += [f"<p>{files['total']:,} = {read or 0} + {not_read}</p>"]
         parts += [f"<table><tr>{heading}</tr>{body}</table>" if body else ""]
     if report.get("converted"):
@@ -218,7 +239,7 @@ def _rule(rule: Mapping[str, Any], report: Mapping[str, Any], pictures: Examples
         lines = [*lines_of(rule, rule["score"], scores), *(t["threshold"] for t in rule["thresholds"])]
         parts.append(f"<p><b>{visible(rule['score'])}</b> {_ends(score)}</p>{histogram(score, lines, against)}")
         if against is not None:
-            parts.append("<p><small>蓝线：打乱的图文。The blue line: shuffled pairs.</small></p>")
+            parts.append(_note(Message("The blue line: shuffled pairs.")))
     parts += [_sides(threshold, pictures) for threshold in rule["thresholds"]]
     parts.append(_copies(rule, pictures) or _dropped_rows(rule, pictures))
     parts += [_changes(rule, what, pictures) for what in ("caption mended", "captions written", "captions changed")]
@@ -239,13 +260,13 @@ def lines_of(rule: Mapping[str, Any], name: str, scores: Mapping[str, Any]) -> l
 
 
 def _ends(score: Mapping[str, Any]) -> str:
-    text = f"n={score['count']:,}"
+    facts = [f"n={score['count']:,}"]
     if score["missing"]:
-        text += f"，没有的 missing {score['missing']:,}"
-    if not score["count"]:
-        return f"<small>{text}</small>"
-    ends = (("最小 least", "least"), ("平均 mean", "mean"), ("最大 most", "most"))
-    return f"<small>{text}，{'，'.join(f'{label} {figure(score[name])}' for label, name in ends)}</small>"
+        facts.append(f"{_label(Message('rows without it'))} {score['missing']:,}")
+    if score["count"]:
+        ends = ((Message("least"), "least"), (Message("mean"), "mean"), (Message("most"), "most"))
+        facts += [f"{_label(label)} {figure(score[name])}" for label, name in ends]
+    return f"<small>{', '.join(facts)}</small>"
 
 
 def _settled(rule: Mapping[str, Any]) -> str:
@@ -255,12 +276,15 @@ def _settled(rule: Mapping[str, Any]) -> str:
     if not isinstance(line, (int, float)) or not isinstance(area, (int, float)):
         return ""
     rows, shuffled = settings.get("rows", 0), settings.get("shuffled", 0)
-    return (
-        f"<p>线定在 <b>{figure(float(line))}</b>：由 {rows:,} 对图文和 {shuffled:,} 对打乱的图文定出；真的一对高于"
-        f"打乱的一对，机会是 {area:.3f}。<br><small>The line was settled at {figure(float(line))}, on {rows:,} pairs "
-        f"and {shuffled:,} shuffled ones; a true pair scores higher than a shuffled one with a chance of {area:.3f} "
-        "(the area under the ROC curve).</small></p>"
+    sentence = Message(
+        "The threshold was set to {threshold}, on {rows} pairs and {shuffled} shuffled ones; a true pair scores higher "
+        "than a shuffled one with probability {area} (the area under the ROC curve).",
+        threshold=figure(float(line)),
+        rows=f"{rows:,}",
+        shuffled=f"{shuffled:,}",
+        area=f"{area:.3f}",
     )
+    return f"<p>{html.escape(sentence.zh)}<br><small>{html.escape(sentence.en)}</small></p>"
 
 
 def _sides(threshold: Mapping[str, Any], pictures: Examples) -> str:
@@ -274,7 +298,7 @@ def _sides(threshold: Mapping[str, Any], pictures: Examples) -> str:
             for row in threshold[side][:NEXT_TO]
             if row["number"] in pictures.by_number
         ]
-        shown = "".join(figures) or "<small>没有 none</small>"
+        shown = "".join(figures) or f"<small>{_label(Message('none'))}</small>"
         head = f"<p><b>{title.zh}</b> <small>{title.en}</small> {line}</p>"
         parts.append(f'<div class="{kind}">{head}<div class="pictures">{shown}</div></div>')
     return f'<div class="sides">{"".join(parts)}</div>'
@@ -296,8 +320,9 @@ def _copies(rule: Mapping[str, Any], pictures: Examples) -> str:
         original_row = None if original is None else pictures.row(original)
         if original_row is not None:
             difference = visible(json.loads(row["value"]))
-            shown = _figure(original_row, pictures, "保留 kept") + _figure(row, pictures, f"丢弃 dropped: {difference}")
-            pairs.append(f'<div class="pair">{shown}</div>')
+            original_figure = _figure(original_row, pictures, _label(Message("row kept")))
+            copy_figure = _figure(row, pictures, f"{_label(Message('dropped'))} {difference}")
+            pairs.append(f'<div class="pair">{original_figure}{copy_figure}</div>')
     return f'<div class="pictures">{"".join(pairs)}</div>' if pairs else ""
 
 
@@ -333,9 +358,8 @@ def _changes(rule: Mapping[str, Any], what: str, pictures: Examples) -> str:
         row = pictures.by_number[number]
         before, after = ("<br>".join(map(visible, row[name])) for name in ("captions_before", "captions"))
         body.append(f"<tr><td>{before}</td><td>{after}</td><td><code>{visible(row['source'])}</code></td></tr>")
-    title = CHANGED[what]
-    heading = f"<tr><th>{title.zh} {title.en}：原文 source</th><th>最后 in the end</th><th></th></tr>"
-    return f"<table>{heading}{''.join(body)}</table>" if body else ""
+    heading = _head(CHANGED[what], Message("in the end"), None)
+    return f"<table><tr>{heading}</tr>{''.join(body)}</table>" if body else ""
 
 
 def _scores(report: Mapping[str, Any]) -> str:

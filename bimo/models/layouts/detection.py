@@ -1,9 +1,8 @@
-"""Detects which system a file or folder of weights is, by the names and shapes of its tensors only."""
+"""Detects which system a file of weights is, by the names and shapes of its tensors only."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from bimo.core.errors import WeightsError
 from bimo.core.messages import Message
 from bimo.models.layouts import mindspore
 from bimo.models.layouts.detection_rules import RULES, Rule, Shape
-from bimo.models.layouts.weight_files import files_of
 from bimo.models.stable_diffusion.ldm_names import Shapes
 
 #: Prefixes of the names of CLIP's tensors within ``text_model``.
@@ -35,16 +33,6 @@ class Detection:
     def why(self) -> Message:
         """The reason, for users."""
         return self.rule.why
-
-
-def names_of(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor in a file, or below a folder as "component/name"; nothing is loaded.
-
-    Raises WeightsError for files that are damaged or contain code.
-    """
-    if path.is_dir():
-        return {f"{file.parent.name}/{n}": s for file in _weight_files(path) for n, s in shapes(file).items()}
-    return shapes(path)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -99,12 +87,3 @@ def _has(names: Shapes, glob: str, shape: Shape) -> bool:
 
 def _matches(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
-
-
-def _weight_files(folder: Path) -> Iterator[Path]:
-    """The weight files of each component that would be loaded, or all of its weight files if none is complete."""
-    for place in sorted({folder, *(p for p in folder.iterdir() if p.is_dir())}):
-        try:
-            yield from files_of(place)
-        except WeightsError:
-            yield from sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))

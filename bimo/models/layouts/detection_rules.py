@@ -216,66 +216,20 @@ RULES = (
         (("*decoder.conv_out.weight", None), ("*encoder.conv_in.weight", None)),
         Message("it is an autoencoder alone"),
         advice=Message("name the whole model"),
-        never=("*diffusion_model*", "*/*"),
+        never=("*diffusion_model*"),
     ),
     Rule(
         "text encoder",
         (("*embeddings.*_embedding*.weight", None),),
         Message("it is a text encoder alone"),
         advice=Message("name the whole model"),
-        never=("*diffusion_model*", "*/*"),
+        never=("*diffusion_model*"),
     ),
     Rule(
         "transformer",
         (("*transformer_blocks.0.*", None),),
         Message("it is a transformer alone, without text encoders and an autoencoder"),
         advice=Message("name the whole folder of the model"),
-        never=("*diffusion_model*", "*/*", "conv_in.weight"),
-    ),
-    # Folders in diffusers' layout: component/name.
-    Rule(
-        "taiyi-sd-zh",
-        (("text_encoder/" + BERT_TOKENS, (21128, 768)), ("unet/conv_in.weight", None)),
-        Message("text_encoder is a BERT of [21128, 768]: Taiyi-SD zh"),
-    ),
-    Rule(
-        "altdiffusion-m18",
-        (("text_encoder/roberta." + BERT_TOKENS, None), ("text_encoder/pre_LN.weight", None)),
-        Message("text_encoder has roberta and pre_LN: AltDiffusion-m18"),
-    ),
-    Rule(
-        "altdiffusion-m9",
-        (("text_encoder/roberta." + BERT_TOKENS, None),),
-        Message("text_encoder has a roberta: AltDiffusion (m2 or m9)"),
-    ),
-    Rule(
-        "taiyi-xl",
-        ((f"text_encoder/*{TOKENS}", (57475, 768)), (f"text_encoder_2/*{TOKENS}", (57475, 1280))),
-        Message("the vocabularies of both encoders have 57475 words: Taiyi-XL"),
-    ),
-    Rule(
-        "stable-diffusion-xl",
-        ((f"text_encoder_2/*{TOKENS}", None), ("unet/add_embedding.linear_1.weight", None)),
-        Message("it has text_encoder_2, unet has an add_embedding: SDXL"),
-    ),
-    Rule(
-        "pai-diffusion",
-        ((f"text_encoder/*{TOKENS}", (21128, 768)),),
-        Message("CLIP's vocabulary is BERT's 21128 words: PAI-Diffusion"),
-    ),
-    Rule(
-        "skypaint",
-        ((f"text_encoder/*{TOKENS}", (105879, 768)),),
-        Message("CLIP's vocabulary is multilingual BERT's: SkyPaint"),
-    ),
-    Rule(
-        "stable-diffusion",
-        ((f"text_encoder/*{TOKENS}", (None, 768)), ("unet/conv_in.weight", None)),
-        Message("text_encoder is a CLIPTextModel 768 wide: Stable Diffusion; Taiyi-SD EN has its shapes"),
-    ),
-    Rule(
-        "stable-diffusion-2",
-        ((f"text_encoder/*{TOKENS}", (None, 1024)), ("unet/conv_in.weight", None)),
-        Message("text_encoder is a CLIPTextModel 1024 wide: Stable Diffusion 2"),
+        never=("*diffusion_model*", "conv_in.weight"),
     ),
 )
