@@ -41,13 +41,13 @@ def printed(explanation: Explanation) -> None:
     table = Table(title=say("the prompt as this model reads it"), title_justify="left")
     for head in (say("steps to"), "AND", say("text encoder"), say("tokens"), say("read as")):
         table.add_column(head)
-    for spoken in explanation.spoken:
-        for reading in spoken.readings:
+    for prompt in explanation.prompts:
+        for reading in prompt.readings:
             for place, tokens in enumerate(reading.chunks, 1):
-                until = f"{spoken.until}/{explanation.steps}"
+                until = f"{prompt.until}/{explanation.steps}"
                 name = reading.encoder + (f" {place}/{len(reading.chunks)}" if len(reading.chunks) > 1 else "")
                 shown = " ".join(_marked(token, escape(token.text)) for token in tokens)
-                table.add_row(until, f"{spoken.joined:g}", name, f"{len(tokens)}/{reading.room}", shown)
+                table.add_row(until, f"{prompt.joined:g}", name, f"{len(tokens)}/{reading.room}", shown)
             if reading.lost:
                 table.add_row("", "", "", say("not read"), f"[red]{escape(reading.lost)}[/red]")
             if reading.unknown:
@@ -64,9 +64,9 @@ def page(explanation: Explanation) -> str:
     """An explanation as a self-contained HTML page."""
     parts = [f"<h1>{html.escape(explanation.prompt)}</h1>"]
     parts += [f"<p>{html.escape(name)}: {html.escape(value)}</p>" for name, value in facts(explanation)]
-    for spoken in explanation.spoken:
-        parts.append(f"<h2>{say('steps to')} {spoken.until}/{explanation.steps} · AND {spoken.joined:g}</h2>")
-        for reading in spoken.readings:
+    for prompt in explanation.prompts:
+        parts.append(f"<h2>{say('steps to')} {prompt.until}/{explanation.steps} · AND {prompt.joined:g}</h2>")
+        for reading in prompt.readings:
             for tokens in reading.chunks:
                 parts.append(f"<h3>{html.escape(reading.encoder)} {len(tokens)}/{reading.room}</h3><p>")
                 parts += [_span(token) for token in tokens]

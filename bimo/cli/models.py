@@ -101,8 +101,8 @@ def list_models(
     table = plain_table("", " ".join(headings if wide else headings[:4]))
     table.columns[0].no_wrap = True  # so that names can be copied
     for row in rows:
-        spoken = row["languages"]
-        languages = ", ".join(spoken[:2]) + (f" +{len(spoken) - 2}" if len(spoken) > 2 else "")
+        codes = row["languages"]
+        languages = ", ".join(codes[:2]) + (f" +{len(codes) - 2}" if len(codes) > 2 else "")
         cells = (row["name"], row["title"], languages, _state(row), _source(row), row["repository"])
         table.add_row(*(cells if wide else cells[:4]))
     output.print(table)

@@ -1,1 +1,1 @@
-"""Data: from packages, folders, tables and urls to training batches."""
+"""Training data: shards, their row index, and loaders of pictures, captions and labels."""

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 #: The version of the preprocessing: latents of another version are encoded again.
 VERSION = 2
 AS_IT_IS = Augmentation()
-#: The map that says what of a picture is not transparent. Where it is missing all of the picture is there.
+#: The map of a picture's alpha channel. Pictures without one are opaque.
 ALPHA = "alpha"
-#: Maps of what counts in a picture: its alpha channel, and a mask that lay beside it. Where one is missing all counts.
+#: Maps that weight the loss by pixel: the alpha channel, and a mask file. Without them all pixels count.
 MASKS = (ALPHA, "masklabel")
 #: Width and height in pixels.
 Size = tuple[int, int]

@@ -1,8 +1,7 @@
-"""Shards: tar files in the webdataset layout, the same bytes every time, written whole or not at all.
+"""Shards: tar files in the webdataset layout, deterministic and written atomically.
 
-A sample is `{key}.png` (or .jpg, .webp: what its bytes are) and `{key}.json`, of texts without a picture `{key}.json`
-alone, the bytes being none; `index.json` lists every shard with its
-SHA-256 and count, and a digest.
+A sample is `{key}.png` (or .jpg, .webp, by its bytes) and `{key}.json`; texts without a picture have only `{key}.json`.
+`index.json` lists every shard with its SHA-256 and its number of samples, and has a digest of all.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from bimo.core.errors import DataError
 
 SAMPLES_PER_SHARD = 2000
 INDEX = "index.json"
-#: What the files of a format begin with, by extension.
+#: The first bytes of picture files, by extension.
 PICTURES = {"png": b"\x89PNG", "jpg": b"\xff\xd8\xff", "webp": b"RIFF"}
 Sample = tuple[str, bytes, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished shard: file name, SHA-256 of the file, number of samples."""
+    """A finished shard: file name, SHA-256 of the file, number of samples."""
 
     name: str
     sha256: str
@@ -36,7 +35,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What `index.json` says: the digest of all shards, the number of samples, the shards by name."""
+    """The content of `index.json`: the digest of all shards, the number of samples, the shards sorted by name."""
 
     digest: str
     count: int
@@ -44,7 +43,7 @@ class Index:
 
 
 def extension_of(picture: bytes) -> str:
-    """The extension of a picture's format: png where its bytes say nothing else."""
+    """The extension for a picture by its bytes; png if they are not recognised."""
     return next((name for name, start in PICTURES.items() if picture.startswith(start)), "png")
 
 
@@ -60,9 +59,10 @@ def hash_of(path: Path) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[Sample], stamp: str) -> Shard:
-    """Writes samples sorted by key to a temporary name, then renames; leaves `{path}.done` with hash, count and stamp.
+    """Writes samples sorted by key to a temporary file, which is renamed when complete; `{path}.done` has hash, count
+    and stamp.
 
-    `stamp` names what the samples were made of, so that a later run knows whether the shard is the one it wants.
+    `stamp` identifies the inputs of the samples, so that a later run can tell whether the shard is up to date.
     """
     partial, count = path.with_suffix(".partial"), 0
     try:
@@ -74,7 +74,7 @@ def write_shard(path: Path, samples: Iterable[Sample], stamp: str) -> Shard:
                 _add(archive, f"{key}.json", text)
                 count += 1
     except BaseException:
-        # A full disk is left no fuller.
+        # If the disk is full, the partial file must not stay.
         partial.unlink(missing_ok=True)
         raise
     shard = Shard(path.name, hash_of(partial), count)
@@ -92,7 +92,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def finished(path: Path, stamp: str) -> Shard | None:
-    """The shard at `path` if it is whole, undamaged and of the same stamp; None when it must be written."""
+    """The shard at `path` if it is complete, undamaged and has this stamp; None if it must be written."""
     mark = path.with_suffix(".done")
     if not mark.is_file() or not path.is_file():
         return None
@@ -105,7 +105,7 @@ def finished(path: Path, stamp: str) -> Shard | None:
 
 
 def write_index(folder: Path, shards: Iterable[Shard]) -> str:
-    """Writes `index.json` for the shards (sorted by name) and gives the digest of them all."""
+    """Writes `index.json` for the shards, sorted by name, and returns the digest of all."""
     ordered = sorted(shards, key=lambda shard: shard.name)
     digest = hashlib.sha256("".join(shard.sha256 for shard in ordered).encode()).hexdigest()
     record = {"digest": digest, "count": sum(shard.count for shard in ordered), "shards": [asdict(s) for s in ordered]}
@@ -116,7 +116,7 @@ def write_index(folder: Path, shards: Iterable[Shard]) -> str:
 
 
 def read_index(folder: Path) -> Index:
-    """What `index.json` says; DataError when there is none or it cannot be read."""
+    """Reads `index.json`. Raises DataError if it is missing or invalid."""
     path = folder / INDEX
     if not folder.exists():
         raise DataError("there is no folder {source}", source=folder)
@@ -140,7 +140,7 @@ def read_index(folder: Path) -> Index:
 
 
 def verify(folder: Path) -> None:
-    """DataError when a shard that the index lists is missing or damaged."""
+    """Raises DataError if a shard in the index is missing or damaged."""
     for shard in read_index(folder).shards:
         path = folder / shard.name
         digest = hash_of(path) if path.is_file() else "missing"
@@ -155,14 +155,14 @@ def verify(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a shard: where its bytes begin, and the bytes."""
+    """A file in a shard: the offset of its bytes, and the bytes."""
 
     offset: int
     data: bytes
 
 
 def members(path: Path) -> Iterator[tuple[str, Member, Member]]:
-    """(key, picture, record) of every sample of a shard, in its order; DataError on a damaged or incomplete one."""
+    """(key, picture, record) of every sample of a shard, in order. Raises DataError if it is damaged or incomplete."""
     try:
         with tarfile.open(path, "r:") as archive:
             picture_key, picture = "", Member(0, b"")
@@ -173,15 +173,14 @@ def members(path: Path) -> Iterator[tuple[str, Member, Member]]:
                 if extension in PICTURES:
                     picture_key, picture = key, Member(member.offset_data, data)
                 elif extension == "json":
-                    own = picture if picture_key == key else Member(0, b"")
-                    yield key, own, Member(member.offset_data, data)
+                    yield key, picture if picture_key == key else Member(0, b""), Member(member.offset_data, data)
                     picture_key, picture = "", Member(0, b"")
     except (tarfile.TarError, OSError) as error:
         raise unreadable(path, error) from error
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """(key, PNG bytes, record) of every sample of a shard, in its order; DataError on a damaged or incomplete one."""
+    """(key, picture bytes, record) of every sample of a shard, in order. Raises DataError if it is damaged."""
     for key, picture, record in members(path):
         try:
             values = json.loads(record.data)
@@ -191,14 +190,16 @@ def read_shard(path: Path) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
 
 
 def unreadable(path: Path, error: object) -> DataError:
-    """The error of a shard that is damaged or incomplete."""
+    """The error for a damaged or incomplete shard."""
     return DataError("The shard {path} cannot be read: {error}. Delete it and build again.", path=path, error=error)
 
 
 def read(
     folder: Path, wanted: Callable[[Mapping[str, Any]], bool] | None = None
 ) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """(key, PNG bytes, record) of every sample of a finished folder, those `wanted` by their record."""
+    """(key, picture bytes, record) of every sample of a finished folder, filtered by ``wanted``, called with the
+    record.
+    """
     for shard in read_index(folder).shards:
         for key, png, record in read_shard(folder / shard.name):
             if wanted is None or wanted(record):

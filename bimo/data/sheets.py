@@ -12,7 +12,7 @@ from bimo.core.files import write_whole
 
 
 def chinese_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of this machine that has Chinese glyphs, else Pillow's own."""
+    """An installed font with Chinese glyphs, else Pillow's default."""
     for folder in ("/usr/share/fonts", "/Library/Fonts", "/System/Library/Fonts", "C:/Windows/Fonts"):
         for name in ("wqy", "NotoSansCJK", "NotoSansSC", "PingFang", "msyh", "simhei"):
             for found in sorted(Path(folder).rglob(f"*{name}*.tt[cf]")):
@@ -23,7 +23,7 @@ def chinese_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def sheet(
     images: Sequence[Image.Image], titles: Sequence[str], path: Path, columns: int = 10, right: Sequence[bool] = ()
 ) -> Path:
-    """Pictures in rows with a line below each, as a PNG; framed green or red where ``right`` says what was right."""
+    """Writes pictures in rows with a title below each as a PNG; green or red frames mark ``right`` and wrong ones."""
     width = max((image.width for image in images), default=128)
     height = max((image.height for image in images), default=128)
     gap, line, count = 8, 20, max(1, len(images))
@@ -44,7 +44,7 @@ def sheet(
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """As much of a line as fits, with an ellipsis where it is cut."""
+    """A line shortened to a width in pixels, with an ellipsis."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}…") > width:

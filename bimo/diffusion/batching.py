@@ -15,8 +15,8 @@ from bimo.diffusion.system import System
 
 
 def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
-    """The denoiser's outputs for inputs of one level and one size, in one call; where weights change from step to step,
-    in a call for each phase of them.
+    """The denoiser's outputs for inputs of one level and one size, in one call, or one call for each phase of weights
+    that depend on the step.
     """
     if system.stepwise is None:
         return _in_one_call(system, inputs)
@@ -44,11 +44,11 @@ def _in_one_call(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.
         deep = DeepFeatures(torch.cat(reused) if reused else None, bool(reused))
     conditioning = stack_rows([one.conditioning for one in inputs])
     states = tuple(state for one in inputs for state in one.states)
-    answers = system.denoise(replace(inputs[0], x=x, t=t, conditioning=conditioning, deep=deep, states=states))
+    outputs = system.denoise(replace(inputs[0], x=x, t=t, conditioning=conditioning, deep=deep, states=states))
     if deep is not None and not deep.reused and deep.value is not None:
         for own, value in zip(cached, torch.split(deep.value, rows), strict=True):
             own.value = value
-    return list(torch.split(answers, rows))
+    return list(torch.split(outputs, rows))
 
 
 def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
@@ -57,12 +57,12 @@ def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
 
 
 def _kind(one: DenoiserInput) -> tuple[object, ...]:
-    """What inputs must have in common to share a call; reference pictures may differ in size, and so may the numbers
-    that tell a denoiser of them. Where states are kept of drawings, each has as many rows.
+    """What inputs must have in common to share a call. The shapes of reference pictures and scalars may differ between
+    drawings; with states from step to step, the number of rows must be equal.
     """
-    given = one.conditioning
-    more = {name: value.shape[1:] for name, value in (*given.pictures.items(), *given.scalars.items())}
-    return one.level, one.x.shape[1:], one.shortcuts, more, len(one.x) if one.states else 0
+    conditioning = one.conditioning
+    shapes = {name: v.shape[1:] for name, v in (*conditioning.pictures.items(), *conditioning.scalars.items())}
+    return one.level, one.x.shape[1:], one.shortcuts, shapes, len(one.x) if one.states else 0
 
 
 def run_batched(

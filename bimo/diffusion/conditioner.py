@@ -43,7 +43,7 @@ class Drawing:
     pictures: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: The x of earlier levels, by their names.
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    #: What conditioners made before the level's first noise, by their keys.
+    #: Tensors that conditioners computed in ``before_noise``, by their keys.
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
@@ -102,7 +102,7 @@ class Conditioner(Part, ABC):
 
     @property
     def edits(self) -> tuple[str, ...]:
-        """The images of the request without any of which there is nothing that it works on."""
+        """The images of the request of which it needs at least one: without any there is nothing to edit."""
         return self.shown
 
     def size_for(self, request: Request) -> tuple[int, int] | None:
@@ -110,11 +110,13 @@ class Conditioner(Part, ABC):
         return None
 
     def of_seed(self, seed: int) -> Tensor | None:
-        """What it derives from a picture's seed if the request leaves it open, [1, N]; None for nothing."""
+        """The default that it derives from a picture's seed, [1, N]; None if it derives none."""
         return None
 
     def places(self, request: Request, index: int) -> Mapping[str, Sequence[Sequence[float]]]:
-        """Where it tells a picture's elements to stand: name -> boxes (left, top, right, bottom), as shares of it."""
+        """The layout that it imposes: name of an element -> boxes (left, top, right, bottom) as fractions of the
+        picture.
+        """
         return {}
 
     def can_draft(self, system: System, request: Request) -> bool:
@@ -128,11 +130,11 @@ class Conditioner(Part, ABC):
         raise NotImplementedError
 
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
-        """The scalars of its conditioning that are 0 at this step, for conditioners that apply to some of the steps."""
+        """The scalars of its conditioning that are 0 at this step, for conditioners that apply to a range of steps."""
         return ()
 
     def before_noise(self, system: System, drawing: Drawing) -> None:
-        """Called before the level's first noise is drawn: for what diffusers draws of the same generator before it."""
+        """Called before the level's initial noise is drawn, for random numbers that diffusers draws before it."""
         return
 
     @abstractmethod

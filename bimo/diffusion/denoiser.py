@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bimo.core.tensors import Conditioning, DenoiserInput, StepState
 
-#: The scalar [R, 1] of a conditioning that is the time which a step leads to; 0 is that of the picture.
+#: The scalar [R, 1] of a conditioning with the timestep after the step; 0 is the clean picture.
 NEXT = "next_time"
 
 
@@ -22,12 +22,14 @@ class Denoiser(nn.Module, ABC):
 
     @property
     def shift_equivariant(self) -> bool:
-        """Whether convolutions alone know positions, so that circular padding makes opposite edges neighbours."""
+        """Whether only the padding of convolutions depends on positions, so that circular padding makes pictures
+        seamless.
+        """
         return False
 
     @property
     def reads_next(self) -> bool:
-        """Whether it is told the time that its answer leads to as well: the scalar NEXT, where there is one."""
+        """Whether it is conditioned on the next timestep, the scalar NEXT."""
         return False
 
     @property
@@ -62,11 +64,11 @@ class ShortcutDenoiser(PublishedDenoiser):
 
 
 class StatefulDenoiser(PublishedDenoiser):
-    """A denoiser that keeps something of a drawing from step to step, without which it answers the same, later."""
+    """A denoiser that keeps state of a drawing between steps, such as a KV cache, which only saves time."""
 
     @abstractmethod
     def with_states(self, x: Tensor, t: Tensor, conditioning: Conditioning, states: Sequence[StepState]) -> Tensor:
-        """As ``forward``, with what was kept of each drawing: R / len(states) rows belong to each of ``states``."""
+        """As ``forward``, with the state of each drawing; each of ``states`` belongs to R / len(states) rows."""
 
 
 class DenoiserWrapper(Denoiser):
@@ -81,7 +83,7 @@ class DenoiserWrapper(Denoiser):
 
     @property
     def reads_next(self) -> bool:
-        """As the one within."""
+        """That of the wrapped denoiser."""
         return self.denoiser.reads_next
 
     @property

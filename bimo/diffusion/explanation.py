@@ -39,7 +39,7 @@ class EncoderReading:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class PromptReading:
     """The text in effect up to a step, for one of the prompts joined by AND."""
 
     until: int
@@ -57,7 +57,7 @@ class Explanation:
     steps: int
     protected: tuple[str, ...]
     loras: tuple[LoraTag, ...]
-    spoken: tuple[Spoken, ...]
+    prompts: tuple[PromptReading, ...]
 
 
 def explained(system: System, request: Request | Mapping[str, object]) -> Explanation:
@@ -67,7 +67,7 @@ def explained(system: System, request: Request | Mapping[str, object]) -> Explan
     wanted, tags = lora_tags(wanted)
     steps = full.steps or 1
     can = prompt_weighting.chunked(system, full)
-    spoken: list[Spoken] = []
+    prompts: list[PromptReading] = []
     for text, weight in composed(wanted):
         prefixed = system.recipe.request.prefix + styled(text, full.style)
         for until, now in schedule(prefixed, steps):
@@ -76,8 +76,8 @@ def explained(system: System, request: Request | Mapping[str, object]) -> Explan
             chunked = can and (broken or full.long_prompt == "chunks")
             prompt = prompt if chunked else without_breaks(prompt)
             readings = tuple(_reading(encoder, prompt, chunked) for encoder in system.text_encoders)
-            spoken.append(Spoken(until, weight, prompt.text, readings))
-    return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(spoken))
+            prompts.append(PromptReading(until, weight, prompt.text, readings))
+    return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(prompts))
 
 
 def _reading(encoder: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:

@@ -38,8 +38,8 @@ def size_for(image: Image.Image, area: int, unit: int, sizes: tuple[tuple[int, i
 
 
 def size_of_area(shape: tuple[int, int], area: int, unit: int = 32, up: bool = False) -> tuple[int, int]:
-    """(width, height) of about ``area`` pixels in a shape (width, height), sides rounded to multiples of ``unit``, or
-    ``up`` to them: how diffusers' pipelines that edit pictures bring them to the size that was learned.
+    """(width, height) of about ``area`` pixels with the aspect ratio of ``shape``, sides rounded (``up``) to multiples
+    of ``unit``: how diffusers' editing pipelines resize pictures to the training size.
     """
     width = math.sqrt(area * (shape[0] / shape[1]))
     sides = (width, width / (shape[0] / shape[1]))
@@ -105,7 +105,7 @@ def layer_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def composited(layers: Sequence[Image.Image]) -> Image.Image:
-    """Layers with transparency laid on each other, the lowest first; transparent where all of them are."""
+    """Alpha-composites layers, the lowest first; transparent where all of them are."""
     from PIL import Image
 
     whole = layers[0].copy()
@@ -115,8 +115,8 @@ def composited(layers: Sequence[Image.Image]) -> Image.Image:
 
 
 def warnings_of(pixels: Tensor) -> tuple[str, ...]:
-    """What is to be said of a picture [3, H, W], or layers [layers, 4, H, W], that is none: values that are no numbers,
-    or one colour all over.
+    """Warnings about a failed picture [3, H, W], or layers [layers, 4, H, W]: values that are not finite, or a single
+    colour.
     """
     pixels = pixels.flatten(0, -3)
     if not bool(pixels.isfinite().all()):
@@ -145,7 +145,7 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 
 def shown_to_text_encoders(system: System, request: Request) -> tuple[Image.Image, ...]:
-    """The pictures of a request that its text encoders see, in the order of their conditioners."""
+    """The pictures of a request that text encoders read with the prompt, in the order of their conditioners."""
     every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
     named = {IMAGE: request.image, **request.condition_images}
     names = dict.fromkeys(name for each in every for name in each.shown)

@@ -80,7 +80,7 @@ def _start(system: System, name: str, drawing: Drawing) -> Tensor:
 
 
 def last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
-    """The times of the last steps, ``strength`` of all; Stable Diffusion rounds them down, flow matching up."""
+    """The timesteps of the last ``strength`` of all steps; their number is rounded down, for flow matching up."""
     taken = min(steps * strength, steps)
     first = int(steps - taken) if sampler.of_flow else steps - int(taken)
     if first >= steps:
@@ -94,8 +94,8 @@ def last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:
 
 @dataclass
 class MaskedOriginal:
-    """What a mask leaves as it is: the image's x, the noise that is added to it at each step, and the mask: 1 where it
-    is drawn anew.
+    """The original of inpainting: the image's x, the noise that is added to it at each step, and the mask, 1 where it
+    is repainted.
     """
 
     x: Tensor
@@ -103,11 +103,11 @@ class MaskedOriginal:
     mask: Tensor
 
     def put_back(self, x: Tensor, sampler: Sampler, t: Tensor | None) -> Tensor:
-        """x [1, C, h, w] with the picture's own, as noisy as x is at its next time t, wherever the mask is 0."""
+        """x [1, C, h, w] with the original, noised for the next timestep t (None: clean), where the mask is 0."""
         own = self.x if t is None else sampler.add_noise(self.x, self.noise, t[None])
         return (1 - self.mask) * own + self.mask * x
 
 
 def to_shape(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A mask [B, 1, H, W] as one of x, [B, 1, h, w]: the nearest pixel of each place."""
+    """Resizes a mask [B, 1, H, W] to x, [B, 1, h, w], by the nearest pixel."""
     return nn.functional.interpolate(mask, size=shape[1:])

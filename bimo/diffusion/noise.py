@@ -1,4 +1,4 @@
-"""The noise that a drawing begins with: of one seed, or between those of two."""
+"""The initial noise of a drawing: of one seed, or interpolated between two."""
 
 from __future__ import annotations
 

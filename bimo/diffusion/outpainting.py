@@ -75,7 +75,7 @@ def read(request: Request) -> dict[str, Tensor]:
 
 def composite(drawn: Tensor, pictures: Mapping[str, Tensor], request: Request) -> Tensor:
     """Restores the original pixels outside the mask of [1, 3, H, W], after matching the seam over ``feather`` pixels,
-    and crops to the picture with its border. Where [1, 4, H, W] are drawn, with their opacity, they are opaque there.
+    and crops to the picture with its border. Drawn pixels [1, 4, H, W] with transparency become opaque there.
     """
     mask, original = pictures[MASK], pictures[IMAGE]
     if drawn.shape[1] > original.shape[1]:

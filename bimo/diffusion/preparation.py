@@ -104,12 +104,12 @@ def prepare(
     joined = composed(wanted)
     _check_joined(full, joined)
     said = [*(text for text, _ in joined), *(region.text for region in full.regions)]
-    texts = [system.recipe.request.prefix + styled(text, full.style) for text in said]
+    styled_texts = [system.recipe.request.prefix + styled(text, full.style) for text in said]
     # The order: the unconditional branch, the conditional one, those of prefixes, prompts joined by AND, regions.
-    roles = [negative, texts[0], *(prefix + texts[0] for prefix in prefixes), *texts[1:]]
-    ends, spoken = _over_steps(roles, image_to_image.steps_taken(full, full.steps or 1))
+    roles = [negative, styled_texts[0], *(prefix + styled_texts[0] for prefix in prefixes), *styled_texts[1:]]
+    ends, texts = _over_steps(roles, image_to_image.steps_taken(full, full.steps or 1))
     chunked = prompt_weighting.chunked(system, full)
-    each = [emphasis(text) for text in spoken]
+    each = [emphasis(text) for text in texts]
     broken = any(len(parts_between_breaks(one)) > 1 for one in each)
     prompts = each if chunked and (broken or full.long_prompt == "chunks") else [without_breaks(one) for one in each]
     in_chunks = prompts is each
@@ -195,17 +195,17 @@ class _End:
 def _over_steps(roles: Sequence[str], steps: int) -> tuple[list[_End], list[str]]:
     """The texts of every role by step, and all distinct texts: those of the first step first, in the roles' order."""
     schedules = [schedule(text, steps) for text in roles]
-    spoken: list[str] = []
+    texts: list[str] = []
     ends: list[_End] = []
     for until in sorted({end for one in schedules for end, _ in one}):
         now = [next(text for end, text in one if end >= until) for one in schedules]
-        if not spoken:
-            spoken += now
+        if not texts:
+            texts += now
             ends.append(_End(until, tuple(range(len(now)))))
             continue
-        spoken += [text for text in dict.fromkeys(now) if text not in spoken]
-        ends.append(_End(until, tuple(spoken.index(text) for text in now)))
-    return ends, spoken
+        texts += [text for text in dict.fromkeys(now) if text not in texts]
+        ends.append(_End(until, tuple(texts.index(text) for text in now)))
+    return ends, texts
 
 
 def _skipped(system: System, request: Request) -> int:

@@ -135,7 +135,7 @@ def _shortcuts(system: System, request: Request) -> None:
 
 
 def can_be_seamless(system: System) -> bool:
-    """Whether opposite edges of what a system draws can be made neighbours (``Request.seamless``)."""
+    """Whether a system supports ``Request.seamless``."""
     able = system.space(system.recipe.levels[-1].name).shift_equivariant
     return able and all(system.level(level.name).denoiser.shift_equivariant for level in system.recipe.levels)
 
@@ -209,7 +209,7 @@ def _unit(system: System, level: str) -> int:
 
 
 def _drawn_text(system: System, text: str) -> str | None:
-    """The text in words that the system learned, None where it did learn those that stand there."""
+    """The text paraphrased with words that the system learned; None if it is unchanged."""
     read = system.paraphrased(text).text
     return None if read == text else read
 

@@ -28,11 +28,11 @@ class Space(nn.Module, ABC):
     channels: int
     factor: int
     shrink: int = 1
-    #: Whether the decoder knows positions by convolutions alone: see ``Denoiser.shift_equivariant``.
+    #: Whether only the padding of the decoder's convolutions depends on positions: see ``Denoiser.shift_equivariant``.
     shift_equivariant: bool = False
     #: Whether x of a picture is sampled from a ``posterior``, so that training may sample it anew at each step.
     has_posterior: bool = False
-    #: The names of the request's ``conditions`` that the shape of x goes by.
+    #: The names of the request's ``conditions`` on which the shape of x depends.
     conditions: tuple[str, ...] = ()
 
     @abstractmethod
@@ -40,7 +40,7 @@ class Space(nn.Module, ABC):
         """The shape of one x, without the batch, for a picture of (width, height) pixels: (C, h, w), or (D,)."""
 
     def shape_for(self, request: Request) -> tuple[int, ...]:
-        """The shape of one x for a filled request. Raises RequestError for what it cannot be."""
+        """The shape of one x for a filled request. Raises RequestError for an impossible shape."""
         return self.shape(request.size or (0, 0))
 
     @abstractmethod

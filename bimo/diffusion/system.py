@@ -167,7 +167,7 @@ class System(nn.Module):
         return tuple(cast_encoding(row, torch.float32) for row in rows)
 
     def paraphrased(self, text: str) -> Paraphrase:
-        """A prompt in words that the text encoder learned, where it has a list of them."""
+        """A prompt paraphrased with words that the text encoder learned, if it has a word list."""
         listed = any(encoder.known for encoder in self.text_encoders)
         return paraphrased(text, self._strictest) if listed else Paraphrase(text)
 
@@ -196,8 +196,8 @@ class System(nn.Module):
     def denoise(self, inputs: DenoiserInput) -> Tensor:
         """The denoiser's output, [R, *shape] (twice the channels with a learned variance).
 
-        The denoiser runs in its own dtype; the output has the dtype of x. x of integers are tokens: these stay what
-        they are, and the output what the denoiser answers.
+        The denoiser runs in its own dtype; the output has the dtype of x. Integer x are token ids and not cast; the
+        output has the denoiser's dtype then.
         """
         denoiser: Any = self.level(inputs.level).denoiser
         if isinstance(denoiser, ShortcutDenoiser) and inputs.shortcuts != Shortcuts(seamless=inputs.seamless):

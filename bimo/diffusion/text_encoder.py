@@ -25,7 +25,7 @@ class TextEncoder(nn.Module, ABC):
     pad: int = 0
     #: The number of tokens before those of the text; None if tokens do not correspond to the text.
     begins: int | None = None
-    #: Whether it can learn new words later (textual inversion).
+    #: Whether it supports textual inversion.
     teachable: bool = False
     #: Whether long texts can be encoded in chunks, whose tokens a UNet reads side by side.
     chunkable: bool = False
@@ -42,7 +42,7 @@ class TextEncoder(nn.Module, ABC):
     known: frozenset[str] = frozenset()
 
     def share(self, others: Sequence[TextEncoder]) -> None:
-        """Takes what it shares with another of the system's text encoders from there, once all are built."""
+        """Takes over modules that it shares with another text encoder of the system; called when all are built."""
         return
 
     @abstractmethod
@@ -52,13 +52,13 @@ class TextEncoder(nn.Module, ABC):
         """
 
     def encode_with(self, texts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]) -> TextEncoding:
-        """Texts, each with its pictures -> as ``encode``; the texts alone if it reads no pictures."""
+        """As ``encode``, for texts with pictures, which encoders that do not read them ignore."""
         return self.encode(texts)
 
     def picture_places(self, count: int) -> tuple[int, ...]:
-        """How many of its tokens stand before each of ``count`` pictures, where a denoiser has the pictures themselves
-        among the tokens of a text; () if it says of them what there is to say. If the picture that is drawn stands
-        among them as well, its place follows, counted from the end: below 0.
+        """Positions at which a denoiser inserts the latents of ``count`` pictures between text tokens: the number of
+        tokens before each; () if the tokens represent the pictures themselves. If the picture being drawn is inserted
+        as well, its position follows, counted from the end (negative).
         """
         return ()
 

@@ -1,1 +1,1 @@
-"""One short file a system; the only place where numbers of papers live; values only."""
+"""Recipes of published systems, one short file each: values only, with all numbers from papers."""

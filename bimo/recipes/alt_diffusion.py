@@ -1,4 +1,6 @@
-"""AltDiffusion (arXiv:2308.09991): Stable Diffusion with the many-tongued words of AltCLIP (arXiv:2211.06679)."""
+"""AltDiffusion (arXiv:2308.09991): Stable Diffusion with the multilingual text encoder of AltCLIP
+(arXiv:2211.06679).
+"""
 
 from dataclasses import replace
 

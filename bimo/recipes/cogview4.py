@@ -1,13 +1,16 @@
-"""CogView4: 6 B parameters read by GLM-4-9B, told the size of the picture; the first of its line with Chinese text."""
+"""CogView4: 6 B parameters, conditioned on GLM-4-9B and the size of the picture; renders Chinese text."""
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.cogview4.denoiser import CogView4
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.language_model import LanguageModel
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import fine_tune
 
-#: GLM-4-9B, the output of its last layer but one, padded on the left to a multiple of 16 in sight of all.
+#: GLM-4-9B, the output of its second-to-last layer; padded on the left to a multiple of 16, without masking the
+#: padding.
 glm_4_9b = LanguageModel(
     family="glm",
     width=4096,
@@ -47,14 +50,8 @@ cogview4 = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
+        replace(
+            fine_tune,
             note="Ours; rates were not published.",
         ),
     ),

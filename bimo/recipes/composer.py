@@ -1,8 +1,8 @@
-"""Composer (arXiv:2302.09778), the description of 通义万相: one network told of a picture by any of its parts.
+"""Composer (arXiv:2302.09778), the paper on 通义万相: one network conditioned on any subset of a picture's aspects.
 
-No code or weights were published. Told are eight conditions, how they enter and sizes (2 B at 64 pixels, 1.1 B at 256,
-300 M at 1024, a prior of 1 B), of which those here come near; shares of dropped conditions are from memory of the paper
-and unverified. What a condition is made of is in `bimo.models.composer.conditioners`.
+No code or weights were published. The paper gives eight conditions, how they enter the network, and sizes (2 B at 64
+pixels, 1.1 B at 256, 300 M at 1024, a prior of 1 B), which the ones here approximate; the dropout rates of conditions
+are recalled from the paper and unverified. Conditions are computed in `bimo.models.composer.conditioners`.
 """
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage

@@ -1,6 +1,6 @@
-"""Curation as published systems told of it: lists of steps for `bimo curate`, with what is known of each.
+"""Curation of published systems as lists of steps for `bimo curate`; notes say what is known of each.
 
-What a publisher named without a number has ours, which its note says. A list of one's own is the same in any file:
+A threshold that a publisher did not give is ours, as the note says. Custom lists work the same way from any file:
 `bimo curate SRC DST --recipe ./mine.py:name`.
 """
 

@@ -1,9 +1,9 @@
 """通义's first cascade (damo/cv_diffusion_text-to-image-synthesis), 5 B weights: prior, then 64, 256, 1024 pixels.
 
-It was published with two text encoders of which a request chose one, CLIP's or XGLM's; here they are two systems.
-Widths are the defaults of the published code, with CLIP's at those of ViT-L/14, whose embeddings are 768 wide as all
-else expects; the released configuration was not seen, and is read from its own file where it is there. The prior
-answers noise: the published fast sampler can do no other.
+It was published with two text encoders, CLIP's and XGLM's, of which a request chose one; here they are two systems.
+Widths are the defaults of the published code, CLIP's those of ViT-L/14, whose embeddings have the width 768 that the
+other parts expect. The released configuration was not available; a folder's own configuration takes precedence. The
+prior predicts noise, as the published fast sampler supports nothing else.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage

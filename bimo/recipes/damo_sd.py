@@ -1,4 +1,6 @@
-"""达摩院中文 Stable Diffusion (modelscope): Stable Diffusion 2.1 that reads Chinese-CLIP's words (arXiv:2211.01335)."""
+"""达摩院中文 Stable Diffusion (modelscope): Stable Diffusion 2.1 with the text encoder of Chinese-CLIP
+(arXiv:2211.01335).
+"""
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.bert import Bert

@@ -1,8 +1,8 @@
 """ModelScope's small cascade (damo/cv_diffusion_text-to-image-synthesis_tiny): StructBERT, then 64, 256, 1024 pixels.
 
-Widths are the defaults of the published code; the released configuration was not seen, and is read from its own files
-where they are there. So are the laws of noise: which of the three curves each level has is taken from where the
-published drawing begins, 0.9946 of the times, which only the cosine curve needs.
+Widths are the defaults of the published code. The released configuration was not available; a folder's own
+configuration takes precedence. This also applies to the noise schedules: that every level has the cosine schedule
+follows from where published sampling starts, at 0.9946 of the timesteps, which only this schedule needs.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage

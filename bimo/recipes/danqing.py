@@ -1,8 +1,8 @@
 """丹青 (NetEase Fuxi, closed): a reconstruction.
 
-Told were: 0.8 B pairs behind filters of relevance, sharpness and beauty; training at many sizes and shapes by buckets;
-people choose well-matched, beautiful pictures to learn from, and score what is drawn, of which the good comes back as
-data; the words' part of guidance is weighed more. Numbers are this project's, on Stable Diffusion 1's painter.
+Published facts: 0.8 B pairs filtered by relevance, sharpness and aesthetics; training with aspect buckets; people
+select well-matched, beautiful pictures for training, and score generated ones, of which good ones become training data;
+a higher guidance scale. Numbers are this project's, with the UNet of Stable Diffusion 1.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage

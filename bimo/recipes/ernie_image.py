@@ -1,15 +1,17 @@
-"""文心 ERNIE-Image (Baidu, April 2026): 8 B parameters in one stream, read by Ministral 3 3B; the base and Turbo."""
+"""文心 ERNIE-Image (Baidu, April 2026): 8 B parameters in a single stream, conditioned on Ministral 3 3B; base
+and Turbo.
+"""
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.ernie_image.denoiser import ErnieImage
 from bimo.models.ernie_image.space import Flux2Latent
 from bimo.models.text_encoders.language_model import LanguageModel
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes import stages
 
-#: The language model of Ministral 3 3B, the output of its last layer but one; the part that reads pictures is left out.
+#: The language model of Ministral 3 3B without its vision encoder, the output of its second-to-last layer.
 ministral3_3b = LanguageModel(
     family="mistral",
     width=3072,
@@ -47,14 +49,8 @@ image = Level(
     guidance=Guidance(scale=4.0),
 )
 
-fine_tune = Stage(
-    name="fine-tune",
-    objective=Denoise(),
-    level="image",
-    train=("image.denoiser.*",),
-    size=(1024, 1024),
-    lr=1e-5,
-    caption_dropout=0.1,
+fine_tune = replace(
+    stages.fine_tune,
     ema=0.9999,
     note="Ours; how it was trained was not published.",
 )

@@ -1,8 +1,10 @@
-"""智谱 GLM-Image (January 2026): a prior of 9 B parameters writes a picture's tokens, 7 B draw from them; it reads
-pictures as well.
+"""智谱 GLM-Image (January 2026): an autoregressive prior of 9 B parameters generates a picture's tokens, a diffusion
+transformer of 7 B decodes them; it edits pictures as well.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.diffusion.schedules.next_token import NextToken
 from bimo.models.glm_image.conditioners import PicturesRead, PriorTask, PriorTokens
@@ -12,11 +14,11 @@ from bimo.models.glm_image.tokens import GlmImageTokens
 from bimo.models.glm_image.words import GlmImageWords
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.t5 import T5
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import fine_tune
 
-#: Half of each head turns, by time, row and column.
+#: Rotary embedding of half of each head, by time, row and column.
 ROTATION = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": (8, 12, 12)}
-#: Of the latents, each a sixteen-bit number of few places.
+#: The mean and standard deviation of each latent channel, as bfloat16 values.
 MEAN = (
     *(-0.2080078125, 1.875, -0.470703125, -1.265625, -1.421875, 0.77734375, -0.3671875, -0.9453125),
     *(0.318359375, 0.7734375, -0.1884765625, -0.022216796875, -0.220703125, -1.59375, -0.81640625, -0.255859375),
@@ -75,14 +77,8 @@ glm_image = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
+        replace(
+            fine_tune,
             note="Ours; rates were not published. It learns to draw from the tokens that the prior's own tower names a "
             "picture by, and the prior stays as it is: how that was trained was not published beyond the names of its "
             "stages.",

@@ -1,7 +1,7 @@
 """腾讯混元, the closed model before HunyuanDiT: a reconstruction.
 
-Told were: it reads Chinese and English finely; skeletons and hands are told to it as maps; models are merged. Numbers
-are this project's: Stable Diffusion 1's painter, with XLM-RoBERTa's words.
+Published facts: detailed understanding of Chinese and English; maps of skeletons and hands as conditions; merging of
+models. Numbers are this project's: the UNet of Stable Diffusion 1 with XLM-RoBERTa.
 """
 
 from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage

@@ -1,7 +1,7 @@
 """混元 HunyuanDiT (arXiv:2405.08748): a bilingual CLIP and mT5 side by side, a transformer with long skips.
 
-A picture may have any sides that are multiples of 16; the sizes it learnt are 1024x1024, 1280x1280, 1024x768, 1152x864,
-1280x960, 1280x768 and their transposes, to which diffusers' pipeline moves every request and this package none.
+Sides of pictures may be any multiples of 16. The training sizes are 1024x1024, 1280x1280, 1024x768, 1152x864, 1280x960,
+1280x768 and their transposes; diffusers' pipeline changes every request to one of these, this package does not.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ terms = (
     "own; outputs may not improve other large language models",
 )
 
-#: The authors' sampler settings (hydit/constants.py), with the end of beta that version 1.2 learnt with.
+#: The authors' sampler settings (hydit/constants.py), with the beta_end of version 1.2's training.
 noise = Ddpm(
     beta_end=0.018,
     prediction="v_prediction",

@@ -1,11 +1,11 @@
-"""混元图像 HunyuanImage-2.1 (Tencent, September 2025): 17 B parameters, 2K at once, and a reader of what is written;
-its distilled form of 8 steps, and its refiner.
+"""混元图像 HunyuanImage-2.1 (Tencent, September 2025): 17 B parameters, native 2K, and a second text encoder for text
+to render; its variant distilled to 8 steps, and its refiner.
 """
 
 from dataclasses import replace
 from typing import cast
 
-from bimo.core.recipe import Defaults, Guidance, Level, ProjectedGuidance, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, ProjectedGuidance, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.hunyuan_image.denoiser import HunyuanImage
 from bimo.models.hunyuan_image.refiner import HunyuanRefinerLatent, Refined
@@ -15,9 +15,9 @@ from bimo.models.text_encoders.prompt_templates import HUNYUAN_IMAGE, HUNYUAN_RE
 from bimo.models.text_encoders.t5 import T5
 from bimo.recipes.hunyuan_dit import terms
 from bimo.recipes.qwen_image import qwen2_5_vl_7b
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import fine_tune
 
-#: ByT5-small with Glyph-SDXL-v2's tokens of colours and fonts, of which a prompt has none.
+#: ByT5-small with Glyph-SDXL-v2's tokens of colours and fonts, which prompts do not use.
 glyph_byt5 = T5(
     width=1472,
     layers=12,
@@ -42,19 +42,14 @@ hunyuan_image_2_1 = Recipe(
             denoiser=HunyuanImage(),
             schedule=Flow(shift=5.0, patch=1, grid="even"),
             steps=50,
-            # Of 50 steps a prompt with something to be written comes to no 76th: it is guided by the plain sum.
+            # With 50 steps a prompt with text to render never reaches step 75: it has plain guidance throughout.
             guidance=Guidance(scale=3.5, projected=ProjectedGuidance(start=10, start_written=75)),
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
+        replace(
+            fine_tune,
             size=(2048, 2048),
-            lr=1e-5,
-            caption_dropout=0.1,
             note="Ours; rates were not published.",
         ),
     ),

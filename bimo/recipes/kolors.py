@@ -1,4 +1,4 @@
-"""可图 Kolors (Kwai, 2024): Stable Diffusion XL's UNet that reads ChatGLM3, and the one of it that paints in a mask."""
+"""可图 Kolors (Kwai, 2024): the UNet of Stable Diffusion XL conditioned on ChatGLM3, and its inpainting variant."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from bimo.models.text_encoders.chatglm import ChatGlm
 from bimo.recipes.taiyi_xl import SHAPES, sdxl_unet
 from bimo.training.objectives.denoise import Denoise
 
-#: 1100 steps, so that the last is noisier than Stable Diffusion XL's.
-kolors_law = Ddpm(
+#: 1100 timesteps, so that the last one is noisier than that of Stable Diffusion XL.
+kolors_schedule = Ddpm(
     beta_end=0.014,
     count=1100,
     config={
@@ -23,7 +23,7 @@ kolors_law = Ddpm(
         "prediction_type": "epsilon",
         "steps_offset": 1,
         "timestep_spacing": "leading",
-        # What the class has no use for, and samplers that are asked for by name take over.
+        # Unused by this class, but inherited by samplers that are chosen by name.
         "clip_sample": False,
         "set_alpha_to_one": False,
         "skip_prk_steps": True,
@@ -44,7 +44,7 @@ kolors = Recipe(
             name="image",
             space=Latent(scaling=0.13025),
             denoiser=kolors_unet,
-            schedule=kolors_law,
+            schedule=kolors_schedule,
             conditioners=(Sizes(),),
             steps=50,
             guidance=Guidance(scale=5.0),
@@ -96,7 +96,7 @@ kolors_inpainting = replace(
             name="image",
             space=Latent(scaling=0.13025),
             denoiser=replace(kolors_unet, spatial=5),
-            schedule=kolors_law,
+            schedule=kolors_schedule,
             conditioners=(Masked(level="image"), Sizes()),
             steps=25,
             guidance=Guidance(scale=6.0),

@@ -1,4 +1,4 @@
-"""LongCat-Image (arXiv:2512.07584): 6 B parameters that write what stands in quotes character by character."""
+"""LongCat-Image (arXiv:2512.07584): 6 B parameters; text in quotation marks is tokenized character by character."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ from bimo.diffusion.schedules.flow import Flow
 from bimo.models.longcat_image.denoiser import LongCatImage
 from bimo.models.text_encoders.prompt_templates import LONGCAT_IMAGE
 from bimo.recipes.qwen_image import qwen2_5_vl_7b
+from bimo.recipes.stages import fine_tune
 from bimo.recipes.z_image import flux
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
@@ -29,14 +30,8 @@ longcat_image = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
+        replace(
+            fine_tune,
             note="From the published Dev checkpoint; this rate is ours, not verified.",
         ),
         Stage(

@@ -1,4 +1,4 @@
-"""LongCat-Image-Edit: LongCat-Image that edits a picture as it is told to; the language model looks at it as well."""
+"""LongCat-Image-Edit: edits a picture by instructions; the language model sees the picture as well."""
 
 from dataclasses import replace
 

@@ -1,12 +1,14 @@
-"""Lumina-Image 2.0 (arXiv:2503.21758): 2.6 B parameters in one stream, read by Gemma-2-2B."""
+"""Lumina-Image 2.0 (arXiv:2503.21758): 2.6 B parameters in a single stream, conditioned on Gemma-2-2B."""
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.lumina.denoiser import Lumina2
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import LUMINA_PREFIX
+from bimo.recipes.stages import fine_tune
 from bimo.recipes.z_image import flux
-from bimo.training.objectives.denoise import Denoise
 
 lumina_image = Recipe(
     name="lumina-image-2",
@@ -39,14 +41,8 @@ lumina_image = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
+        replace(
+            fine_tune,
             note="Ours; rates were not looked up.",
         ),
     ),

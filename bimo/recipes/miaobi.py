@@ -1,4 +1,4 @@
-"""妙笔 MiaoBi beta 0.9 (github.com/ShineChen1024/MiaoBi): Stable Diffusion 1.5 whose words are Chinese."""
+"""妙笔 MiaoBi beta 0.9 (github.com/ShineChen1024/MiaoBi): Stable Diffusion 1.5 with a Chinese text encoder."""
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.clip import ClipText

@@ -1,8 +1,8 @@
 """MiracleVision (Meitu, closed): a reconstruction.
 
-Told was a system that judges beauty, by which data is chosen and training led; no report was found. Here the score is a
-number the painter is told of every picture, and asked for in drawing. Numbers are this project's, on Stable Diffusion
-1's painter.
+Published is only that an aesthetic model selects data and guides training; no report was found. Here the aesthetic
+score of each picture is a condition, which can be set when drawing. Numbers are this project's, with the UNet of Stable
+Diffusion 1.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage

@@ -1,12 +1,14 @@
-"""Ovis-Image (arXiv:2511.22982): 7 B parameters read by a small Qwen3, made for text in pictures."""
+"""Ovis-Image (arXiv:2511.22982): 7 B parameters, conditioned on a small Qwen3, made for rendering text."""
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.ovis_image.denoiser import OvisImage
 from bimo.models.ovis_image.layout import DROP, TEMPLATE
 from bimo.models.text_encoders.language_model import LanguageModel
+from bimo.recipes.stages import fine_tune
 from bimo.recipes.z_image import flux
-from bimo.training.objectives.denoise import Denoise
 
 ovis_image = Recipe(
     name="ovis-image",
@@ -36,14 +38,8 @@ ovis_image = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
+        replace(
+            fine_tune,
             note="Ours; how it was trained was not read.",
         ),
     ),

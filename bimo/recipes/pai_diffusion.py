@@ -1,6 +1,6 @@
-"""PAI-Diffusion (arXiv:2309.05534): Stable Diffusion 1 whose words are of CLIP's shape and BERT's Chinese vocabulary.
+"""PAI-Diffusion (arXiv:2309.05534): Stable Diffusion 1 with a CLIP text encoder over BERT's Chinese vocabulary.
 
-One recipe a domain and a size; they differ in their weights alone.
+There is a recipe for each domain and size; those of a size only differ in their weights.
 """
 
 from dataclasses import replace

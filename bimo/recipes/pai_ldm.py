@@ -1,7 +1,7 @@
 """PAI's first latent diffusion (Rapid Diffusion, EasyNLP's latent_diffusion): 256 pixels, then ESRGAN's 1024.
 
-Its text is one vector: the state at [SEP] of a causal text encoder, projected, at unit length. The published code
-divides by the norm over the second axis, which for that vector is its width.
+Its text embedding is one vector: the projected and normalised state at [SEP] of a causal text encoder. The published
+code divides by the norm over the second axis, which is the width of that vector.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage

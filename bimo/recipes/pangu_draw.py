@@ -1,5 +1,6 @@
-"""盘古 PanGu-Draw v3 (arXiv:2312.16486): two experts in the shape of Stable Diffusion XL, sizes from a list, dials of
-style."""
+"""盘古 PanGu-Draw v3 (arXiv:2312.16486): two expert UNets of Stable Diffusion XL's architecture, fixed sizes, and
+adjustable guidance for styles.
+"""
 
 from dataclasses import replace
 

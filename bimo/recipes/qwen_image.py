@@ -1,16 +1,16 @@
-"""通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, read by Qwen2.5-VL-7B."""
+"""通义 Qwen-Image (arXiv:2508.02324): 20 B parameters in two streams, conditioned on Qwen2.5-VL-7B."""
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.space import QwenLatent
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import QWEN_IMAGE
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import fine_tune
 
-#: The language model of Qwen2.5-VL-7B; the part that reads pictures is left out.
+#: The language model of Qwen2.5-VL-7B without its vision encoder.
 qwen2_5_vl_7b = LanguageModel(
     family="qwen2_5_vl",
     width=3584,
@@ -47,14 +47,9 @@ qwen_image = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
+        replace(
+            fine_tune,
             size=(1328, 1328),
-            lr=1e-5,
-            caption_dropout=0.1,
             note="Ours; rates were not published. Theirs: 55 % nature, 27 % design, 13 % people, 5 % made-up text "
             "(pure, composed, in templates); then DPO, then GRPO.",
         ),
@@ -65,7 +60,7 @@ qwen_image = Recipe(
         modelscope="Qwen/Qwen-Image",
         note="The numbers of its times are from third parties' copies of the config.",
     ),
-    # Guided only where there is a negative prompt: theirs is a blank.
+    # The pipeline only applies guidance with a negative prompt; its default is a blank.
     request=Defaults(
         size=(1328, 1328),
         multiple=16,
@@ -84,7 +79,7 @@ qwen_image_2512 = replace(
         note="Qwen-Image's sizes; its folder says nothing by which it could be told from that. Its times are taken to "
         "be Qwen-Image's, not verified; a folder's own configs say what they are.",
     ),
-    # What its publisher asks not to see.
+    # The publisher's negative prompt.
     request=Defaults(
         size=(1328, 1328),
         multiple=16,

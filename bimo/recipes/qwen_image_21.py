@@ -1,8 +1,10 @@
-"""通义 Qwen-Image-2.1 (2026-09): 7 B parameters in one stream, read by Qwen3-VL-8B; it draws and edits, with
-transparency. The numbers are those of its README (QwenLM/Qwen-Image-2.1) and of diffusers' classes.
+"""通义 Qwen-Image-2.1 (2026-09): 7 B parameters in a single stream, conditioned on Qwen3-VL-8B; it draws and
+edits, with transparency. The numbers are those of its README (QwenLM/Qwen-Image-2.1) and of diffusers' classes.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.qwen_image.references import UNIT, InlineReferences
 from bimo.models.qwen_image_21.denoiser import QwenImage21
@@ -10,9 +12,9 @@ from bimo.models.qwen_image_21.space import QwenLatent21
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import QWEN_IMAGE_21, QWEN_IMAGE_21_PICTURE, QWEN_IMAGE_21_SYSTEM
 from bimo.models.text_encoders.qwen3_vision import Qwen3Vision
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import fine_tune
 
-#: Qwen3-VL-8B, before its last norm; a picture's own tokens are not said, as the picture itself stands there.
+#: Qwen3-VL-8B before its final norm. Its tokens of pictures are dropped, as the pictures' latents take their places.
 qwen3_vl_8b = LanguageModel(
     family="qwen3_vl",
     width=4096,
@@ -56,14 +58,8 @@ qwen_image_21 = Recipe(
         ),
     ),
     stages=(
-        Stage(
-            name="fine-tune",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(1024, 1024),
-            lr=1e-5,
-            caption_dropout=0.1,
+        replace(
+            fine_tune,
             note="Ours; how it was trained was not published. From words alone; with --set "
             "levels.image.conditioners.image.learnt=1 maps/image has what a picture was before the edit, and its "
             "caption is the instruction.",

@@ -1,29 +1,23 @@
-"""通义 Qwen-Image-Edit (arXiv:2508.02324): Qwen-Image that edits a picture as it is told to, or draws from several; the
-picture is seen by Qwen2.5-VL's vision tower and stands coded beside what is drawn.
+"""通义 Qwen-Image-Edit (arXiv:2508.02324): Qwen-Image for editing a picture by instructions, or drawing from
+several. Qwen2.5-VL sees the picture, and its latents are concatenated with those being denoised.
 """
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Published, Stage
+from bimo.core.recipe import Defaults, Published
 from bimo.models.qwen_image.denoiser import QwenImage
 from bimo.models.qwen_image.references import References
 from bimo.models.text_encoders.prompt_templates import QWEN_IMAGE_EDIT
 from bimo.models.text_encoders.qwen_vision import PICTURE, QwenVision
+from bimo.recipes import stages
 from bimo.recipes.qwen_image import qwen2_5_vl_7b, qwen_image
-from bimo.training.objectives.denoise import Denoise
 
 seeing = replace(qwen2_5_vl_7b, template=QWEN_IMAGE_EDIT, drop=64, length=1024, vision=QwenVision())
 
 image = replace(qwen_image.levels[0], conditioners=(References(),))
 
-fine_tune = Stage(
-    name="fine-tune",
-    objective=Denoise(),
-    level="image",
-    train=("image.denoiser.*",),
-    size=(1024, 1024),
-    lr=1e-5,
-    caption_dropout=0.1,
+fine_tune = replace(
+    stages.fine_tune,
     note="Ours; how it was trained was not published. Of each picture maps/image has what it was before the edit, and "
     "its caption is the instruction.",
 )
@@ -45,7 +39,7 @@ qwen_image_edit = replace(
     note="It is given a picture: --image. Drawn at about 1024x1024 pixels in its shape.",
 )
 
-#: It sees pictures at 384x384 pixels each, and calls them by number.
+#: Pictures are seen at 384x384 pixels each and numbered in the prompt.
 several = replace(seeing, vision=QwenVision(area=384 * 384, prompt=f"Picture {{}}: {PICTURE}"))
 
 qwen_image_edit_2509 = replace(

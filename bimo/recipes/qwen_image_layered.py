@@ -1,4 +1,4 @@
-"""通义 Qwen-Image-Layered: Qwen-Image that takes a picture apart into layers with transparency."""
+"""通义 Qwen-Image-Layered: Qwen-Image for decomposing a picture into layers with transparency."""
 
 from dataclasses import replace
 

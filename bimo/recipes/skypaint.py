@@ -1,4 +1,4 @@
-"""SkyPaint (github.com/SkyWorkAIGC/SkyPaint-AI-Diffusion): Stable Diffusion 1.5 that reads Chinese and English."""
+"""SkyPaint (github.com/SkyWorkAIGC/SkyPaint-AI-Diffusion): Stable Diffusion 1.5 with a bilingual text encoder."""
 
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.clip import ClipText

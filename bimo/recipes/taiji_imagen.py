@@ -1,8 +1,8 @@
-"""太极-Imagen (Tencent, closed): a reconstruction of a cascade whose last level paints latents, not pixels.
+"""太极-Imagen (Tencent, closed): a reconstruction of a cascade whose last level is a latent diffusion.
 
-Told were: an own Chinese text encoder, first frozen, then learning with the painter; levels of 64, 256 and 1024 pixels
-with a latent diffusion as the one that enlarges; a core of 300 M, later 1.3 B weights. All other numbers are this
-project's: the encoder is BERT-large's shape, words enter by cross-attention as in Imagen (arXiv:2205.11487).
+Published facts: a Chinese text encoder of its own, first frozen, then trained with the UNet; levels of 64, 256 and 1024
+pixels, of which the upscaler is a latent diffusion; a base model of 300 M, later 1.3 B parameters. All other numbers
+are this project's: the encoder has the sizes of BERT-large, and cross-attention as in Imagen (arXiv:2205.11487).
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage

@@ -1,9 +1,9 @@
-"""太极-SD (Tencent, closed): a reconstruction of Stable Diffusion that reads two Chinese text encoders at once.
+"""太极-SD (Tencent, closed): a reconstruction of Stable Diffusion with two Chinese text encoders.
 
-Told were: CLIP gave way to two encoders of its own, Taiji-ImageCLIP and Hunyuan-Sandwich, whose embeddings the UNet
-gets together; a pooled text goes into the UNet for long texts; the text was trained first, to keep what Stable
-Diffusion knew. How the embeddings are joined, lengths and rates were not; both text encoders here are BERTs side by
-side.
+Published facts: CLIP was replaced by two encoders, Taiji-ImageCLIP and Hunyuan-Sandwich, whose embeddings the UNet
+receives together; a pooled embedding is an additional input for long texts; the text encoders were trained first, to
+preserve what Stable Diffusion had learned. How embeddings are combined, lengths and rates were not published; here both
+are BERTs, concatenated by channel.
 """
 
 from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage

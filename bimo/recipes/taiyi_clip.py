@@ -1,9 +1,9 @@
-"""太乙 CLIP (arXiv:2209.02970): Chinese words in the space of OpenAI's and OpenCLIP's pictures. They score; they do not
-draw.
+"""太乙 CLIP (arXiv:2209.02970): Chinese text encoders for the image encoders of OpenAI's and OpenCLIP's CLIP. They
+score pictures and do not draw.
 
-Words and pictures are published apart, in two repositories; in one folder they are text_encoder and vision_encoder. The
-published text encoders are BertForSequenceClassification whose classifier is the projection: pooler, then
-linear. The one for ViT-H is a BertModel: its pooler is as wide as the pictures' embedding.
+Text and image encoders are published in two repositories; in one folder they are text_encoder and vision_encoder. The
+published text encoders are BertForSequenceClassification whose classifier is the projection: pooler, then linear layer.
+That for ViT-H is a BertModel: its pooler is as wide as the image embedding.
 """
 
 from dataclasses import replace

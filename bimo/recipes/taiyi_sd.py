@@ -1,4 +1,4 @@
-"""太乙 Stable Diffusion 1B (arXiv:2209.02970): Stable Diffusion 1.4 that reads Chinese, and one that reads both."""
+"""太乙 Stable Diffusion 1B (arXiv:2209.02970): Stable Diffusion 1.4 with Chinese, and with bilingual text encoders."""
 
 from dataclasses import replace
 

@@ -1,4 +1,6 @@
-"""太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose two text encoders learnt Chinese characters."""
+"""太乙 Diffusion XL 3.5B (arXiv:2401.14688): Stable Diffusion XL whose text encoders were extended by Chinese
+characters.
+"""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.ddpm import Ddpm
@@ -10,7 +12,7 @@ from bimo.models.text_encoders.fusion import Channels
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.reconstruct import Contrast
 
-#: The shapes of about 1024 x 1024 pixels that Stable Diffusion XL is best at (arXiv:2307.01952, appendix I).
+#: The training sizes of Stable Diffusion XL with about 1024 x 1024 pixels (arXiv:2307.01952, appendix I).
 SHAPES = (
     (1024, 1024),
     (896, 1152),
@@ -50,7 +52,7 @@ sdxl = Level(
             "prediction_type": "epsilon",
             "steps_offset": 1,
             "timestep_spacing": "leading",
-            # What the class has no use for, and samplers that are asked for by name take over.
+            # Unused by this class, but inherited by samplers that are chosen by name.
             "clip_sample": False,
             "set_alpha_to_one": False,
             "skip_prk_steps": True,

@@ -1,4 +1,4 @@
-"""VisCPM-Paint (arXiv:2308.12038): a bilingual language model's states, bridged into Stable Diffusion 2.1."""
+"""VisCPM-Paint (arXiv:2308.12038): hidden states of a bilingual language model, projected into Stable Diffusion 2.1."""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.ddpm import Ddpm
@@ -7,7 +7,7 @@ from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.language_model import Bridge, LanguageModel
 from bimo.training.objectives.denoise import Denoise
 
-#: CPM-Bee's published sizes in the class of its elder sister CPM-Ant. The record is written as JSON.
+#: CPM-Bee's published sizes in the class of its predecessor CPM-Ant. The prompt is a JSON record.
 cpm_bee_10b = LanguageModel(
     family="cpmant",
     width=4096,

@@ -1,4 +1,4 @@
-"""悟空画画 WuKong-HuaHua (minddiffusion): Stable Diffusion 1 with a Chinese CLIP's words (Wukong, arXiv:2202.06767)."""
+"""悟空画画 WuKong-HuaHua (minddiffusion): Stable Diffusion 1 with a Chinese CLIP (Wukong, arXiv:2202.06767)."""
 
 from dataclasses import replace
 

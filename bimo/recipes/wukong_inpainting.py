@@ -1,5 +1,6 @@
-"""悟空画画 WuKong-HuaHua's inpainting model (minddiffusion): Stable Diffusion 1 in nine channels, a Chinese CLIP's
-words."""
+"""悟空画画 WuKong-HuaHua's inpainting model (minddiffusion): Stable Diffusion 1 with nine input channels and a
+Chinese CLIP.
+"""
 
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.ddpm import Ddpm

@@ -1,16 +1,18 @@
-"""造相 Z-Image (arXiv:2511.22699): 6 B parameters in one stream, read by Qwen3-4B; the base and its distilled Turbo."""
+"""造相 Z-Image (arXiv:2511.22699): 6 B parameters in a single stream, conditioned on Qwen3-4B; base and distilled
+Turbo.
+"""
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.flow import Flow
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.language_model import LanguageModel
 from bimo.models.text_encoders.prompt_templates import QWEN3_CHAT
 from bimo.models.z_image.denoiser import ZImage
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes import stages
 
-#: Qwen3-4B, the output of its last layer but one; padding is dropped.
+#: Qwen3-4B, the output of its second-to-last layer; padding is dropped.
 qwen3_4b = LanguageModel(
     config={"rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}},
     template=QWEN3_CHAT,
@@ -29,14 +31,8 @@ image = Level(
     guidance=Guidance(scale=5.0, baseline_scale=0.0),
 )
 
-fine_tune = Stage(
-    name="fine-tune",
-    objective=Denoise(),
-    level="image",
-    train=("image.denoiser.*",),
-    size=(1024, 1024),
-    lr=1e-5,
-    caption_dropout=0.1,
+fine_tune = replace(
+    stages.fine_tune,
     ema=0.9999,
     note="Ours; the authors' data, rates and batches were not published, only 314 K hours of H800 in all.",
 )

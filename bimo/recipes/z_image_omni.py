@@ -1,4 +1,4 @@
-"""造相 Z-Image-Omni (arXiv:2511.22699): Z-Image that draws from words and edits pictures, which SigLIP 2 sees."""
+"""造相 Z-Image-Omni (arXiv:2511.22699): Z-Image for text-to-image and for editing pictures, which SigLIP 2 encodes."""
 
 from dataclasses import replace
 

@@ -99,9 +99,9 @@ def test_a_long_prompt_is_cut_and_said_or_read_in_chunks(system: System) -> None
     assert whole.warnings == ()
     # Three chunks of CLIP's 14 tokens and two marks, two of BERT's 22.
     assert whole.prompt[0].tokens.shape[1] == 48
-    reading = explained(system, {**REQUEST, "text": words, "long_prompt": "chunks"}).spoken[0].readings[0]
+    reading = explained(system, {**REQUEST, "text": words, "long_prompt": "chunks"}).prompts[0].readings[0]
     assert sum(len(chunk) for chunk in reading.chunks) >= 40
-    assert explained(system, {**REQUEST, "text": words}).spoken[0].readings[0].lost
+    assert explained(system, {**REQUEST, "text": words}).prompts[0].readings[0].lost
 
 
 def test_a_transformer_reads_no_chunks_and_says_so() -> None:
@@ -120,8 +120,8 @@ def test_an_explanation_names_weights_and_protected_text(system: System) -> None
     found = explained(system, {**REQUEST, "text": "(red:1.5) cat “a” [a:cat:0.5]<lora:x:0.5>"} | {})
     assert found.protected == ("a",)
     assert [(tag.name, tag.weight.value) for tag in found.loras] == [("x", 0.5)]
-    assert [spoken.until for spoken in found.spoken] == [2, 4]
-    tokens = found.spoken[0].readings[0].chunks[0]
+    assert [prompt.until for prompt in found.prompts] == [2, 4]
+    tokens = found.prompts[0].readings[0].chunks[0]
     assert {token.weight for token in tokens} == {1.0, 1.5}
 
 

@@ -20,7 +20,7 @@ from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.schedules.flow import Flow
 from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.recipes.hunyuan_dit import noise as hunyuan_noise
-from bimo.recipes.kolors import kolors_law
+from bimo.recipes.kolors import kolors_schedule
 from bimo.recipes.stable_diffusion import sd_v1
 from bimo.recipes.taiyi_xl import sdxl
 
@@ -250,7 +250,7 @@ XL_SAID = {**SAID, "interpolation_type": "linear", "timestep_spacing": "leading"
 PUBLISHED: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "sd": (sd_v1.schedule, "PNDMScheduler", SAID),
     "xl": (sdxl.schedule, "EulerDiscreteScheduler", XL_SAID),
-    "kolors": (kolors_law, "EulerDiscreteScheduler", {**XL_SAID, "beta_end": 0.014, "num_train_timesteps": 1100}),
+    "kolors": (kolors_schedule, "EulerDiscreteScheduler", {**XL_SAID, "beta_end": 0.014, "num_train_timesteps": 1100}),
     "hunyuan": (
         hunyuan_noise,
         "DDPMScheduler",

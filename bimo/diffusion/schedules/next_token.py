@@ -1,4 +1,4 @@
-"""Tokens written one after another: an autoregressive level, whose steps are its tokens."""
+"""Autoregressive generation of tokens as a schedule: each step samples one token."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import PLAIN_STEP, Sampler, StepSettings
 from bimo.diffusion.schedules.schedule import PLAIN, Schedule
 
-#: The codes of a tiny codebook.
+#: The size of a tiny model's codebook.
 TINY = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken(Schedule):
-    """x are the ids of tokens, [B, N]; at t, a place in them, the denoiser answers the logits [B, V] of the token
-    there, by those before it. As transformers' ``generate`` has them: logits are divided by ``temperature``, the
-    ``top_k`` likeliest are kept (0: all), and of these the fewest that make up ``top_p`` (arXiv:1904.09751).
+    """x are token ids [B, N]; t is a position, for which the denoiser predicts the logits [B, V] from the tokens before
+    it. Sampling is as in transformers' ``generate``: logits are divided by ``temperature``, then filtered by ``top_k``
+    (0: no filter) and ``top_p`` (arXiv:1904.09751).
 
-    Of V only the first ``vocabulary`` are tokens of a picture (0: all): another that is drawn, such as the one that
-    ends a picture, is drawn again among these.
+    Only the first ``vocabulary`` of V tokens belong to pictures (0: all). If another is sampled, such as the end token,
+    sampling is repeated among these.
     """
 
     temperature: float = 1.0
@@ -44,7 +44,7 @@ class NextToken(Schedule):
             )
 
     def tiny(self) -> Self:
-        """As few tokens of pictures as a tiny codebook has."""
+        """With a tiny codebook."""
         return replace(self, vocabulary=min(self.vocabulary, TINY))
 
     def timesteps(self, count: int, generator: torch.Generator) -> Tensor:
@@ -64,7 +64,7 @@ class NextToken(Schedule):
         return noised
 
     def sampler(self, name: str, steps: int, shape: tuple[int, ...] = (), options: SamplerOptions = PLAIN) -> Sampler:
-        """A step for each of the N tokens of ``shape``, whatever was requested."""
+        """A sampler with a step for each of the N tokens of ``shape``, whatever number was requested."""
         return NextTokenSampler(self, shape[0])
 
     def steps_for(self, steps: int, shape: tuple[int, ...]) -> int:
@@ -79,9 +79,8 @@ class NextToken(Schedule):
 
 
 class NextTokenSampler(Sampler):
-    """Draws each token by a generator of its own, seeded by that of the noise, and on the processor, where x is: the
-    same tokens on every device. As diffusers' pipelines seed torch's own generator before they call ``generate``, by
-    the same numbers.
+    """Samples tokens with a generator of its own on the CPU, so that all devices give the same tokens. It is seeded as
+    diffusers' pipelines seed torch's global generator before they call ``generate``.
     """
 
     init_noise_sigma = 0.0
@@ -103,7 +102,7 @@ class NextTokenSampler(Sampler):
     def step(
         self, model_output: Tensor, timestep: Tensor, sample: Tensor, settings: StepSettings = PLAIN_STEP
     ) -> Tensor:
-        """x [1, N] with the token at ``timestep`` drawn from the logits [1, V]."""
+        """x [1, N] with the token at ``timestep`` sampled from the logits [1, V]."""
         logits = model_output.float().cpu()
         with torch.device("cpu"):
             shares = self._shares(logits)
@@ -116,7 +115,7 @@ class NextTokenSampler(Sampler):
         return written
 
     def _shares(self, logits: Tensor) -> Tensor:
-        """Logits [1, V] -> the shares [1, V] that tokens are drawn by."""
+        """Logits [1, V] -> the probabilities [1, V] after temperature, top-k and top-p."""
         schedule = self.schedule
         logits = logits / schedule.temperature
         if schedule.top_k:

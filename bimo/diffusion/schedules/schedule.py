@@ -43,7 +43,7 @@ class Schedule(Part, ABC):
         """A new sampler with its timesteps set; ``shape`` is that of x, on which timesteps may depend."""
 
     def steps_for(self, steps: int, shape: tuple[int, ...]) -> int:
-        """How many steps are taken where so many are asked for, for x of a shape."""
+        """The number of steps that are taken if ``steps`` are requested, for x of this shape."""
         return steps
 
     def named(self, name: str) -> tuple[str, str | None]:
