@@ -113,8 +113,8 @@ def chat(
         output.mkdir(parents=True, exist_ok=True)
     ask = None if language_model is None else words.language_model(language_model, language_model_name)
     engines = _Engines(load_options)
-    if named := model or os.environ.get("BIMO_MODEL"):
-        engines.engine(named)  # what is wrong with it is said before the first turn
+    if name := model or os.environ.get("BIMO_MODEL"):
+        engines.engine(name)  # errors of loading are reported before the first turn
     before = plan_of([checked(talk.fields)], model, adapted=False).model if talk.turns else ""
     first: dict[str, Any] = {"size": None if size is None else inputs.size_of(size), "steps": steps, "seed": seed}
     first = {name: value for name, value in first.items() if value is not None}
@@ -131,7 +131,7 @@ def chat(
             plan = plan_of([request], model, adapted=False)
             switched = before not in ("", plan.model)
             if switched and size is None and request.size == registry.recipe(before).request.size:
-                request = request.model_copy(update={"size": None})  # it was the other model's own
+                request = request.model_copy(update={"size": None})  # that of the previous model
             engine = engines.engine(plan.model)
             note(plan.notes if plan.model != before else ())
             full = filled(engine, request)
@@ -143,7 +143,7 @@ def chat(
             for picture in drawing.stream(engine, prepared):
                 files.append(target.write(picture.png()))
                 print(files[-1], flush=True)
-            # The next sentence changes what was written, not what was read.
+            # The next sentence edits the user's text, not its paraphrase.
             fields = full.model_dump(mode="json", exclude_defaults=True, exclude={"drawn_text", "draft"})
             talk.add(sentence, fields, files)
             before = plan.model
@@ -152,14 +152,14 @@ def chat(
 
 
 class _Engines:
-    """The engines that have drawn, by the name of their model: another turn may ask for what another one learned."""
+    """Loaded engines by model name: the model of a turn is chosen by its prompt."""
 
     def __init__(self, load_options: LoadOptions) -> None:
         self.load_options = load_options
         self._loaded: dict[str, Engine] = {}
 
     def engine(self, name: str) -> Engine:
-        """The engine of a model, loaded if it is not yet; what is to be said of it is printed then."""
+        """The engine of a model, loaded on first use, when its notes are printed."""
         if name not in self._loaded:
             from bimo.engine.adapters import Adapters
             from bimo.hub.loading import load_with, steady
@@ -171,11 +171,11 @@ class _Engines:
 
 def _sentences(going_on: bool) -> Iterator[str]:
     """The lines of standard input, with a prompt at a terminal."""
-    shown = sys.stdin.isatty()
-    if shown:
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
         print(say("go on: say what to change") if going_on else say("say what to draw; then what to change, or undo"))
     while True:
-        if shown:
+        if at_terminal:
             print("> ", end="", flush=True)
         line = sys.stdin.readline()
         if not line:

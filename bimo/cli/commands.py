@@ -26,15 +26,15 @@ class Command:
     def add(self, to: typer.Typer, name: str, selected: bool) -> None:
         """Adds the command to a command line: with its function if ``selected``, else only with its help."""
         if not selected:
-            to.command(name, help=self.help)(_unwanted)
+            to.command(name, help=self.help)(_not_loaded)
             return
         module: Any = importlib.import_module(f"bimo.cli.{self.module}")
         namespace = cast("dict[str, Any]", vars(module))
         to.command(name, help=self.help, epilog=namespace[self.examples])(namespace[self.function])
 
 
-def _unwanted() -> None:
-    """The function of commands that are only listed."""
+def _not_loaded() -> None:
+    """Stands in for the function of commands that are only listed."""
 
 
 COMMANDS: dict[str, Command] = {
@@ -145,7 +145,7 @@ def _keys(wanted: bool) -> typer.Typer:
     """The group `bimo keys`: with its commands if it is selected, else only with what a typer group needs."""
     if not wanted:
         group = typer.Typer()
-        group.command("add")(_unwanted)
+        group.command("add")(_not_loaded)
         return group
     from bimo.cli.serve import keys
 

@@ -52,7 +52,7 @@ def draw(
         ),
     ] = None,
     output: Annotated[
-        str | None,  # a Path forgets the slash of a folder that is to be made
+        str | None,  # not a Path, which drops the trailing slash that marks a folder
         typer.Option(
             "-o",
             "--output",

@@ -70,8 +70,8 @@ def default_model(model: str | None) -> str:
 
 
 def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPlan:
-    """Draws requests with the model of the option or of BIMO_MODEL. If none is named and nothing is ``adapted``, the
-    bundled model that learned what all of them ask for draws.
+    """The model for requests: that of the option or of BIMO_MODEL. If none is named and there are no adapters
+    (``adapted``), the bundled model that learned the content of all of them.
     """
     named = model or os.environ.get("BIMO_MODEL")
     if named or adapted:

@@ -76,13 +76,13 @@ OPTIONS: dict[str, tuple[str, str]] = {
 
 def takes_engine(command: Callable[..., None]) -> Callable[..., None]:
     """Decorates a command: replaces its parameter ``load_options`` by one option for each field of LoadOptions."""
-    hints = get_type_hints(LoadOptions)
+    types = get_type_hints(LoadOptions)
     options = [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[hints[field.name], typer.Option(OPTIONS[field.name][0], help=OPTIONS[field.name][1])],
+            annotation=Annotated[types[field.name], typer.Option(OPTIONS[field.name][0], help=OPTIONS[field.name][1])],
         )
         for field in fields(LoadOptions)
     ]

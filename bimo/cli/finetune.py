@@ -32,7 +32,7 @@ class Precision(StrEnum):
 
 
 class Frozen(StrEnum):
-    """How weights that do not learn are kept: `bimo.core.stage.Stage.frozen`."""
+    """The storage of frozen weights: `bimo.core.stage.Stage.frozen`."""
 
     bf16 = "bf16"
     fp16 = "fp16"

@@ -79,7 +79,7 @@ def run_of(
 
 @dataclass(frozen=True)
 class FinetuneRun:
-    """A wish, the sources of its pictures, the folder of the run, the device, the memory limit, the captioner."""
+    """A fine-tuning run: the wish, the picture sources, the folder, the device, the memory limit, the captioner."""
 
     wish: Wish
     texts: tuple[str, ...]
@@ -126,14 +126,14 @@ class FinetuneRun:
                     stopping=stopping,
                 )
         except BimoError:
-            if before and registry.recipe(self.out) != recipe:  # restore the files of the run that goes on
+            if before and registry.recipe(self.out) != recipe:  # restore the files of the resumed run
                 for file, content in before.items():
                     write_whole(file, content)
             raise
         self._finish(recipe, data)
 
     def _start(self, recipe: Recipe) -> Iterator[System]:
-        """The model that is tuned, read when it is asked for: as its files have it where a stage holds its weights."""
+        """Loads the base model on demand; in the stored dtype if a stage keeps its frozen weights so."""
         yield registry.load(self.wish.model, stored=recipe.holds)
 
     def _files(self) -> tuple[Path, Path]:
@@ -188,8 +188,8 @@ class FinetuneRun:
     def _planned(
         self, data: Prepared, before: Sequence[Stage], every_way: bool = False
     ) -> tuple[Recipe, Sequence[Stage]]:
-        """Plans a recipe and prints each choice, and the memory of ``every_way`` to train; stages keep the batch sizes
-        of a run that was started ``before``.
+        """Plans a recipe and prints each choice, with ``every_way`` also the memory of all ways to train; stages keep
+        the batch sizes of the stages ``before`` of a resumed run.
         """
         pictures = Pictures(*data.folders, repeats=data.repeats)
         base, pictured = registry.recipe(self.wish.model), _pictured(pictures)
@@ -197,7 +197,7 @@ class FinetuneRun:
         typer.echo(say("loading {model} ...", model=self.wish.model), err=True)
         system = registry.load(self.wish.model, stored=True)
         for name, parameter in system.named_parameters():
-            if ".denoiser." not in name:  # of which memory alone is asked; a caption and its conditions are encoded
+            if ".denoiser." not in name:  # only the memory of denoisers is estimated; captions are really encoded
                 parameter.data = parameter.data.float()
         parameters = [sum(p.numel() for p in system.level(each.name).denoiser.parameters()) for each in base.levels]
         plan = planned(self.wish, base, pictured, parameters or [0])
@@ -295,8 +295,8 @@ class FinetuneRun:
         print(f"bimo draw {options} {shlex.quote(prompts[0])}")
 
     def _engine(self, recipe: Recipe, system: System, model: str | Path, adapters: Adapters) -> Engine:
-        """An engine that draws with a system; a card has it read anew as it fits there, and a processor where frozen
-        weights were rounded so that it fits.
+        """An engine that draws with a system. On a GPU, or if frozen weights were quantised, the model is loaded again
+        as it fits into memory.
         """
         memory = f"{self.budget}B" if self.budget else ""
         if self.device.type != "cpu":
@@ -312,20 +312,20 @@ class FinetuneRun:
 
 @contextmanager
 def _terminated() -> Generator[Callable[[], bool]]:
-    """Whether this process has been asked to end (SIGTERM), which does not end it meanwhile: the run saves its state
-    after the step. Only the main thread can listen.
+    """Yields a function that tells whether SIGTERM was received; the signal does not end the process, so that the run
+    can save its state after the step. Only the main thread can handle signals.
     """
-    asked = threading.Event()
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield received.is_set
         return
 
-    def ask(number: int, frame: object) -> None:
-        asked.set()
+    def on_signal(number: int, frame: object) -> None:
+        received.set()
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = signal.signal(signal.SIGTERM, on_signal)
     try:
-        yield asked.is_set
+        yield received.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -355,7 +355,7 @@ def _pictured(pictures: Pictures) -> Pictured:
 
 
 def _as_before(stage: Stage, old: Stage) -> Stage:
-    """A stage with what was chosen by memory when the run was started."""
+    """A stage with the settings that were chosen by free memory when the run was started."""
     chosen = ("batch", "accumulate", "gradient_checkpointing", "frozen", "offload", "fused_backward", "max_grad_norm")
     return replace(stage, **{name: getattr(old, name) for name in chosen})
 

@@ -95,7 +95,7 @@ class BestOfN:
             )
 
     def check(self) -> None:
-        """Raises RequestError where the folder has no CLIP: before minutes are spent on drawing."""
+        """Raises RequestError if the folder has no CLIP, before minutes are spent on drawing."""
         from bimo.hub import registry
 
         recipe = registry.recipe(self.folder)
@@ -127,7 +127,7 @@ def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], 
     if mask is not None:
         fields["mask"] = image_in(mask)
     named_files = name_values("--condition", conditions, "sketch=草图.png")
-    numbers = {name: found for name, text in named_files.items() if (found := _condition_numbers(text))}
+    numbers = {name: values for name, text in named_files.items() if (values := _condition_numbers(text))}
     named_files = {name: file for name, file in named_files.items() if name not in numbers}
     condition_images = {name: image_in(Path(file)) for name, file in named_files.items()} | pictures
     condition_images |= {network.name: image_in(network.image) for network in networks.every}
@@ -138,7 +138,7 @@ def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], 
 
 
 def _condition_numbers(text: str) -> list[float]:
-    """The numbers of a condition, "6" or "1,0,0.5"; none where it is the name of a file."""
+    """Parses the numbers of a condition, "6" or "1,0,0.5"; [] for the name of a file."""
     if Path(text).exists():
         return []
     try:

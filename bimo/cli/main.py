@@ -154,7 +154,7 @@ def _language_parameter() -> Any:
     help_text = say("the language of what is said; BIMO_LANGUAGE sets it, too")
 
     @app.command()
-    def spoken(value: Language | None = typer.Option(None, "--language", help=help_text, expose_value=False)) -> None:
+    def option(value: Language | None = typer.Option(None, "--language", help=help_text, expose_value=False)) -> None:
         """Only exists to let typer build the option's parameter."""
 
     return typer.main.get_command(app).params[0]

@@ -96,7 +96,7 @@ def serve(
             "--denoiser and --text-encoder go with one model, and several are named; name that one with -m alone"
         )
     named = tuple(model or ([os.environ["BIMO_MODEL"]] if os.environ.get("BIMO_MODEL") else []))
-    # Learnt words and another model's parts are for one model, so both editions only draw without them.
+    # Embeddings and parts of other models fit one model only, so editions are chosen by prompt only without them.
     editions = not named and bundled(SECOND) is not None and not (embeddings or load_options.files)
     settings = ServeSettings(
         models=named or ((DEFAULT_MODEL, SECOND) if editions else (DEFAULT_MODEL,)),

@@ -1,4 +1,4 @@
-"""`bimo systems`: the pipelines of diffusers that are read here, and what a folder of one lacks."""
+"""`bimo systems`: the supported pipelines of diffusers, and what a folder of one lacks to be loaded."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ def systems(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON"))] = False,
 ) -> None:
-    """Prints the pipelines that are read; or of a folder whether all of its classes are known, which recipe it is and
-    what is missing, with the status that loading it would end with.
+    """Prints the supported pipelines; or for a folder its recipe, unsupported classes and missing files, and exits with
+    the status that loading it would have.
     """
     if check is None:
         _list(as_json)
         return
     from bimo.models.layouts import folder_check
 
-    found = folder_check.check(check)
+    result = folder_check.check(check)
     if as_json:
-        facts: dict[str, Any] = {"folder": str(found.path), "pipeline": found.pipeline, "recipe": found.recipe or None}
-        facts |= {"nearest": found.nearest or None, "says": str(found.sentence)}
+        facts: dict[str, Any] = {
+            "folder": str(result.path),
+            "pipeline": result.pipeline,
+            "recipe": result.recipe or None,
+        }
+        facts |= {"nearest": result.nearest or None, "says": str(result.sentence)}
         facts["components"] = [
             {"name": c.name, "library": c.library, "class": c.cls, "state": c.state.value, "says": str(c.why)}
-            for c in found.components
+            for c in result.components
         ]
         print_json(facts, indent=1)
     else:
         table = plain_table("", say("component class state"))
-        for component in found.components:
+        for component in result.components:
             cls = f"{component.library}.{component.cls}" if component.cls else ""
             table.add_row(component.name, cls, str(component.why))
         console().print(table)
-        console().print(str(found.sentence), markup=False)
-    if found.exit_status:
-        raise typer.Exit(found.exit_status)
+        console().print(str(result.sentence), markup=False)
+    if result.exit_status:
+        raise typer.Exit(result.exit_status)
 
 
 def _list(as_json: bool) -> None:

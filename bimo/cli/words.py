@@ -1,4 +1,4 @@
-"""Rewrites a prompt before it is drawn: by a poem, by expansion, by translation; each change is reported."""
+"""Rewrites a prompt before drawing: verses of a poem, expansion, translation; each change is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions to a system, its answers, and the measures of these next to those of baselines and true pictures."""
+"""Questions to a system, its answers, and measures of them next to those of baselines and ground-truth pictures."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Answers(Generic[AnyQuestion]):
 
     def of(self, group: str, language: str | None = None) -> Self:
         """The answers of a group, in one language or all."""
-        mine = (n for n, q in enumerate(self.questions) if q.group == group and language in (None, q.language))
-        return self.rows(list(mine))
+        numbers = (n for n, q in enumerate(self.questions) if q.group == group and language in (None, q.language))
+        return self.rows(list(numbers))
 
     def mixed(self, most: int) -> Self:
         """At most ``most`` of them, evenly spaced."""

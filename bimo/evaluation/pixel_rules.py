@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-APART = 28 / 255  # least difference from the background colour, in the most different channel
-PIECE = 0.012  # least area of a component, as a fraction of the picture
-HUE_ROOM = 22.0  # tolerance of a hue in degrees
+LEAST_DIFFERENCE = 28 / 255  # least difference from the background colour, in the most different channel
+LEAST_AREA = 0.012  # least area of a component, as a fraction of the picture
+HUE_TOLERANCE = 22.0  # tolerance of a hue in degrees
 GREY_BELOW = 0.14  # chroma below which a mean colour has no hue
 BROWN_BELOW = 0.66  # value below which orange is brown
 BLACK_BELOW = 0.38  # value below which grey is black
@@ -25,7 +25,7 @@ def foreground(image: Image.Image) -> Mask:
     array = np.asarray(image.convert("RGB"), np.float32) / 255
     border = np.concatenate([array[:2].reshape(-1, 3), array[-2:].reshape(-1, 3), array[:, :2].reshape(-1, 3),
                              array[:, -2:].reshape(-1, 3)])  # fmt: skip
-    return np.abs(array - np.median(border, 0)).max(-1) > APART
+    return np.abs(array - np.median(border, 0)).max(-1) > LEAST_DIFFERENCE
 
 
 def colour_of(image: Image.Image, hues: Mapping[str, float]) -> str:
@@ -48,7 +48,7 @@ def colour_of(image: Image.Image, hues: Mapping[str, float]) -> str:
     distances = {name: abs((hue - declared + 180) % 360 - 180) for name, declared in hues.items()}
     distances["brown"] = math.inf
     nearest = min(distances, key=lambda name: distances[name])
-    if distances[nearest] > HUE_ROOM:
+    if distances[nearest] > HUE_TOLERANCE:
         return ""
     return "brown" if nearest in ("orange", "red") and hue > 8 and hue < 60 and value < BROWN_BELOW else nearest
 
@@ -72,7 +72,7 @@ def pieces(mask: Mask) -> list[Mask]:
             break
         label = spread
     values, counts = np.unique(label[mask], return_counts=True)
-    large = [(count, value) for count, value in zip(counts, values, strict=True) if count >= PIECE * mask.size]
+    large = [(count, value) for count, value in zip(counts, values, strict=True) if count >= LEAST_AREA * mask.size]
     return [label == value for _, value in sorted(large, reverse=True)]
 
 

@@ -34,7 +34,7 @@ from bimo.evaluation.suites.suite import Prompt
 #: Builds the engine for a device: a module-level function or a partial of one, so that it can be pickled.
 Load = Callable[..., Engine]
 PICTURES, TABLE = "pictures", "drawings.jsonl"
-#: In the folder of a model whose pictures were drawn elsewhere: the folder where they lie.
+#: A file in the folder of a model whose pictures were drawn elsewhere, with the path of those.
 GIVEN = "pictures.txt"
 
 
@@ -234,7 +234,7 @@ def read_table(folder: Path) -> list[Drawing]:
     return drawings
 
 
-def given_pictures(folder: Path, prompts: Sequence[Prompt]) -> Drawings:
+def read_pictures(folder: Path, prompts: Sequence[Prompt]) -> Drawings:
     """Reads pictures that were drawn elsewhere: files named by a prompt's key, ``dishes.01.png``, further ones
     ``dishes.01-2.png``. Prompts without a picture count as refused. Raises DataError if the folder has none.
     """

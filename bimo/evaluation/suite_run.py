@@ -32,7 +32,7 @@ from bimo.evaluation.metrics.inception import Inception, load_inception
 from bimo.evaluation.metrics.resize import Resize, prepared, shorter_side
 from bimo.evaluation.progress import OnProgress, ProgressLines
 from bimo.evaluation.result_cache import ResultCache
-from bimo.evaluation.suite_drawings import GIVEN, PICTURES, Drawings, Load, draw_suite, given_pictures, open_picture
+from bimo.evaluation.suite_drawings import GIVEN, PICTURES, Drawings, Load, draw_suite, open_picture, read_pictures
 from bimo.evaluation.suite_measures import MeasuredPicture, Number
 from bimo.evaluation.suites.suite import Prompt, Suite
 
@@ -155,7 +155,7 @@ class _Evaluation:
     def _drawings(self) -> tuple[Drawings, Path]:
         prompts = self.plan.suite.prompts
         if self.entrant.pictures is not None:
-            drawings, root = given_pictures(self.entrant.pictures, prompts), self.entrant.pictures
+            drawings, root = read_pictures(self.entrant.pictures, prompts), self.entrant.pictures
             write_whole(self.folder / GIVEN, str(root.resolve()).encode())
         else:
             assert self.entrant.load is not None

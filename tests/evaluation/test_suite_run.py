@@ -17,7 +17,7 @@ from PIL import Image
 
 from bimo.core.errors import DataError, WeightsError
 from bimo.curation.captioning.endpoint import Endpoint
-from bimo.evaluation.suite_drawings import draw_suite, given_pictures, read_table
+from bimo.evaluation.suite_drawings import draw_suite, read_pictures, read_table
 from bimo.evaluation.suite_run import Entrant, Plan, evaluate_suite
 from bimo.evaluation.suites.readers import open_suite
 from bimo.evaluation.suites.suite import Suite, own
@@ -138,7 +138,7 @@ def test_given_pictures_are_read_and_damaged_ones_counted(suite: Suite, tmp_path
     evaluate_suite([Entrant("api", pictures=tmp_path / "api")], Plan(suite), tmp_path / "out")
     assert (tmp_path / "out" / "api" / "readings.jsonl").read_text("utf-8") == readings
     with pytest.raises(DataError, match=r"holds no picture of this suite.*\.png"):
-        given_pictures(tmp_path, suite.prompts)
+        read_pictures(tmp_path, suite.prompts)
 
 
 def test_models_that_were_measured_differently_are_not_put_side_by_side(suite: Suite, tmp_path: Path) -> None:

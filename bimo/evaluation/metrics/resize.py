@@ -29,10 +29,10 @@ class Resize(StrEnum):
     torchmetrics = "torchmetrics"
 
 
-def prepared(image: Image.Image, how: Resize, side: int = SIDE) -> Tensor:
+def prepared(image: Image.Image, resize: Resize, side: int = SIDE) -> Tensor:
     """A picture as Inception's input, float32 [3, side, side]."""
     pixels = np.asarray(image.convert("RGB"))
-    return _RESIZES[how](torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float(), side)[0]
+    return _RESIZES[resize](torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float(), side)[0]
 
 
 def shorter_side(image: Image.Image, side: int) -> Image.Image:

@@ -216,14 +216,14 @@ RULES = (
         (("*decoder.conv_out.weight", None), ("*encoder.conv_in.weight", None)),
         Message("it is an autoencoder alone"),
         advice=Message("name the whole model"),
-        never=("*diffusion_model*"),
+        never=("*diffusion_model*",),
     ),
     Rule(
         "text encoder",
         (("*embeddings.*_embedding*.weight", None),),
         Message("it is a text encoder alone"),
         advice=Message("name the whole model"),
-        never=("*diffusion_model*"),
+        never=("*diffusion_model*",),
     ),
     Rule(
         "transformer",
