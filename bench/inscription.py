@@ -184,7 +184,7 @@ def _read_before(engine: Any, text: str, seed: int) -> int:
     from rapidocr import RapidOCR
 
     image = engine.draw(f"写着「{text[:40]}」", seed=seed, inscribe=())[0].image.convert("RGB").resize((512, 512))
-    reader = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
+    reader: Any = RapidOCR(params={"Global.log_level": "critical", "Global.use_cls": False})
     found = "".join(reader(np.asarray(image)[..., ::-1]).txts or ())
     return sum(character in found for character in text if not character.isspace())
 

@@ -1,1 +1,1 @@
-"""Serving: the web page."""
+"""Serving: jobs, scheduler, HTTP interfaces, the web page."""

@@ -1,4 +1,4 @@
-"""What is checked of a request before it is queued: amounts, the server's limits, and what its model can draw."""
+"""Validates a request before it is queued: amounts, the server's limits, and the capabilities of its model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_CONDITIONS, LONGEST_NAME = 64, 100
 
 
 def lora_weight(name: str, written: str) -> LoraWeight:
-    """The weight of a LoRA as it is written, "0.8" or "0.8@0.2-0.6". Raises RequestError."""
+    """Parses the weight of a LoRA, "0.8" or "0.8@0.2-0.6". Raises RequestError."""
     weight = LoraWeight.read(written)
     if weight is None:
         raise _wrong_weight(name, written)
@@ -31,7 +31,7 @@ def lora_weight(name: str, written: str) -> LoraWeight:
 
 
 def checked_weight(name: str, weight: LoraWeight) -> LoraWeight:
-    """The weight itself. Raises RequestError if it is too large, or counts in no step."""
+    """Returns the weight. Raises RequestError if it is too large, or its range contains no step."""
     if not (abs(weight.value) <= MOST_WEIGHT and 0 <= weight.first < weight.last <= 1):
         raise _wrong_weight(name, str(weight))
     return weight
@@ -46,7 +46,7 @@ def _wrong_weight(name: str, written: str) -> RequestError:
 
 
 def check_text(text: object, limits: Limits) -> None:
-    """Raises RequestError for a longer prompt than a server allows; to be called before it is read."""
+    """Raises RequestError for a prompt that is too long for the server; to be called before parsing it."""
     if isinstance(text, str) and len(text) > limits.text:
         raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
 
@@ -107,7 +107,7 @@ def check_size(request: Request, settings: ServeSettings) -> None:
 
 
 def check_side(size: tuple[int, int] | None, settings: ServeSettings) -> None:
-    """As ``check_size``, for a size that pictures are brought to before there is a request."""
+    """As ``check_size``, for a size that pictures are resized to before there is a request."""
     if size is not None:
         check_size(checked({"text": "–", "size": size}), settings)
 
@@ -128,6 +128,6 @@ def check_drawable(engine: Engine, request: Request, settings: ServeSettings) ->
 
 
 def check_ranges(engine: Engine, loras: Loras) -> None:
-    """Raises RequestError if LoRAs count in a range of steps and the engine's weights cannot change between steps."""
+    """Raises RequestError for LoRAs in a range of steps if the engine's weights cannot change between steps."""
     if any(not weight.whole for _, weight in loras):
         engine.check_lora_ranges()

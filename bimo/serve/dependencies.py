@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Format = Literal["png", "jpeg", "webp"]
 MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-#: The most characters of an Idempotency-Key; what is longer is no key, and would be stored.
+#: The greatest length of an Idempotency-Key; longer ones are refused, as keys are stored.
 MOST_IDEMPOTENCY = 255
 GONE = Message("the client left before the picture was drawn")
 

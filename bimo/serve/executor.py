@@ -1,5 +1,5 @@
-"""The interface of what draws a service's jobs: a thread of this process (`bimo.serve.scheduler`), or worker processes
-(`bimo.serve.dispatcher`).
+"""The interface of executors, which draw a service's jobs: a thread of this process (`bimo.serve.scheduler`), or worker
+processes (`bimo.serve.dispatcher`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _log = logging.getLogger(__name__)
-#: An absolute path of a file or folder that is in another folder.
+#: An absolute path with at least two components.
 _PATH = re.compile(r"(?<![\w:./])(?:/[^\s/'\"]+){2,}")
 
 CANCELLED = Failure("cancelled", Message("the job was cancelled"), 409)
@@ -44,7 +44,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def without_folders(message: Message) -> Message:
-    """A message for clients: of a path the last two parts are left, the rest is this machine's own."""
+    """A message for clients, with paths shortened to their last two components, so that folders are not revealed."""
     if type(message) is not Message:
         return message
     return Message(message.text, **{name: _shortened(value) for name, value in message.values.items()})

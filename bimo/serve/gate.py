@@ -137,7 +137,7 @@ class Gate:
             scope.setdefault("state", {})["caller"] = self._caller(scope, headers, path)
             most = self._most(path)
             if "content-length" in headers and "transfer-encoding" in headers:
-                raise ApiError(400, TWO_LENGTHS)  # a proxy may go by the other one (RFC 9112, section 6.3)
+                raise ApiError(400, TWO_LENGTHS)  # a proxy may use the other one (RFC 9112, section 6.3)
             length = headers.get("content-length", "0")
             if not (length.isascii() and length.isdecimal()) or int(length) > most:
                 raise _too_long(most)

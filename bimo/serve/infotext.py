@@ -19,8 +19,8 @@ from bimo.serve.jobs import Job
 
 #: The name of the PNG chunk.
 CHUNK = "parameters"
-#: `key: value` of the last line; a value with a comma is quoted as JSON. Keys are bounded, or a long line without a
-#: colon would be read to its end from each of its characters.
+#: `key: value` of the last line; a value with a comma is quoted as JSON. The length of keys is bounded, as a long line
+#: without a colon would otherwise take quadratic time.
 _PAIR = re.compile(r'(\w[\w \-/]{0,60}?):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 #: A1111's upscalers that bimo has, in lower case.
 HIRES_UPSCALERS = ("latent", "lanczos", "nearest")

@@ -2,10 +2,10 @@
 
 A replica draws as a worker process does (`bimo.serve.workers`). A job is one streaming call of the deployment, whose
 items are the events of the job; a call that ends without its last event lost its replica, and the job goes to another.
-Ray Serve begins a replica again that died, on whichever node has room. It opens no port of its own: its proxy is off.
+Ray Serve restarts a replica that died on any node with room. Its HTTP proxy is disabled, so that it opens no port.
 """
 
-# Ray has no types; what crosses it here is named where it is kept.
+# Ray has no types; values from it are annotated where they are assigned.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bimo.serve.scheduler import Scheduler
 from bimo.serve.settings import ServeSettings
 from bimo.serve.workers import ROOM, Reporter
 
-#: Seconds between two health checks of a replica, and until one that does not answer is begun again.
+#: Seconds between health checks of a replica, and until one that does not answer is restarted.
 HEALTH_SECONDS, HEALTH_TIMEOUT = 2.0, 30.0
 _log = logging.getLogger(__name__)
 

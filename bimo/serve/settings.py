@@ -53,10 +53,10 @@ class Retention:
 class ServeSettings:
     """The settings of a server. ``models`` are names as for ``bimo draw -m``; the first is the default, and requests
     can name no others. ``batch`` is the most pictures in one call of a denoiser. ``load_options`` apply to every model;
-    their ``memory`` also limits the weights of all loaded models together. People vote on the pictures of ``reports``,
-    folders of `bimo eval`. More than one of ``workers`` draw in processes ``on`` this machine, any number in replicas
-    on a Ray cluster; a single one in a thread of the server. With ``editions`` the bundled model that learned what a
-    prompt asks for draws where a request names none; with ``finetuning`` the page may fine-tune.
+    their ``memory`` also limits the weights of all loaded models together. Users can vote on the pictures of
+    ``reports``, folders of `bimo eval`. More than one of ``workers`` draw in processes ``on`` this machine, any number
+    in replicas on a Ray cluster; a single one in a thread of the server. With ``editions`` the bundled model that
+    learned what a prompt asks for draws where a request names none; with ``finetuning`` the page may fine-tune.
     """
 
     models: tuple[str, ...]

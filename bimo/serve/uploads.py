@@ -37,8 +37,8 @@ def decoded(text: Any, name: str | Message) -> bytes:
 
 
 def bounded(content: bytes, name: str | Message) -> bytes:
-    """The bytes themselves, if they are a whole picture of an allowed size, of which nothing is decoded before its size
-    is known. Raises RequestError.
+    """Returns the bytes if they are a complete picture of an allowed size, which is checked before decoding. Raises
+    RequestError.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -48,7 +48,7 @@ def bounded(content: bytes, name: str | Message) -> bytes:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as image:
             width, height = image.size
             if 0 < width * height <= MOST_PIXELS:
-                image.load()  # what is cut off or damaged is found here, not by whoever draws
+                image.load()  # detects truncated and damaged files before a job is queued
     except UnidentifiedImageError:
         formats = ", ".join(PICTURE_FORMATS)
         raise RequestError(

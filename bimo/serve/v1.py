@@ -39,7 +39,7 @@ router = APIRouter(prefix="/v1", tags=["bimo"])
 
 
 class Lora(pydantic.BaseModel):
-    """A LoRA of this server by name, its weight, and the shares of the steps that it counts in."""
+    """A LoRA of this server by name, its weight, and the range of steps in which it is active, as fractions."""
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -108,7 +108,7 @@ class _Busy:
 
 
 class Sender(Protocol):
-    """What events are sent through: a pipe, or a replica's calls."""
+    """The channel of events: a pipe, or the calls of a replica."""
 
     def send(self, message: Any, /) -> None:
         """Sends a message."""

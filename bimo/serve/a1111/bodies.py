@@ -8,7 +8,7 @@ import pydantic
 
 from bimo.serve.enlarging import MOST_ENLARGED
 
-#: The most levels of lists and objects in a field whose fields are not known, such as a script's arguments.
+#: The greatest nesting depth of free-form fields, such as a script's arguments.
 DEEPEST = 32
 
 

@@ -122,7 +122,7 @@ class ConvertedRequest:
         return None
 
     def _read_tiling(self, wanted: bool) -> None:
-        """Tiling is "seamless" here. A model that is not loaded yet is asked when it draws."""
+        """Tiling is "seamless" here. Whether a model supports it is checked when drawing if it is not loaded yet."""
         if not wanted:
             return
         engine = self.service.pool.resident(EngineKey(self.model))
@@ -217,7 +217,7 @@ class ConvertedRequest:
 
 
 def _steps_of(unit: Mapping[str, Any]) -> tuple[float, ...]:
-    """The first and last share of the steps that a unit counts in; nothing for all of them. Raises RequestError."""
+    """The range of steps of a unit as two fractions; () for all of them. Raises RequestError."""
     first, last = unit.get("guidance_start", 0.0), unit.get("guidance_end", 1.0)
     if not (isinstance(first, (int, float)) and isinstance(last, (int, float)) and 0 <= first < last <= 1):
         raise RequestError(

@@ -1,1 +1,1 @@
-"""Fine-tuning by `bimo finetune` in a process of its own, for the page: requests, records, progress, the processes."""
+"""Fine-tuning from the page: `bimo finetune` in child processes, their records and progress."""

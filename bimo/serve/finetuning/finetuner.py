@@ -1,7 +1,7 @@
-"""The processes that fine-tune: one at a time, each `bimo finetune` as anybody runs it.
+"""Runs `bimo finetune` in a child process, one at a time.
 
-A run outlives a killed server: after its next start it watches the process that is still there, or goes on with the run
-where it was saved. A server that is told to stop ends the process, which saves first, and goes on after its next start.
+A run survives a killed server: after a restart, the server waits for the process if it still runs, or resumes the run
+from its last save. A server that shuts down terminates the process, which saves first, and resumes it after a restart.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from bimo.training.finetune.result import SHEET_FILE
 _log = logging.getLogger(__name__)
 #: Steps between sheets of samples.
 SAMPLE_EVERY = 50
-#: Seconds between two looks at a process that an earlier server began.
+#: Seconds between polls of a process that an earlier server started.
 LOOK_SECONDS = 0.5
 #: Seconds that a process has to save and exit before it is killed.
 GRACE = 20.0
-#: The file that a process holds while it lives.
+#: The file that a process keeps locked while it runs.
 LOCK = "lock"
-#: Added to a process's niceness: drawing comes first.
+#: The niceness of processes, so that drawing has priority.
 NICENESS = 10
-#: What the last line of a command begins with if it failed.
+#: The prefix of a command's error message.
 ERROR = "bimo: "
 #: The most characters of a name and of the other texts.
 NAME_LENGTH, TEXT_LENGTH = 40, 200
@@ -60,8 +60,8 @@ class Photo:
 
 @dataclass(frozen=True)
 class FinetuneRequest:
-    """What is asked for: ``word`` is what photos without a caption show, and the class of the ``subject``, if they are
-    all of one and the same, which is then called so (DreamBooth). ``steps`` of 0 are chosen by the rules.
+    """A request to fine-tune. ``word`` is the caption of photos without one, and the class noun if all show the same
+    ``subject``, whose name that is (DreamBooth). With ``steps`` 0 their number is chosen by the rules.
     """
 
     model: str
@@ -74,9 +74,9 @@ class FinetuneRequest:
 
 
 class Finetuner:
-    """Begins, stops, resumes and deletes the fine-tunings of a server. All methods are thread-safe.
+    """Starts, stops, resumes and deletes the fine-tuning runs of a server. All methods are thread-safe.
 
-    ``command`` is what `bimo` is run by. ``check`` raises RequestError for texts that the server does not take.
+    ``command`` is the command line of `bimo`. ``check`` raises RequestError for texts that the server refuses.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class Finetuner:
         self.check = check
         self._lock = threading.RLock()
         self._stopping = threading.Event()
-        #: The run under way: its id, and the thread that waits for its process.
+        #: The current run: its id, and the thread that waits for its process.
         self._running: tuple[str, threading.Thread] | None = None
         #: Runs that were stopped by their owner, until their process has ended.
         self._halted: set[str] = set()
 
     def start(self) -> None:
-        """Goes on with the run that an earlier server left."""
+        """Resumes the run that an earlier server left unfinished."""
         with self._lock:
             for record in records(self.settings.folder):
                 if record.state is State.running and self._running is None:
                     try:
                         self._go(record)
-                    except RequestError as error:  # its model is not served any more
+                    except RequestError as error:  # its model is no longer served
                         self._failed(record, error.message.said(record.language))
 
     def stop(self, seconds: float = GRACE) -> None:
-        """Ends the process, which saves first; the run goes on after the next start."""
+        """Terminates the process, which saves first; the run is resumed after the next start."""
         self._stopping.set()
         with self._lock:
             running = self._running
@@ -129,8 +129,8 @@ class Finetuner:
         return found
 
     def begin(self, asked: FinetuneRequest, key: str) -> Record:
-        """Writes the photos and starts the process. Raises RequestError for anything that is wrong or too much, and
-        while another run is under way.
+        """Writes the photos and starts the process. Raises RequestError for invalid requests, exceeded limits, and
+        while another run is in progress.
         """
         limits, own = self.settings.limits, self.of(key)
         self.pool.model_name(asked.model)
@@ -165,7 +165,7 @@ class Finetuner:
             folder = self.settings.folder / FOLDER / run_id
             try:
                 for number, (photo, kind, caption) in enumerate(zip(asked.photos, kinds, captions, strict=True), 1):
-                    # Numbered, as names from a request must not become file names; what they tell is the caption.
+                    # Numbered, as names from a request must not become file names; they are used for captions only.
                     write_whole(folder / PHOTOS / f"{number:04d}.{kind}", photo.content)
                     if caption:
                         write_whole(folder / PHOTOS / f"{number:04d}.txt", caption.encode())
@@ -188,7 +188,7 @@ class Finetuner:
             return self._go(record)
 
     def halt(self, name: str, key: str) -> None:
-        """Stops a run after its step; what it learned is saved."""
+        """Stops a run after the current step and saves it."""
         record = self.one(name, key)
         with self._lock:
             if self._running is None or self._running[0] != record.id:
@@ -197,7 +197,7 @@ class Finetuner:
         self._terminate(record.id)
 
     def resume(self, name: str, key: str) -> None:
-        """Goes on with a run that was stopped or failed. Raises RequestError while another one is under way."""
+        """Resumes a run that was stopped or failed. Raises RequestError while another one is in progress."""
         record = self.one(name, key)
         with self._lock:
             if record.state not in (State.stopped, State.failed):
@@ -206,7 +206,7 @@ class Finetuner:
             self._go(record)
 
     def forget(self, name: str, key: str) -> None:
-        """Deletes a run that is not under way, with its photos and its LoRA. Raises RequestError."""
+        """Deletes a run with its photos and its LoRA. Raises RequestError while it is in progress."""
         record = self.one(name, key)
         with self._lock:
             if self._running is not None and self._running[0] == record.id:
@@ -237,18 +237,20 @@ class Finetuner:
             raise RequestError("a fine-tuning is under way; this server runs one at a time, begin when it has ended")
 
     def _words(self, record: Record) -> list[str]:
-        """The command line of a run. Raises RequestError if its model is not served any more."""
+        """The command line of a run. Raises RequestError if its model is no longer served."""
         model = self.pool.models[self.pool.model_name(record.model)]
         words = ["finetune", str(record.folder / PHOTOS), "--model", model, "--lora"]
         words += ["--out", str(record.run), "--device", self.settings.load_options.device]
         words += ["--sample-every", str(SAMPLE_EVERY), "--language", record.language]
-        # With "=" a text may begin with a dash.
+        # With "=" the value may start with a dash.
         words += [f"--class={record.word}"] if record.word else []
         words += [f"--dreambooth={record.subject}"] if record.subject else []
         return words + (["--steps", str(record.steps)] if record.steps else [])
 
     def _go(self, record: Record) -> Record:
-        """Starts the process of a run, or finds the one that an earlier server began. Called with the lock held."""
+        """Starts the process of a run, or attaches to the one that an earlier server started. Called with the lock
+        held.
+        """
         process = None
         with _held(record.folder) as handles, (record.folder / OUTPUT).open("ab") as output:
             if handles is not None:
@@ -260,7 +262,7 @@ class Finetuner:
                         stdout=output,
                         stderr=subprocess.STDOUT,
                         env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"},
-                        start_new_session=True,  # Ctrl-C is for the server, which tells it
+                        start_new_session=True,  # Ctrl-C must only reach the server, which terminates it
                         pass_fds=handles,
                     )
                 except OSError as error:
@@ -304,7 +306,7 @@ class Finetuner:
         return record.changed(state=State.failed, ended=time.time(), failure=sentence)
 
     def _terminate(self, name: str, number: int = signal.SIGTERM) -> None:
-        """Signals the process of a run, which is known to be alive, and to be that one, by its hold on the folder."""
+        """Signals the process of a run. The lock on its folder proves that the process id still belongs to it."""
         record = Record.read(self.settings.folder / FOLDER / name)
         if record is not None and record.process > 0 and _busy(record.folder):
             with suppress(OSError):
@@ -312,7 +314,7 @@ class Finetuner:
 
 
 def _kind(photo: Photo, name: str) -> str:
-    """The suffix of a photo's file, by its content. Raises RequestError for what is no picture."""
+    """The suffix for a photo by its bytes. Raises RequestError if it is not a picture."""
     from PIL import Image
 
     with Image.open(io.BytesIO(bounded(photo.content, name))) as image:
@@ -321,8 +323,8 @@ def _kind(photo: Photo, name: str) -> str:
 
 @contextmanager
 def _held(folder: Path) -> Generator[tuple[int, ...] | None]:
-    """Locks the folder of a run, and yields the handles that a process inherits to hold the lock as long as it lives;
-    None if another process holds it. Where there are no such locks (Windows) there is nothing to inherit.
+    """Locks the folder of a run and yields the file descriptors that a child process inherits, so that the lock is held
+    as long as it runs; None if another process holds it. Without such locks (Windows) there are no descriptors.
     """
     with (folder / LOCK).open("w") as file:
         try:
@@ -339,13 +341,13 @@ def _held(folder: Path) -> Generator[tuple[int, ...] | None]:
 
 
 def _busy(folder: Path) -> bool:
-    """Whether a process works in the folder of a run."""
+    """Whether a process is running in the folder of a run."""
     with _held(folder) as handles:
         return handles is None
 
 
 def _tidy(record: Record) -> None:
-    """Deletes the photos, and of the run all but the result."""
+    """Deletes the photos, and the files of the run except for the result."""
     shutil.rmtree(record.folder / PHOTOS, ignore_errors=True)
     for entry in record.run.iterdir():
         if entry.is_dir():
@@ -355,7 +357,7 @@ def _tidy(record: Record) -> None:
 
 
 def _failure(record: Record, status: int) -> str:
-    """The sentence that a process ended with, in the language of the request."""
+    """The error message of a failed process, in the language of the request."""
     lines = (record.folder / OUTPUT).read_text("utf-8", "replace").splitlines()
     said = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
     if said and status > 0:

@@ -1,7 +1,7 @@
-"""What a server keeps of a fine-tuning: a folder with its record, the photos until it is done, and the run.
+"""The record of a fine-tuning run on a server: a folder with a JSON file, the photos until it is done, and the run.
 
-The record is a JSON file, written whole at every change, so that a killed server knows after its next start what to go
-on with. Progress is read from the files that the run itself writes.
+The JSON file is replaced atomically at every change, so that a killed server can resume after a restart. Progress is
+read from the files that the run itself writes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from bimo.core.files import write_whole
 from bimo.training.finetune.result import FILES, SHEET_FILE
 from bimo.training.logging import LOG_FILE, rows_of
 
-#: The folder of all fine-tunings in a server's folder, and the files and folders of one.
+#: The folder of all runs within the server's folder, and the files and folders of a run.
 FOLDER = "finetuning"
 RECORD, PHOTOS, RUN, OUTPUT = "record.json", "photos", "run", "output.txt"
 #: The file of a run with the steps of its stages.
 PLAN_FILE = "finetune.json"
 LORA_FILE = FILES["lora"]
-#: What is kept of a run that is done: the result, what it looks like, how it came about.
+#: The files that are kept of a finished run.
 KEPT = (LORA_FILE, SHEET_FILE, LOG_FILE, PLAN_FILE, "recipe.py")
-#: The last lines of what the process printed.
+#: The number of last lines of the process's output that are shown.
 LINES = 12
-#: An absolute path: where a server keeps its models is nobody else's.
+#: An absolute path; lines with one are not shown, as paths of the server are private.
 _PATH = re.compile(r"(?:^|[\s'\"=])(?:/|[A-Za-z]:\\)\w")
-#: Steps whose mean duration predicts the remaining time.
+#: The number of recent steps whose mean duration predicts the remaining time.
 RECENT = 20
 
 
@@ -46,8 +46,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Record:
-    """A fine-tuning: whose it is, of which model of the server, what it was asked for, how it went. ``name`` is that of
-    the LoRA in requests; ``failure`` is the sentence that the process ended with.
+    """A fine-tuning run: its owner, model, request and state. ``name`` is that of the LoRA in requests; ``failure`` is
+    the error message of the process.
     """
 
     id: str
@@ -78,13 +78,13 @@ class Record:
 
     @property
     def sheet(self) -> Path | None:
-        """The newest sheet of samples: before and after once it is done, None before there is one."""
+        """The newest sheet of samples, at the end that of before and after; None if there is none yet."""
         if (self.run / SHEET_FILE).is_file():
             return self.run / SHEET_FILE
         return max((self.run / "sheets").glob("*.png"), default=None)
 
     def without_paths(self, text: str) -> str:
-        """A text in which files of the run are named as they are in its folder."""
+        """A text with the paths of the run's files made relative to its folder."""
         return text.replace(f"{self.folder}{os.sep}", "")
 
     def write(self) -> Record:
@@ -94,12 +94,12 @@ class Record:
         return self
 
     def changed(self, **values: Any) -> Record:
-        """The record with other values, written."""
+        """Updates values of the record and writes it."""
         return replace(self, **values).write()
 
     @classmethod
     def read(cls, folder: Path) -> Record | None:
-        """The record in a folder; None if there is none, as in a folder that a killed server had just begun."""
+        """Reads the record in a folder; None if there is none, as the server was killed before writing it."""
         try:
             values = json.loads((folder / RECORD).read_text("utf-8"))
         except (OSError, ValueError):
@@ -116,7 +116,7 @@ def records(home: Path) -> list[Record]:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: steps of all its stages together; ``seconds`` are those left, None before the first steps."""
+    """The progress of a run over all of its stages; ``seconds`` is the remaining time, None before the first steps."""
 
     done: int = 0
     steps: int = 0
@@ -153,7 +153,7 @@ def _stages(file: Path) -> list[int]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """The lines of what a process printed; of progress bars what was drawn last."""
+    """The lines of a process's output; of progress bars the last state."""
     if file.is_file():
         for line in file.read_text("utf-8", "replace").split("\n"):
             if text := line.rstrip().rpartition("\r")[2].strip():

@@ -1,1 +1,1 @@
-"""The web page: a prompt, settings, pictures and all that was drawn before. It asks no other host."""
+"""The web page: prompt, settings, pictures, history. It makes no requests to other hosts."""

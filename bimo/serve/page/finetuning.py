@@ -1,7 +1,7 @@
 """The page's tab for fine-tuning: its routes, its form and the list of runs as HTML, and drawing with a result.
 
-The script `finetuning.js` sends the photos with the form to a route of the page's own, and looks at the runs every few
-seconds while one is under way; whatever is shown comes from the server's folder, so that a reload changes nothing.
+The script `finetuning.js` sends the photos with the form to a route of the page, and polls the runs every few seconds
+while one is in progress. All state is in the server's folder, so that a reload of the page loses nothing.
 """
 
 # Parts of gradio's interface are untyped.
@@ -46,7 +46,7 @@ from bimo.serve.uploads import decoded
 RUNS = "/page/finetunings"
 #: The longest side of a sheet of samples on the page, in pixels.
 SHEET_SIDE = 1280
-#: What the script says, as attributes of the form.
+#: The texts of the script, which are attributes of the form.
 TEXTS = ("caption", "remove", "unreadable", "many", "none", "sending")
 NO_KEY = Message("log in first: load the page again")
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -64,7 +64,7 @@ class PhotoBody(pydantic.BaseModel):
 
 
 class RunBody(pydantic.BaseModel):
-    """What the tab's form sends."""
+    """The body that the tab's form sends."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
@@ -85,7 +85,7 @@ class RunBody(pydantic.BaseModel):
 
 
 def router(finetuner: Finetuner, identify: Identify, keys: KeyStore | None) -> APIRouter:
-    """The tab's routes: the runs of a visitor as HTML, their sheets, beginning, stopping, resuming, deleting."""
+    """The tab's routes: list the runs of a visitor as HTML, their sheets; start, stop, resume and delete runs."""
     routes = APIRouter(prefix=RUNS, include_in_schema=False)
     label = finetuner.settings.label
 
@@ -146,7 +146,7 @@ def _sheet(record: Record, is_labelled: bool) -> bytes:
 
 
 def form_html(language: str, page: Page, finetuner: Finetuner) -> str:
-    """The tab's form, and the place of the runs."""
+    """The tab's form, and the container of the runs."""
     limits = finetuner.settings.limits
     said = {
         name: escaped(message.said(language))
@@ -196,7 +196,7 @@ def form_html(language: str, page: Page, finetuner: Finetuner) -> str:
 
 
 def runs_html(records: list[Record], language: str) -> str:
-    """The runs, the newest first; one that is under way with its progress."""
+    """The runs, the newest first; the one in progress with its progress bar."""
     if not records:
         sentence = Message("What you fine-tune stays here; nobody else can draw with it.").said(language)
         return f'<p class="nothing">{escaped(sentence)}</p>'
@@ -204,7 +204,7 @@ def runs_html(records: list[Record], language: str) -> str:
 
 
 def _run_html(record: Record, language: str) -> str:
-    """One run: what it is, its progress, its newest samples, its buttons, and what its process printed."""
+    """One run: name, state, progress, newest samples, buttons, output of its process."""
     current = progress(record)
     facts = [record.model, Message("{count} photos", count=record.photos).said(language)]
     parts = [f"<h3>{escaped(record.name)} <small>{escaped(' · '.join(facts))}</small></h3>"]
@@ -263,7 +263,9 @@ def _progress_words(done: int, steps: int, loss: float | None, seconds: float | 
 
 
 def on_result(page: Page, finetuner: Finetuner, parts: Components, chosen: Any) -> None:
-    """Registers the handler that puts a result into the form of the first tab; ``chosen`` is set by the script."""
+    """Registers the handler that enters a resulting LoRA into the form of the first tab; ``chosen`` is set by the
+    script.
+    """
 
     async def use(browser: gr.Request, text: Any) -> list[Any]:
         who = Visitor.of(browser)

@@ -1,4 +1,4 @@
-"""What is behind the page's blind votes on pictures of `bimo eval`: who is shown which pair, and what they chose."""
+"""Blind votes on pictures of `bimo eval`: chooses the pairs for each judge and stores the votes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ CHOICES = ("a", "tie", "b")
 
 
 class Judging:
-    """Blind votes on the pictures of reports, kept in ``folder`` as the other votes of the page are."""
+    """Blind votes on the pictures of reports, stored in ``folder`` in the format of the page's other votes."""
 
     def __init__(self, reports: Sequence[Path], folder: Path) -> None:
-        """Reads the reports and the votes that there are. Raises DataError for a folder without a report."""
+        """Reads the reports and existing votes. Raises DataError for a folder without a report."""
         from bimo.evaluation.blind_pairs import BlindPairs
 
         self.votes = Votes(folder)
@@ -49,8 +49,8 @@ class Judging:
         return self.votes.folder / VOTES
 
     def show(self, session: str, judge: str, language: str) -> str:
-        """The next pair for a tab as HTML, "" where its judge has voted on all. Pictures that cannot be read are left
-        out.
+        """The next pair for a tab as HTML, "" if its judge has voted on all. Pictures that cannot be read are
+        skipped.
         """
         from bimo.evaluation.suite_drawings import open_picture
 
@@ -68,8 +68,8 @@ class Judging:
         return ""
 
     def vote(self, session: str, judge: str, choice: str) -> None:
-        """Keeps a choice between the two that a tab shows: "a" (the left), "b" or "tie". Raises RequestError if it
-        shows none.
+        """Stores the vote on the pair that a tab shows: "a" (the left), "b" or "tie". Raises RequestError if it shows
+        none.
         """
         from bimo.evaluation.blind_pairs import vote_of
 
@@ -88,7 +88,7 @@ class Judging:
         self._shown.pop(session, None)
 
     def ratings(self, language: str) -> str:
-        """The models' ratings as HTML. Raises DataError where the votes do not join all of them."""
+        """The models' ratings as HTML. Raises DataError if the votes do not connect all models."""
         from bimo.evaluation.preference import ratings, read_votes
 
         if not self.table.is_file():
@@ -110,9 +110,7 @@ class Judging:
 
 
 def _pair_html(text: str, images: Sequence[Image.Image], language: str) -> str:
-    """The prompt and its two pictures. They stand in the page itself, encoded anew: neither their address nor what is
-    written in their files says whose they are.
-    """
+    """The prompt and its two pictures, re-encoded as data URLs, so that neither URLs nor metadata reveal the models."""
     sides = (Message("the left picture"), Message("the right picture"))
     figures = "".join(
         f'<figure><img alt="{escaped(side.said(language))}" src="data:image/webp;base64,{_encoded(image)}"></figure>'
@@ -129,7 +127,7 @@ def _encoded(image: Image.Image) -> str:
 
 
 def _name(one: Exhibit) -> str:
-    """A name by content: pictures of several reports are called alike."""
+    """A file name by content, as pictures of several reports have the same names."""
     return f"{hashlib.sha256(one.path.read_bytes()).hexdigest()[:32]}{one.path.suffix.lower()}"
 
 
@@ -138,6 +136,6 @@ def _rows(path: Path) -> list[object]:
     for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
             rows.append(json.loads(line))
-        except ValueError:  # half a line, of a server that was killed
+        except ValueError:  # a truncated line of a killed server
             continue
     return rows

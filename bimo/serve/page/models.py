@@ -80,8 +80,8 @@ class Offer:
         return next((ratio for ratio in RATIOS if self.shaped(ratio) == (self.width, self.height)), None)
 
     def shaped(self, ratio: str) -> tuple[int, int]:
-        """(width, height) of a shape with about as many pixels as the model learned at, of its sizes where it has
-        some.
+        """(width, height) for an aspect ratio, with about the native number of pixels; one of the model's fixed sizes
+        if it has some.
         """
         across, down = (int(part) for part in ratio.split(":"))
         target_ratio, own_pixels = across / down, self.width * self.height
