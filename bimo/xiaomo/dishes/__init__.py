@@ -1,4 +1,3 @@
-"""Chinese dishes drawn by procedure: a table says what lies on which vessel, and how; `ingredients.tsv` how each looks.
-
-Both tables are data that a cook can mend; see their first lines.
+"""Procedurally drawn Chinese dishes. `dishes.tsv` has each dish's ingredients, vessels and arrangement,
+`ingredients.tsv` the appearance of ingredients; their first lines document the columns.
 """

@@ -1,4 +1,4 @@
-"""What is about a dish: chopsticks, steam."""
+"""What surrounds a dish: chopsticks, steam."""
 
 from __future__ import annotations
 

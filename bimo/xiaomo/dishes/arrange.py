@@ -1,4 +1,4 @@
-"""How food lies: in a mound, in a stew, in soup, on noodles or rice, in a ring, a fan, a grid, whole."""
+"""Arrangements of food: mound, stew, soup, on noodles or rice, ring, fan, grid, whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bimo.xiaomo.scenes.geometry import Path, ellipse, smooth
 
 
 def _mound(serving: Serving) -> None:
-    """A heap: the middle higher than the rim, what is further back first."""
+    """A heap that is higher in the middle, drawn back to front."""
     lift = serving.surface.across * (0.16 + 0.14 * serving.heap)
     total = sum(count for _, count in serving.dish.pieces)
     reach = min(0.86, 0.60 + total / 200)
@@ -43,7 +43,7 @@ def _stew(serving: Serving) -> None:
 
 
 def _soup(serving: Serving) -> None:
-    """Pieces spread evenly in soup, the ingredients among each other."""
+    """Pieces spread evenly in soup, with ingredients mixed."""
     serving.liquid(serving.dish.sauce)
     surface = serving.surface
     everything = [one for one, _, _ in serving.every(serving.dish.pieces)]
@@ -59,7 +59,7 @@ def _soup(serving: Serving) -> None:
 
 
 def _noodles(serving: Serving) -> None:
-    """A nest of noodles in its soup, what is laid on top in groups around the bowl."""
+    """A nest of noodles in soup, with the toppings in groups around the bowl."""
     scene, surface, chance = serving.scene, serving.surface, serving.chance
     serving.liquid(serving.dish.sauce)
     table = ingredients()
@@ -73,7 +73,7 @@ def _noodles(serving: Serving) -> None:
             surface.y + surface.down * far * math.sin(turn) - lift * (1 - far),
         )
         strand = chance.fork(f"strand{number}")
-        # strands lie along each other: combed across, then bent to one side
+        # Strands are parallel, then bent to one side.
         draw_piece(
             scene,
             strand,
@@ -113,7 +113,7 @@ def _noodles(serving: Serving) -> None:
 
 
 def _rice(serving: Serving) -> None:
-    """Rice heaped up, with what lies on it."""
+    """A heap of rice with its toppings."""
     scene, surface, chance = serving.scene, serving.surface, serving.chance
     lift = surface.across * (0.22 + 0.16 * serving.heap)
     table = ingredients()
@@ -193,7 +193,7 @@ def _few(serving: Serving) -> None:
 
 
 def _fan(serving: Serving) -> None:
-    """Slices one over the other, in an arc or in rows; what is not sliced lies beside or below."""
+    """Overlapping slices in an arc or in rows; other pieces beside or below them."""
     surface = serving.surface
     serving.pool(serving.dish.sauce, 0.90)
     main = max(
@@ -294,7 +294,7 @@ def _whole(serving: Serving) -> None:
 
 
 def _hotpot(serving: Serving) -> None:
-    """Broth that simmers, red and clear halves where the pot is split, plates of what goes into it around."""
+    """Simmering broth, with red and clear halves in a split pot, and plates of ingredients around it."""
     scene, surface, chance = serving.scene, serving.surface, serving.chance
     split = "鸳鸯锅" in scene.elements
     clear: RGB = (236, 214, 160)

@@ -1,4 +1,4 @@
-"""Which dishes a set holds and how each is drawn: dish, vessel, manner and layout from a key."""
+"""Plans of dish pictures: dish, vessel, style and layout, derived from a key."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bimo.xiaomo.scenes.description import Layout, Mood, Scene
 from bimo.xiaomo.scenes.geometry import Path, ellipse, path, smooth
 from bimo.xiaomo.scenes.styles import STYLES, render
 
-#: Manners that dishes are drawn in; clear illustration is the usual one.
+#: The styles of dishes; illustration is the most frequent one.
 MANNERS: tuple[str, ...] = ("illustration", "watercolour", "oil", "colour", "gongbi", "gogh", "ink", "papercut")
-USUAL = 6  # of ten dishes so many are in the first manner
+USUAL = 6  # of ten dishes so many are in the first style
 TABLES: tuple[tuple[str, RGB], ...] = (
     ("wood", (188, 138, 90)), ("wood", (126, 82, 54)), ("cloth", (222, 212, 192)), ("cloth", (176, 58, 48)),
     ("cloth", (108, 138, 120)), ("cloth", (92, 112, 146)), ("slate", (84, 86, 90)), ("cloth", (240, 236, 228)),
@@ -30,8 +30,9 @@ TABLES: tuple[tuple[str, RGB], ...] = (
 
 @dataclass(frozen=True)
 class DishLayout:
-    """Where the vessel stands and how its food lies: `x`, `y`, `size` of the side; `tilt` 1 is from above; `turn` in
-    radians; `heap` 0..1; `table` the number of the table's surface."""
+    """Layout of a dish: `x`, `y` and `size` of the vessel as fractions of the side; `tilt`, 1 is from above; `turn` of
+    the food in radians; `heap`, its height 0..1; `table`, the number of the table's surface.
+    """
 
     x: float
     y: float
@@ -48,7 +49,7 @@ class DishLayout:
 
 @dataclass(frozen=True)
 class DishPlan:
-    """What one picture is to be."""
+    """The plan of one picture."""
 
     key: str
     dish: str
@@ -58,7 +59,7 @@ class DishPlan:
 
 @dataclass(frozen=True)
 class DrawnDish:
-    """A picture, its layout, the boxes of what it declares, and whether it steams."""
+    """A picture, its layout, the boxes of its elements, and whether it steams."""
 
     image: Image.Image
     layout: DishLayout
@@ -66,13 +67,13 @@ class DrawnDish:
 
 
 def vessels_of(name: str) -> list[str]:
-    """The vessels that a dish may be seen in: its usual one, and the others that are not held out."""
+    """The vessels for training pictures of a dish: its usual one, and others that are not held out."""
     usual, *others = dishes()[name].vessels
     return [usual, *(vessel for vessel in others if not held_out_dish(name, vessel))]
 
 
 def plan_dishes(count: int, seed: int = 0) -> Iterator[DishPlan]:
-    """`count` plans: every dish in turn, in an order of its own each time round."""
+    """`count` plans: every dish in turn, reshuffled in each round."""
     names, made, turn = list(dishes()), 0, 0
     while made < count:
         chance = Chance(f"dishes/{seed}/{turn}")
@@ -88,12 +89,12 @@ def plan_dishes(count: int, seed: int = 0) -> Iterator[DishPlan]:
         turn += 1
 
 
-#: Thin paint wants a pale table.
+#: Table surfaces for styles of thin paint, which need a pale background.
 PALE_TABLES = {"ink": (2, 7), "colour": (0, 2, 7), "gongbi": (0, 2, 7)}
 
 
 def draw_layout(chance: Chance, vessel: str, style: str) -> DishLayout:
-    """A layout; long plates are given room."""
+    """A random layout; long plates are smaller, so that they fit."""
     size = chance.uniform(0.39, 0.46) if vessel not in ("长盘", "鱼盘", "木板") else chance.uniform(0.37, 0.415)
     return DishLayout(
         x=round(chance.uniform(0.46, 0.54), 4),
@@ -127,7 +128,7 @@ def _table(scene: Scene, layout: DishLayout) -> None:
 
 
 def _beside(scene: Scene, layout: DishLayout) -> None:
-    """What may stand beside the vessel: chopsticks, a small dish, a cup of tea."""
+    """Objects next to the vessel: chopsticks, a small dish, a cup of tea."""
     chance = scene.chance.fork("beside")
     if chance.chance(0.45):
         chopsticks(scene, 0.5, min(0.965, layout.y + layout.size * layout.tilt + 0.10), 0.62, chance.normal(0.05))
@@ -145,13 +146,13 @@ def _beside(scene: Scene, layout: DishLayout) -> None:
 
 
 def draw_dish(plan: DishPlan, side: int = 256) -> DrawnDish:
-    """The picture of a plan; the same bytes for the same plan and side."""
+    """Draws a plan, deterministically for a plan and side in pixels."""
     scene, layout = dish_scene(plan)
     return DrawnDish(render(scene, STYLES[plan.style], side), layout, dict(scene.elements))
 
 
 def dish_scene(plan: DishPlan) -> tuple[Scene, DishLayout]:
-    """The shapes of a plan, not yet painted, and how they lie."""
+    """The shapes of a plan before they are rendered, and their layout."""
     chance, dish = Chance(plan.key), dishes()[plan.dish]
     layout = draw_layout(chance.fork("layout"), plan.vessel, plan.style)
     scene = Scene(chance, Mood(), Layout(light_x=0.2, light_y=0.1))
@@ -167,5 +168,5 @@ def dish_scene(plan: DishPlan) -> tuple[Scene, DishLayout]:
 
 
 def table_kind(layout: DishLayout) -> str:
-    """What the table is: wood, cloth or slate."""
+    """The material of the table: wood, cloth or slate."""
     return TABLES[layout.table][0]

@@ -1,4 +1,4 @@
-"""A dish on the surface of its vessel: where its pieces lie, how they, its sauce and its soup are drawn."""
+"""A dish on the surface of its vessel: positions of pieces, and drawing of pieces, sauce and soup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PIECE = 0.175  # half the length of a usual piece, of half the width of its vess
 
 @dataclass(frozen=True)
 class Laid:
-    """One piece at its place; `level` orders those of one place, higher ones later."""
+    """A piece with its position; pieces of a higher `level` are drawn later."""
 
     ingredient: Ingredient
     x: float
@@ -30,7 +30,7 @@ class Laid:
 
 @dataclass(frozen=True)
 class Serving:
-    """A dish on a surface: how high it is heaped, how far from above it is seen."""
+    """A dish on a surface, with the height of its heap and the tilt of the view."""
 
     scene: Scene
     chance: Chance
@@ -41,23 +41,23 @@ class Serving:
 
     @property
     def unit(self) -> float:
-        """Half the length of a usual piece."""
+        """Half the length of an average piece."""
         return self.surface.across * PIECE
 
     @property
     def flat(self) -> float:
-        """How much the slant squashes what lies flat."""
+        """The vertical scale of flat pieces in the slanted view."""
         return 0.45 + 0.55 * min(1.0, self.surface.down / self.surface.across)
 
     def every(self, counted: tuple[tuple[str, int], ...]) -> Iterator[tuple[Ingredient, int, int]]:
-        """Each piece in turn: its ingredient, its number and how many there are."""
+        """All pieces: (ingredient, index, number of pieces of that ingredient)."""
         table = ingredients()
         for name, count in counted:
             for number in range(count):
                 yield table[name], number, count
 
     def spot(self, reach: float = 1.0) -> tuple[float, float, float]:
-        """A place on the surface, denser in the middle, and how far out it is (0..1)."""
+        """A random position on the surface, denser in the middle, and its distance from the middle (0..1)."""
         turn, far = self.chance.uniform(0, math.tau), math.sqrt(self.chance.uniform()) * reach
         return (
             self.surface.x + self.surface.across * far * math.cos(turn),
@@ -66,7 +66,7 @@ class Serving:
         )
 
     def draw(self, laid: list[Laid], unit: float = 1.0) -> None:
-        """Draws pieces back to front, each ingredient declared with the box of all of it."""
+        """Draws pieces back to front, and declares each ingredient with the box of all of its pieces."""
         for one in sorted(laid, key=lambda piece: (round(piece.level, 1), piece.y)):
             chance = self.chance.fork(f"{one.ingredient.name}{one.x:.4f}{one.y:.4f}")
             draw_piece(self.scene, chance, one.ingredient, one.x, one.y, self.unit * unit, one.angle, self.flat)
@@ -77,7 +77,7 @@ class Serving:
             self.scene.declare(name, min(xs) - reach, min(ys) - reach, max(xs) + reach, max(ys) + reach)
 
     def garnish(self, reach: float = 0.62, lift: float = 0.0) -> None:
-        """Strews what is strewn over."""
+        """Scatters the garnish."""
         laid: list[Laid] = []
         for one, _, _ in self.every(self.dish.garnish):
             x, y, far = self.spot(reach)
@@ -99,7 +99,7 @@ class Serving:
         self.scene.fill("broth", outline, tint=tint, into_tint=darker(tint, 0.15), rough=0.6, strength=0.9)
 
     def liquid(self, tint: RGB, oil: bool = True) -> None:
-        """Soup up to the rim, with drops of fat that shine."""
+        """Soup up to the rim, with glossy drops of fat."""
         surface, chance = self.surface, self.chance.fork("liquid")
         self.scene.fill(
             "broth",

@@ -1,4 +1,4 @@
-"""The two tables: dishes, and what their ingredients look like. Both are read once and checked."""
+"""The tables of dishes and ingredients, read once and validated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One ingredient: its names, the shape of a piece, its colour and how large it is (1 is usual)."""
+    """An ingredient: its names, the shape of a piece, its colour and relative size (1 is average)."""
 
     name: str
     english: str
@@ -27,7 +27,7 @@ class Ingredient:
 
 @dataclass(frozen=True)
 class Dish:
-    """One dish. `pieces` and `garnish` are (ingredient, how many), back to front; `vessels` the usual one first."""
+    """A dish. `pieces` and `garnish` are (ingredient, count), back to front; `vessels` have the usual one first."""
 
     name: str
     english: str
@@ -41,7 +41,7 @@ class Dish:
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """The names of all that is in it."""
+        """The names of all of its ingredients."""
         return tuple(dict.fromkeys(name for name, _ in (*self.pieces, *self.garnish)))
 
 
@@ -59,7 +59,7 @@ def _colour(text: str, where: str) -> RGB:
 
 @lru_cache(maxsize=1)
 def ingredients() -> Mapping[str, Ingredient]:
-    """All ingredients by name. Raises DataError where a row cannot be read."""
+    """All ingredients by name. Raises DataError for an invalid row."""
     made: dict[str, Ingredient] = {}
     for row in _rows("ingredients.tsv"):
         colour = _colour(row["colour"], row["name"])
@@ -83,7 +83,7 @@ def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
 
 @lru_cache(maxsize=1)
 def dishes() -> Mapping[str, Dish]:
-    """All dishes by name. Raises DataError where a row cannot be read."""
+    """All dishes by name. Raises DataError for an invalid row."""
     made: dict[str, Dish] = {}
     for row in _rows("dishes.tsv"):
         name = row["name"]

@@ -1,4 +1,4 @@
-"""Plates, bowls, pots and steamers, on a table, seen from above at a slant."""
+"""Plates, bowls, pots and steamers on a table, in a slanted view from above."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bimo.xiaomo.scenes.geometry import Path, arc, box, ellipse, path, smooth
 
 @dataclass(frozen=True)
 class Surface:
-    """Where food lies: the middle, and the half axes of the ellipse that holds it."""
+    """The ellipse for the food: centre and half axes."""
 
     x: float
     y: float
@@ -26,7 +26,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Stand:
-    """Where a vessel stands: its middle, half its width, and how far it is seen from above (1: right from above)."""
+    """The position of a vessel: centre, half its width, and the tilt of the view (1: from above)."""
 
     x: float
     y: float
@@ -36,7 +36,7 @@ class Stand:
 
 @dataclass(frozen=True)
 class Vessel:
-    """One vessel: its English name, and how it is drawn; `draw` gives the surface for the food."""
+    """A vessel: its English name and its drawing function, which returns the surface for the food."""
 
     english: str
     draw: Callable[[Scene, Stand], Surface]
@@ -140,7 +140,7 @@ def _bowl(
 def _level(
     x: float, y: float, across: float, down: float, height: float, foot: float, share: float
 ) -> tuple[float, float, float, float]:
-    """The outline of a bowl's wall between its rim (0) and its foot (1), as an ellipse."""
+    """The horizontal section of a bowl between its rim (0) and its foot (1), as an ellipse (x, y, across, down)."""
     half = across * (1 - 0.12 * share - (0.88 - foot) * share**3)
     return x, y + share * (height + 0.22 * down), half, down * (1 - share + 0.62 * foot * share)
 

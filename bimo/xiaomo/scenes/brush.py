@@ -1,6 +1,6 @@
-"""The paper and the brush: masks of shapes, thin paint that multiplies, thick paint that covers.
+"""Painting on paper: masks of shapes, transparent paint that multiplies, opaque paint that covers.
 
-All work is done on the window of the picture that a shape touches.
+Each operation is limited to the window of the picture that a shape touches.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from bimo.xiaomo.chance import Chance, Floats
 from bimo.xiaomo.scenes.description import Shape
 from bimo.xiaomo.scenes.geometry import Path, as_bytes, dense, ribbon
 
-OVER = 2  # masks are drawn so many times larger and then averaged
-REFERENCE = 256  # soft edges and grain are given in pixels of a picture of this side
+OVER = 2  # the factor by which masks are supersampled
+REFERENCE = 256  # lengths in pixels, such as those of soft edges, refer to a picture of this side
 
 Window = tuple[slice, slice]
 
 
 def noise(chance: Chance, side: int, cells: int, octaves: int = 3, stretch: float = 1.0) -> Floats:
-    """Smooth noise around 0.5, [side x side]: `cells` across in the first octave, `stretch` times as many down."""
+    """Smooth noise around 0.5, [side, side]: `cells` across in the first octave, `stretch` times as many down."""
     total, weight = np.zeros((side, side), np.float32), 0.0
     for octave in range(octaves):
         across = max(2, cells * 2**octave)
@@ -34,7 +34,7 @@ def noise(chance: Chance, side: int, cells: int, octaves: int = 3, stretch: floa
 
 
 def blurred(mask: Floats, radius: float) -> Floats:
-    """A mask of 0..1, softened."""
+    """A mask of 0..1, blurred by a Gaussian of this radius in pixels."""
     if radius < 0.3:
         return mask
     image = Image.fromarray(as_bytes(mask))
@@ -42,11 +42,11 @@ def blurred(mask: Floats, radius: float) -> Floats:
 
 
 class Painting:
-    """A picture in work: `pixels` [side x side x 3] of 0..1, and the textures of its paper.
+    """A picture being painted: `pixels` [side, side, 3] in 0..1, and the textures of its paper.
 
-    `grain` is fine, `low` blotchy, `streak` runs across; `bend` moves the points of outlines, so that no edge is a
-    ruler's. `angle` and `detail` say for each pixel how a stroke of thick paint would lie there, and how small; `later`
-    are shapes that a style paints at its end.
+    `grain` is fine, `low` coarse, `streak` horizontal; `bend` displaces the points of outlines, so that edges are not
+    perfectly straight. `angle` and `detail` are the direction and the fineness of brush strokes at each pixel; `later`
+    are shapes that a style paints last.
     """
 
     def __init__(self, chance: Chance, side: int, paper: tuple[int, int, int], tooth: float) -> None:
@@ -66,7 +66,7 @@ class Painting:
         self.later: list[Shape] = []
 
     def mask(self, shape: Shape, rough: float, soft: float, grow: float = 0.0) -> tuple[Floats, Window] | None:
-        """How much of each pixel of a window a shape covers, and the window; None where it is outside.
+        """The coverage of each pixel of a window by a shape, and the window; None if the shape is outside.
 
         `rough` bends outlines, `soft` blurs edges, in pixels of the reference; `grow` widens strokes, of the side.
         """
@@ -91,7 +91,7 @@ class Painting:
         return blurred(mask, (soft + shape.soft) * self.scale), (slice(top, bottom), slice(left, right))
 
     def _caps(self, pen: ImageDraw.ImageDraw, points: Path, begin: float, end: float, origin: Floats) -> None:
-        """Round ends, where a stroke is wide enough to show them."""
+        """Draws round ends of strokes that are wide enough to show them."""
         for place, width in ((points[0], begin), (points[-1], end)):
             radius = width * self.side * OVER / 2
             if radius > 1.5:
@@ -99,7 +99,7 @@ class Painting:
                 pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
     def _bent(self, outlines: Sequence[Path], rough: float) -> list[Path]:
-        """Outlines moved by the paper's noise: long ones get more points first."""
+        """Outlines displaced by `bend`; long segments are subdivided first."""
         if rough < 0.05 or not outlines:
             return list(outlines)
         if len(outlines) <= 40:
@@ -134,7 +134,7 @@ class Painting:
         return np.clip(1 - reach, 0, 1)
 
     def glaze(self, mask: Floats, window: Window, colour: Floats, density: float, rim: float, mottle: float) -> None:
-        """Thin paint: multiplies what lies below, mottled, pooled at its rim."""
+        """Transparent paint: multiplies the pixels below, mottled, darker at its rim."""
         low, grain = self.low[window], self.grain[window]
         amount = mask * density * (1 + mottle * (1.2 * (low - 0.5) + 0.22 * (grain - 0.5)))
         if rim:
@@ -143,28 +143,28 @@ class Painting:
         self.pixels[window] *= 1 - veil * (1 - np.clip(colour, 0, 1))
 
     def cover(self, mask: Floats, window: Window, colour: Floats, mottle: float = 0.08) -> None:
-        """Thick paint: replaces what lies below."""
+        """Opaque paint: replaces the pixels below."""
         low, grain = self.low[window][..., None], self.grain[window][..., None]
         paint = np.clip(colour * (1 + mottle * (low - 0.5) + 0.6 * mottle * (grain - 0.5)), 0, 1)
         area = self.pixels[window]
         area += mask[..., None] * (paint - area)
 
     def light_up(self, mask: Floats, window: Window, colour: Floats) -> None:
-        """Light: lifts what lies below towards a colour, never darkens it."""
+        """Light: brightens the pixels below towards a colour, and never darkens them."""
         area = self.pixels[window]
         area += mask[..., None] * np.clip(colour - area, 0, 1)
 
     def lay(self, mask: Floats, window: Window, angle: Floats | float, detail: float, sky: bool) -> None:
-        """Notes how strokes lie on a shape."""
+        """Records the direction and fineness of brush strokes on a shape."""
         solid = mask > 0.35
         self.angle[window][solid] = angle if isinstance(angle, (int, float)) else angle[solid]
         self.detail[window][solid] = detail
         self.sky[window][solid] = float(sky)
 
     def whole_window(self) -> Window:
-        """All of the picture."""
+        """The window of the whole picture."""
         return slice(0, self.side), slice(0, self.side)
 
     def image(self) -> Image.Image:
-        """The picture as it is now."""
+        """The picture in its current state."""
         return Image.fromarray(as_bytes(self.pixels))

@@ -1,4 +1,6 @@
-"""A scene before it is painted: shapes of named materials from far to near, and what it declares to hold."""
+"""Description of a scene before rendering: shapes of named materials from far to near, and the boxes of its
+elements.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,17 @@ class Mood:
 
     @property
     def white(self) -> bool:
-        """Whether snow lies."""
+        """Whether the ground is covered with snow."""
         return self.weather == "snow" or self.season == "winter"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand, in fractions of the side: what the eye would measure, declared beside the picture.
+    """Positions and sizes in fractions of the side, which are stored as labels of the picture.
 
-    `light` is the sun or the moon; `main` what the subject is named after, by its foot and its size; `second` what
-    stands beside it; `side` -1 or 1, on which side the near tree is; `height` of the mountains; `density` 0..1 of what
-    is many; `sway` -1..1, the wind.
+    `light` is the sun or the moon; `main` the subject's main element, by its foot and its size; `second` the one next
+    to it; `side` that of the tree in the foreground, -1 or 1; `height` that of mountains; `density` 0..1 that of
+    repeated elements; `sway` -1..1 the wind.
     """
 
     horizon: float = 0.5
@@ -58,7 +60,7 @@ class Layout:
         return [round(float(getattr(self, one.name)), 4) for one in fields(self)]
 
 
-#: Between which values a layout is drawn where a subject does not say otherwise.
+#: The default ranges of a layout's fields.
 RANGES: dict[str, tuple[float, float]] = {
     "horizon": (0.46, 0.58),
     "light_x": (0.14, 0.86),
@@ -77,7 +79,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def draw_layout(chance: Chance, ranges: dict[str, tuple[float, float]]) -> Layout:
-    """A layout within the ranges of a subject; `side` is one of its two ends."""
+    """A random layout within the ranges of a subject; `side` is one of the two ends of its range."""
     values: dict[str, float] = {}
     for name, (low, high) in (RANGES | ranges).items():
         drawn = chance.uniform(low, high)
@@ -87,7 +89,7 @@ def draw_layout(chance: Chance, ranges: dict[str, tuple[float, float]]) -> Layou
 
 @dataclass(frozen=True)
 class Stroke:
-    """A brush stroke along a path; its width goes from `begin` to `end`, of the side."""
+    """A brush stroke along a path; its width goes from `begin` to `end`, in fractions of the side."""
 
     points: Path
     begin: float
@@ -98,10 +100,10 @@ class Stroke:
 class Shape:
     """Outlines and strokes of one material.
 
-    `depth` is 0 near and 1 far. `fade` is how far below its upper edge a shape melts into mist (0: it does not).
-    `into` is a second material towards its foot, or towards its middle where `radial`. `lean` is the angle that brush
-    strokes follow on it, None for that of its material. `mirror` marks a reflection in water.
-    `tint` is its own colour in place of that of its material, `into_tint` the one it goes over into.
+    `depth` is 0 near and 1 far. `fade` is the distance below its upper edge at which a shape disappears in mist (0: it
+    does not). `into` is the second material of a gradient towards its foot, or towards its middle if `radial`. `lean`
+    is the angle of brush strokes on it, None for that of its material. `mirror` marks a reflection in water. `tint` and
+    `into_tint` are colours that replace those of the materials.
     """
 
     material: str
@@ -129,7 +131,7 @@ class Shape:
 
 
 class Scene:
-    """What a subject composes; shapes are painted in the order in which they were added."""
+    """A scene as composed by a subject; shapes are painted in the order in which they were added."""
 
     def __init__(self, chance: Chance, mood: Mood, layout: Layout) -> None:
         self.chance, self.mood, self.layout = chance, mood, layout
@@ -157,7 +159,7 @@ class Scene:
 
     @contextmanager
     def element(self, name: str) -> Generator[None]:
-        """Declares that what is added inside is an element, with its box."""
+        """In this context all added shapes belong to an element, which is declared with their box."""
         first = len(self.shapes)
         yield
         boxes = [shape.box for shape in self.shapes[first:] if not shape.mirror]
@@ -167,7 +169,7 @@ class Scene:
             self.declare(name, *whole)
 
     def declare(self, name: str, *sides: float) -> None:
-        """Declares an element that is there, with its box, cut to the picture; one outside is not declared."""
+        """Declares an element with its box, clipped to the picture; an element outside of it is not declared."""
         left, top, right, bottom = (round(min(1.0, max(0.0, float(side))), 3) for side in sides)
         if right - left > 0.004 and bottom - top > 0.004:
             self.elements.setdefault(name, []).append((left, top, right, bottom))

@@ -1,6 +1,6 @@
-"""Lines and outlines in unit coordinates: [0, 0] is the upper left corner of the picture, [1, 1] the lower right."""
+"""Curves and outlines in unit coordinates: [0, 0] is the upper left corner of the picture, [1, 1] the lower right."""
 
-# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# numpy's arrays are only partly typed.
 # pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def arc(x: float, y: float, across: float, down: float, begin: float, end: float
 
 
 def blob(chance: Chance, x: float, y: float, across: float, down: float, wobble: float = 0.18, count: int = 18) -> Path:
-    """A rounded outline that no compass drew."""
+    """An irregular rounded outline."""
     turn = np.linspace(0, math.tau, count, endpoint=False, dtype=np.float32)
     reach = 1 + wobble * chance.bell(1, count)
     reach = (reach + np.roll(reach, 1) + np.roll(reach, -1)) / 3
@@ -74,19 +74,19 @@ def closed(points: Path | Sequence[tuple[float, float]], count: int = 36) -> Pat
 
 
 def turned(points: Path, x: float, y: float, angle: float, scale: float = 1.0) -> Path:
-    """A path that was drawn around the origin, turned by an angle in radians, scaled, and moved to (x, y)."""
+    """Rotates a path around the origin by an angle in radians, scales it, and moves it to (x, y)."""
     cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
     rotation = np.array([[cos, sin], [-sin, cos]], np.float32)
     return points @ rotation + np.array([x, y], np.float32)
 
 
 def placed(points: Sequence[tuple[float, float]] | Path, x: float, y: float, size: float, side: float = 1.0) -> Path:
-    """A path drawn in a unit frame, its origin at (x, y), `size` long, and mirrored where `side` is negative."""
+    """Transforms a path of the unit frame: scaled by `size`, mirrored if `side` is negative, its origin at (x, y)."""
     return np.asarray(points, np.float32) * np.array([size * side, size], np.float32) + np.array([x, y], np.float32)
 
 
 def frame(x: float, y: float, size: float, side: float = 1.0) -> Callable[..., Path]:
-    """A function that puts points of a unit frame there, as `placed` does."""
+    """A function that transforms points of the unit frame as `placed` does."""
 
     def at(*points: tuple[float, float]) -> Path:
         return placed(points, x, y, size, side)
@@ -126,7 +126,7 @@ def below(edge: Path, bottom: float) -> Path:
 
 
 def height_at(edge: Path, x: float) -> float:
-    """How far down an edge lies at some place across."""
+    """The height (y) of an edge at x, interpolated."""
     return float(np.interp(x, edge[:, 0], edge[:, 1]))
 
 
@@ -167,7 +167,7 @@ def as_bytes(values: Floats) -> NDArray[np.uint8]:
 
 
 def dense(points: Path, step: float) -> Path:
-    """A closed outline with points at most about `step` apart, so that it can be bent."""
+    """A closed outline with points at most about `step` apart, so that it can be deformed."""
     looped = np.concatenate([points, points[:1]])
     pieces = np.hypot(*np.diff(looped, axis=0).T)
     reach = np.concatenate([[0.0], np.cumsum(pieces)])

@@ -1,6 +1,6 @@
-"""Materials: the colour a thing has in nature by season and light, and how a brush goes over it.
+"""Materials: natural colours by season and light, and properties of their brush strokes.
 
-A style begins from these colours and grades them; light, weather and distance are applied before it.
+Light, weather and distance are applied to these colours first, then the colour grading of a style.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ RGB = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Material:
-    """How a material looks. `tone` is one colour, or one by season or by light ("snow" first where snow lies).
+    """The appearance of a material. `tone` is one colour, or colours by season or by light ("snow" has precedence if
+    the ground is covered with snow).
 
-    `finish`: wash (thin paint, lets the ground through), body (covers), line (a drawn line), glow (gives light
-    itself), sky, water, or air (rain, snow, mist). `accent` keeps its colour where a style has none. `lean` is how
-    strokes go: level, upright, around (along the outline), free; `detail` 0..1 how small they are.
+    `finish`: wash (transparent paint), body (opaque), line (a drawn line), glow (a light source), sky, water, or air
+    (rain, snow, mist). An `accent` keeps its colour in monochrome styles. `lean` is the direction of strokes: level,
+    upright, around (along the outline), free; `detail` 0..1 their fineness.
     """
 
     tone: RGB | Mapping[str, RGB]
@@ -33,7 +34,7 @@ class Material:
     lit: bool = True
 
     def colour(self, mood: Mood) -> Floats:
-        """Its own colour under some season and light, 0..1, before light and distance."""
+        """Its colour for a season and light, 0..1, before lighting and distance are applied."""
         tone = self.tone
         if not isinstance(tone, tuple):
             keys = (("snow",) if mood.white else ()) + (mood.light, mood.season)
@@ -355,7 +356,7 @@ MATERIALS: Mapping[str, Material] = {
     "seal_mark": Material((248, 236, 216), "body", detail=1.0, lit=False),
 }
 
-#: What light does to a colour: multiplied, and then mixed with a second colour by a share.
+#: Lighting of colours: a factor for each channel, and a second colour that is mixed in by a share.
 LIGHT: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float], float]] = {
     "dawn": ((1.0, 0.94, 0.92), (0.98, 0.82, 0.76), 0.12),
     "day": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), 0.0),
@@ -368,7 +369,7 @@ HAZE: Mapping[str, tuple[float, float, float]] = {
     "dusk": (0.95, 0.70, 0.54),
     "night": (0.22, 0.29, 0.47),
 }
-#: How grey a weather makes what is seen, and towards what brightness by day.
+#: The desaturation by weather, and the brightness by day that it is towards.
 GREY: Mapping[str, tuple[float, float]] = {
     "clear": (0.0, 0.7),
     "mist": (0.30, 0.82),
@@ -378,8 +379,9 @@ GREY: Mapping[str, tuple[float, float]] = {
 
 
 def natural(material: Material, mood: Mood, depth: float, light: float, tint: RGB | None = None) -> Floats:
-    """A colour as the eye would see it; `light` 0..1 is how far a style follows the light of the hour, `tint` a colour
-    in place of the material's own."""
+    """A material's colour with lighting, weather and distance; `light` 0..1 is the strength of the lighting in a style,
+    `tint` replaces the material's colour.
+    """
     colour = material.colour(mood) if tint is None else np.array(tint, np.float32) / 255
     lit_by, mixed, share = LIGHT[mood.light]
     if material.lit:

@@ -1,4 +1,4 @@
-"""Which pictures a set holds: for each number a key, a subject, a style and a mood; what is held out is left out."""
+"""Plans of scene pictures: key, subject, style and mood by number, without held-out combinations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Thing = TypeVar("Thing")
 
 @dataclass(frozen=True)
 class ScenePlan:
-    """What one picture is to be. The key alone decides everything else."""
+    """The plan of one picture. All other properties are derived from the key."""
 
     key: str
     subject: str
@@ -29,7 +29,7 @@ class ScenePlan:
 
     @property
     def mood(self) -> Mood:
-        """Season, light and weather, of those that suit the subject."""
+        """Season, light and weather that suit the subject."""
         return SUBJECTS[self.subject].draw_mood(Chance(f"{self.key}/mood"))
 
 
@@ -44,7 +44,7 @@ class VersePlan:
 
 @dataclass(frozen=True)
 class DrawnScene:
-    """A picture, and what it declares: its mood, its layout, and the boxes of its elements."""
+    """A picture with its labels: mood, layout, and the boxes of its elements."""
 
     image: Image.Image
     mood: Mood
@@ -53,30 +53,30 @@ class DrawnScene:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Every (subject, style) that goes together, held out or not."""
+    """All compatible pairs (subject, style), including held-out ones."""
     return [(subject.name, style) for subject in SUBJECTS.values() for style in subject.styles]
 
 
 def plan_scenes(count: int, seed: int = 0) -> Iterator[ScenePlan]:
-    """`count` plans: every pair that may be seen in turn, in an order of its own each time round."""
-    seen = [pair for pair in pairs() if not held_out_scene(*pair)]
-    made = 0
+    """`count` plans: every pair that is not held out in turn, reshuffled in each round."""
+    training_pairs = [pair for pair in pairs() if not held_out_scene(*pair)]
+    number = 0
     turn = 0
-    while made < count:
-        for subject, style in _shuffled(seen, Chance(f"plan/{seed}/{turn}"))[: count - made]:
-            yield ScenePlan(f"scene-{seed}-{made:06d}", subject, style)
-            made += 1
+    while number < count:
+        for subject, style in _shuffled(training_pairs, Chance(f"plan/{seed}/{turn}"))[: count - number]:
+            yield ScenePlan(f"scene-{seed}-{number:06d}", subject, style)
+            number += 1
         turn += 1
 
 
 def plan_verses(lines: Sequence[str], count: int, seed: int = 0) -> Iterator[VersePlan]:
-    """`count` plans: each line in turn, in an order of its own each time round, each in some style."""
-    made, turn = 0, 0
-    while made < count:
-        for line in _shuffled(lines, Chance(f"verses/{seed}/{turn}"))[: count - made]:
-            key = f"verse-{seed}-{made:06d}"
+    """`count` plans: each line in turn, reshuffled in each round, each in a random style."""
+    number, turn = 0, 0
+    while number < count:
+        for line in _shuffled(lines, Chance(f"verses/{seed}/{turn}"))[: count - number]:
+            key = f"verse-{seed}-{number:06d}"
             yield VersePlan(key, line, Chance(f"{key}/plan").pick(list(STYLES)))
-            made += 1
+            number += 1
         turn += 1
 
 
@@ -89,7 +89,7 @@ def _shuffled(things: Sequence[Thing], chance: Chance) -> list[Thing]:
 
 
 def draw_verse(plan: VersePlan, side: int = 256) -> DrawnScene:
-    """The picture of a line: what its words name, in the mood that they name."""
+    """Draws a line of verse: the elements that its words name, in the mood that they name."""
     chance = Chance(f"{plan.key}/mood")
     otherwise = Mood(chance.pick(SEASONS), chance.pick(("dawn", "day", "day", "dusk")), "clear")
     scene = verse_scene(plan.key, elements_of(plan.line), mood_of(plan.line, otherwise))
@@ -103,5 +103,5 @@ def _painted(scene: Scene, style: str, side: int) -> DrawnScene:
 
 
 def draw_scene(plan: ScenePlan, side: int = 256) -> DrawnScene:
-    """The picture of a plan; the same bytes for the same plan and side."""
+    """Draws a plan, deterministically for a plan and side in pixels."""
     return _painted(SUBJECTS[plan.subject].scene(plan.key, plan.mood), plan.style, side)

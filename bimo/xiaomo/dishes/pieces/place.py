@@ -1,4 +1,4 @@
-"""Where and how large a piece is drawn, and shades of its colour."""
+"""The transform of a piece, drawing in its frame, and shades of colours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Points = list[tuple[float, float]]
 
 
 def mixed(colour: RGB, other: RGB, share: float) -> RGB:
-    """A colour with some of another in it."""
+    """Mixes a ``share`` of another colour into a colour."""
     return (
         round(colour[0] + (other[0] - colour[0]) * share),
         round(colour[1] + (other[1] - colour[1]) * share),
@@ -24,18 +24,20 @@ def mixed(colour: RGB, other: RGB, share: float) -> RGB:
 
 
 def darker(colour: RGB, share: float = 0.45) -> RGB:
-    """A colour in shade, a little warmer than black."""
+    """A colour in shadow, mixed with a warm black."""
     return mixed(colour, (34, 16, 10), share)
 
 
 def lighter(colour: RGB, share: float = 0.4) -> RGB:
-    """A colour in the light."""
+    """A highlighted colour."""
     return mixed(colour, (255, 250, 238), share)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a piece lies, and the chance that belongs to it; `flat` is how much the view from the side squashes it."""
+    """The position, size and angle of a piece, and its random generator; `flat` is the vertical scale of the slanted
+    view.
+    """
 
     scene: Scene
     chance: Chance
@@ -47,16 +49,16 @@ class Place:
     tint: RGB
 
     def at(self, points: Points | Path) -> Path:
-        """Points of a unit frame, turned, squashed and put there."""
+        """Transforms points of the unit frame: rotated, scaled vertically by `flat`, moved."""
         made = turned(np.asarray(points, np.float32), 0, 0, self.angle, self.size)
         return made * np.array([1, self.flat], np.float32) + np.array([self.x, self.y], np.float32)
 
     def upright(self, points: Points | Path) -> Path:
-        """Points of a unit frame that are not turned: what stands."""
+        """Transforms points of the unit frame without rotation, for upright parts."""
         return np.asarray(points, np.float32) * np.float32(self.size) + np.array([self.x, self.y], np.float32)
 
     def body(self, *outlines: Path, tint: RGB | None = None, into: RGB | None = None, shade: bool = True) -> None:
-        """Fills with a dark edge below, as it lies on others."""
+        """Fills outlines, with a dark edge below them as contact shadow."""
         tint = tint or self.tint
         if shade:
             drop = np.array([0.0, 0.004 + 0.03 * self.size], np.float32)
@@ -64,11 +66,11 @@ class Place:
         self.scene.fill("food", *outlines, tint=tint, into_tint=into, rough=0.3)
 
     def lines(self, paths: list[Path], width: float, tint: RGB, strength: float = 0.9) -> None:
-        """Drawn lines, their width of the piece's size."""
+        """Draws lines; ``width`` is relative to the size of the piece."""
         self.scene.line("food_line", paths, max(0.0016, width * self.size), tint=tint, rough=0.1, strength=strength)
 
     def gloss(self, x: float = -0.3, y: float = -0.3, size: float = 0.22) -> None:
-        """A light that the wet surface throws back, up and to the left."""
+        """A highlight on a wet surface, by default at the upper left."""
         self.scene.fill(
             "gloss",
             ellipse(self.x + x * self.size, self.y + y * self.size, self.size * size, self.size * size * 0.55, 10),

@@ -1,5 +1,5 @@
-"""How one piece of an ingredient looks, by its shape: every shape is drawn around (x, y) with a half length of about
-`size`, turned by `angle`.
+"""Drawing functions by the name of an ingredient's shape. Every shape is drawn around (x, y) with a half length of
+about `size`, rotated by `angle`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ SHAPES: Mapping[str, Callable[[Place], None]] = {
 def draw_piece(
     scene: Scene, chance: Chance, one: Ingredient, x: float, y: float, unit: float, angle: float, flat: float
 ) -> None:
-    """One piece of an ingredient at a place, `unit` being the size of a usual piece."""
+    """Draws one piece of an ingredient at (x, y); `unit` is the size of an average piece."""
     vary = chance.uniform(-0.09, 0.09)
     tint = lighter(one.colour, vary) if vary > 0 else darker(one.colour, -vary)
     SHAPES[one.shape](Place(scene, chance, x, y, unit * one.size * chance.uniform(0.9, 1.1), angle, flat, tint))

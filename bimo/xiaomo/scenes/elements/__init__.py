@@ -1,1 +1,1 @@
-"""What scenes are made of: sky, land, water, plants, buildings, people, animals, things."""
+"""Elements of scenes: sky, land, water, plants, buildings, people, animals, objects."""

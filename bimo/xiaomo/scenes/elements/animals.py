@@ -1,4 +1,4 @@
-"""Animals, and who rides them."""
+"""Animals and riders."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def ox(scene: Scene, x: float, foot: float, size: float) -> None:
 
 
 def horse(scene: Scene, x: float, foot: float, size: float, rider: str = "", material: str = "horse") -> None:
-    """A horse at a walk, with a rider in a robe where one is named ("robe", "robe_red" ...)."""
+    """A walking horse, with a rider if the material of a robe is given ("robe", "robe_red" ...)."""
     side = scene.layout.side
     at = frame(x, foot, size, side)
     with scene.element("horse"):
@@ -186,7 +186,7 @@ def camel(scene: Scene, x: float, foot: float, size: float, load: bool = True) -
 
 
 def caravan(scene: Scene, x: float, foot: float, size: float, count: int) -> None:
-    """Camels one behind the other, and the man who leads them."""
+    """Camels in a row, led by a man."""
     side = scene.layout.side
     with scene.element("camel"):
         for k in range(count):

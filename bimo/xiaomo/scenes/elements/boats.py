@@ -1,4 +1,4 @@
-"""Boats and who is in them."""
+"""Boats and their crews."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _wake(scene: Scene, x: float, y: float, size: float) -> None:
 def boat(
     scene: Scene, x: float, y: float, size: float, awning: bool = True, lamp: bool = False, side: float | None = None
 ) -> None:
-    """A wooden boat with an arched awning of matting, and a lamp at its bow where asked."""
+    """A wooden boat with an arched awning of matting, and optionally a lamp at its bow."""
     side = scene.layout.side if side is None else side
     first = len(scene.shapes)
     with scene.element("boat"):

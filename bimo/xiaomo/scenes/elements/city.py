@@ -1,4 +1,4 @@
-"""A city of today: its skyline, a television tower, a great wheel."""
+"""A modern city: skyline, television tower, Ferris wheel."""
 
 from __future__ import annotations
 

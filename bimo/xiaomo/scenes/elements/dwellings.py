@@ -1,4 +1,4 @@
-"""Where people live: houses, villages, cottages, yurts, a fence, a window."""
+"""Dwellings: houses, villages, cottages, yurts, a fence, a window."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def fence(scene: Scene, x: float, y: float, wide: float) -> None:
 
 
 def window_frame(scene: Scene) -> None:
-    """A round moon window in a white wall, seen from inside; what was added before is the view."""
+    """A round moon window in a white wall, seen from inside; shapes that were added before are the view."""
     turn = np.linspace(0, math.tau, 60, dtype=np.float32)
     ring = np.stack([0.5 + 0.40 * np.cos(turn), 0.46 + 0.40 * np.sin(turn)], 1).astype(np.float32)
     outside = path((-0.02, -0.02), (1.02, -0.02), (1.02, 1.02), (-0.02, 1.02), (-0.02, 0.46))

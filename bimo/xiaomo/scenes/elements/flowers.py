@@ -1,6 +1,6 @@
-"""What flowers: plum, orchid, chrysanthemum, lotus, a meadow."""
+"""Flowers: plum, orchid, chrysanthemum, lotus, a meadow."""
 
-# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# numpy's arrays are only partly typed.
 # pyright: reportUnknownArgumentType=false
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lanterns: hung one by one or in a row, of stone, set afloat."""
+"""Lanterns: single, in a row, of stone, floating."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bimo.xiaomo.scenes.geometry import arc, box, ellipse, path, petal, placed, 
 
 
 def lantern(scene: Scene, x: float, y: float, size: float, cord: float = 0.0) -> None:
-    """A round red lantern with gold caps and a tassel; `cord` is how far up it hangs from."""
+    """A round red lantern with gold caps and a tassel; `cord` is the length of its cord."""
     if cord:
         scene.line("dark_wood", [path((x, y - size * 0.5 - cord), (x, y - size * 0.5))], 0.003, rough=0.1)
     if scene.mood.light in ("night", "dusk"):

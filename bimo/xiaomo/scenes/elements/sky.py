@@ -1,4 +1,4 @@
-"""Above: sky, sun, moon, stars, clouds, mist, rain, snow, birds, smoke, fireworks."""
+"""Sky, sun, moon, stars, clouds, mist, rain, snow, birds, smoke, fireworks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bimo.xiaomo.scenes.geometry import Path, blob, box, ellipse, frame, path, p
 
 
 def sky(scene: Scene, horizon: float, dust: bool = False) -> None:
-    """The sky down to a horizon, with the sun or the moon of the hour where it can be seen."""
+    """The sky above a horizon, with the sun or the moon if the time and weather show it."""
     scene.fill("sky", box(-0.02, -0.02, 1.02, horizon), into="dust" if dust else "sky_low", rough=0.0)
 
 
@@ -104,7 +104,7 @@ def mist(scene: Scene, level: float, thickness: float, strength: float = 0.7, co
 
 
 def weather(scene: Scene) -> None:
-    """What falls or hangs in the air, before everything: added last."""
+    """Rain, snow and mist in front of everything; to be added last."""
     kind = scene.mood.weather
     if kind == "rain":
         rain(scene)

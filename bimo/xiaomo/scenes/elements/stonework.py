@@ -1,4 +1,4 @@
-"""What is built of stone and brick: arched bridges, gate towers, the Great Wall with its watch towers."""
+"""Buildings of stone and brick: arched bridges, gate towers, the Great Wall with its watch towers."""
 
 from __future__ import annotations
 

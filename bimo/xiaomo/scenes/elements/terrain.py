@@ -1,4 +1,4 @@
-"""Land and water: ranges, single peaks, banks, rocks, rivers, falls, dunes, terraces."""
+"""Land and water: mountain ranges, peaks, banks, rocks, rivers, waterfalls, dunes, terraces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bimo.xiaomo.scenes.geometry import Path, arc, below, blob, box, ellipse, he
 
 
 def mountains(scene: Scene, horizon: float, height: float, layers: int = 4, name: str = "mountain") -> None:
-    """Ranges one before the other, each melting into mist at its foot; the near ones with drawn ridges and creases."""
+    """Mountain ranges in layers, each fading into mist at its foot; the near ones with ridges and creases."""
     chance = scene.chance.fork("mountains")
     with scene.element(name):
         for layer in range(layers):
@@ -57,7 +57,7 @@ def creases(chance: Chance, edge: Path, length: float, count: int) -> list[Strok
 def peak(
     scene: Scene, x: float, foot: float, width: float, height: float, kind: str, depth: float, name: str = "peak"
 ) -> Path:
-    """One peak: "pillar" as Huangshan's, "karst" as Guilin's, "cliff" flat-topped. Its upper edge is given back."""
+    """One peak: "pillar" as Huangshan's, "karst" as Guilin's, "cliff" flat-topped. Returns its upper edge."""
     chance = scene.chance.fork(f"peak{x:.3f}{foot:.3f}")
     profile = {
         "pillar": [
@@ -181,7 +181,7 @@ def lake(scene: Scene, top: float, bottom: float = 1.02, material: str = "water"
 
 
 def stream(scene: Scene, top: float, x: float, near: float, bend: float, name: str = "stream") -> tuple[Path, Path]:
-    """A stream that comes from the horizon to the foot of the picture; its two banks are given back."""
+    """A stream that comes from the horizon to the foot of the picture; returns its two banks."""
     share = np.linspace(0, 1, 30, dtype=np.float32)
     y = top + (1.03 - top) * share
     middle = x + bend * np.sin(share * 3.1) * (1 - 0.35 * share)
@@ -269,7 +269,7 @@ def rocks(scene: Scene, x: float, y: float, size: float, count: int = 3) -> None
 def hill(
     scene: Scene, x: float, foot: float, width: float, height: float, depth: float = 0.0, name: str = "hill"
 ) -> Path:
-    """A rounded hill; its upper edge is given back."""
+    """A rounded hill; returns its upper edge."""
     chance = scene.chance.fork(f"hill{x:.3f}")
     turn = np.linspace(-1, 1, 40, dtype=np.float32)
     y = foot - height * np.cos(turn * 1.5706) ** 1.3 + 0.006 * chance.bell(1, 40)
@@ -346,7 +346,7 @@ def dunes(scene: Scene, horizon: float) -> None:
 
 
 def terraces(scene: Scene, top: float) -> None:
-    """Rice terraces: bands that follow the slope, some of them holding the sky."""
+    """Rice terraces: bands that follow the slope, some reflecting the sky."""
     chance = scene.chance.fork("terraces")
     turn = np.linspace(-0.02, 1.02, 60, dtype=np.float32)
     phase, number, y = chance.uniform(0, 6.28), 0, top

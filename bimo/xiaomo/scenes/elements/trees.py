@@ -48,7 +48,7 @@ def skeleton(
 def tree(
     scene: Scene, x: float, y: float, height: float, kind: str, lean: float = 0.0, depth: float = 0.0
 ) -> list[Point]:
-    """A tree with its foot at (x, y): leafy, bare, willow, peach, maple, ginkgo. The ends of its twigs are given."""
+    """A tree with its foot at (x, y): leafy, bare, willow, peach, maple, ginkgo. Returns the ends of its twigs."""
     chance = scene.chance.fork(f"tree{x:.3f}{y:.3f}")
     if kind in ("leafy", "maple", "ginkgo") and scene.mood.white:
         kind = "bare"
@@ -278,7 +278,7 @@ def far_trees(scene: Scene, places: list[Point], size: float, depth: float, name
 
 
 def grove(scene: Scene, level: float, count: int, size: float, depth: float) -> None:
-    """A line of small trees along a level, closer in groups."""
+    """A row of small trees in groups."""
     chance = scene.chance.fork(f"grove{level:.3f}{depth:.2f}")
     middle = [chance.uniform(0.05, 0.95) for _ in range(3)]
     places = [

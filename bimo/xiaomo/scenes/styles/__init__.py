@@ -1,4 +1,4 @@
-"""The manners of painting, and rendering a scene in one of them."""
+"""Painting styles, and rendering a scene in one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""插画: clear illustration. Bodies are lit from the upper left as if they were modelled, edges are clean."""
+"""插画: illustration with clean edges. Bodies are shaded as if lit from the upper left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def grade_clear(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def paint_clear(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None:
-    """One shape: covered smoothly, and modelled by the light where it is a body."""
+    """Paints a shape: opaque, and shaded if it is a body."""
     material = MATERIALS[shape.material]
     if material.finish in ("air", "glow") or shape.mirror or shape.soft > 1.5:
         paint_wash(painting, shape, style, mood)
@@ -39,7 +39,7 @@ def paint_clear(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
 
 
 def _modelled(painting: Painting, mask: Floats, window: Window, colour: Floats) -> Floats:
-    """A colour under light from the upper left: the blurred mask is taken for the height of the body."""
+    """Shades a colour under light from the upper left, with the blurred mask as height map."""
     height = mask.shape[0] / painting.scale
     radius = min(4.5, max(1.2, height * 0.10)) * painting.scale
     hill = blurred(mask, radius)
@@ -51,7 +51,7 @@ def _modelled(painting: Painting, mask: Floats, window: Window, colour: Floats) 
 
 
 def finish_clear(painting: Painting, style: Style, mood: Mood, layout: Layout) -> None:
-    """Nothing more."""
+    """Does nothing."""
 
 
 CLEAR = Style(

@@ -1,6 +1,6 @@
 """剪纸: paper cut-outs. Every shape is a sheet of one red, and a gap of the ground is left around it."""
 
-# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# numpy's arrays are only partly typed.
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GOLDEN = frozenset(
     }
 )
 ABSENT = frozenset({"mist", "moon_mark", "shadow", "smoke", "cloud", "sand_shade", "ridge_low"})
-#: Lines on a thing, which are cut out of its sheet; all other lines stand as paper of their own.
+#: Materials of lines that are cut out of the sheet below; all other lines are strips of paper.
 CUT_OUT = frozenset(
     {
         "stone_line",
@@ -68,7 +68,7 @@ HILLS = frozenset({"ridge", "peak", "sand", "rock", "bank", "terrace", "needle_m
 
 
 def grade_cut(colour: Floats, material: Material, mood: Mood) -> Floats:
-    """A red by how dark the thing is in life."""
+    """A red by the brightness of the natural colour."""
     grey = float(np.clip(colour @ LUMINANCE, 0, 0.999))
     place = grey * (len(REDS) - 1)
     step = int(place)
@@ -77,7 +77,7 @@ def grade_cut(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def paint_cut(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None:
-    """One shape as a sheet of paper: no mist, no reflection, and a gap around what stands before other paper."""
+    """Paints a shape as a sheet of paper: no mist, no reflections, and a gap around it."""
     material = MATERIALS[shape.material]
     ground = np.array(GROUND[mood.light], np.float32)
     if material.finish == "sky":
@@ -97,7 +97,7 @@ def paint_cut(painting: Painting, shape: Shape, style: Style, mood: Mood) -> Non
 
 
 def _paper(shape: Shape, material: Material, style: Style, mood: Mood, ground: Floats) -> Floats:
-    """The sheet that a shape is cut from; what is only drawn on a thing is cut out of it."""
+    """The colour of a shape's sheet; lines on an object have the colour of the background."""
     reds = np.array(REDS, np.float32)
     if shape.material in GOLDEN:
         return GOLD

@@ -1,6 +1,6 @@
 """Drawn outlines filled with graded colour: 工笔 fine brush, 青绿 blue and green, 青花 blue on porcelain."""
 
-# numpy's arrays are typed in part; what crosses it here is named where it is used.
+# numpy's arrays are only partly typed.
 # pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bimo.xiaomo.scenes.palette import MATERIALS, Material
 from bimo.xiaomo.scenes.styles.style import LUMINANCE, UNDRAWN, Style, outlines
 from bimo.xiaomo.scenes.styles.washes import finish_scroll, paint_wash
 
-MANY = 90  # so many small outlines are not drawn one by one
+MANY = 90  # shapes with more outlines are not contoured one by one
 COBALT = np.array([[0.06, 0.13, 0.42], [0.20, 0.36, 0.70], [0.62, 0.74, 0.90], [0.945, 0.965, 0.975]], np.float32)
 AZURITE = np.array([0.13, 0.36, 0.56], np.float32)
 MALACHITE = np.array([0.30, 0.58, 0.44], np.float32)
@@ -33,7 +33,7 @@ def grade_gongbi(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def grade_qinglu(colour: Floats, material: Material, mood: Mood) -> Floats:
-    """Azurite, malachite and ochre: what is green or blue in life becomes a mineral."""
+    """Azurite, malachite and ochre: greens and blues become mineral pigments."""
     if material.accent or material.finish == "glow":
         return colour
     grey = float(colour @ LUMINANCE)
@@ -58,7 +58,7 @@ def grade_porcelain(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def paint_lines(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None:
-    """One shape: filled with a colour that is graded from its rim, and outlined."""
+    """Paints a shape: filled with a gradient from its rim, and outlined."""
     material = MATERIALS[shape.material]
     finish = material.finish
     if finish in ("sky", "air", "glow") or shape.mirror or (finish == "water" and style.name != "porcelain"):

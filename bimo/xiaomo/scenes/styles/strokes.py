@@ -1,4 +1,4 @@
-"""Thick paint in strokes that follow the form: 油画 oil, and the manner of Van Gogh."""
+"""Thick paint in strokes that follow the form: 油画 oil, and the style of Van Gogh."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from bimo.xiaomo.scenes.palette import MATERIALS, Material
 from bimo.xiaomo.scenes.styles.style import LUMINANCE, UNDRAWN, Style, note_strokes, outlines
 from bimo.xiaomo.scenes.styles.washes import paint_wash
 
-#: What falls before everything is painted over the strokes.
+#: Materials that are painted over the strokes.
 FALLING = frozenset({"snowfall", "rainfall"})
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One going-over: strokes so wide and long (of the side), so many, where the picture's detail is at least that."""
+    """A layer of strokes: their width and length (fractions of the side), their number, and the least detail of pixels
+    that get them.
+    """
 
     width: float
     length: float
@@ -59,7 +61,7 @@ def grade_gogh(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def paint_thick(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None:
-    """One shape as the coat below the strokes: everything covers."""
+    """Paints a shape of the opaque underpainting below the strokes."""
     material = MATERIALS[shape.material]
     if shape.material in FALLING:
         painting.later.append(shape)
@@ -88,7 +90,7 @@ def paint_thick(painting: Painting, shape: Shape, style: Style, mood: Mood) -> N
 
 
 def _contour(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None:
-    """The dark line around a thing, without which strokes would dissolve it."""
+    """The dark contour of an object, without which strokes would blur it."""
     found = painting.mask(outlines(shape, style.line), style.rough, 0.3)
     if found is not None:
         tone = style.colour(shape.material, shape, mood, shape.tint) * 0.32 + np.array([0.02, 0.03, 0.09], np.float32)
@@ -102,7 +104,7 @@ def _note(painting: Painting, shape: Shape, style: Style) -> None:
 
 
 def swirls(painting: Painting, layout: Layout, turns: int) -> Floats:
-    """The angle of a sky that turns: around the sun or the moon, around some whirls, and level in between."""
+    """The stroke angles of a swirling sky: around the sun or the moon, around some vortices, and level in between."""
     chance = painting.chance.fork("swirls")
     centres = [(layout.light_x, layout.light_y, 0.24, 1.0)]
     for _ in range(turns):
@@ -121,7 +123,7 @@ def swirls(painting: Painting, layout: Layout, turns: int) -> Floats:
 
 
 def restroke(painting: Painting, layers: tuple[Layer, ...], bend: float, jitter: float, ridge: float) -> Image.Image:
-    """Paints the coat over in strokes along `painting.angle`; `ridge` is how the light catches thick paint."""
+    """Paints strokes along `painting.angle` over the underpainting; `ridge` is the contrast of their relief."""
     chance, side = painting.chance.fork("strokes"), painting.side
     big = side * 2
     coat = painting.pixels
@@ -192,13 +194,13 @@ def _paint_later(painting: Painting, style: Style, mood: Mood) -> None:
 
 
 def _sharpened(painting: Painting, coat: Floats, strokes: Floats, least: float, most: float) -> Floats:
-    """Strokes with some of the coat below them, most where a thing is small: a painter finishes those by point."""
+    """Blends strokes with the underpainting, most where the detail is fine."""
     share = (least + (most - least) * blurred(painting.detail, 1.5) ** 1.5)[..., None]
     return strokes * (1 - share) + coat * share
 
 
 def finish_oil(painting: Painting, style: Style, mood: Mood, layout: Layout) -> None:
-    """Short dabs over the coat, and the weave of the canvas."""
+    """Short dabs over the underpainting, and the weave of the canvas."""
     free = painting.sky > 0.5
     painting.angle[free] = (0.9 * (painting.low - 0.5) * math.pi)[free]
     coat, image = painting.pixels, restroke(painting, OIL_LAYERS, 1.6, 0.045, 0.05)
@@ -209,7 +211,7 @@ def finish_oil(painting: Painting, style: Style, mood: Mood, layout: Layout) -> 
 
 
 def finish_gogh(painting: Painting, style: Style, mood: Mood, layout: Layout) -> None:
-    """Long strokes that turn in the sky and follow every form, two colours side by side."""
+    """Long strokes that swirl in the sky and follow every form, in pairs of colours."""
     free = painting.sky > 0.5
     painting.angle[free] = swirls(painting, layout, 2)[free]
     rings = np.hypot(painting.x - layout.light_x, painting.y - layout.light_y)

@@ -1,4 +1,4 @@
-"""What a style is: a paper, how far it follows the hour, how it grades a colour, how it paints, how it ends."""
+"""Definition of a style: paper, strength of lighting, colour grading, and functions that paint shapes and finish."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LUMINANCE = np.array([0.30, 0.59, 0.11], np.float32)
 
 @dataclass(frozen=True)
 class Style:
-    """One manner of painting.
+    """A painting style.
 
-    `light` is how far colours follow the hour; `sky` how dense the sky is laid, by light; `rough` how much edges are
-    bent and `soft` how blurred, in pixels; `line` the width of outlines, of the side (0: none); `ground` how
-    densely land and water are laid: on old scrolls they are mostly bare paper.
+    `light` is the strength of lighting; `sky` the density of the sky by light; `rough` the displacement and `soft` the
+    blur of edges, in pixels; `line` the width of outlines as a fraction of the side (0: none); `ground` the density of
+    land and water, which are mostly bare paper on old scrolls.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Style:
         return np.clip(self.grade(natural(material, mood, shape.depth, self.light, tint), material, mood), 0, 1)
 
     def colours(self, painting: Painting, mask: Floats, shape: Shape, mood: Mood) -> Floats:
-        """The colour of a shape: one, or one for each pixel of its window where it goes over into another."""
+        """The colour of a shape: one, or with a gradient one for each pixel of its window."""
         first = self.colour(shape.material, shape, mood, shape.tint)
         if shape.into is None and shape.into_tint is None:
             return first
@@ -54,9 +54,9 @@ class Style:
         return first * (1 - share) + second * share
 
 
-#: What lies flat and wide below everything else.
+#: Materials of wide, flat areas.
 FLAT = frozenset({"ground", "meadow", "water", "sea"})
-#: Soft masses and marks, which no drawn line goes around.
+#: Materials of soft shapes, which are not outlined.
 UNDRAWN = frozenset(
     {
         "leaf",
@@ -85,13 +85,13 @@ UNDRAWN = frozenset(
 
 
 def outlines(shape: Shape, width: float) -> Shape:
-    """The drawn contour of a shape's fills."""
+    """The contours of a shape's fills as strokes."""
     closed = tuple(Stroke(np.concatenate([one, one[:1]]), width, width) for one in shape.fills)
     return Shape(shape.material, strokes=closed, rough=shape.rough, soft=0.0)
 
 
 def note_strokes(painting: Painting, mask: Floats, window: Window, shape: Shape) -> None:
-    """Writes down how strokes of thick paint would lie on a shape."""
+    """Records the direction and fineness of brush strokes on a shape."""
     material = MATERIALS[shape.material]
     if material.finish == "air":
         return

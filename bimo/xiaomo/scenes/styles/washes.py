@@ -1,4 +1,4 @@
-"""Thin paint on paper: 水墨 ink, 国画 ink with colour, 水彩 watercolour."""
+"""Transparent paint on paper: 水墨 ink, 国画 ink with colour, 水彩 watercolour."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bimo.xiaomo.scenes.description import Layout, Mood, Shape
 from bimo.xiaomo.scenes.palette import MATERIALS, Material
 from bimo.xiaomo.scenes.styles.style import FLAT, LUMINANCE, Style
 
-#: How dense thin paint lies, by finish.
+#: The density of transparent paint by finish.
 DENSITY = {"wash": 0.86, "line": 1.0, "sky": 1.0, "water": 0.8}
 LINE_SOFT = 0.35
 
 
 def grade_ink(colour: Floats, material: Material, mood: Mood) -> Floats:
-    """Shades of ink; what is red or gold in life keeps a little of it."""
+    """Shades of ink; reds and golds keep some of their colour."""
     grey = float(colour @ LUMINANCE)
     shade = np.float32(grey**1.12) * np.array([1.0, 0.985, 0.955], np.float32)
     if not material.accent:
@@ -25,7 +25,7 @@ def grade_ink(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def grade_colour(colour: Floats, material: Material, mood: Mood) -> Floats:
-    """Mineral and plant colours, thinned: nothing shouts but what should."""
+    """Diluted mineral and plant colours, muted except for accents."""
     grey = float(colour @ LUMINANCE)
     share = 0.14 if material.accent else 0.34
     return (colour * (1 - share) + grey * share) * np.array([1.0, 0.99, 0.965], np.float32)
@@ -38,7 +38,7 @@ def grade_watercolour(colour: Floats, material: Material, mood: Mood) -> Floats:
 
 
 def paint_wash(painting: Painting, shape: Shape, style: Style, mood: Mood) -> None:
-    """One shape in thin paint; bodies cover first, so that walls stand before hills."""
+    """Paints a shape transparently; below bodies the paper is covered first, so that walls hide hills behind them."""
     material = MATERIALS[shape.material]
     finish = material.finish
     soft = {"line": LINE_SOFT, "body": 0.5, "glow": 0.8, "air": 1.0}.get(finish, style.soft)
@@ -75,7 +75,7 @@ def paint_wash(painting: Painting, shape: Shape, style: Style, mood: Mood) -> No
 
 
 def _veiled(painting: Painting, colour: Floats, style: Style, mood: Mood) -> Floats:
-    """The colour of mist: that of the paper, as far as the sky lets it be seen."""
+    """The colour of mist: that of the paper below the paint of the sky."""
     share = style.sky[mood.light]
     return painting.paper * (1 - share) * (0.8 if mood.light == "night" else 1.0) + colour * share
 
@@ -88,7 +88,7 @@ def _paint_sky(
 
 
 def _paint_glow(painting: Painting, mask: Floats, window: tuple[slice, slice], colour: Floats, shape: Shape) -> None:
-    """A lamp, the moon, the sun: the disc covers, and lights the air around it."""
+    """A light source: an opaque disc with a halo."""
     left, top, right, bottom = shape.box
     reach = max(right - left, bottom - top)
     if shape.fills and reach > 0.05:
@@ -108,13 +108,13 @@ def _shade(painting: Painting, mask: Floats, window: tuple[slice, slice], colour
 
 
 def finish_scroll(painting: Painting, style: Style, mood: Mood, layout: Layout) -> None:
-    """Old paper: a little darker to its edges."""
+    """Old paper, slightly darker towards its edges."""
     edge = np.maximum(np.abs(painting.x - 0.5), np.abs(painting.y - 0.5)) * 2
     painting.pixels *= (1 - 0.05 * np.clip(edge, 0, 1)[..., None] ** 4).astype(np.float32)
 
 
 def finish_watercolour(painting: Painting, style: Style, mood: Mood, layout: Layout) -> None:
-    """Colours drift, blooms dry with a rim, pigment sinks into the grain, and the edge of the sheet stays white."""
+    """Watercolour effects: drifting colours, blooms with a rim, granulation, and a white border."""
     chance, side = painting.chance.fork("watercolour"), painting.side
     drift = np.stack([noise(chance, side, 4, 2) for _ in range(3)], 2) - 0.5
     pixels = painting.pixels * (1 + 0.17 * drift)

@@ -1,4 +1,4 @@
-"""The subjects that can be drawn."""
+"""All subjects by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How towns and boats on canals are drawn: a bridge, a water town, a mooring by night, dragon boats."""
+"""Scenes of towns and boats on canals: a bridge, a water town, a mooring by night, dragon boats."""
 
 from __future__ import annotations
 

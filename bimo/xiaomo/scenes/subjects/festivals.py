@@ -1,4 +1,4 @@
-"""How festivals are drawn: New Year, the lantern fair, mid-autumn, rain at Qingming."""
+"""Scenes of festivals: New Year, the lantern fair, mid-autumn, rain at Qingming."""
 
 from __future__ import annotations
 

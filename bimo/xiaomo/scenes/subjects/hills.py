@@ -211,7 +211,7 @@ def snow_mountain_temple(scene: Scene) -> None:
 
 
 def peach_spring(scene: Scene) -> None:
-    """桃花源: peach trees on both banks of a stream, cottages behind, a boat that finds them."""
+    """桃花源: peach trees on both banks of a stream, cottages behind, a boat that arrives."""
     layout = scene.layout
     horizon = layout.horizon
     sky.sky(scene, horizon)

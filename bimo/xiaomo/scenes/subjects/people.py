@@ -1,4 +1,6 @@
-"""Subjects of people, feasts and towns: palace, lanterns, mid-autumn, rain at Qingming, snow, the city, moonlight."""
+"""Subjects of people, festivals and towns: palace, lanterns, mid-autumn, rain at Qingming, snow, the city,
+moonlight.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How open land is drawn: the desert, rice terraces, the grassland."""
+"""Scenes of open land: the desert, rice terraces, the grassland."""
 
 from __future__ import annotations
 

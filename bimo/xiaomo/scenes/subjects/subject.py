@@ -1,4 +1,4 @@
-"""What a subject is: a function that composes elements, and the moods and manners that suit it."""
+"""Definition of a subject: a function that composes elements, and the moods and styles that suit it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ ALL_STYLES = (
     "porcelain",
     "illustration",
 )
-#: Everything but the mineral landscape, for what has no hills.
+#: All styles except for the mineral landscape, for subjects without hills.
 NO_HILLS = tuple(style for style in ALL_STYLES if style != "qinglu")
-#: Manners of today, for what is of today.
+#: Styles for modern subjects.
 MODERN = ("ink", "colour", "watercolour", "oil", "gogh", "papercut", "illustration")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject. `ranges` are those of its layout that are its own; `moods` may be repeated to be more usual."""
+    """A subject. `ranges` override those of the default layout; repeated `moods` are more frequent."""
 
     name: str
     zh: str
@@ -43,14 +43,14 @@ class Subject:
     styles: tuple[str, ...] = ALL_STYLES
 
     def draw_mood(self, chance: Chance) -> Mood:
-        """A mood that suits the subject; snow falls in winter only, and rain in every other season."""
+        """A random mood that suits the subject; it snows only in winter, and rains only in other seasons."""
         season, light, weather = chance.pick(self.seasons), chance.pick(self.lights), chance.pick(self.weathers)
         if (weather == "snow" and season != "winter") or (weather == "rain" and season == "winter"):
             weather = "clear"
         return Mood(season, light, weather)
 
     def scene(self, key: str, mood: Mood | None = None, layout: Layout | None = None) -> Scene:
-        """The subject composed from a key; mood and layout are drawn from it where they are not given."""
+        """Composes the subject from a key, which also determines mood and layout if they are None."""
         chance = Chance(key)
         mood = mood or self.draw_mood(chance.fork("mood"))
         layout = layout or draw_layout(chance.fork("layout"), dict(self.ranges))

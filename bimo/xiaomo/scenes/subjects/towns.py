@@ -1,4 +1,4 @@
-"""How palaces and towns are drawn: the Forbidden City, a snowy night, the modern city, a town on cliffs."""
+"""Scenes of palaces and towns: the Forbidden City, a snowy night, the modern city, a town on cliffs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def palace(scene: Scene) -> None:
 
 
 def snow_night(scene: Scene) -> None:
-    """风雪夜归人: cottages with lit windows under snow, someone who comes home."""
+    """风雪夜归人: cottages with lit windows under snow, someone coming home."""
     layout = scene.layout
     horizon = layout.horizon
     sky.sky(scene, horizon)

@@ -1,7 +1,7 @@
-"""A scene for words: a landscape that holds whatever elements a verse names.
+"""A scene for a verse: a landscape with all elements that the verse names.
 
-Elements have their places: the sky, the far shore or hills, the middle with buildings and boats, the foreground with
-trees and people. What is wanted twice for one place goes to the next free one.
+Each element has a zone: the sky, the far shore or hills, the middle with buildings and boats, the foreground with trees
+and people. Elements of a zone are distributed over its free places.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RANGES = {"horizon": (0.48, 0.56), "main_y": (0.72, 0.80), "light_y": (0.11, 0.2
 
 
 def verse_scene(key: str, wanted: Iterable[str], mood: Mood) -> Scene:
-    """A scene with at least the wanted elements, of those that are supported; all chance from the key."""
+    """A scene with at least those of the ``wanted`` elements that are supported, derived from the key."""
     chance = Chance(key)
     scene = Scene(chance, _suited(mood, frozenset(wanted)), draw_layout(chance.fork("layout"), RANGES))
     named = frozenset(wanted) & SUPPORTED
@@ -50,7 +50,7 @@ def verse_scene(key: str, wanted: Iterable[str], mood: Mood) -> Scene:
 
 
 def _suited(mood: Mood, wanted: frozenset[str]) -> Mood:
-    """A mood in which what is wanted can be seen: the moon and stars by night, the sun by day, snow when it falls."""
+    """A mood in which the wanted elements are visible: moon and stars at night, the sun by day, snow in winter."""
     season, light, weather = mood.season, mood.light, mood.weather
     if "snow" in wanted:
         season, weather = "winter", "snow"
@@ -68,7 +68,7 @@ def _suited(mood: Mood, wanted: frozenset[str]) -> Mood:
 
 
 def _company(named: frozenset[str], mood: Mood, chance: Chance) -> frozenset[str]:
-    """What a painter would add, so that a verse that names little is still a picture; it is declared like the rest."""
+    """Adds elements to a verse that names few, so that the scene is not empty; they are declared like the others."""
     more: set[str] = set()
     wet, day = bool(named & WATERY), mood.light != "night" and mood.weather == "clear"
     if not named & {"desert", "sea"}:
@@ -117,7 +117,7 @@ def _compose(scene: Scene, wanted: frozenset[str]) -> None:
 
 
 def room_for(wanted: Iterable[str]) -> bool:
-    """Whether all that is wanted is supported, and no more than a picture holds."""
+    """Whether all wanted elements are supported, and not too many for a picture."""
     named = set(wanted)
     if {"rain", "snow"} <= named or {"sea", "desert"} <= named:
         return False

@@ -1,4 +1,4 @@
-"""The sky, the far shore, the ground and the middle of a verse's scene, with buildings, boats and water."""
+"""The background of a verse's scene: sky, far shore, ground, and the middle with buildings, boats and water."""
 
 from __future__ import annotations
 

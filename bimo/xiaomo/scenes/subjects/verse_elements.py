@@ -1,4 +1,4 @@
-"""The elements that a verse may name, by where they stand in its scene, and the free places there."""
+"""The elements that a verse may name by their zone in the scene, and the free places of a zone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIGURES = (
     "camel", "wine", "table", "rabbit",
 )  # fmt: skip
 FLAT = ("path", "grass", "meadow", "field", "flowers", "rock", "fence", "chrysanthemum", "orchid", "wine flag")
-#: Everything that a verse may name and that `compose` can put into a picture.
+#: All elements that can be drawn.
 SUPPORTED: frozenset[str] = WATERY | {
     "moon", "sun", "stars", "cloud", "mist", "rain", "snow", "smoke", "bird", "kite", "firework", "sky lantern",
     "mountain", "peak", "cliff", "hill", "stream", "spring", "waterfall", "desert", "vine", "cottage", "bridge", "gate",
@@ -35,7 +35,7 @@ TREE_KIND = {
 
 
 class Places:
-    """Places of one kind, each given away once; when none is left the last is shared."""
+    """The places of a zone, each assigned once; after the last it is shared."""
 
     def __init__(self, *places: tuple[float, float]) -> None:
         self._free = list(places)

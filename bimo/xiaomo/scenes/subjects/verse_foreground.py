@@ -1,4 +1,4 @@
-"""The foreground of a verse's scene: trees, people, animals and what lies on the ground."""
+"""The foreground of a verse's scene: trees, people, animals and objects on the ground."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _draw_near_trees(scene: Scene, wanted: frozenset[str], bank_at: Callable[[fl
 
 
 def _tree_kind(name: str, mood: Mood) -> str:
-    """The kind that is drawn: what is named keeps its leaves, but a tree in winter is bare."""
+    """The kind of tree to draw: a named kind keeps its leaves, an unspecified tree is bare in snow."""
     return "bare" if name == "tree" and mood.white else TREE_KIND[name]
 
 

@@ -23,7 +23,7 @@ from bimo.xiaomo.scenes.subjects.subject import NO_HILLS, Subject
 
 
 def lone_boat(scene: Scene) -> None:
-    """孤舟独钓: one boat on a wide river, and nearly nothing else."""
+    """孤舟独钓: one boat on a wide, nearly empty river."""
     layout = scene.layout
     sky.sky(scene, layout.horizon - 0.08)
     sky.light_of_the_hour(scene)
