@@ -68,7 +68,7 @@ def _suited(mood: Mood, wanted: frozenset[str]) -> Mood:
 
 
 def _company(named: frozenset[str], mood: Mood, chance: Chance) -> frozenset[str]:
-    """Adds elements to a verse that names few, so that the scene is not empty; they are declared like the others."""
+    """Further elements for a verse that names few, so that the scene is not empty."""
     more: set[str] = set()
     wet, day = bool(named & WATERY), mood.light != "night" and mood.weather == "clear"
     if not named & {"desert", "sea"}:
