@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from bimo.core.label import label_of
 from bimo.core.messages import Listed, say
 from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture
-from bimo.core.request import checked
+from bimo.core.request import Request, checked
 from bimo.engine.adapters import of_prompt
 from bimo.hub import memory
 from bimo.hub.options import DEFAULT, LoadOptions
@@ -213,20 +214,9 @@ def draw(
         raise RequestError("--best chooses among the pictures of one prompt; leave it out, or the list or wildcards")
     if best_of is not None:
         best_of.check()
-    for request in requests:
-        if request.style:
-            from bimo.prompts.styles import style_named
-
-            style_named(request.style)
-        if request.size:
-            memory.check(request.size, load_options.dtype, load_options.device, tiles=load_options.tiles)
-        drawing.check(request)  # fonts are checked before a model is loaded
+    _check(requests, load_options)
     wanted_label, credentials = label_of(label, producer), credentials_of(c2pa)
-    paths = {request.text: OutputPath(None if explain else output, request.text) for request in requests}
-    for path in paths.values():
-        path.check()
-    if output is not None and paths[requests[0].text].named:
-        paths = dict.fromkeys(paths, paths[requests[0].text])  # one file name, with a counter
+    paths = _paths_of(requests, None if explain else output)
     tags = dict.fromkeys(tag for request in requests for tag in lora_tags(request.text)[1])
     adapters = replace(adapters, loras=(*adapters.loras, *of_prompt(list(tags), lora_folder)))
     engine = load_engine(
@@ -269,19 +259,7 @@ def draw(
         prepared = engine.prepare(full)
         # With a LoRA the vocabulary does not say what the model was trained on.
         if prepared.nothing_known and again is None and not image and not (anyway or engine.adapters):
-            from bimo.hub.editions import models_that_know
-
-            if others := list(models_that_know(full.text, engine.recipe.name)):
-                raise RequestError(
-                    "{sentence}; {others} learned words of it: -m {first}; or draw it all the same with --anyway",
-                    sentence=prepared.nothing_known,
-                    others=Listed(others),
-                    first=others[0],
-                )
-            raise RequestError(
-                "{sentence}; say it in other words, or draw it all the same with --anyway",
-                sentence=prepared.nothing_known,
-            )
+            raise _unknown_words(prepared.nothing_known, full.text, engine.recipe.name)
         # Warnings about the prompt are shown before minutes are spent on drawing.
         note(warning for warning in prepared.warnings if warning not in noted)
         noted.update(prepared.warnings)
@@ -309,3 +287,45 @@ def draw(
     if opened:
         for file in files:
             typer.launch(str(file))
+
+
+def _check(requests: Sequence[Request], load_options: LoadOptions) -> None:
+    """Raises RequestError for an unknown style, a size that memory cannot hold, or a missing font, before a model is
+    loaded.
+    """
+    for request in requests:
+        if request.style:
+            from bimo.prompts.styles import style_named
+
+            style_named(request.style)
+        if request.size:
+            memory.check(request.size, load_options.dtype, load_options.device, tiles=load_options.tiles)
+        drawing.check(request)
+
+
+def _paths_of(requests: Sequence[Request], output: str | None) -> dict[str, OutputPath]:
+    """The output path of each prompt; a single one, with a counter, if ``output`` is a file name. Raises
+    RequestError.
+    """
+    paths = {request.text: OutputPath(output, request.text) for request in requests}
+    for path in paths.values():
+        path.check()
+    first = paths[requests[0].text]
+    return dict.fromkeys(paths, first) if output is not None and first.named else paths
+
+
+def _unknown_words(sentence: str, text: str, recipe: str) -> RequestError:
+    """The error for a prompt of which the model learned no word, with models that did."""
+    from bimo.hub.editions import models_that_know
+
+    if others := list(models_that_know(text, recipe)):
+        return RequestError(
+            "{sentence}; {others} learned words of it: -m {first}; or draw it all the same with --anyway",
+            sentence=sentence,
+            others=Listed(others),
+            first=others[0],
+        )
+    return RequestError(
+        "{sentence}; say it in other words, or draw it all the same with --anyway",
+        sentence=sentence,
+    )

@@ -6,26 +6,14 @@ from typing import Any
 
 from bimo.core.errors import RecipeError
 from bimo.core.messages import say
-from bimo.core.recipe import Defaults, Guidance, Level, Recipe
+from bimo.core.recipe import Defaults, Recipe
 from bimo.models.layouts.configs import NO_EFFECT_TEXT
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.pipeline_form import ABSENT, Form
-from bimo.models.stable_diffusion.conditioners import Sizes
-from bimo.models.stable_diffusion.layout import (
-    LEVEL,
-    decodes_in,
-    guidance_scale,
-    guide_of,
-    latent,
-    masked,
-    schedule_of,
-    unet,
-    vae_name,
-)
+from bimo.models.stable_diffusion.layout import latent, unet, vae_name
+from bimo.models.stable_diffusion.layout_xl import level_of
 from bimo.models.text_encoders.chatglm import ChatGlm
 
-#: diffusers' defaults of KolorsPipeline.
-GUIDANCE = 5.0
 #: Architecture fields with their only supported value, and the meaning of a missing field.
 ONLY: dict[str, tuple[Any, Any]] = {
     "add_qkv_bias": (True, False),
@@ -78,20 +66,7 @@ def reading(folder: Folder) -> Reading:
             width=encoder.width,
         )
     space = latent(folder.config("vae"))
-    factor = 2 ** (len(space.block_channels) - 1)
-    side = denoiser.size * factor
-    null = "zeros_without_negative" if folder.index.get("force_zeros_for_empty_prompt") else "empty"
-    guide, steps = guide_of(denoiser, Guidance(scale=GUIDANCE, unconditional=null))
-    level = Level(
-        name=LEVEL,
-        space=space,
-        denoiser=denoiser,
-        schedule=schedule_of(folder, mend=False),
-        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *guidance_scale(denoiser)),
-        steps=steps,
-        guidance=guide,
-        space_dtypes=decodes_in(folder.config("vae")),
-    )
+    level, side = level_of(folder, denoiser, space, zeros=False)
     recipe = Recipe(
         name="kolors-inpainting" if denoiser.spatial else "kolors",
         text_encoders=(encoder,),

@@ -11,6 +11,7 @@ from bimo.core.recipe import Defaults, Guidance, Level, Recipe
 from bimo.models.layouts.configs import FORMER_TEXT, NO_EFFECT_TEXT, TEXT_ENCODER_SIZES, defaults_of, read_json
 from bimo.models.layouts.diffusers_folder import Filling, Folder, Reading
 from bimo.models.layouts.pipeline_form import Form
+from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.conditioners import Sizes
 from bimo.models.stable_diffusion.layout import (
     LEVEL,
@@ -24,10 +25,11 @@ from bimo.models.stable_diffusion.layout import (
     unet,
     vae_name,
 )
+from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.fusion import Channels
 
-#: The default of diffusers' StableDiffusionXLPipeline.
+#: The default of diffusers' StableDiffusionXLPipeline and KolorsPipeline.
 GUIDANCE = 5.0
 #: The vocabulary size of Taiyi-XL's text encoders: CLIP's and 8067 more.
 TAIYI_WORDS = 57475
@@ -37,6 +39,28 @@ FORMS = tuple(
     Form(pipeline, "UNet2DConditionModel", _ENCODERS, masked=masked, component="unet", zeros=True, single=True)
     for pipeline, masked in (("StableDiffusionXLPipeline", False), ("StableDiffusionXLInpaintPipeline", True))
 )
+
+
+def level_of(folder: Folder, denoiser: Unet, space: Latent, *, zeros: bool) -> tuple[Level, int]:
+    """The level of a folder with a UNet that is conditioned on sizes, and the side in pixels that it was trained at.
+
+    ``zeros`` is the default of ``force_zeros_for_empty_prompt`` in the folder's index.
+    """
+    factor = 2 ** (len(space.block_channels) - 1)
+    zeros = folder.index.get("force_zeros_for_empty_prompt", zeros)
+    guidance = Guidance(scale=GUIDANCE, unconditional="zeros_without_negative" if zeros else "empty")
+    guidance, steps = guide_of(denoiser, guidance)
+    level = Level(
+        name=LEVEL,
+        space=space,
+        denoiser=denoiser,
+        schedule=schedule_of(folder, mend=False),
+        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *guidance_scale(denoiser)),
+        steps=steps,
+        guidance=guidance,
+        space_dtypes=decodes_in(folder.config("vae")),
+    )
+    return level, denoiser.size * factor
 
 
 def reading(folder: Folder) -> Reading:
@@ -63,22 +87,7 @@ def reading(folder: Folder) -> Reading:
         )
     denoiser = replace(denoiser, text=widths)
     space = latent(folder.config("vae"), ("moments",))
-    side, factor = denoiser.size, 2 ** (len(space.block_channels) - 1)
-    guide = Guidance(
-        scale=GUIDANCE,
-        unconditional="zeros_without_negative" if folder.index.get("force_zeros_for_empty_prompt", True) else "empty",
-    )
-    guide, steps = guide_of(denoiser, guide)
-    level = Level(
-        name=LEVEL,
-        space=space,
-        denoiser=denoiser,
-        schedule=schedule_of(folder, mend=False),
-        conditioners=(*masked(denoiser, space), Sizes(factor=factor), *guidance_scale(denoiser)),
-        steps=steps,
-        guidance=guide,
-        space_dtypes=decodes_in(folder.config("vae")),
-    )
+    level, side = level_of(folder, denoiser, space, zeros=True)
     taiyi = all(encoder.vocab == TAIYI_WORDS for encoder in encoders)
     words = " x ".join(str(encoder.vocab) for encoder in encoders)
     why = say("its text encoders are two of CLIP, of {words} words", words=words)
@@ -88,7 +97,7 @@ def reading(folder: Folder) -> Reading:
         text_encoders=encoders,
         text_fusion=Channels(),
         levels=(level,),
-        request=Defaults(size=(side * factor, side * factor)),
+        request=Defaults(size=(side, side)),
         note=why,
     )
     return Reading(

@@ -151,113 +151,131 @@ def dragon_boat(scene: Scene, x: float, y: float, size: float, crew: int = 7, re
             size,
             side,
         )
-        for k in range(crew):
-            px = -0.62 + 1.2 * k / max(1, crew - 1)
-            lean = 0.05
-            torso = placed(
-                [(px - 0.045, 0.0), (px + lean - 0.03, -0.13), (px + lean + 0.035, -0.13), (px + 0.045, 0.0)],
-                x,
-                y,
-                size,
-                side,
-            )
-            scene.fill("robe_red" if not red else "gold", torso, rough=0.1)
-            scene.fill(
-                "skin",
-                ellipse(*xy(placed([(px + lean + 0.015, -0.175)], x, y, size, side)[0]), size * 0.036, size * 0.04, 10),
-                rough=0.0,
-            )
-            scene.line(
-                "dark_wood",
-                [placed([(px + lean + 0.03, -0.11), (px + 0.12, 0.05), (px + 0.08, 0.16)], x, y, size, side)],
-                0.005,
-                0.007,
-                rough=0.1,
-            )
+        _crew(scene, x, y, size, crew, "robe_red" if not red else "gold")
         scene.fill(body, hull, rough=0.2)
         scales = [
             arc(*xy(placed([(px, 0.0)], x, y, size, side)[0]), size * 0.035, size * 0.045, 0, math.pi, 8)
             for px in np.linspace(-0.78, 0.84, 22)
         ]
         scene.line("dragon_gold", scales, 0.003, rough=0.1)
-        head = placed(
-            [
-                (0.82, 0.0),
-                (0.90, -0.18),
-                (0.92, -0.30),
-                (1.02, -0.38),
-                (1.16, -0.36),
-                (1.30, -0.26),
-                (1.32, -0.20),
-                (1.18, -0.21),
-                (1.30, -0.14),
-                (1.16, -0.13),
-                (1.06, -0.12),
-                (1.0, 0.0),
-            ],
-            x,
-            y,
-            size,
-            side,
-        )
-        scene.fill(body, head, rough=0.2)
-        scene.line(
-            "dragon_gold",
-            [
-                placed([(1.0, -0.36), (0.92, -0.46), (0.94, -0.54)], x, y, size, side),
-                placed([(1.05, -0.38), (1.02, -0.50), (1.07, -0.56)], x, y, size, side),
-            ],
-            0.009,
-            0.004,
-            rough=0.1,
-        )
-        scene.line(
-            "dragon_gold",
-            [
-                placed([(0.90 - k * 0.02, -0.28 + k * 0.07), (0.80 - k * 0.02, -0.31 + k * 0.07)], x, y, size, side)
-                for k in range(3)
-            ],
-            0.008,
-            0.002,
-            rough=0.1,
-        )
-        scene.line(
-            "dragon_gold",
-            [placed([(1.20, -0.13), (1.22, -0.04), (1.28, 0.02)], x, y, size, side)],
-            0.007,
-            0.002,
-            rough=0.1,
-        )
-        ex, ey = placed([(1.10, -0.295)], x, y, size, side)[0].tolist()
-        scene.fill("white_bird", ellipse(ex, ey, size * 0.028, size * 0.028, 10), rough=0.0)
-        scene.fill("crow", ellipse(ex, ey, size * 0.013, size * 0.013, 8), rough=0.0)
-        tail = placed(
-            [
-                (-0.84, 0.02),
-                (-1.0, -0.12),
-                (-1.08, -0.30),
-                (-1.22, -0.40),
-                (-1.10, -0.42),
-                (-0.98, -0.36),
-                (-0.94, -0.22),
-                (-0.80, -0.06),
-            ],
-            x,
-            y,
-            size,
-            side,
-        )
-        scene.fill(body, tail, rough=0.2)
-        pole = placed([(-0.82, 0.0), (-0.82, -0.46)], x, y, size, side)
-        scene.line("dark_wood", [pole], 0.005, rough=0.1)
-        scene.fill(
-            "dragon_gold" if red else "paper_red",
-            placed([(-0.82, -0.46), (-1.02, -0.42), (-1.08, -0.34), (-0.82, -0.30)], x, y, size, side),
-            rough=0.3,
-        )
+        _dragon_head(scene, x, y, size, body)
+        _dragon_tail(scene, x, y, size, body, "dragon_gold" if red else "paper_red")
     scene.mirror(first, y + size * 0.10, 0.3, 0.8)
     spray = [
         blob(scene.chance.fork(f"spray{k}{y:.3f}"), x + side * size * px, y + size * 0.14, size * 0.05, size * 0.018)
         for k, px in enumerate(np.linspace(-0.5, 1.0, 9).tolist())
     ]
     scene.fill("foam", *spray, strength=0.8, soft=0.6)
+
+
+def _crew(scene: Scene, x: float, y: float, size: float, count: int, robe: str) -> None:
+    """Rowers with paddles in a row."""
+    side = scene.layout.side
+    for k in range(count):
+        px = -0.62 + 1.2 * k / max(1, count - 1)
+        lean = 0.05
+        torso = placed(
+            [(px - 0.045, 0.0), (px + lean - 0.03, -0.13), (px + lean + 0.035, -0.13), (px + 0.045, 0.0)],
+            x,
+            y,
+            size,
+            side,
+        )
+        scene.fill(robe, torso, rough=0.1)
+        scene.fill(
+            "skin",
+            ellipse(*xy(placed([(px + lean + 0.015, -0.175)], x, y, size, side)[0]), size * 0.036, size * 0.04, 10),
+            rough=0.0,
+        )
+        scene.line(
+            "dark_wood",
+            [placed([(px + lean + 0.03, -0.11), (px + 0.12, 0.05), (px + 0.08, 0.16)], x, y, size, side)],
+            0.005,
+            0.007,
+            rough=0.1,
+        )
+
+
+def _dragon_head(scene: Scene, x: float, y: float, size: float, body: str) -> None:
+    """The head of a dragon boat with horns, mane, beard and eye."""
+    side = scene.layout.side
+    head = placed(
+        [
+            (0.82, 0.0),
+            (0.90, -0.18),
+            (0.92, -0.30),
+            (1.02, -0.38),
+            (1.16, -0.36),
+            (1.30, -0.26),
+            (1.32, -0.20),
+            (1.18, -0.21),
+            (1.30, -0.14),
+            (1.16, -0.13),
+            (1.06, -0.12),
+            (1.0, 0.0),
+        ],
+        x,
+        y,
+        size,
+        side,
+    )
+    scene.fill(body, head, rough=0.2)
+    scene.line(
+        "dragon_gold",
+        [
+            placed([(1.0, -0.36), (0.92, -0.46), (0.94, -0.54)], x, y, size, side),
+            placed([(1.05, -0.38), (1.02, -0.50), (1.07, -0.56)], x, y, size, side),
+        ],
+        0.009,
+        0.004,
+        rough=0.1,
+    )
+    scene.line(
+        "dragon_gold",
+        [
+            placed([(0.90 - k * 0.02, -0.28 + k * 0.07), (0.80 - k * 0.02, -0.31 + k * 0.07)], x, y, size, side)
+            for k in range(3)
+        ],
+        0.008,
+        0.002,
+        rough=0.1,
+    )
+    scene.line(
+        "dragon_gold",
+        [placed([(1.20, -0.13), (1.22, -0.04), (1.28, 0.02)], x, y, size, side)],
+        0.007,
+        0.002,
+        rough=0.1,
+    )
+    ex, ey = placed([(1.10, -0.295)], x, y, size, side)[0].tolist()
+    scene.fill("white_bird", ellipse(ex, ey, size * 0.028, size * 0.028, 10), rough=0.0)
+    scene.fill("crow", ellipse(ex, ey, size * 0.013, size * 0.013, 8), rough=0.0)
+
+
+def _dragon_tail(scene: Scene, x: float, y: float, size: float, body: str, flag: str) -> None:
+    """The tail of a dragon boat, and a flag on a pole."""
+    side = scene.layout.side
+    tail = placed(
+        [
+            (-0.84, 0.02),
+            (-1.0, -0.12),
+            (-1.08, -0.30),
+            (-1.22, -0.40),
+            (-1.10, -0.42),
+            (-0.98, -0.36),
+            (-0.94, -0.22),
+            (-0.80, -0.06),
+        ],
+        x,
+        y,
+        size,
+        side,
+    )
+    scene.fill(body, tail, rough=0.2)
+    pole = placed([(-0.82, 0.0), (-0.82, -0.46)], x, y, size, side)
+    scene.line("dark_wood", [pole], 0.005, rough=0.1)
+    scene.fill(
+        flag,
+        placed([(-0.82, -0.46), (-1.02, -0.42), (-1.08, -0.34), (-0.82, -0.30)], x, y, size, side),
+        rough=0.3,
+    )

@@ -10,6 +10,49 @@ from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.scenes.description import Scene, Stroke
 from bimo.xiaomo.scenes.geometry import Path, arc, below, blob, box, ellipse, height_at, path, ridge, smooth, xy
 
+#: The upper edges of peaks, in their width and height.
+PROFILES: dict[str, list[tuple[float, float]]] = {
+    "pillar": [
+        (-0.5, 0),
+        (-0.42, 0.30),
+        (-0.33, 0.38),
+        (-0.27, 0.72),
+        (-0.16, 0.80),
+        (-0.08, 0.97),
+        (0.05, 1.0),
+        (0.13, 0.86),
+        (0.22, 0.80),
+        (0.27, 0.52),
+        (0.38, 0.42),
+        (0.5, 0),
+    ],
+    "karst": [
+        (-0.5, 0),
+        (-0.46, 0.18),
+        (-0.40, 0.46),
+        (-0.30, 0.74),
+        (-0.15, 0.94),
+        (0.0, 1.0),
+        (0.15, 0.95),
+        (0.30, 0.76),
+        (0.41, 0.44),
+        (0.46, 0.18),
+        (0.5, 0),
+    ],
+    "cliff": [
+        (-0.5, 0),
+        (-0.47, 0.45),
+        (-0.40, 0.72),
+        (-0.34, 0.93),
+        (-0.12, 1.0),
+        (0.16, 0.96),
+        (0.34, 0.90),
+        (0.40, 0.62),
+        (0.48, 0.35),
+        (0.5, 0),
+    ],
+}
+
 
 def mountains(scene: Scene, horizon: float, height: float, layers: int = 4, name: str = "mountain") -> None:
     """Mountain ranges in layers, each fading into mist at its foot; the near ones with ridges and creases."""
@@ -59,78 +102,18 @@ def peak(
 ) -> Path:
     """One peak: "pillar" as Huangshan's, "karst" as Guilin's, "cliff" flat-topped. Returns its upper edge."""
     chance = scene.chance.fork(f"peak{x:.3f}{foot:.3f}")
-    profile = {
-        "pillar": [
-            (-0.5, 0),
-            (-0.42, 0.30),
-            (-0.33, 0.38),
-            (-0.27, 0.72),
-            (-0.16, 0.80),
-            (-0.08, 0.97),
-            (0.05, 1.0),
-            (0.13, 0.86),
-            (0.22, 0.80),
-            (0.27, 0.52),
-            (0.38, 0.42),
-            (0.5, 0),
-        ],
-        "karst": [
-            (-0.5, 0),
-            (-0.46, 0.18),
-            (-0.40, 0.46),
-            (-0.30, 0.74),
-            (-0.15, 0.94),
-            (0.0, 1.0),
-            (0.15, 0.95),
-            (0.30, 0.76),
-            (0.41, 0.44),
-            (0.46, 0.18),
-            (0.5, 0),
-        ],
-        "cliff": [
-            (-0.5, 0),
-            (-0.47, 0.45),
-            (-0.40, 0.72),
-            (-0.34, 0.93),
-            (-0.12, 1.0),
-            (0.16, 0.96),
-            (0.34, 0.90),
-            (0.40, 0.62),
-            (0.48, 0.35),
-            (0.5, 0),
-        ],
-    }[kind]
     bent = [
         (
             x + width * (px + chance.normal(0.025)),
             foot - height * max(0.0, py + (chance.normal(0.025) if 0 < py < 1 else 0)),
         )
-        for px, py in profile
+        for px, py in PROFILES[kind]
     ]
     edge = smooth(bent, 48)
     with scene.element(name):
         scene.fill("peak", below(edge, foot), depth=depth, fade=height * 1.05, into="peak_low", rough=1.2)
         scene.line("cun", [edge], 0.005, 0.004, depth=depth * 0.7, strength=0.75 - 0.4 * depth, rough=1.2)
-        folds: list[Stroke] = []
-        for _ in range(int(9 + 14 * (1 - depth))):
-            place = chance.integer(8, 39)
-            px, py = edge[place].tolist()
-            long = height * chance.uniform(0.12, 0.42)
-            lean = (px - x) * 0.35
-            folds.append(
-                Stroke(
-                    smooth(
-                        [
-                            (px * 0.92 + x * 0.08, py + 0.01),
-                            (px + lean * 0.3 + chance.normal(0.006), py + long * 0.5),
-                            (px + lean + chance.normal(0.008), py + long),
-                        ],
-                        8,
-                    ),
-                    0.006,
-                    0.0012,
-                )
-            )
+        folds = _folds(chance, edge, x, height, int(9 + 14 * (1 - depth)))
         scene.strokes("cun", folds, depth=depth, strength=0.55 - 0.3 * depth)
         if kind != "cliff":
             dots = [
@@ -144,6 +127,31 @@ def peak(
             ]
             scene.fill("moss", *dots, depth=depth, strength=0.8)
     return edge
+
+
+def _folds(chance: Chance, edge: Path, x: float, height: float, count: int) -> list[Stroke]:
+    """Strokes down the slopes of a peak at x, each from a random point of its upper edge."""
+    folds: list[Stroke] = []
+    for _ in range(count):
+        place = chance.integer(8, 39)
+        px, py = edge[place].tolist()
+        long = height * chance.uniform(0.12, 0.42)
+        lean = (px - x) * 0.35
+        folds.append(
+            Stroke(
+                smooth(
+                    [
+                        (px * 0.92 + x * 0.08, py + 0.01),
+                        (px + lean * 0.3 + chance.normal(0.006), py + long * 0.5),
+                        (px + lean + chance.normal(0.008), py + long),
+                    ],
+                    8,
+                ),
+                0.006,
+                0.0012,
+            )
+        )
+    return folds
 
 
 def land(scene: Scene, top: float, bottom: float = 1.02) -> None:
