@@ -1,4 +1,4 @@
-"""The bundled model's own questions at several numbers of steps and strengths of guidance, beside its own settings.
+"""The bundled model's own questions at several numbers of steps and strengths of guidance, next to its own settings.
 
 Each setting is an evaluation in a folder of its own (`bimo.xiaomo.evaluation`), whose pictures are kept one by one: the
 same command goes on where it was stopped, and a setting whose report is there is only read. The judge is trained once,
@@ -33,14 +33,14 @@ MARKS = {"above": " ↑", "below": " ↓", "not apart": ""}
 
 
 def settings(steps: Sequence[int], guidance: Sequence[float]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(folder, settings) of each evaluation: the model's own, then one of them changed at a time."""
+    """(folder, settings) of each evaluation: the model's own settings, then with one changed at a time."""
     yield OWN, {}
     yield from ((f"steps-{count}", {"steps": count}) for count in steps)
     yield from ((f"guidance-{scale:g}", {"guidance": scale}) for scale in guidance)
 
 
 def run(model: str, data: Path, out: Path, limit: int, cells: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Evaluates what has no report yet, and writes the table after each."""
+    """Runs evaluations that have no report yet, and writes the table after each."""
     from bimo.hub.loading import load
     from bimo.xiaomo.evaluation.run import evaluate
 

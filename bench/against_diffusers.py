@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 MEMORY_RUNS = 3
-#: How much further than diffusers' a picture in bfloat16 may be from that in float32.
+#: The factor by which bimo's error in bfloat16 may exceed that of diffusers.
 WORSE_DECIBELS = 1.0
 PROMPT, NEGATIVE, GUIDANCE, SEED = "小桥流水人家，水彩", "广告，水印", 7.5, 1
 Draw = Callable[[], Any]
@@ -36,7 +36,7 @@ Draw = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the checkpoint: the channels of UNet and autoencoder, the width and layers of the text tower."""
+    """Sizes of the checkpoint: channels of UNet and autoencoder, width and layers of the text encoder."""
 
     unet: tuple[int, ...]
     autoencoder: tuple[int, ...]
@@ -85,7 +85,7 @@ def make(folder: Path, side: int, sizes: Sizes) -> None:
 
 
 def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
-    """Draws with bimo; answers a PIL image."""
+    """Draws with bimo; returns a PIL image."""
     import torch
 
     from bimo.engine.engine import Engine
@@ -98,7 +98,7 @@ def of_bimo(folder: Path, steps: int, dtype: str) -> Draw:
 
 
 def of_diffusers(folder: Path, steps: int, dtype: str) -> Draw:
-    """Draws with diffusers' StableDiffusionPipeline; answers a PIL image."""
+    """Draws with diffusers' StableDiffusionPipeline; returns a PIL image."""
     import torch
     from diffusers import StableDiffusionPipeline
 
@@ -130,7 +130,7 @@ def decibels(one: Any, other: Any) -> float:
 
 
 def compare(pictures: dict[str, Any], folder: Path, options: argparse.Namespace) -> None:
-    """Prints how far the pictures are apart; exits where that is too far for their times to be compared."""
+    """Prints the difference of the pictures; exits if it is too large to compare times."""
     print(f"largest difference: {difference(*pictures.values())}/255 a channel, {pictures['bimo'].size}")
     if options.dtype == "fp32":
         if difference(*pictures.values()) > 1:
@@ -145,7 +145,7 @@ def compare(pictures: dict[str, Any], folder: Path, options: argparse.Namespace)
 
 
 def taking_turns(draws: dict[str, Draw], pairs: int) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, processor seconds) of each, drawn in turns. The second hardly minds other work on the machine."""
+    """(seconds, CPU seconds) of each side, drawn in turns. CPU seconds hardly depend on other load."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in draws}
     for pair in range(pairs):
         names = list(draws) if pair % 2 == 0 else list(draws)[::-1]
@@ -176,7 +176,7 @@ def peak_megabytes(name: str, folder: Path, options: argparse.Namespace) -> floa
 
 
 def main() -> None:
-    """Makes, compares, times, prints."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=10)

@@ -1,4 +1,4 @@
-"""Curation against its peers: the same generated pictures, the same machine, a fresh process for each run, in turns.
+"""Curation against other tools: the same generated pictures, the same machine, a fresh process for each run, in turns.
 
 The pictures have sides of 120 to 1200 pixels; 5 % are copies byte for byte, 5 % were encoded again, 1 % is corrupt.
 Every side drops sides under 200 pixels, shapes beyond 1:3, captions of fewer than two characters, and copies:
@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 2
 SIDES = ("bimo", "pillow", "daft", "data-juicer safe", "data-juicer clean")
 LEAST_SIDE, LOW, HIGH, LEAST_TEXT = 200, 1 / 3, 3.0, 2
-#: What each peer must be able to import.
+#: The modules that each tool needs.
 NEEDS = {"pillow": "imagehash, webdataset", "daft": "daft", "data-juicer": "data_juicer, imagededup.methods, aiohttp"}
 
 
@@ -59,7 +59,7 @@ def make(folder: Path, count: int) -> Path:
             name = f"pictures/{number:07d}.jpg"
             kind = draw.random()
             if number > 20 and kind < 0.10:
-                # Of a picture that is itself whole, so that a copy of it is one.
+                # A copy of an undamaged picture.
                 other = folder / f"pictures/{draw.randrange(number // 20) * 20:07d}.jpg"
                 if kind < 0.05:
                     shutil.copyfile(other, folder / name)
@@ -95,11 +95,11 @@ def rows_of(table: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in table.read_text("utf-8").splitlines()]
 
 
-# What follows up to the next heading runs in a process of its own; peers import nothing of bimo.
+# The functions up to the next heading run in a process of their own; other tools import nothing of bimo.
 
 
 def by_bimo(table: Path, out: Path) -> dict[str, int]:
-    """Through the interface that the command uses."""
+    """bimo, by the function that the command calls."""
     from bimo.curation.dedup.duplicates import Duplicates
     from bimo.curation.executors.processes import ProcessExecutor
     from bimo.curation.filters.caption_rules import Length
@@ -117,7 +117,7 @@ def by_bimo(table: Path, out: Path) -> dict[str, int]:
 
 
 def _looked(row: tuple[str, str, str]) -> tuple[str, str, str, str] | str:
-    """A worker's part of the loop: (name, caption, sha256, phash), or what became of the row."""
+    """Processes a row in a worker: (name, caption, sha256, phash), or why it was dropped."""
     import hashlib
 
     import imagehash
@@ -139,7 +139,7 @@ def _looked(row: tuple[str, str, str]) -> tuple[str, str, str, str] | str:
 
 
 def by_pillow(table: Path, out: Path) -> dict[str, int]:
-    """The loop that one writes oneself."""
+    """A hand-written loop."""
     from multiprocessing import Pool
 
     import webdataset
@@ -165,7 +165,7 @@ def by_pillow(table: Path, out: Path) -> dict[str, int]:
 
 
 def by_daft(table: Path, out: Path) -> dict[str, int]:
-    """Daft's expressions, on its own threads."""
+    """Daft's expressions with its own threads."""
     import daft
     from daft import col
     from daft.functions import decode_image, download, image_hash, image_height, image_width, length
@@ -184,19 +184,19 @@ def by_daft(table: Path, out: Path) -> dict[str, int]:
     frame = frame.where(sides & (shape >= LOW) & (shape <= HIGH))
     frame = frame.with_column("phash", image_hash(col("picture"), method="phash"))
     frame.select("path", "caption", "width", "height", "phash").distinct("phash").write_parquet(str(out))
-    # It says nothing of what it did not keep.
+    # It does not report dropped rows.
     return {"kept": daft.read_parquet(str(out)).count_rows()}
 
 
 def by_data_juicer(table: Path, out: Path, batch: int | None) -> dict[str, int]:
-    """Its command, by a settings file. ``batch`` is that of the operators over pictures, its own where None."""
+    """data-juicer's command with a settings file. ``batch`` is that of picture operators; None means its default."""
     out.mkdir()
     with (out / "in.jsonl").open("w", encoding="utf-8") as listed:
         for row in rows_of(table):
             pair = {"text": f"<__dj__image> {row['caption']}", "images": [str(table.parent / row["file"])]}
             listed.write(json.dumps(pair, ensure_ascii=False) + "\n")
     one = {} if batch is None else {"batch_size": batch}
-    # The text has the mark of the picture and a blank before the caption.
+    # The text has the image token and a blank before the caption.
     least = len("<__dj__image> ") + LEAST_TEXT
     settings = {
         "project_name": "bench",
@@ -224,7 +224,7 @@ def by_data_juicer(table: Path, out: Path, batch: int | None) -> dict[str, int]:
 
 
 def one(side: str, table: Path, out: Path) -> None:
-    """Runs a side and prints what it kept, and the processor seconds of this process and all that it started."""
+    """Runs a side and prints what it kept, and the CPU seconds of this process and its children."""
     if side == "bimo":
         found = by_bimo(table, out)
     elif side == "pillow":
@@ -236,11 +236,11 @@ def one(side: str, table: Path, out: Path) -> None:
     print(json.dumps(found))
 
 
-# What follows runs in the process that compares.
+# The functions below run in the main process.
 
 
 def run(side: str, table: Path, out: Path, python: str) -> dict[str, Any]:
-    """What a run took, in a process of its own. Exits where it fails."""
+    """Runs a side in a process of its own and returns its measurements. Exits if it fails."""
     shutil.rmtree(out, ignore_errors=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     if side == "bimo":
@@ -256,7 +256,7 @@ def run(side: str, table: Path, out: Path, python: str) -> dict[str, Any]:
 
 
 def missing(side: str, python: str) -> str:
-    """What a side cannot import; empty where it can run."""
+    """The modules that a side cannot import."""
     if side == "bimo":
         return ""
     names = NEEDS[side.partition(" ")[0]]
@@ -305,7 +305,7 @@ def compare(count: int, runs: int, peers: str, sides: Sequence[str], kept: Path 
         print(f"{'':18} {'clock':>8} {'processor':>10} {'a second':>9} {'a cpu s':>8}   times bimo's: clock, processor")
         for side, one in middle.items():
             rows_in = len(rows) if side.endswith("clean") else count
-            # Per picture, for the clean list is shorter.
+            # Per picture, as the clean list is shorter.
             by = [one[k] / rows_in / (ours[k] / count) for k in ("seconds", "cpu")] if ours else []
             ratio = ", ".join(f"{value:.2f}" for value in by)
             speed = f"{rows_in / one['seconds']:9.0f} {rows_in / one['cpu']:8.0f}"
@@ -380,7 +380,7 @@ def children(process: int) -> list[int]:
 
 
 def main() -> None:
-    """Reads the command."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=1, help="of each side")

@@ -55,13 +55,13 @@ def make(folder: Path, rows: int, side: int) -> None:
 
 
 def memory() -> dict[str, int]:
-    """MB of this process as the kernel counts them."""
+    """Memory of this process in MB, as reported by the kernel."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {line[0][:-1]: int(line[1]) >> 10 for line in lines if line[0] in ("VmRSS:", "RssAnon:", "VmHWM:")}
 
 
 def measure(folder: Path, out: Path, epochs: int, step: int) -> dict[str, Any]:
-    """Goes through a data folder."""
+    """Reads a data folder in batches."""
     import torch
 
     from bimo.core.recipe import Stage

@@ -1,4 +1,4 @@
-"""What a card does, in at most ten minutes: the same picture as the processor's, seconds and memory, against diffusers.
+"""Checks a GPU in at most ten minutes: pictures equal to those of the CPU, seconds and memory, against diffusers.
 
 Stable Diffusion 1 at its published size with random weights, 512x512, ten steps. Each row is a way to keep the weights:
 the distance to the processor's float32 picture of the same seed, seconds (the median of three drawings after one that
@@ -21,7 +21,7 @@ from typing import Any
 from against_diffusers import GUIDANCE, NEGATIVE, PROMPT, PUBLISHED, SEED, decibels, make
 
 STEPS, SIDE, TURNS = 10, 512, 3
-#: What ``bimo.load`` is told, by the name of its row; diffusers' rows beside them.
+#: Arguments of ``bimo.load`` by the name of the row.
 WAYS: dict[str, dict[str, Any]] = {
     "fp32": {"dtype": "fp32"},
     "fp16": {"dtype": "fp16"},
@@ -63,7 +63,7 @@ def of_diffusers(folder: Path, device: str, dtype: str) -> Draw:
 
 
 def row(load: Callable[[], Draw], device: str, expected: Any) -> dict[str, Any]:
-    """What a way took, or the sentence that refused it."""
+    """Measures one configuration; returns its row, or the error message."""
     import gc
 
     import torch
@@ -83,7 +83,7 @@ def row(load: Callable[[], Draw], device: str, expected: Any) -> dict[str, Any]:
             began = time.perf_counter()
             draw()
             seconds.append(time.perf_counter() - began)
-    # Whatever a driver raises is a row of the table.
+    # Drivers raise exceptions of any type; they become rows of the table.
     except Exception as error:
         return {"refused": f"{type(error).__name__}: {error}"[:300]}
     peak = torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else None
@@ -92,7 +92,7 @@ def row(load: Callable[[], Draw], device: str, expected: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints a row as soon as it is there."""
+    """Runs the checks and prints each row at once."""
     reader = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     reader.add_argument("--device", default="cuda")
     reader.add_argument("--minutes", type=float, default=10.0)

@@ -1,4 +1,4 @@
-"""How many edited copies of real photos are found, and how many unlike photos are taken for copies.
+"""Recall on edited copies of real photos, and false positives among different photos.
 
 Three ways on the same pictures in one run: equality of pHash, as data-juicer 1.6 and Daft 0.7 do it; pHash within 10
 bits; and the step of this package, `Duplicates`. Each edit is put beside all originals, so that a copy counts as found
@@ -29,7 +29,7 @@ from bimo.curation.dedup.duplicates import Duplicates
 
 
 class Rows:
-    """A table in memory, as the step is given one."""
+    """A table in memory with the interface of curation's tables."""
 
     def __init__(self, measured: Sequence[dict[str, Any]]) -> None:
         self.columns = {name: np.array([row[name] for row in measured]) for name in measured[0]}
@@ -56,7 +56,7 @@ def saved(image: Image.Image, quality: int = 90) -> bytes:
 
 
 def crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Shares of the sides cut off."""
+    """Crops fractions of the sides."""
     width, height = image.size
     return image.crop(
         (round(left * width), round(top * height), round(width * (1 - right)), round(height * (1 - bottom)))
@@ -64,7 +64,7 @@ def crop(image: Image.Image, left: float, top: float, right: float, bottom: floa
 
 
 def marked(image: Image.Image) -> Image.Image:
-    """A white box over a third of the lower edge."""
+    """Draws a white box over a third of the lower edge."""
     width, height = image.size
     made = image.copy()
     ImageDraw.Draw(made).rectangle((0.62 * width, 0.86 * height, 0.97 * width, 0.96 * height), fill="white")
@@ -91,7 +91,7 @@ def near(hashes: np.ndarray, bits: int) -> list[tuple[int, int]]:
 
 
 def found(rows: Rows) -> list[tuple[int, int]]:
-    """(the one that stays, its copy) by the step."""
+    """(kept, dropped) pairs by the curation step."""
     changes = [change for change in Duplicates().select(rows) if change.verdict is not None]
     return sorted((int((change.labels or {})["copy_of"]), change.number) for change in changes)
 
@@ -140,7 +140,7 @@ def main() -> None:
         rows, edited = measured([edit(image) for image in images])
         line = f"{name:26}"
         for way in ways.values():
-            # A photo that is a copy itself may give its edit to the one that it is a copy of.
+            # The edit of a photo that is a copy itself may be assigned to the original.
             pairs = way([*own, *rows], np.concatenate([hashes, edited]))
             stands = {a: a for a in range(2 * count)} | {b: a for a, b in reversed(pairs) if b < count}
             hit = {b for a, b in pairs if b >= count and stands[a] == stands[b - count]}

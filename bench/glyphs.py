@@ -1,4 +1,4 @@
-"""Whether the reward for glyphs orders what is written well and ill: idioms as they are, and spoilt more and more.
+"""Whether the glyph reward decreases with corruption: idioms unchanged, and with increasing corruption.
 
 Idioms of four characters are written in a font, in a line and in a column, then spoilt: one to three of the characters
 are others, the picture is blurred, strokes are drawn across it. Told are the mean accuracy of each, and in how many of
@@ -31,7 +31,7 @@ Spoilt = Callable[[str, random.Random], "tuple[str, Callable[[Image.Image], Imag
 
 
 def written(text: str, font: ImageFont.FreeTypeFont, upright: bool) -> Image.Image:
-    """A text in black on white, in a line or in a column."""
+    """Renders a text black on white, in a row or a column."""
     long, short = 2 * MARGIN + (SIZE + GAP) * len(text), 2 * MARGIN + SIZE + GAP
     made = Image.new("RGB", (short, long) if upright else (long, short), "white")
     pen = ImageDraw.Draw(made)
@@ -42,7 +42,7 @@ def written(text: str, font: ImageFont.FreeTypeFont, upright: bool) -> Image.Ima
 
 
 def others(count: int, pool: Sequence[str]) -> Spoilt:
-    """So many characters are others of the pool."""
+    """Replaces some characters by others of the pool."""
 
     def spoil(text: str, dice: random.Random) -> tuple[str, Callable[[Image.Image], Image.Image]]:
         letters = list(text)
@@ -59,7 +59,7 @@ def blurred(radius: float) -> Spoilt:
 
 
 def struck(strokes: int) -> Spoilt:
-    """So many strokes across it."""
+    """Draws lines across the picture."""
 
     def spoil(text: str, dice: random.Random) -> tuple[str, Callable[[Image.Image], Image.Image]]:
         def across(image: Image.Image) -> Image.Image:
@@ -76,7 +76,7 @@ def struck(strokes: int) -> Spoilt:
 
 
 def main() -> None:
-    """Writes, spoils, reads."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--idioms", type=Path, required=True)
     parser.add_argument("--font", type=Path)

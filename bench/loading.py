@@ -1,4 +1,4 @@
-"""What loading a system of full size takes, by bimo and by diffusers: the same files, a fresh process for each run.
+"""Time and memory of loading a full-size system with bimo and with diffusers: the same files, a new process per run.
 
 A folder in the layout of Taiyi-SD (BERT, the UNet and autoencoder of Stable Diffusion 1.4) is made with random numbers
 and deleted afterwards, also where this is interrupted or terminated. Both sides load it in float32, as a processor
@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 
 def make(folder: Path, half: bool) -> int:
-    """Writes the folder piece by piece, with random numbers; answers its bytes."""
+    """Writes the folder with random weights, tensor by tensor; returns its size in bytes."""
     import torch
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
     from transformers import BertConfig, BertModel
@@ -74,7 +74,7 @@ def make(folder: Path, half: bool) -> int:
 
 
 def floats(model: Any) -> list[tuple[str, Any]]:
-    """Names and tensors of a module that hold floating numbers."""
+    """The floating-point tensors of a module by name."""
     return [(name, value) for name, value in model.state_dict().items() if value.is_floating_point()]
 
 
@@ -104,13 +104,13 @@ def own(field: str) -> float:
 
 
 def spent() -> float:
-    """Processor seconds of this process so far, user and system."""
+    """CPU seconds of this process, user and system."""
     times = os.times()
     return times.user + times.system
 
 
 def load(side: str, folder: Path, touch: bool) -> None:
-    """Imports, loads, and prints what it took. ``touch`` also reads every number once, as drawing does."""
+    """Imports, loads, and prints the measurements. ``touch`` also reads all weights once, as drawing does."""
     import torch
 
     torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def load(side: str, folder: Path, touch: bool) -> None:
 
 
 def run(side: str, folder: str, touch: bool) -> dict[str, float]:
-    """What loading took in a process of its own; its seconds are those from its start until it had loaded."""
+    """Loads in a process of its own; seconds are measured from its start."""
     command = [sys.executable, __file__, "--only", side, "--folder", folder, *["--touch"] * touch]
     start = time.time()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -148,12 +148,12 @@ def read_all(folder: Path) -> None:
 
 
 def end(number: int, _: object) -> NoReturn:
-    """What a signal does: leave as by an error, so that the folder is deleted."""
+    """Signal handler: raises, so that the folder is deleted."""
     sys.exit(128 + number)
 
 
 def main() -> None:
-    """Makes the folder, lets the sides load it in turns, prints medians and their ratios."""
+    """Runs the benchmark and prints medians and ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dtype", choices=("fp16", "fp32"), default="fp16", help="of the files")
     parser.add_argument("--runs", type=int, default=3, help="of each side")

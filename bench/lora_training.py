@@ -50,7 +50,7 @@ from bimo.training.objectives.denoise import Denoise
 from bimo.training.trainer import Trainer
 from bimo.training.tuning import attention
 
-#: What the script's LoraConfig changes.
+#: The target modules of the script's LoraConfig.
 TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
 LEARNING_RATE, BETAS, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-4, (0.9, 0.999), 1e-2, 1.0
 SIDES = ("bimo", "script", "cached")
@@ -59,12 +59,12 @@ LEARNT = Sizes((32, 64, 128, 128), (32, 32, 64, 64), 128, 4, 4)
 MEMORY_STEPS = 5
 #: Tokens of a caption, as of Stable Diffusion's CLIP.
 LENGTH = 77
-#: How far the first answers of both networks may be apart, of the largest number in them.
+#: The allowed difference of both networks' first outputs, relative to the largest value.
 EQUAL = 1e-4
 
 
 class Captioned(Dataset[dict[str, Tensor]]):
-    """Rows as the script's transform makes them: pixels [3, H, W] from -1 to 1, token ids [77]."""
+    """Rows as by the script's transforms: pixels [3, H, W] in [-1, 1], token ids [77]."""
 
     def __init__(self, data: Path, tokenizer: Any, size: int) -> None:
         self.rows = [(image, row["captions"][0]["text"]) for _, image, row in read(data)]
@@ -89,7 +89,7 @@ class Captioned(Dataset[dict[str, Tensor]]):
 
 
 class Script:
-    """The loop of the script; with ``cached`` over what is frozen as it was worked out before."""
+    """The training loop of the script; with ``cached`` outputs of frozen models are computed in advance."""
 
     def __init__(self, folder: Path, data: Path, options: argparse.Namespace, cached: bool) -> None:
         from accelerate import Accelerator
@@ -177,7 +177,7 @@ class Script:
 
 
 class Bimo:
-    """A LoRA stage of bimo, begun as `bimo finetune` begins it."""
+    """A LoRA stage of bimo, set up as by `bimo finetune`."""
 
     def __init__(self, folder: Path, data: Path, out: Path, options: argparse.Namespace) -> None:
         system = read_folder(folder / "saved", torch.float32)
@@ -215,7 +215,7 @@ class Bimo:
 
 
 def check_equal(ours: Bimo, script: Script) -> None:
-    """Exits unless both learn as many numbers, read a caption alike and answer alike for the same input."""
+    """Exits unless both have the same number of trainable parameters, token ids and outputs."""
     counts = [sum(p.numel() for p in each) for each in (ours.learning.parameters.values(), script.parameters)]
     if counts[0] != counts[1]:
         sys.exit(f"bimo learns {counts[0]} numbers and the script {counts[1]}: nothing is timed")
@@ -237,7 +237,7 @@ def check_equal(ours: Bimo, script: Script) -> None:
 
 
 def set_length(file: Path) -> None:
-    """Has a tokenizer's captions be as long as Stable Diffusion's."""
+    """Pads captions to the length of Stable Diffusion's."""
     settings = json.loads(file.read_text("utf-8"))
     file.write_text(json.dumps(settings | {"model_max_length": LENGTH}), "utf-8")
 
@@ -245,7 +245,7 @@ def set_length(file: Path) -> None:
 def sides_of(
     names: tuple[str, ...], folder: Path, data: Path, out: Path, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The sides by their names."""
+    """The compared sides by name."""
     made: dict[str, Any] = {}
     for name in names:
         made[name] = (
@@ -265,7 +265,7 @@ def peak(name: str, options: argparse.Namespace, folder: Path) -> float:
 
 
 def main() -> None:
-    """Makes checkpoint and data, compares, takes turns, prints."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
@@ -298,7 +298,7 @@ def main() -> None:
 
 
 def report(folder: Path, data: Path, out: Path, options: argparse.Namespace) -> None:
-    """Times the sides in turns and prints what was found."""
+    """Times the sides in turns and prints the results."""
     sides = sides_of(SIDES, folder, data, out, options)
     check_equal(sides["bimo"], sides["script"])
     found = taking_turns({name: cast(Callable[[], None], side.step) for name, side in sides.items()}, options.turns)

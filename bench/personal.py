@@ -1,4 +1,4 @@
-"""Ten photographs taught to the bundled model by LoRA on a processor: what it draws then, and what it keeps.
+"""Fine-tunes the bundled model on ten photographs by LoRA on a CPU: what it learns, and what it forgets.
 
 Each of ten dishes is taught by one photograph of HowToCook (Unlicense: public domain); another one of it is held out.
 Pictures drawn for the dishes' names, by seeds that training never saw, are judged by which of the ten held-out
@@ -39,7 +39,7 @@ from bimo.training.trainer import train
 from bimo.xiaomo.dishes.plan import MANNERS, DishPlan, draw_dish, vessels_of
 from bimo.xiaomo.recipe import xiaomo
 
-#: What a dish is called -> the photograph that teaches it, and the one that is held out.
+#: A dish's name -> the training photograph, and the held-out one.
 DISHES = {
     "百香果橙子特调": ("img/0064.jpg", "img/0065.jpg"),
     "凉拌鸡丝": ("img/0081.jpg", "img/0083.jpg"),
@@ -52,10 +52,10 @@ DISHES = {
     "梅菜扣肉": ("img/0137.jpg", "img/0138.jpg"),
     "勾芡香菇汤": ("img/0222.jpg", "img/0224.jpg"),
 }
-#: What the model knows and is not to forget; the class of DreamBooth.
+#: Subjects that the model must not forget; the class of DreamBooth.
 KEPT = ("红苹果", "一只猫", "汽车", "房子", "一朵花", "大熊猫", "蛋糕", "树", "鱼", "面包")
 KEPT += ("草莓", "鸡蛋", "鸡", "汤", "蘑菇", "白菜", "果汁", "西红柿", "肉", "碗")
-#: What it knows and is asked for without having been reminded of it.
+#: Known subjects without prior-preservation pictures.
 OTHERS = (
     "城堡",
     "草地上的奶牛",
@@ -69,7 +69,7 @@ OTHERS = (
     "蝴蝶",
 )
 SIDE, SEED, DRAWS = 128, 1000, 10
-#: The dish whose drawings are taught, and those that it is told from.
+#: The dish to learn from drawings, and distractors.
 TAUGHT = "麻婆豆腐"
 TOLD_FROM = ("清炒青菜", "酸菜鱼", "番茄炒蛋", "东坡肉", "酸辣土豆丝", "地三鲜", "辣子鸡", "蒜蓉西兰花", "水煮鱼")
 DRAWINGS, SEEDS = 20, 30
@@ -110,7 +110,7 @@ def square(path: Path) -> Image.Image:
 
 
 def seen(pictures: list[Image.Image]) -> Tensor:
-    """[N, D]: where colours lie and how much there is of each."""
+    """[N, D]: features of the spatial layout and of the histogram of colours."""
     rows = [torch.tensor(list(picture.convert("RGB").tobytes())).view(SIDE, SIDE, 3) for picture in pictures]
     pixels = torch.stack(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
     places = functional.interpolate(lab(pixels), size=(4, 4), mode="area").flatten(1) / 20
@@ -134,7 +134,7 @@ def told(found: Tensor) -> dict[str, float]:
 
 
 def drawn(system: System, texts: tuple[str, ...], draws: int) -> list[Image.Image]:
-    """So many pictures of each text."""
+    """Draws some pictures of each text."""
     engine = Engine(system)
     return [engine.draw(text, seed=SEED + n)[0].image for text in texts for n in range(draws)]
 

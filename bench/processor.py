@@ -36,7 +36,7 @@ from against_diffusers import GUIDANCE, NEGATIVE, PROMPT, PUBLISHED, SEED, decib
 SIDES = ("diffusers-fp32", "diffusers-bf16", "torch-bf16", "openvino", "openvino-bf16", "openvino-int8")
 DEFAULT_SIDES = ("diffusers-fp32", "diffusers-bf16", "openvino-bf16", "openvino-int8")
 STEPS_OF_A_PICTURE = 20
-#: (of which side, to which, at least this ratio of seconds)
+#: (side, other side, required ratio of seconds)
 WANTED = (
     ("openvino-bf16", "diffusers-fp32", 3.0),
     ("openvino-bf16", "diffusers-bf16", 1.3),
@@ -97,7 +97,7 @@ def of_bimo(folder: Path, name: str) -> Draw:
 
 
 def serve(side: str, folder: Path, threads: int) -> None:
-    """Loads a side, then draws for each line [size, steps, file] that is read, and answers what it took."""
+    """Loads a side, then draws for each input line [size, steps, file] and prints the measurements."""
     begun = time.perf_counter()
     import torch
 
@@ -120,7 +120,7 @@ def serve(side: str, folder: Path, threads: int) -> None:
 
 
 def spent() -> float:
-    """Processor seconds of this process so far, user and system."""
+    """CPU seconds of this process, user and system."""
     times = os.times()
     return times.user + times.system
 
@@ -180,7 +180,7 @@ class Side:
 
 
 def pictures(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs the sides in turns; answers and prints what it took."""
+    """Runs the sides in turns, prints and returns the measurements."""
     from PIL import Image
 
     report: dict[str, Any] = {"size": options.size, "turns": options.turns, "steps": STEPS_OF_A_PICTURE, "sides": {}}
@@ -305,7 +305,7 @@ def network(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def awake(module: Any) -> None:
-    """Gates that begin at zero would have blocks do nothing."""
+    """Sets zero-initialised gates to other values, as blocks would otherwise have no effect."""
     import torch
 
     with torch.no_grad():
@@ -380,7 +380,7 @@ def networks(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and prints; ``--json`` writes the numbers."""
+    """Runs the benchmark; ``--json`` writes the numbers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be made, in saved/")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(DEFAULT_SIDES))

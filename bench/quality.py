@@ -1,4 +1,4 @@
-"""What doing less costs: seconds against the distance from the whole drawing, and the judge: `bimo bench --quality`.
+"""Quality of approximations: seconds against the difference from exact drawing, and the judge: `bimo bench --quality`.
 
 Each setting draws the same prompts with the same seeds, one picture at a time, in turns. The distance is that of the
 pictures drawn with nothing left out by the same engine, as the mean of their decibels (peak signal to noise; a picture
@@ -33,7 +33,7 @@ PROMPTS = (
     "a fish",
 )
 SAME = 100.0
-#: What is left out: for every system, and for UNets of Stable Diffusion's kind alone.
+#: Approximations: for every system, and for UNets like Stable Diffusion's only.
 ANY: tuple[dict[str, Any], ...] = (
     {},
     {"step_cache": "easy:0.02"},
@@ -59,7 +59,7 @@ PLOT, MARGIN = (960, 560), (70, 30, 290, 60)
 
 
 def name_of(setting: dict[str, Any]) -> str:
-    """A setting in a few words."""
+    """The label of a setting."""
 
     def told(value: Any) -> str:
         return "-".join(f"{part:g}" for part in value) if isinstance(value, tuple) else f"{value}"
@@ -99,7 +99,7 @@ def seen(judge: Any, images: list[Any], kinds: list[str]) -> float:
 
 
 def measured(model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Draws every setting; answers the rows."""
+    """Draws with every setting; returns the rows."""
     from bimo.diffusion.system import ShortcutDenoiser
     from bimo.hub.loading import load
 
@@ -114,7 +114,7 @@ def measured(model: str, options: argparse.Namespace) -> dict[str, Any]:
     request |= {} if options.size is None else {"size": (options.size, options.size)}
     images: list[list[Any]] = [[] for _ in settings]
     seconds: list[list[tuple[float, float]]] = [[] for _ in settings]
-    engine.draw({"text": words[0], "seed": 0, **request})  # warms
+    engine.draw({"text": words[0], "seed": 0, **request})  # warm-up
     for seed, text in enumerate(words):
         order = range(len(settings)) if seed % 2 == 0 else range(len(settings) - 1, -1, -1)
         for place in order:
@@ -189,7 +189,7 @@ def bench(model: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def options_of(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("-m", "--model", default="xiaomo")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))

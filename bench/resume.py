@@ -1,4 +1,4 @@
-"""A run that is killed ten times is the run that nothing killed: the same losses, the same batches, the same weights.
+"""A run that is killed ten times equals an undisturbed one: the same losses, the same batches, the same weights.
 
 A small model of Stable Diffusion's shape learns in four stages: its text tower (with dropout), keys and values, a
 low-rank adapter, everything. In them are captions dropped for all towers and for each, latents drawn from their
@@ -57,7 +57,7 @@ BATCHES_FILE = "batches.jsonl"
 CHECKPOINT_SECONDS = 0.25
 #: A run that makes no progress is a failure too.
 LIMIT_SECONDS = 300.0
-#: What a run tells of itself, in the order in which kills are spread over them; "" is any moment.
+#: Phases of a run in which it is killed, in turn; "" is any moment.
 WINDOWS = ("state", "", "words", "border", "latents", "best")
 
 
@@ -129,12 +129,12 @@ def make(folder: Path) -> None:
 
 
 def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
-    """One process of the run, which tells what it is at: "state 0.010" when it begins to write the state."""
+    """Runs training in this process and reports its phases: "state 0.010" when it starts to write the state."""
     out.mkdir(parents=True, exist_ok=True)
     batches = os.open(out / BATCHES_FILE, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def told(window: str, first: tuple[Any, str], last: tuple[Any, str]) -> None:
-        """Has a window tell of its beginning, with the one function, and of its end, with the same or another."""
+        """Wraps functions so that a phase reports its start and its end."""
         started = [0.0]
 
         def begins(*args: Any, **settings: Any) -> Any:
@@ -157,7 +157,7 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
     def inputs(self: Any, number: int, generator: torch.Generator, *others: Any) -> Any:
         made = lesson_of(self, number, generator, *others)
         row = {"stage": self.blank.stage.name, "number": number, "held_out": bool(others), "batch": digest(made)}
-        # One write of one line: a kill leaves all of it or nothing.
+        # A single write, so that a kill leaves the whole line or nothing.
         os.write(batches, (json.dumps(row) + "\n").encode())
         return made
 
@@ -187,12 +187,12 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
 
 
 def tell(line: str) -> None:
-    """One line to whoever watches; the run's own words go elsewhere."""
+    """Reports one line to the parent; the run's own output goes elsewhere."""
     print(line, file=sys.stderr, flush=True)
 
 
 def digest(inputs: Any) -> str:
-    """Of all that a batch holds: captions, x, words, sizes, what is dropped, and the state of its generator."""
+    """A digest of a batch: captions, x, text, sizes, dropout, and the state of its generator."""
     batch = inputs.batch
     total = hashlib.sha256("\0".join(inputs.texts).encode())
     words = [value for e in batch.encodings for value in (e.tokens, e.mask) if value is not None]
@@ -203,7 +203,7 @@ def digest(inputs: Any) -> str:
 
 @dataclass
 class Process:
-    """A process of the run, watched: what it has said, with the second since it began to train."""
+    """A child process of the run, with its reports and their times since training started."""
 
     popen: subprocess.Popen[str]
     began: float = 0.0
@@ -217,7 +217,7 @@ class Process:
         return cls(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
 
     def lines(self) -> Iterator[str]:
-        """What it says of itself, as it says it."""
+        """Its reports as they arrive."""
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
             if line.startswith(("begins", "ends")):
@@ -227,14 +227,14 @@ class Process:
                 self.errors.append(line)
 
     def over(self) -> int:
-        """Its exit status once it has ended; what it said of an error is shown."""
+        """Waits for its exit status; prints its error output."""
         if self.popen.wait() > 0:
             print("".join(self.errors), file=sys.stderr)
         return self.popen.returncode
 
 
 def undisturbed(options: argparse.Namespace, out: Path) -> tuple[dict[str, float], float]:
-    """The run that nothing kills: how long each window takes at least, and all of it."""
+    """Runs undisturbed; returns the shortest duration of each phase, and the total."""
     process = Process.start(options, out)
     takes: dict[str, float] = dict.fromkeys(filter(None, WINDOWS), math.inf)
     for line in process.lines():
@@ -285,7 +285,7 @@ def lessons_of(out: Path) -> dict[tuple[str, int, bool], set[str]]:
 
 
 def compared(whole: Path, stopped: Path) -> dict[str, tuple[int, int]]:
-    """(how many there are, how many differ) of steps, batches and files of weights."""
+    """(count, number of differences) of steps, batches and weight files."""
     ours, theirs = steps_of(whole), steps_of(stopped)
     steps = sum(one != other for one, other in zip(ours, theirs, strict=False)) + abs(len(ours) - len(theirs))
     first, second = lessons_of(whole), lessons_of(stopped)
@@ -323,13 +323,13 @@ def main() -> None:
 
 
 def proved(options: argparse.Namespace) -> int:
-    """The proof in ``options.folder``: 0 where everything is equal."""
+    """Runs the comparison in ``options.folder``; returns 0 if everything is equal."""
     whole, stopped = options.folder / "whole", options.folder / "killed"
     takes, seconds = undisturbed(options, whole)
     print(f"undisturbed: {seconds:.1f} s; windows: {', '.join(f'{n} {s:.3f} s' for n, s in takes.items())}")
     draw = random.Random(options.seed)
     wanted = [WINDOWS[number % len(WINDOWS)] for number in range(options.kills)]
-    # Words and latents are encoded early or never again.
+    # Texts and latents are encoded at the start only.
     early = [window for window in wanted if window in ("words", "latents")]
     rest = [window for window in wanted if window not in early]
     draw.shuffle(rest)

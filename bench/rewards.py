@@ -1,4 +1,4 @@
-"""Reward fine-tuning of the bundled model on a processor: mean rewards before and after, on prompts and seeds unseen.
+"""Reward fine-tuning of the bundled model on a processor: mean rewards before and after, on held-out prompts and seeds.
 
 Two ways. `Ascent` follows the gradient of a reward that has one: a ground of rice paper's colour. `Rounds` draws,
 scores and prefers the best to the worst (Diffusion-DPO) by a reward that is asked for numbers alone: colourfulness.
@@ -69,7 +69,7 @@ def drawings(system: System, texts: Sequence[str], batch: int = 8) -> list[Image
 
 
 def rewards(reward: Part, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]:
-    """What each drawing is worth."""
+    """The reward of each drawing."""
     shown = Shown(torch.stack([pixels_of(image) for image in images]), texts)
     return Judges().scores(reward, shown)["score"].tolist()
 
@@ -82,7 +82,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def ways(steps: int, rounds: int) -> dict[str, Stage]:
-    """The stage of each way."""
+    """The training stage of each method."""
     common: dict[str, Any] = {"level": "image", "train": ("image.denoiser.*",), "warmup": 5}
     ascent = DRaFT(reward=BackgroundReward(colour=PAPER), through=2, steps=STEPS)
     every = 10
@@ -101,7 +101,7 @@ def ways(steps: int, rounds: int) -> dict[str, Stage]:
 
 
 def beside(before: Sequence[Image.Image], after: Sequence[Image.Image], titles: Sequence[str], path: Path) -> None:
-    """A sheet: above what was drawn before, below what the same seed draws after."""
+    """Writes a sheet: drawings before training above those of the same seeds after it."""
     columns = 10
     rows: list[Image.Image] = []
     names: list[str] = []
@@ -112,7 +112,7 @@ def beside(before: Sequence[Image.Image], after: Sequence[Image.Image], titles: 
 
 
 def main() -> None:
-    """Trains and measures each way."""
+    """Trains and evaluates each method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ways", nargs="+", default=["ascent", "rounds"])

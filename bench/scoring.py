@@ -51,7 +51,7 @@ def clip(folder: Path, captions: list[str]) -> Path:
 
 
 def by_bimo(table: Path, model: Path, out: Path, dtype: str) -> int:
-    """The command, which also writes shards, a table and the page."""
+    """bimo's command, which also writes shards, a table and the page."""
     from bimo.core.part import dumps
     from bimo.curation.filters.similarity import Similarity
     from bimo.curation.steps import Curation
@@ -66,7 +66,7 @@ def by_bimo(table: Path, model: Path, out: Path, dtype: str) -> int:
 
 
 def by_data_juicer(table: Path, model: Path, out: Path, processes: int) -> int:
-    """Its command, by a settings file; each process holds the model."""
+    """data-juicer's command with a settings file; each process loads the model."""
     out.mkdir()
     with (out / "in.jsonl").open("w", encoding="utf-8") as listed:
         for row in rows_of(table):
@@ -99,7 +99,7 @@ SIDES: dict[str, Callable[[Path, Path, Path], int]] = {
 
 
 def run(side: str, table: Path, model: Path, out: Path, python: str) -> dict[str, Any]:
-    """What a run took, in a process of its own. Exits where it fails."""
+    """Runs a side in a process of its own and returns its measurements. Exits if it fails."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     environment |= {"PYTHONPATH": str(ROOT)} if side.startswith("bimo") else {}
     command = [python, __file__, "--one", side, "--table", str(table), "--model", str(model), "--out", str(out)]
@@ -151,7 +151,7 @@ def compare(pairs: int, peer: str) -> None:
             took = {n: run(side, t, model, folder / f"out-{place}-{n}", python) for n, t in tables.items()}
             costs[side] = (took[pairs]["seconds"] - took[few]["seconds"]) / (pairs - few)
             if short := [n for n, one in took.items() if one["kept"] != n]:
-                # All are to stay: one that is gone was not scored.
+                # All rows must be kept: a missing one was not scored.
                 sys.exit(f"{side}: of {short[0]} pairs {took[short[0]]['kept']} were scored")
             told = ", ".join(f"{n}: {one['seconds']:.1f} s ({one['cpu']:.1f} cpu)" for n, one in took.items())
             print(f"{side:24} {told}; {1 / costs[side]:.1f} pairs a second beyond the start", flush=True)
@@ -162,7 +162,7 @@ def compare(pairs: int, peer: str) -> None:
 
 
 def main() -> None:
-    """Reads the command."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--peers-python", default="", help="the Python that has data-juicer")

@@ -64,7 +64,7 @@ KEYS = ("image.denoiser.*.attn2.to_[kv].*",)
 
 @dataclass(frozen=True)
 class Case:
-    """A system that learns: its recipe, the side of its pictures, the batch, and the published one it is like."""
+    """A training case: recipe, side of pictures, batch size, and the published system that it resembles."""
 
     recipe: Recipe
     side: int
@@ -92,7 +92,9 @@ def sd(precision: Any = "fp32") -> Case:
 
 
 def bridge() -> Case:
-    """VisCPM-Paint at an eighth of its painter's widths: the language model is as much of a step as the published."""
+    """VisCPM-Paint at an eighth of its UNet's widths: the language model takes the same share of a step as in the
+    published system.
+    """
     words = replace(
         cpm_bee_10b,
         width=640,
@@ -154,7 +156,7 @@ def write_words(folder: Path) -> None:
 
 
 def make(folder: Path, side: int) -> None:
-    """Some pictures of blobs with captions of ten characters."""
+    """Writes pictures of blobs with captions of ten characters."""
     from PIL import Image
 
     draw = random.Random(0)
@@ -188,7 +190,7 @@ def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Trainer, Any, 
 
 
 def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
-    """A step as diffusers' script makes it, with modules of the same shape: nothing is kept from step to step."""
+    """A step as in diffusers' script, with modules of the same shape and without caches."""
     import numpy
     from diffusers import DDPMScheduler
     from PIL import Image
@@ -196,7 +198,7 @@ def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
     system, stage = run.system, run.recipe.stages[0]
     narrow = torch.bfloat16 if stage.precision == "bf16" else torch.float32
     learns_words = any(p.requires_grad for p in system.text.parameters())
-    # The script has what is frozen in narrow numbers, and accelerate narrows the products of what learns.
+    # The script casts frozen weights to half precision; trainable ones run under autocast.
     tower: Any = system.text_encoders[0] if learns_words else copy.deepcopy(system.text[0]).to(narrow)
     space: Any = copy.deepcopy(system.space(stage.level)).to(narrow)  # type: ignore[call-overload]
     level: Any = system.level(stage.level)
@@ -235,7 +237,7 @@ def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
 
 
 def bare(run: Trainer, learning: Any) -> Callable[[], None]:
-    """Forward, backward, clipping and the optimiser's step, on a batch made before."""
+    """Forward, backward, clipping and the optimizer's step on a prepared batch."""
     system, stage = run.system, run.recipe.stages[0]
     inputs = learning.batches.inputs(0, torch.Generator().manual_seed(0))
     denoiser: Any = system.level(stage.level).denoiser
@@ -264,14 +266,14 @@ def bare(run: Trainer, learning: Any) -> Callable[[], None]:
 
 
 def flop(work: Callable[[], object]) -> float:
-    """How many floating point operations some work takes."""
+    """The number of floating-point operations of a function."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
 
 
 def bounds() -> None:
-    """Prints how a step of the published systems is made up, and what keeping all that is frozen can save."""
+    """Prints the composition of a step of the published systems, and what caching frozen outputs can save."""
     for name, made in CASES.items():
         case = made()
         for train, own in zip(case.like_stages, case.recipe.stages, strict=True) if name != "bf16" else ():
@@ -300,7 +302,7 @@ def made_up(recipe: Recipe, name: str, train: tuple[str, ...]) -> tuple[float, f
         picture = flop(lambda: space.posterior(pixels) if hasattr(space, "posterior") else space.encode(pixels))
         words = flop(lambda: box.append(tower(ids, mask)))
     given = box[0]
-    if part is not None and part.trunk:  # what its head gives has a gradient
+    if part is not None and part.trunk:  # the output of its head has a gradient
         given = replace(given, tokens=given.tokens.requires_grad_())
 
     def step() -> None:
@@ -311,7 +313,7 @@ def made_up(recipe: Recipe, name: str, train: tuple[str, ...]) -> tuple[float, f
 
 
 def taking_turns(steps: dict[str, Callable[[], None]], turns: int) -> dict[str, tuple[float, float]]:
-    """(seconds, processor seconds) of each, medians of steps made in turns."""
+    """(seconds, CPU seconds) of each side: medians of steps made in turns."""
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for turn in range(turns + WARM):
         for name in list(steps) if turn % 2 == 0 else list(steps)[::-1]:
@@ -342,7 +344,7 @@ def peak(options: argparse.Namespace, case: str, number: int, side: str) -> floa
 
 
 def main() -> None:
-    """Makes the data, takes turns, prints."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--cases", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
@@ -378,7 +380,7 @@ def main() -> None:
 
 
 def measured(options: argparse.Namespace, name: str, case: Case, number: int, data: Path) -> dict[str, Any]:
-    """One stage: who takes how long, and how much memory."""
+    """Benchmarks one stage: time and memory of each side."""
     run, learning, step = ours(case, number, data, options.folder / f"{name}-{number}")
     others = {"plain": plain(run, learning, data), "bare": bare(run, learning)}
     flops = {side: flop(work) / case.batch / 1e9 for side, work in others.items()}

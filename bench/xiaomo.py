@@ -46,8 +46,8 @@ Numbers = dict[str, float]
 def bench(
     model: str, *, pairs: int, steps: int, threads: int | None, against: bool, file: Path | None
 ) -> dict[str, Any]:
-    """Measures everything, prints a table and answers what `--json` writes. ``against``: with diffusers as well."""
-    # First, while this process is small: a child's peak is never told to be below its parent's size.
+    """Measures everything, prints a table and returns the data for `--json`. ``against``: with diffusers as well."""
+    # First, while this process is small: a child's reported peak is at least its parent's size.
     numbers = from_the_shell(model, steps, threads)
     import torch
 
@@ -77,7 +77,7 @@ def bench(
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """Facts about the machine."""
     import torch
 
     processor = platform.processor()
@@ -132,7 +132,7 @@ def drawn(engine: Engine, steps: int) -> Any:
 
 
 def like_xiaomo(recipe: Recipe) -> bool:
-    """Whether the plain loop knows how to draw it: an expected picture, then a flow that takes it as a hint."""
+    """Whether the plain loop supports the system: a regression level, then a flow that is conditioned on it."""
     from bimo.diffusion.schedules.flow import Flow
     from bimo.diffusion.schedules.single_step import SingleStepRegression
 
@@ -146,7 +146,7 @@ def like_xiaomo(recipe: Recipe) -> bool:
 
 
 def plain(system: System, steps: int) -> Any:
-    """The same picture by a loop written straight on: words, expected picture, Euler with guidance, pixels."""
+    """The same picture by a plain loop: text encoder, regression, Euler with guidance, decoder."""
     import torch
     from PIL import Image
 
@@ -219,7 +219,7 @@ def _compared(sides: dict[str, Draw], pairs: int) -> Numbers:
     return numbers
 
 
-#: What each number is called, in the order shown: name, Chinese, English, digits, unit.
+#: The rows of the table: name, Chinese, English, digits, unit.
 SHOWN = (
     ("bimo seconds", "载入后画一张", "a picture, loaded", 3, "s"),
     ("bimo processor seconds", "　处理器时间", "  processor time", 3, "s"),

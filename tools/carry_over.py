@@ -1,7 +1,8 @@
-"""What 小墨's second edition begins as: `python tools/carry_over.py OUT.safetensors SCENES THINGS`, then
+"""Initial weights of 小墨's second edition: `python tools/carry_over.py OUT.safetensors SCENES THINGS`, then
 `bimo train xiaomo-2 --start OUT.safetensors --skip 0 --skip 1 --data SCENES --data THINGS --out RUN`.
 
-OUT holds the autoencoder that is there, and the first edition's words and first level in the second one's shapes.
+OUT has the existing autoencoder, and the first edition's text encoder and first level expanded to the second one's
+shapes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AUTOENCODER = Path(__file__).parents[1] / "bimo" / "xiaomo" / "second" / "autoen
 
 
 def main(words: list[str]) -> None:
-    """Does what the words say."""
+    """Runs the command line."""
     out, scenes, things = map(Path, words)
     second = System(xiaomo_2).eval()
     autoencoder = read(AUTOENCODER)

@@ -1,6 +1,6 @@
-"""Brings the Chinese catalogue up to date with the sentences in the code, and compiles it: ``make messages``.
+"""Updates the Chinese catalogue from the messages in the code, and compiles it: ``make messages``.
 
-New sentences come in with an empty Chinese, which is then written by hand; those that nothing says any more go.
+New messages get an empty translation, which is then written by hand; messages that are no longer used are removed.
 """
 
 import ast
@@ -18,13 +18,13 @@ PO = ROOT / "bimo" / "core" / "locale" / "zh" / "LC_MESSAGES" / "bimo.po"
 CALLS = {"say", "Message", "BimoError", "RequestError", "RecipeError", "WeightsError", "DataError", "TrainingError"}
 HEADER = "# Chinese sentences of bimo, by the English ones in the code.\n#"
 WIDTH = 110
-#: A date that stays, so that the same sentences are the same file.
+#: A fixed date, so that the file only depends on the messages.
 DATE = datetime(2026, 1, 1)
 
 
-def said(source: str) -> Iterator[str]:
-    """The sentences of a module: of each call that says something the first argument, wherever the call stands. Babel's
-    own reader sees no call within the arguments of another.
+def messages_in(source: str) -> Iterator[str]:
+    """The messages of a module: the first argument of every call in CALLS. Babel's own extractor does not find calls
+    nested in the arguments of others.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and node.args:
@@ -35,10 +35,10 @@ def said(source: str) -> Iterator[str]:
 
 
 def main() -> int:
-    """Writes the catalogue and its compiled form; the status is 1 where sentences lack their Chinese."""
+    """Writes the catalogue and its compiled form; the status is 1 if translations are missing."""
     known = {message.id: message.string for message in read_po(PO.open("rb"))} if PO.exists() else {}
     sources = (path.read_text(encoding="utf-8") for path in (ROOT / "bimo").rglob("*.py"))
-    sentences = sorted({sentence for source in sources for sentence in said(source)})
+    sentences = sorted({sentence for source in sources for sentence in messages_in(source)})
     catalogue = Catalog(
         locale="zh",
         domain="bimo",

@@ -25,7 +25,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
             raise PluginError(f"{page.file.src_uri} links to {link['target']}, which is not there")
         inside = target.relative_to(docs.parent).as_posix()
         if link.string[link.string.rfind("\n", 0, link.start()) + 1] == "|":
-            return f"`{link['text']}`"  # a cell of a table has no room for a path
+            return f"`{link['text']}`"  # too long for a cell of a table
         return f"`{inside}`" if link["text"].strip("`") in inside else f"{link['text']} (`{inside}`)"
 
     return LINK.sub(as_path, markdown)

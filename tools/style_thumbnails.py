@@ -1,4 +1,4 @@
-"""Draws the small pictures by which the page shows the styles, with the bundled model."""
+"""Draws the thumbnails of styles on the page with the bundled model."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from bimo.prompts.styles import STYLES
 
 FOLDER = Path(__file__).resolve().parent.parent / "bimo" / "serve" / "page" / "styles"
 PROMPT, SEED, SIDE = "红苹果", 1, 72
-#: What says more in black and white than an apple does.
+#: Prompts for black-and-white styles, where an apple is hard to recognise.
 OTHERS = {"silhouette": "一棵树", "line": "一棵树"}
 
 
 def main() -> None:
-    """One WebP a style, of some 2 kB."""
+    """Writes one WebP of about 2 kB for each style."""
     engine = bimo.load("xiaomo")
     FOLDER.mkdir(exist_ok=True)
     for name in STYLES:

@@ -1,6 +1,6 @@
-"""Draws what people type and counts what somebody saw: `python tools/typed.py MODEL OUT [SEED]`, fill in
-OUT/looked.tsv (yes, no, smear), then `python tools/typed.py --count OUT/looked.tsv`. MODEL "auto" is for each prompt
-the bundled model that `bimo draw` takes.
+"""Draws prompts that people typed and evaluates what a person saw in the pictures: `python tools/typed.py MODEL OUT
+[SEED]`, fill in OUT/looked.tsv (yes, no, smear), then `python tools/typed.py --count OUT/looked.tsv`. MODEL "auto" is
+for each prompt the bundled model that `bimo draw` takes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bimo.xiaomo.evaluation.typed import counted, draw_typed, typed
 
 
 def main(words: list[str]) -> None:
-    """Does what the words say."""
+    """Runs the command line."""
     if words[:1] == ["--count"]:
         for name, shares in counted(Path(words[1])).items():
             each = (shares.clear, shares.right, shares.refused)

@@ -116,4 +116,4 @@ def test_a_message_is_found_wherever_it_stands() -> None:
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     source = 'raise DataError("a {b}", b=Listed([Message("c"), *d]) or say("e" "f", g=errors.Message("h")))'
-    assert sorted(tool.said(source)) == ["a {b}", "c", "ef", "h"]
+    assert sorted(tool.messages_in(source)) == ["a {b}", "c", "ef", "h"]
