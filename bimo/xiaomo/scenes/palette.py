@@ -379,9 +379,7 @@ GREY: Mapping[str, tuple[float, float]] = {
 
 
 def natural(material: Material, mood: Mood, depth: float, light: float, tint: RGB | None = None) -> Floats:
-    """A material's colour with lighting, weather and distance; `light` 0..1 is the strength of the lighting in a style,
-    `tint` replaces the material's colour.
-    """
+    """A material's colour, or ``tint``, with weather, distance, and a style's strength of lighting ``light`` 0..1."""
     colour = material.colour(mood) if tint is None else np.array(tint, np.float32) / 255
     lit_by, mixed, share = LIGHT[mood.light]
     if material.lit:
