@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import pytest
 import torch
 from safetensors.torch import save_file
 
