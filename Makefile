@@ -18,6 +18,9 @@ export PROMPT MODEL
 WORKERS ?= logical
 SPREAD   = -n $(WORKERS) --dist worksteal
 
+# Tests begin many processes: what those import is compiled once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 PINS := pyproject.toml constraints.txt
 
 .PHONY: help draw serve bench test test-quick coverage check docs index messages clean

@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -107,10 +108,15 @@ def parameters(command: Any) -> dict[str, Any]:
 ALL = {"--help"} | {name for command in (COMMAND, *COMMANDS.values()) for name in parameters(command)}
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@cache
+def texts() -> tuple[tuple[str, str], ...]:
     """(where, text): every string of the package with what is only known later as ``UNKNOWN``, each of its sentences in
     Chinese, every page.
     """
+    return tuple(_texts())
+
+
+def _texts() -> Iterator[tuple[str, str]]:
     for message in read_po(io.BytesIO(CATALOGUE.read_bytes())):
         yield f"{CATALOGUE.name}:{message.lineno}", str(message.string)
     for path in sorted((ROOT / "bimo").rglob("*.py")):
@@ -196,6 +202,7 @@ def test_whatever_is_suggested_can_be_typed() -> None:
     assert [f"{where}: {wrong} ({text[:90]!r})" for where, text in texts() for wrong in untypeable(text)] == []
 
 
+@cache
 def lines() -> list[tuple[str, str]]:
     """(where, `bimo ...`): the command lines of examples in help, in blocks of code, between backticks."""
     found: list[tuple[str, str]] = []

@@ -75,7 +75,9 @@ def test_a_damaged_judge_is_named(scenes: Path, judge: SceneJudge) -> None:
     path.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_the_judge_learns_what_is_plain_to_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_judge, "BATCH", 16)
     rng = np.random.default_rng(0)
     colours = np.array([(220, 30, 30), (30, 60, 220)], np.uint8)
     subject = rng.integers(0, 2, 64)
