@@ -45,6 +45,7 @@ def test_a_scene_a_dish_or_a_verse_is_for_the_second(prompt: str, second: bool) 
     assert (edition_for(prompt) == SECOND) is second
 
 
+@pytest.mark.slow
 def test_a_dish_is_drawn_by_the_one_that_learned_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = tmp_path / "dish.png"
     assert main.run(["draw", "宫保鸡丁", "--steps", "1", "-o", str(drawn)]) == 0

@@ -148,6 +148,7 @@ def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
     assert not torch.allclose(whole, alone, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_a_batch_by_heart(kind: str) -> None:
     torch.manual_seed(0)

@@ -254,6 +254,7 @@ def test_which_of_qwens_it_is_stands_in_the_name_of_a_file(tmp_path: Path, name:
     assert GgufDenoiser(file).recipe == FILES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["edit", "layered"])
 def test_pictures_are_read_by_a_denoiser_in_blocks(tmp_path: Path, kind: str) -> None:
     """Qwen-Image-Edit and -Layered, whose folders' other parts go with a file of theirs."""

@@ -221,6 +221,7 @@ class _Bomb:
         return (print, ("a pickle ran code",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("spelling", ["diffusers", "kohya"])
 def test_learnt_written_and_merged_it_draws_what_was_learnt(

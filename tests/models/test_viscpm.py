@@ -67,6 +67,7 @@ def test_one_file_is_read_by_prefix_and_draws_the_same(family: str, tmp_path: Pa
     assert draw(one, {**request, "text": "a cat"})[0].image.tobytes() != pictures[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "told"),
     [

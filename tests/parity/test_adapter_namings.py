@@ -633,6 +633,7 @@ LYCORIS_KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layer"), LYCORIS_KINDS, ids=[f"{k}-{n.rsplit('.', 2)[-1]}" for k, n in LYCORIS_KINDS]
 )

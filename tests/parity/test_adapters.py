@@ -92,6 +92,7 @@ def compare(pictures: list[Picture], expected: list[numpy.ndarray], plain: list[
         assert numpy.abs(found - numpy.asarray(without.image)).mean() > 2
 
 
+@pytest.mark.slow
 def test_lora_of_peft(folder: Path, tmp_path: Path) -> None:
     """Made, named and saved by peft and diffusers, alpha in the header; merged at another weight than 1."""
     from peft import LoraConfig
@@ -226,6 +227,7 @@ def test_controlnet(folder: Path, tmp_path: Path, weight: float, order: str, req
     compare(draw(system, told, batch=2), expected, draw(system, request))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [None, (0.0, 0.5), (0.4, 1.0)])
 def test_two_controlnets_are_added(folder: Path, tmp_path: Path, steps: tuple[float, float] | None) -> None:
     """Each with its weight, one of them in a part of the steps."""

@@ -81,6 +81,7 @@ def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[An
     return [each if more else numpy.asarray(each) for one in drawn for each in one.images]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("kind", NAMES)
 def test_draws_as_diffusers(places: Any, kind: str, name: str) -> None:
@@ -208,6 +209,7 @@ def shortened(system: System, steps: int) -> System:
     return system
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
 def test_two_levels_draw_as_one_pipeline_after_the_other(refined: Any, size: tuple[int, int]) -> None:
     folder, *pipelines = refined
@@ -270,6 +272,7 @@ PUBLISHED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_full_size(kind: str) -> None:
     recipe, config = PUBLISHED[kind]

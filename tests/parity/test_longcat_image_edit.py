@@ -115,6 +115,7 @@ def test_saved_by_bimo_it_edits_the_same(place: Any, tmp_path: Path) -> None:
     alike(system, again, request)
 
 
+@pytest.mark.slow
 def test_written_for_diffusers_it_edits_the_same(place: Any, tmp_path: Path) -> None:
     folder, pipeline = place
     to_diffusers(read_folder(folder), tmp_path / "out")

@@ -46,6 +46,7 @@ def drawn(folder: Path, tmp_path: Path, request: dict[str, Any], expected: list[
     return system
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_unet_of_other_settings(tmp_path: Path, name: str) -> None:
     law = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -61,6 +62,7 @@ def test_transformers_laid_out_as_in_distilled_xl(tmp_path: Path, monkeypatch: p
     drawn(folder, tmp_path, REQUEST, by_diffusers(xl.read_by_diffusers(folder), REQUEST))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 8.5])
 def test_a_consistency_model_is_told_the_scale(tmp_path: Path, guidance: float) -> None:
     """As LatentConsistencyModelPipeline draws: one branch, and the scale among what the UNet is told."""
@@ -89,6 +91,7 @@ def test_a_consistency_model_is_told_the_scale(tmp_path: Path, guidance: float) 
     compare(draw(system, {**request, "negative": "小桥"}), [numpy.asarray(image) for image in expected])
 
 
+@pytest.mark.slow
 def test_a_consistency_model_of_xl(tmp_path: Path) -> None:
     folder = xl.checkpoint(
         tmp_path / "xl", scheduler=diffusers.LCMScheduler(**LAW, steps_offset=1), time_cond_proj_dim=8

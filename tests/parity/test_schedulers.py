@@ -156,9 +156,11 @@ def cases() -> list[Any]:
             every.append({**zero, "timestep_spacing": "trailing"})
         if "use_flow_sigmas" in known:
             every.append({"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"})
-        for settings in every:
+        for number, settings in enumerate(every):
             told = ",".join(f"{n}={v if not isinstance(v, list) else '...'}" for n, v in settings.items())
-            found.append(pytest.param(name, {**law, **settings}, id=f"{name}-{told}"))
+            # While writing, each class as it comes is enough.
+            marks = (pytest.mark.slow,) * (number > 0)
+            found.append(pytest.param(name, {**law, **settings}, id=f"{name}-{told}", marks=marks))
     return found
 
 

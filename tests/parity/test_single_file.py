@@ -175,6 +175,7 @@ def xl_by_diffusers(folder: Path) -> Any:
     return pipeline
 
 
+@pytest.mark.slow
 def test_xl_goes_out_and_comes_back(tmp_path: Path) -> None:
     folder = xl_made(tmp_path / "xl")
     reference = in_memory(xl_by_diffusers(folder))
@@ -200,6 +201,7 @@ def test_xl_goes_out_and_comes_back(tmp_path: Path) -> None:
     assert all(numpy.abs(a.astype(int) - b).max() <= 1 for a, b in zip(expected, found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["alt", "alt-m18"])
 def test_altdiffusion_goes_out_and_comes_back(tmp_path: Path, row: str) -> None:
     """From a file as published, whose pooler is not wanted; m18 reads the norm before its head (or draws otherwise)."""

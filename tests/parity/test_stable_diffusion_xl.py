@@ -228,6 +228,7 @@ def _drawn(system: System, request: dict[str, Any]) -> list[Picture]:
     return draw(unpasted(system), {**request, "guidance": 5.0})
 
 
+@pytest.mark.slow
 def test_begins_from_a_picture_and_paints_in_a_mask_as_diffusers(folder: Path, pipeline: Any) -> None:
     request = {"text": "红", "seed": 4, "steps": 4, "size": (64, 64), "image": photo(), "strength": 0.6}
     common: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 5.0, "strength": 0.6}

@@ -153,8 +153,12 @@ def stored(source: Path, target: Path, form: str, only: str = "") -> Path:
     return target
 
 
+#: While writing, the forms of these are enough: of a UNet and of a transformer.
+QUICK = ("stable-diffusion", "z_image")
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [pytest.param(it, marks=(pytest.mark.slow,) * (it not in QUICK)) for it in FAMILIES])
 def test_a_form_is_read_to_the_bit(places: Any, tmp_path: Path, family: str, form: str) -> None:
     folder, plain = places(family)
     system = read_folder(stored(folder, tmp_path / "other", form))
@@ -176,6 +180,7 @@ def test_parts_may_be_stored_each_in_its_own_way(places: Any, tmp_path: Path, fa
         assert torch.equal(found[name], value.half().float() if of_vae else value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [None, "fp16", "bf16", "own"])
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("safe", [False, True])

@@ -113,6 +113,7 @@ def put_into(model: Any, config: Any, state: dict[str, torch.Tensor]) -> None:
     assert not found.unexpected_keys
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["stable-diffusion", "xl", "hunyuan", *FLOWS])
 def test_a_lora_is_drawn_by_diffusers(folders: Any, tmp_path: Path, family: str) -> None:

@@ -270,6 +270,7 @@ def test_each_is_for_its_own_transformer(folders: Callable[[str], Path], tmp_pat
         control(read_folder(folders("qwen_image")), tmp_path / "wide")
 
 
+@pytest.mark.slow
 def test_a_new_one_of_qwen_image_begins_silent_and_learns(folders: Callable[[str], Path]) -> None:
     system = begin_control(read_folder(folders("qwen_image")))
     plain = draw(read_folder(folders("qwen_image")), REQUEST)[0].image.tobytes()

@@ -70,6 +70,7 @@ def plain(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return weights(train(recipe(), tiny_shards, tmp_path_factory.mktemp("plain"), threads=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_goes_on_to_the_bit(tiny_shards: Path, tmp_path: Path, plain: bytes, name: str) -> None:
     wanted = recipe(**OPTIONS[name])
@@ -80,6 +81,7 @@ def test_goes_on_to_the_bit(tiny_shards: Path, tmp_path: Path, plain: bytes, nam
     assert whole != plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAME)
 def test_goes_on_to_the_bit_and_is_the_same(tiny_shards: Path, tmp_path: Path, name: str) -> None:
     fields = {**SAME[name], "max_grad_norm": 0.0}

@@ -66,6 +66,7 @@ def test_what_nothing_gives_a_value_is_drawn_by_the_seed() -> None:
         assert torch.equal(value, torch.zeros_like(value) if name == given else drawn[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_from_float16_ends_as_from_float32_and_goes_on_to_the_bit(
     published: Path, tiny_shards: Path, tmp_path: Path
 ) -> None:

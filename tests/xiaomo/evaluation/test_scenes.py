@@ -45,6 +45,7 @@ def judge(scenes: Path) -> SceneJudge:
         return scene_judge_for(scenes, quiet, steps=12)
 
 
+@pytest.mark.slow
 def test_pictures_are_read_with_what_is_on_them(scenes: Path) -> None:
     truth = read_scenes(scenes, quiet)
     assert truth.pixels.shape == (COUNT, 96, 96, 3)
@@ -55,6 +56,7 @@ def test_pictures_are_read_with_what_is_on_them(scenes: Path) -> None:
     assert set(truth.subjects) == {truth.subjects[i] for i in labels.subject if i >= 0}
 
 
+@pytest.mark.slow
 def test_the_judge_is_kept_and_read_back(scenes: Path, judge: SceneJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scene_judge, "train_scene_judge", None)  # a second training would fail
     again = scene_judge_for(scenes, quiet)
@@ -66,6 +68,7 @@ def test_the_judge_is_kept_and_read_back(scenes: Path, judge: SceneJudge, monkey
     assert again.see(pixels[:0]).subject.shape == (0,)
 
 
+@pytest.mark.slow
 def test_a_damaged_judge_is_named(scenes: Path, judge: SceneJudge) -> None:
     path = scenes / scene_judge.WEIGHTS_FILE
     whole = path.read_bytes()
@@ -94,6 +97,7 @@ def test_the_judge_learns_what_is_plain_to_see(monkeypatch: pytest.MonkeyPatch) 
     assert found["elements seen that are not there"] < 0.1
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_held_out_where_it_says_so(judge: SceneJudge) -> None:
     asked = scene_questions(judge)
     assert all(held_out_scene(q.subject, q.style) == (q.group == "unseen scene") for q in asked if q.style)
