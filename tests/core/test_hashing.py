@@ -64,6 +64,7 @@ def test_it_may_be_asked_for_by_several_threads(file: Path) -> None:
     assert found == [hashlib.sha256(CONTENT).hexdigest()] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell")
 def test_files_are_let_go(file: Path) -> None:
     def held() -> int:

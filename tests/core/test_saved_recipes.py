@@ -116,6 +116,7 @@ def unnamed(names: Mapping[str, str]) -> set[str]:
     return {place for name, place in parts() if names.get(name) != place}
 
 
+@pytest.mark.slow
 def test_every_part_has_a_name_in_json() -> None:
     assert unnamed(PART_NAMES) == set()
     less = {name: place for name, place in PART_NAMES.items() if name != "Normal"}

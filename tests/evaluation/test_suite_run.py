@@ -41,6 +41,7 @@ def pictures(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "pictures").glob("*.png"))}
 
 
+@pytest.mark.slow
 def test_what_lies_there_is_not_drawn_again(suite: Suite, tmp_path: Path) -> None:
     asked = (("cpu",), suite.prompts[:4], (1, 2), STEPS, tmp_path, 3, quiet)
     first = draw_suite(LOAD, *asked)

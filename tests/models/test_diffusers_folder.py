@@ -159,6 +159,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_folder_says_what_is_wrong(
     good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str

@@ -130,6 +130,7 @@ def row(words: Conditioning, length: int) -> Conditioning:
     return Conditioning(tuple(TextEncoding(stream.tokens[:1, :length]) for stream in words.streams))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["z_image", "qwen_image", "cogview4", "lumina", "ovis_image", "ernie_image", "hunyuan_image"]
 )

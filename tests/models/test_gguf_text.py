@@ -109,6 +109,7 @@ def test_an_encoder_answers_as_its_float_model(architecture: str, kind: str, mos
     assert not any(name.endswith(".wo") for name in blocks)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_blocks_answer_nearly_the_same(tmp_path: Path) -> None:
     for architecture, part in PARTS.items():
         file = tmp_path / f"{architecture}.gguf"

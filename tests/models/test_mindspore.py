@@ -91,6 +91,7 @@ def test_files_of_others_are_not_taken_for_it(tmp_path: Path) -> None:
     assert not any(mindspore.is_checkpoint(path) for path in [*tmp_path.iterdir(), tmp_path, tmp_path / "none"])
 
 
+@pytest.mark.slow
 def test_every_damage_is_an_error_or_read_as_it_stands(tmp_path: Path) -> None:
     whole = written(tmp_path / "x.ckpt", STATE).read_bytes()
     path = tmp_path / "bad.ckpt"

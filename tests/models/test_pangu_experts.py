@@ -42,6 +42,7 @@ def test_each_row_is_answered_by_the_expert_of_its_time() -> None:
     assert not torch.allclose(high, low, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("t", "idle"), [([500.0, 900.0], "low"), ([0.0, 499.0], "high")])
 def test_the_idle_expert_is_not_asked(t: list[float], idle: str) -> None:
     made = experts()

@@ -202,6 +202,7 @@ NAMINGS: list[tuple[str, str, tuple[Spelled, str, str], bool, bool]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "naming", "spelt", "alpha", "read"), NAMINGS, ids=[f"{f}-{n}" for f, n, *_ in NAMINGS]
 )
@@ -349,6 +350,7 @@ def test_narrow_numbers(systems: Callable[[str], System], tmp_path: Path, dtype:
         adapt(system, saved(state, tmp_path / "broken.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd", "sdxl", "lumina", "hunyuan"])
 def test_text_encoders(systems: Callable[[str], System], tmp_path: Path, family: str) -> None:
     """Of each tower one layer, as diffusers, kohya-ss and peft, in a folder of the tower's name, spell it."""
@@ -447,6 +449,7 @@ PEFT: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PEFT)
 def test_what_peft_wrote(systems: Callable[[str], System], tmp_path: Path, kind: str) -> None:
     """As a folder, as the file in it, and under another name: the settings that lie beside it are its own."""

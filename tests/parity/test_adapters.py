@@ -254,6 +254,7 @@ def test_two_controlnets_are_added(folder: Path, tmp_path: Path, steps: tuple[fl
 T2I = [("full_adapter", 3, [8, 16]), ("light_adapter", 1, [8, 16])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "channels", "widths"), T2I)
 def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int, widths: list[int]) -> None:
     net = loud(

@@ -280,6 +280,7 @@ def test_it_draws_as_the_published_steps_do(tiny: tuple[Path, System]) -> None:
     assert wanted.std() > 5
 
 
+@pytest.mark.slow
 def test_either_text_encoder_draws_the_large_cascade(cascade: tuple[Path, System, System]) -> None:
     folder, *_ = cascade
     for wanted in (damo_cascade, damo_cascade_xglm):

@@ -115,6 +115,7 @@ def latents(system: Any, request: dict[str, Any]) -> list[torch.Tensor]:
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_empty_negative_prompt_is_one(places: Any, kind: str) -> None:
     """Qwen-Image guides only where there is a negative prompt, and the empty one is there."""
@@ -338,6 +339,7 @@ FLOWS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FLOWS)
 @pytest.mark.parametrize("kind", ["z_image", "cogview4", "ovis_image"])

@@ -98,6 +98,7 @@ def test_two_drawn_together_are_as_two_of_diffusers(places: Any, kind: str) -> N
     compare(draw(read_folder(folder), request, batch=2), by_diffusers(pipeline, request))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_latents_are_those_of_diffusers_and_all_that_is_given_moves_them(places: Any, kind: str) -> None:
     folder, pipeline = places(kind)
@@ -219,6 +220,7 @@ def test_two_levels_draw_as_one_pipeline_after_the_other(refined: Any, size: tup
     compare(draw(system, request), [by_both(*pipelines, request, 3)])
 
 
+@pytest.mark.slow
 def test_both_levels_read_with_one_model(refined: Any, tmp_path: Path) -> None:
     folder, _, _ = refined
     system = shortened(read_folder(folder), 2)

@@ -21,6 +21,8 @@ from tests.parity.test_stable_diffusion import SCHEDULERS, _one_thread, compare
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 

@@ -244,6 +244,7 @@ def test_what_does_not_belong_together_is_refused(
     assert told in raised.value.en
 
 
+@pytest.mark.slow
 def test_full_size_has_as_many_parameters_as_published() -> None:
     def count(module: Any) -> int:
         return sum(p.numel() for p in module.parameters())

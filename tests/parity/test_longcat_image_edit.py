@@ -24,6 +24,8 @@ from tests.parity.test_flow import _one_thread, compare, latents
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import AREA, of_area, opened_longcat, photo, read, saved_longcat, small
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -115,7 +117,6 @@ def test_saved_by_bimo_it_edits_the_same(place: Any, tmp_path: Path) -> None:
     alike(system, again, request)
 
 
-@pytest.mark.slow
 def test_written_for_diffusers_it_edits_the_same(place: Any, tmp_path: Path) -> None:
     folder, pipeline = place
     to_diffusers(read_folder(folder), tmp_path / "out")

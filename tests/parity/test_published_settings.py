@@ -109,6 +109,7 @@ def edited(folder: Path, target: Path, **changes: Any) -> Path:
 MOMENTS = {"latents_mean": [-1.6, 1.1, 0.3, -0.2], "latents_std": [8.4, 5.9, 4.3, 6.5]}
 
 
+@pytest.mark.slow
 def test_latents_with_means_and_deviations(tmp_path: Path) -> None:
     """XL's pipelines heed them (Playground 2.5), also where they begin with a picture."""
     folder = edited(xl.checkpoint(tmp_path / "xl"), tmp_path / "moments", **MOMENTS, scaling_factor=0.5)

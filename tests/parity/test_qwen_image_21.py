@@ -28,6 +28,8 @@ from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import of_area, opened_21, photo, read, saved_21, small
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 

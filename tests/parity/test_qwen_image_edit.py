@@ -24,6 +24,8 @@ from tests.parity.test_flow import _one_thread, compare, latents
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 NAMES = {"edit": "qwen-image-edit", "edit-plus": "qwen-image-edit-2509", "newer": "qwen-image-edit-2511"}

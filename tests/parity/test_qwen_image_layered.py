@@ -26,6 +26,8 @@ from tests.parity.test_flow import _one_thread
 from tests.support.drawing import draw
 from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -271,6 +271,7 @@ NAMED = [("leading", name) for name in TYPED] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "name"), NAMED)
 def test_a_named_sampler_takes_over_what_the_folder_says(
     system: System, place: Path, parts: dict[str, Any], folder: str, name: str

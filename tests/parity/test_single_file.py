@@ -291,6 +291,7 @@ def test_open_clip_is_padded_as_it_was_trained_whatever_the_files_say(places: An
     compare(draw(read_file(tmp_path / "model.safetensors"), REQUEST), expected)
 
 
+@pytest.mark.slow
 def test_each_text_encoder_of_xl_is_padded_as_it_was_trained(tmp_path: Path) -> None:
     folder = xl_made(tmp_path / "xl")
     made = to_single(read_folder(folder), tmp_path / "single" / "xl.safetensors")
@@ -341,6 +342,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_a_sampler_by_name_goes_by_what_the_publishers_folder_says(places: Any, tmp_path: Path, kind: str) -> None:
     """A file says nothing of its sampler; diffusers takes the settings of the publisher's folder in its place."""
@@ -415,6 +417,7 @@ def test_the_ending_says_nothing(places: Any, tmp_path: Path, name: str) -> None
 KINDS = ["clip", "bert", "sd2-v", "sd2-eps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_folder_to_single_file_draws_the_same(places: Any, kind: str) -> None:
     folder, file = places(kind)
@@ -457,6 +460,7 @@ def test_all_roads_lead_to_the_same_weights(places: Any, tmp_path: Path) -> None
         same_weights(ours, system)
 
 
+@pytest.mark.slow
 def test_half_precision_is_read_back_as_float(places: Any, tmp_path: Path) -> None:
     folder, _ = places("clip")
     system = read_folder(folder)

@@ -20,6 +20,8 @@ from tests.parity.test_adapters import LAW, by_diffusers, compare
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import bert_words, checkpoint, read_by_diffusers
 
+pytestmark = pytest.mark.slow
+
 REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 64), "text": "a red <toy> cat"}
 
 

@@ -26,6 +26,8 @@ from tests.support.drawing import draw
 from tests.support.families import FAMILIES
 from tests.support.flow_checkpoints import in_memory
 
+pytestmark = pytest.mark.slow
+
 REQUEST: dict[str, Any] = {
     "seed": 3,
     "steps": 2,
@@ -113,7 +115,6 @@ def put_into(model: Any, config: Any, state: dict[str, torch.Tensor]) -> None:
     assert not found.unexpected_keys
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["stable-diffusion", "xl", "hunyuan", *FLOWS])
 def test_a_lora_is_drawn_by_diffusers(folders: Any, tmp_path: Path, family: str) -> None:

@@ -34,6 +34,8 @@ from tests.support.edit_checkpoints import photo
 from tests.support.flow_checkpoints import opened, saved
 from tests.support.tiny_systems import tiny_system
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 QWEN: dict[str, Any] = {
@@ -270,7 +272,6 @@ def test_each_is_for_its_own_transformer(folders: Callable[[str], Path], tmp_pat
         control(read_folder(folders("qwen_image")), tmp_path / "wide")
 
 
-@pytest.mark.slow
 def test_a_new_one_of_qwen_image_begins_silent_and_learns(folders: Callable[[str], Path]) -> None:
     system = begin_control(read_folder(folders("qwen_image")))
     plain = draw(read_folder(folders("qwen_image")), REQUEST)[0].image.tobytes()

@@ -27,6 +27,8 @@ from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import photo
 from tests.support.omni_checkpoints import opened, saved
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["_one_thread"]
 
 ONE = {"image": photo(90, 70), "size": (80, 64)}

@@ -40,6 +40,7 @@ def test_bytes_that_are_no_text_do_not_break_it() -> None:
     assert normal("红\udce8") == "红\ufffd"
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.text() | st.text(st.characters(min_codepoint=0x3000, max_codepoint=0x9FFF)))
 @example("\u0130\u03a3 \ufb03")

@@ -105,6 +105,7 @@ def test_words_stand_in_one_row() -> None:
     assert all(1 <= len(row) <= 3 and all(row[0].split("|")) for row in rows)
 
 
+@pytest.mark.slow
 def test_the_words_read_are_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dog, again, literal = tmp_path / "dog.png", tmp_path / "again.png", tmp_path / "literal.png"
     assert main.run(["draw", "一只柯基", "--seed", "1", "--steps", "1", "-o", str(dog)]) == 0

@@ -128,6 +128,7 @@ def test_a_wrong_value_gets_a_sentence(service: DrawingService, wrong: dict[str,
     assert service.open_jobs() == []
 
 
+@pytest.mark.slow
 def test_values_of_any_kind_are_answered() -> None:
     odd: list[Any] = [None, "", "猫", "\ud800", 0, 1, -1, 2.5, 1e300, True, [], {}, "x" * 5000, 128, [1]]
     odd += [float("nan"), float("inf")]

@@ -239,6 +239,7 @@ def test_weights_of_the_head_are_no_part_of_what_is_kept(tiny_shards: Path, tmp_
     assert kept(run.out) != first
 
 
+@pytest.mark.slow
 def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) -> None:
     run = bridged("cpmant", tiny_shards, tmp_path / "run")
     tower: Any = run.system.eval().text_encoders[0]

@@ -276,6 +276,7 @@ def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str,
         check_trackers(replace(recipe().stages[0], trackers=(name,)))
 
 
+@pytest.mark.slow
 def test_what_is_learnt_is_kept_every_so_many_steps_and_the_last_of_them(tiny_shards: Path, tmp_path: Path) -> None:
     """Stopped or not, of an adapter or of the whole; how often may change at any time, and changes nothing learnt."""
     adapter = Lora(targets=("image.denoiser.*.to_q",), rank=2)

@@ -68,6 +68,7 @@ def test_the_tables_name_everything_that_is_drawn() -> None:
             assert set(subject.scene(f"named/{number}").elements) - undrawn <= set(elements()), subject.name
 
 
+@pytest.mark.slow
 def test_a_scene_for_a_verse_holds_what_the_verse_names() -> None:
     lines = [verse for verse in verses() if room_for(verse.elements)][::30]
     assert len(lines) > 40
@@ -88,6 +89,7 @@ def test_the_table_of_verses_is_derived_from_the_collections(tmp_path: Path) -> 
     assert (tmp_path / "verses.tsv").read_text("utf-8").splitlines()[2] == "明月松间照，清泉石上流。\t山居秋暝\t王维"
 
 
+@pytest.mark.slow
 def test_captions_say_only_what_is_declared() -> None:
     names = {one.zh[0]: element for element, one in elements().items()}
     for plan in list(plan_scenes(60)):

@@ -86,6 +86,7 @@ def test_moods_suit_the_subject() -> None:
             assert not (mood.weather == "snow" and mood.season != "winter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_a_thing_of_which_the_picture_has_one_column_is_painted(style: str) -> None:
     for shift in range(-2, 9):

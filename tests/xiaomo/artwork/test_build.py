@@ -40,6 +40,7 @@ def test_two_workers_give_the_same_bytes(
         assert (tmp_path / shard.name).read_bytes() == (built / shard.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_broken_off_run_is_continued(
     built: Path, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
