@@ -1,6 +1,7 @@
 """The commands of the READMEs do what they say: each block under ``<!-- run -->`` is executed in a new folder.
 
-A block stands alone. ``bimo`` is the console script beside this Python. ``make draw`` runs the real Makefile with the
+A block stands alone. ``bimo`` is what the console script runs, in a process forked from one that has imported it; the
+script itself is asked for its version. ``make draw`` runs the real Makefile with the
 words of the README, but takes the environment as installed (``-o`` of its stamp, ``BIN`` of this Python), because a
 test should not build a second environment.
 """
@@ -9,21 +10,25 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+import bimo
 from tests.support.checkout import ROOT
+from tests.support.warm import TYPED, answering
 
 pytestmark = pytest.mark.slow
 
 READMES = ("README.md", "README.zh.md")
-SECONDS = 180  # for one block
+SECONDS = 600  # for one block, on a busy machine
 BIN = Path(sys.executable).parent
 BLOCK = re.compile(r"<!--\s*run\s*-->[ \t]*\n\s*```(\w+)[ \t]*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 MAKE = """
 set -euo pipefail
+bimo() { "$BIMO_PYTHON" -I -S -c "$BIMO_TYPED" "$BIMO_ADDRESS" "$@"; }
 make() {
     [ "$1" = draw ] || { echo "make $1 is not for a README test" >&2; return 2; }
     command make --no-print-directory -f "$BIMO_ROOT/Makefile" -o .venv/.core BIN="$BIMO_BIN" "$@"
@@ -51,7 +56,15 @@ def read(readme: str) -> list[Block]:
     return blocks_of(readme, path.read_text(encoding="utf-8")) if path.exists() else []
 
 
-def run(block: Block, folder: Path, seconds: float = SECONDS) -> str:
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a shell asks for what ``bimo`` does."""
+    address = tmp_path_factory.mktemp("typed") / "socket"
+    with answering(address):
+        yield address
+
+
+def run(block: Block, folder: Path, address: Path, seconds: float = SECONDS) -> str:
     """Executes a block in a folder, offline, and gives what it printed. Raises AssertionError where it fails."""
     commands = {
         "bash": ("bash", "-c", MAKE + block.code),
@@ -62,6 +75,9 @@ def run(block: Block, folder: Path, seconds: float = SECONDS) -> str:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "BIMO_ROOT": str(ROOT),
         "BIMO_BIN": str(BIN),
+        "BIMO_PYTHON": sys.executable,
+        "BIMO_TYPED": TYPED,
+        "BIMO_ADDRESS": str(address),
         "HF_HUB_OFFLINE": "1",
         "LC_ALL": "C.UTF-8",
     }
@@ -92,9 +108,14 @@ def test_readme_has_something_to_run(readme: str) -> None:
 @pytest.mark.parametrize(
     "block", [block for readme in READMES for block in read(readme)], ids=lambda b: f"{b.readme}:{b.line}"
 )
-def test_block(block: Block, tmp_path: Path) -> None:
+def test_block(block: Block, address: Path, tmp_path: Path) -> None:
+    run(block, tmp_path, address)
+
+
+def test_the_console_script_is_that_of_this_package() -> None:
     assert (BIN / "bimo").exists(), f"there is no console script in {BIN}; `make test` installs it"
-    run(block, tmp_path)
+    done = subprocess.run([BIN / "bimo", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == bimo.__version__
 
 
 def test_finds_marked_blocks_only() -> None:
@@ -103,9 +124,10 @@ def test_finds_marked_blocks_only() -> None:
     assert found == [(6, "bash", "yes 1\n"), (11, "python", "yes = 2\n")]
 
 
-def test_a_failing_line_fails_the_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["false", "bimo draw -n 0 红苹果 2>/dev/null"])
+def test_a_failing_line_fails_the_block(line: str, address: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="ended with"):
-        run(Block("a", 1, "bash", "false\ntrue\n"), tmp_path)
+        run(Block("a", 1, "bash", f"{line}\ntrue\n"), tmp_path, address)
 
 
 @pytest.mark.parametrize(
