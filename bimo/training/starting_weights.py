@@ -18,6 +18,7 @@ from bimo.core.checkpoint_io import read
 from bimo.core.errors import TrainingError
 from bimo.core.held_weights import can_hold, held_in
 from bimo.core.messages import say
+from bimo.core.pages import release as release_pages
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.training.distributed.processes import Processes
@@ -46,11 +47,18 @@ class StartingWeights:
         self._in_files = True
 
     def put(self, state: Mapping[str, Tensor], strict: bool = False) -> None:
-        """Gives tensors of the system values by their names. Raises TrainingError, or torch's RuntimeError, where a
-        ``strict`` state has other names or shapes than the system.
+        """Gives tensors of the system values by their names, of which it has all. Raises TrainingError, or torch's
+        RuntimeError, where a ``strict`` state has other names or shapes than the system.
         """
+        if not self.mapped and strict:
+            self.system.load_state_dict(state)
+            return
         if not self.mapped:
-            self.system.load_state_dict(state, strict=strict)
+            # One by one, so that what is mapped from a file is not in memory twice.
+            own = self.system.state_dict()
+            for name, value in state.items():
+                own[name].copy_(value)
+                release_pages(value)
             return
         parameters = self._parameters()
         own = {name: value.shape for name, value in self.system.state_dict().items()}

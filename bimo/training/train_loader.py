@@ -37,10 +37,16 @@ from bimo.training.logging import counted, save_whole
 from bimo.training.train_inputs import TrainInputs
 from bimo.training.unvaried import unvaried
 
-ENCODE_BATCH = 64
 #: The most pixels that are encoded in a batch: of an autoencoder as Stable Diffusion's each takes some two kilobytes at
 #: its widest, and a run must not need more for that than for its steps.
 ENCODE_PIXELS = 512 * 512
+
+
+def encoded_at_once(size: Size, batch: int) -> int:
+    """How many pictures of (width, height) are encoded in a batch: no more than a step of ``batch`` has, so that memory
+    is at no time above that of a loop that encodes at every step.
+    """
+    return max(1, min(batch, ENCODE_PIXELS // (size[0] * size[1])))
 
 
 @dataclass(frozen=True)
@@ -277,8 +283,7 @@ class TrainLoader:
     def _encoded(self, space: Any, rows: Sequence[int], size: Size, sampled: bool) -> Iterator[Tensor]:
         """[B, *shape] of all rows of a size in half precision, or [B, 2, *shape], batch by batch."""
         fitted = cast(Fitted, self.fitted)
-        width, height = size
-        count = max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (width * height)))
+        count = encoded_at_once(size, self.blank.stage.batch)
         modes = space.training
         space.eval()
         title = say("encoding pictures {size}", size=_size_name(size))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
+from bimo.core import checkpoint_io
 from bimo.core.errors import TrainingError
 from bimo.core.held_weights import held_in
+from bimo.core.pages import PAGEMAP, PRESENT
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.engine.devices import CPU
@@ -54,6 +60,28 @@ def test_parameters_are_the_tensors_of_the_file(published: Path) -> None:
     assert all(torch.equal(parameter, state[name].float()) for name, parameter in parameters.items())
     with pytest.raises(TrainingError, match=weights.recipe.name):
         weights.put(dict(list(state.items())[1:]), strict=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which pages are in memory")
+def test_a_mapped_model_is_not_in_memory_beside_its_copy(tmp_path: Path) -> None:
+    words: Any = recipe().text_encoders[0]
+    wide = replace(recipe(), text_encoders=(replace(words, vocab=30_000),))
+    file, table = tmp_path / "words.safetensors", "text.0.model.embeddings.word_embeddings.weight"
+    checkpoint_io.write(file, {table: torch.ones_like(System(wide).state_dict()[table])})
+    weights, mapped = StartingWeights(wide, SEED, CPU), checkpoint_io.read(file)
+    assert float(mapped[table].sum()) == mapped[table].numel()
+    assert in_memory(mapped[table]) > 0.9
+    weights.put(mapped)
+    assert in_memory(mapped[table]) < 0.1
+    assert torch.equal(weights.system.state_dict()[table], mapped[table])
+
+
+def in_memory(tensor: torch.Tensor) -> float:
+    """The share of a tensor's pages that is in memory."""
+    first, count = tensor.data_ptr() // PAGESIZE, -(-tensor.nbytes // PAGESIZE)
+    with open(PAGEMAP, "rb", buffering=0) as table:
+        pages = numpy.frombuffer(os.pread(table.fileno(), 8 * count, 8 * first), numpy.uint64)
+    return float((pages & numpy.uint64(PRESENT) != 0).mean())
 
 
 def test_what_nothing_gives_a_value_is_drawn_by_the_seed() -> None:

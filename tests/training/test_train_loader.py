@@ -15,7 +15,7 @@ from bimo.data.loader import Pictures
 from bimo.models.composer.conditioners import Sketch
 from bimo.models.spaces import Latent
 from bimo.training.batch_sampler import BatchSampler
-from bimo.training.train_loader import TrainLoader
+from bimo.training.train_loader import TrainLoader, encoded_at_once
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 
@@ -77,6 +77,20 @@ def test_a_stage_that_says_so_sees_the_mean(tiny_shards: Path, tmp_path: Path) -
     # One is never taken for the other.
     names = {path.name for out in ("mean", "sampled") for path in (tmp_path / out / "cache").glob("latents-*")}
     assert len(names) == 2
+
+
+def test_no_more_pictures_are_encoded_at_once_than_a_step_has(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    space: Any = type(Latent().tiny().build())
+    plain = space.posterior
+    monkeypatch.setattr(space, "posterior", lambda self, pixels: (counts.append(len(pixels)), plain(self, pixels))[1])
+    _, batches = begun(tiny_shards, tmp_path, Latent())
+    assert batches.fitted is not None
+    assert sum(counts) == len(batches.fitted.sizes)
+    assert max(counts) == 4
+    assert [encoded_at_once((side, side), 4) for side in (64, 256, 300, 512, 1024)] == [4, 4, 2, 1, 1]
 
 
 def test_a_space_without_a_posterior_has_one_code(tiny_shards: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from bimo.core.errors import TrainingError
 from bimo.core.module_weights import unfilled
 from bimo.core.recipe import Recipe, Stage
 from bimo.core.tensors import Batch, Conditioning, DenoiserInput
+from bimo.data.loader import Size
 from bimo.diffusion.system import System
 from bimo.engine.devices import to_device
 from bimo.engine.memory import BYTES, QUANTISED_BYTES, Keeping, drawing_bytes
@@ -31,6 +32,7 @@ from bimo.training.frozen_weights import holdable
 from bimo.training.objectives.objective import objective_of
 from bimo.training.optimizers import checkpoint_gradients, freeze
 from bimo.training.stage_trainer import named
+from bimo.training.train_loader import encoded_at_once
 
 META = torch.device("meta")
 #: Bytes of a trained parameter with its gradient and AdamW's two moments, in float32.
@@ -69,13 +71,15 @@ class FrozenCounts:
 @dataclass(frozen=True)
 class Footprint:
     """The memory of a stage: bytes of all weights, of trained parameters with gradients and optimiser state, of the
-    activations for a picture, and of encoding one; whether gradient checkpointing is supported; the frozen parameters.
+    activations for a picture of ``size``, and of encoding one; whether gradient checkpointing is supported; the frozen
+    parameters.
     """
 
     weights: int
     learning: int
     activations: Activations | None
     encoding: int
+    size: Size
     checkpoints: bool = False
     frozen: FrozenCounts = FrozenCounts()
 
@@ -88,6 +92,7 @@ class Footprint:
         if self.activations is not None:
             kept = self.activations.checkpointed if stage.gradient_checkpointing else self.activations.whole
         step = stage.batch * kept * (0.5 if narrow else 1.0)
+        encoding = self._encoding(stage)
         learning = self.learning
         if stage.fused_backward:  # one gradient exists at a time
             learning -= self.learning // 4 - 4 * self.frozen.learning
@@ -95,13 +100,18 @@ class Footprint:
             # For the gradient of a layer's input autograd saves the weight as cast by autocast.
             casts = 2 * (self.frozen.matrices + self.frozen.kernels) if stage.precision in ("bf16", "fp16") else 0
             step += 0 if stage.gradient_checkpointing else casts
-            return int((self.weights + learning + max(step, self.encoding)) * OVERHEAD)
+            return int((self.weights + learning + max(step, encoding)) * OVERHEAD)
         text, denoiser, spaces = self._weights(stage)
         apart = stage.offload != "none"
         reading = text + spaces + (0 if apart else denoiser + learning)
         working = denoiser + spaces + learning + (0 if apart else text)
         # Decoding a sample takes twice the memory of encoding.
-        return int(max(reading + self.encoding, working + step, working + 2 * self.encoding) * OVERHEAD)
+        return int(max(reading + encoding, working + step, working + 2 * self.encoding) * OVERHEAD)
+
+    def _encoding(self, stage: Stage) -> float:
+        """Bytes of encoding a batch of pictures: of smaller buckets more are encoded at once."""
+        pixels = [encoded_at_once(size, stage.batch) * size[0] * size[1] for size in (self.size, *stage.buckets)]
+        return self.encoding * max(pixels) / (self.size[0] * self.size[1])
 
     def _weights(self, stage: Stage) -> tuple[float, float, float]:
         """Bytes on the device of text encoders, of denoisers with the weights that are dequantised, and of spaces."""
@@ -146,7 +156,7 @@ def footprint_of(recipe: Recipe, stage: Stage, size: tuple[int, int], conditioni
     activations = _activations(bare, stage.level, size, conditioning)
     if activations is not None and not able:
         activations = Activations(activations.whole, activations.whole)
-    return Footprint(weights, learning, activations, encoding, able, frozen)
+    return Footprint(weights, learning, activations, encoding, size, able, frozen)
 
 
 def _frozen_counts(bare: System, counts: Mapping[str, int], learns: Sequence[str]) -> FrozenCounts:

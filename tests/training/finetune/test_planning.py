@@ -169,11 +169,28 @@ def test_activations_are_those_that_a_step_keeps(tmp_path: Path) -> None:
     assert held.learning == 16 * sum(p.numel() for n, p in system.named_parameters() if ".lora." in n)
 
 
+def test_pictures_are_encoded_by_the_batch_but_no_more_than_a_step_has(tmp_path: Path) -> None:
+    """Encoding takes 200 bytes a picture of 256 x 256: what is added is that of a batch of the cache."""
+
+    def encoding(batch: int, size: tuple[int, int] = (256, 256), *buckets: tuple[int, int]) -> float:
+        held = Footprint(1000, 0, Activations(0, 0), 200 * size[0] * size[1] // 256**2, size)
+        return held.total(stage(batch=batch, buckets=buckets)) / 1.1 - 1000
+
+    assert [encoding(count) for count in (1, 2, 4, 16)] == pytest.approx([200, 400, 800, 800], abs=1)
+    assert [encoding(4, (side, side)) for side in (512, 1024)] == pytest.approx([800, 3200], abs=1)
+    # One of 384 x 384, but two of its bucket: 512 x 256 is half of the most.
+    assert encoding(4, (384, 384)) == pytest.approx(200 * 1.5**2, abs=1)
+    assert encoding(4, (384, 384), (512, 256)) == pytest.approx(800, abs=1)
+    # As a sample is decoded, one picture, which takes twice as much, where frozen weights are held otherwise.
+    held = Footprint(0, 0, Activations(0, 0), 200, (256, 256))
+    assert [held.total(stage(batch=count, frozen="int8")) for count in (1, 4)] == [440, 880]
+
+
 def test_on_a_card_frozen_weights_are_narrowed_then_rounded_then_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = FrozenCounts(text=4000, text_rest=500, matrices=10_000, rest=1000, spaces=500, largest=100, learning=5)
-    held = Footprint(4 * 16_000, 160, Activations(40_000, 4000), 100, checkpoints=True, frozen=counts)
+    held = Footprint(4 * 16_000, 160, Activations(40_000, 4000), 100, (64, 64), checkpoints=True, frozen=counts)
     monkeypatch.setattr(memory, "footprint", lambda *given: held)
     monkeypatch.setattr(memory, "available", lambda kind: True)
     system, wanted = tiny(tmp_path), stage(batch=1, precision="bf16")
@@ -229,7 +246,7 @@ def test_what_does_not_fit_is_done_in_parts_or_refused_with_what_does(
 
     def held(system: System, wanted: Stage, size: tuple[int, int], caption: str) -> Footprint:
         kept = 4 * size[0] * size[1]
-        return Footprint(100_000, 20_000, Activations(kept, kept // 4), 0, checkpoints=True)
+        return Footprint(100_000, 20_000, Activations(kept, kept // 4), 0, size, checkpoints=True)
 
     monkeypatch.setattr(memory, "footprint", held)
     system, wanted = tiny(tmp_path), stage(size=(512, 512), batch=16)
