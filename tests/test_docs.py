@@ -3,12 +3,17 @@
 import re
 import runpy
 import signal
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer
 
 from bimo.cli import main
+from bimo.cli.finetune import finetune
 from bimo.core.errors import BimoError
+from bimo.core.recipe import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -101,3 +106,24 @@ def test_every_status_that_the_program_ends_with_is_told(language: str) -> None:
     statuses |= {0, main.INTERRUPTED, main.BROKEN_PIPE, main.BUG, main.NO_MEMORY, main.USAGE, main.SYSTEM}
     told = set(map(int, re.findall(r"^\| (\d+) \|", read(f"{language}/index.md"), flags=re.MULTILINE)))
     assert told == statuses | {128 + signal.SIGTERM}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_options_beside_those_of_other_programs_are_finetunes_own(language: str) -> None:
+    command = typer.main.get_command(_alone(finetune))
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    rows = read(f"{language}/finetune.md").partition("kohya-ss sd-scripts |")[2].partition("\n\n")[0].splitlines()[2:]
+    here = [row.split("|")[1] for row in rows]
+    named = [name for cell in here for name in re.findall(r"`(--[a-z-]+|-m)\b", cell)]
+    assert len(named) > 15
+    assert not [name for name in named if name not in options]
+    values = [name for cell in here if "recipe.py" in cell for name in re.findall(r"`(\w+)`", cell)]
+    assert values
+    known = {field.name for field in fields(Stage)} | {"Stage", "Denoise"}
+    assert not [name for name in values if name not in known]
+
+
+def _alone(function: Callable[..., None]) -> typer.Typer:
+    app = typer.Typer()
+    app.command()(function)
+    return app
