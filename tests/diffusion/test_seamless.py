@@ -9,10 +9,12 @@ import diffusers
 import numpy
 import pytest
 import torch
+from torch import nn
 
 import bimo
 from bimo.core.errors import RequestError
 from bimo.diffusion import noise
+from bimo.diffusion.seamless import circular
 from bimo.engine.engine import Engine
 from tests.support.tiny_checkpoints import checkpoint
 
@@ -65,6 +67,22 @@ def test_the_network_is_as_before_afterwards(engine: Engine) -> None:
     assert (drawn(engine) == before).all()
     together = engine.draw_together([REQUEST, REQUEST | {"seamless": "both"}])
     assert (numpy.asarray(together[0].image) == before).all()
+
+
+def test_convolutions_are_circular_along_the_axes_alone_and_none_is_looked_for_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, x = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Sequential(nn.Conv2d(2, 2, 1))), torch.randn(1, 2, 8, 8)
+    plain, walks, modules = net(x), list[int](), net.modules
+    monkeypatch.setattr(net, "modules", lambda: (walks.append(1), modules())[1])
+    with circular(net, ""):
+        assert torch.equal(net(x), plain)
+    assert not walks
+    for axes, dims in (("x", {3}), ("y", {2}), ("both", {2, 3})):
+        with circular(net, axes):
+            shifted = {d for d in (2, 3) if torch.allclose(net(x.roll(3, d)), net(x).roll(3, d), atol=1e-6)}
+        assert shifted == dims
+    assert torch.equal(net(x), plain)
 
 
 def test_a_transformer_has_edges(tiny_folder: Path) -> None:
