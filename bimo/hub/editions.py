@@ -12,10 +12,10 @@ from bimo.hub.registry import BUNDLES, DEFAULT_MODEL, RECIPE_FILE
 from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import paraphrased
+from bimo.xiaomo.captions.asked import is_landscape, is_scene
 from bimo.xiaomo.captions.lexicon import elements_of, subjects
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
-from bimo.xiaomo.scenes.planning import is_landscape, is_scene
 
 if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder

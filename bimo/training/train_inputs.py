@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from bimo.core.errors import BimoError
 from bimo.core.recipe import Stage
 from bimo.core.tensors import Batch, Row, Share
-from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.training.distributed.processes import gather
-from bimo.training.objectives.rewards import Judges
+
+if TYPE_CHECKING:
+    # Drawing reads a recipe with its objectives, and needs none of these.
+    from bimo.data.loader import Pictures
+    from bimo.training.objectives.rewards import Judges
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class TrainInputs:
 
     def gather(self, value: Tensor) -> Tensor:
         """[B, ...] of this process's rows -> [total, ...] of all, with a gradient for its own."""
+        from bimo.training.distributed.processes import gather
+
         return value if self.share is None else gather(value, self.share)
 
 

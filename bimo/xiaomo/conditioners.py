@@ -105,7 +105,7 @@ class Pose(Conditioner):
     @staticmethod
     def _is_scene(text: str) -> bool:
         # What draws scenes takes a tenth of a second to import, which a model without them need not spend.
-        from bimo.xiaomo.scenes.planning import is_scene
+        from bimo.xiaomo.captions.asked import is_scene
 
         return is_scene(text)
 

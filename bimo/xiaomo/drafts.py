@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from PIL import Image
 
+from bimo.xiaomo.captions.asked import asked, is_scene, rest_of
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
 from bimo.xiaomo.captions.verses import is_verse
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import MANNERS
-from bimo.xiaomo.scenes.planning import asked, is_scene, planned, rest_of
+from bimo.xiaomo.scenes.planning import planned
 from bimo.xiaomo.scenes.styles import STYLES, render
 from bimo.xiaomo.scenes.subjects import SEALED, stamp
 from bimo.xiaomo.scenes.subjects.verse import room_for

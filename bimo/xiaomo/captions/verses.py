@@ -18,7 +18,6 @@ from pathlib import Path
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
 from bimo.xiaomo.heldout import held_out_verse
-from bimo.xiaomo.scenes.subjects.verse import room_for
 
 COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
 LEAST = 2
@@ -68,6 +67,8 @@ def _clauses() -> frozenset[str]:
 @lru_cache(maxsize=1)
 def drawn_verses() -> tuple[Verse, ...]:
     """The lines that can be drawn: their elements fit into one picture, and they are not held out."""
+    from bimo.xiaomo.scenes.subjects.verse import room_for  # all painters, which reading the table does not need
+
     return tuple(one for one in verses() if len(one.elements) >= LEAST and room_for(one.elements) and not held_out(one))
 
 
@@ -80,6 +81,8 @@ def held_out(verse: Verse) -> bool:
 
 def derive(folder: Path) -> list[Verse]:
     """The lines of the collections in a folder with at least two elements that fit into one picture."""
+    from bimo.xiaomo.scenes.subjects.verse import room_for
+
     lines: dict[str, Verse] = {}
     for name in COLLECTIONS:
         for poem in json.loads((folder / name).read_text("utf-8")):

@@ -1,0 +1,95 @@
+"""What a text asks for, by its words: a scene, a dish, an idiom, a landscape or a thing. No painter is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.compositions import idioms
+from bimo.xiaomo.captions.lexicon import elements, elements_of, moods, styles, subjects
+from bimo.xiaomo.captions.verses import is_verse
+from bimo.xiaomo.dishes.table import dishes
+
+#: One element alone is a thing rather than a scene: 月亮.
+FEWEST = 2
+#: But for those that no drawing of a thing shows, which are a piece of country by themselves: 田野, 湖.
+COUNTRY = frozenset(
+    (
+        *("smoke", "geese", "egret", "peak", "cliff", "water", "river", "stream", "spring", "waves", "rock", "path"),
+        *("meadow", "terrace", "field", "tree", "bare tree", "peach blossom", "maple", "ginkgo", "osmanthus", "willow"),
+        *("pine", "plum blossom", "lotus leaf", "reeds", "houses", "bridge", "pagoda", "temple", "temple hall"),
+        *("pavilion", "palace", "city gate", "beacon tower", "fence", "stilt houses", "poet", "scholar", "monk"),
+        *("traveller", "boatman", "hill", "southern hills", "dyke", "moonlight", "sea of clouds"),
+    )
+)
+#: What is in a landscape, too, and alone a thing.
+SKY = frozenset(
+    ("moon", "sun", "stars", "cloud", "mist", "rain", "snow", "mountain", "sea", "grass", "flowers", "boat")
+)
+#: Besides the words of an element, season, light, weather and style a bare prompt has one more character at most.
+_FILLING = re.compile(
+    r"乡间|山间|远处|远方|深处|尽头|风景|风光|景色|[的地之一在与和片座条道里中上下边旁画幅张棵株\W_]|\b(?:a|an|the|of|in|on|over|under|by|near|at|with|and|some)\b"
+)
+_REST = 1
+
+
+def is_scene(text: str) -> bool:
+    """Whether a text asks for a scene, a dish or what a verse names: the data draws those without a pose."""
+    kind, _ = asked(text)
+    return kind in ("scene", "dish") or (not kind and bool(scenic(text)))
+
+
+def is_landscape(text: str) -> bool:
+    """Whether elements of a landscape, several or one of the country, are all that a text names."""
+    named = elements_of(text)
+    return bool(scenic(text)) and (COUNTRY | SKY).issuperset(named) and not _beside(text, named)
+
+
+def scenic(text: str) -> tuple[str, ...]:
+    """The elements that a text names, if they make a scene: several, or one of the country and nothing beside it."""
+    elements = elements_of(text)
+    if len(elements) >= FEWEST or (elements and is_verse(text)):
+        return elements
+    return elements if COUNTRY.issuperset(elements) and len(_beside(text, elements).replace(" ", "")) <= _REST else ()
+
+
+def rest_of(text: str) -> str:
+    """What a text says besides the dish, subject or elements that it names, season, light, weather and style."""
+    kind, name = asked(text)
+    return _beside(text, elements_of(text), [word for word, known in _named().items() if known == (kind, name)])
+
+
+def _beside(text: str, named: Sequence[str], names: Sequence[str] = ()) -> str:
+    """What a text says besides elements, ``names`` in their normal form, season, light, weather and style."""
+    words = [*names]
+    words += [word for name in named for word in (*elements()[name].words, *elements()[name].en)]
+    words += [
+        word for values in moods().values() for mood in values.values() for word in (*mood.zh, *mood.en, *mood.words)
+    ]
+    words += [word for style in styles().values() for word in (*style.zh, *style.en, *style.words)]
+    rest = normal(text)
+    for word in sorted(map(normal, words), key=len, reverse=True):
+        rest = re.sub(rf"\b{word}\b" if word.isascii() else word, " ", rest)
+    return " ".join(_FILLING.sub(" ", rest).split())
+
+
+def asked(text: str) -> tuple[str, str]:
+    """The longest name in a text: of what ("dish", "idiom", "scene"; "" for none), and its own."""
+    plain = normal(text)
+    longest = max((name for name in _named() if name in plain), key=len, default="")
+    return _named().get(longest, ("", ""))
+
+
+@lru_cache(maxsize=1)
+def _named() -> Mapping[str, tuple[str, str]]:
+    """Names in their normal form -> ("dish", "idiom" or "scene", its own name)."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, dish in dishes().items():
+        found |= {normal(word): ("dish", name) for word in (name, dish.english, *dish.also)}
+    for name, idiom in idioms().items():
+        found |= {normal(word): ("idiom", name) for word in (name, idiom.literal, idiom.en)}
+    for name, called in subjects().items():
+        found |= dict.fromkeys(called.names(), ("scene", name))
+    return {word: kind for word, kind in found.items() if word}
