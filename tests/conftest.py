@@ -1,10 +1,13 @@
 """What tests share: a toy system in a folder, the bundled recipe at toy width with made-up weights."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.support.chat_endpoint import PROXIES, Standin
 
 # Beside other processes of the same tests, each computes on one core. Read when torch is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -31,6 +34,16 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tower.build_tokenizer(("一只红苹果", "a red cat"), KNOWN)
     system.save(folder)
     return folder
+
+
+@pytest.fixture
+def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
+    """A stand-in for an OpenAI-compatible endpoint, reached without a proxy."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    made = Standin()
+    yield made
+    made.close()
 
 
 def _picture(number: int) -> bytes:

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bimo.cli import main
 from bimo.core.picture import read_metadata
-from tests.support.chat_endpoint import PROXIES, Standin, said
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
-    for name in PROXIES:
-        monkeypatch.delenv(name, raising=False)
-    made = Standin()
-    yield made
-    made.close()
+from tests.support.chat_endpoint import Standin, said
 
 
 def talk(monkeypatch: pytest.MonkeyPatch, folder: Path, lines: list[str], *more: str) -> list[dict[str, object]]:

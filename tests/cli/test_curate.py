@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bimo.cli import curate, main
+from bimo.cli import curate
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.core.part import dumps, loads
 from bimo.curation.steps import Curation
 from bimo.data.loader import Pictures
 from tests.support import icc_profiles as profiles
+from tests.support.command_line import Run, runner
 
-Run = Callable[..., tuple[int, str, str]]
 MINE = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,7 +38,7 @@ mine = Curation(name="mine", steps=(MinSide(pixels=30), Quiet()))
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line beside ten pictures; answers status, output and what was said beside it."""
+    """Runs the command line beside ten pictures; returns (status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     for name in ("LC_ALL", "BIMO_LANGUAGE", "BIMO_DEBUG"):
         monkeypatch.delenv(name, raising=False)
@@ -51,12 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     (tmp_path / "photos/3.png").write_bytes(b"no picture")
     (tmp_path / "mine.py").write_text(MINE, "utf-8")
 
-    def run(*words: str) -> tuple[int, str, str]:
-        status = main.run(list(words))
-        told = capfd.readouterr()
-        return status, told.out, told.err
-
-    return run
+    return runner(capfd)
 
 
 def test_a_list_of_ones_own_and_another_threshold(here: Run) -> None:

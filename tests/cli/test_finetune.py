@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from bimo.cli import finetune_run, main
+from bimo.cli import finetune_run
 from bimo.core import checkpoint_io
 from bimo.core.errors import RecipeError
 from bimo.diffusion.system import System
@@ -23,28 +22,23 @@ from bimo.hub import registry
 from bimo.training import trainer
 from bimo.training.finetune.recipe_file import NAME
 from bimo.training.trainer import Trainer
+from tests.support.command_line import Run, refused, runner
 from tests.support.drawing import draw
 from tests.support.families import FAMILIES
 from tests.support.warm import Forked
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
 ADAPTER = "pytorch_lora_weights.safetensors"
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in the test's folder; answers status, output and what was said beside it."""
+    """Runs the command line in the test's folder; returns (status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
 
-    def run(*words: str) -> tuple[int, str, str]:
-        status = main.run(list(words))
-        told = capfd.readouterr()
-        return status, told.out, told.err
-
-    return run
+    return runner(capfd)
 
 
 @pytest.fixture
@@ -73,15 +67,6 @@ def photos(tmp_path: Path) -> Path:
 def words(model: Path, out: str, *more: str) -> tuple[str, ...]:
     brief = ("--steps", "2", "--batch", "2", "--threads", "1", "--size", "64", "--sample", "一只猫")
     return ("finetune", "photos", "-m", str(model), "--class", "猫", "--out", out, *brief, *more)
-
-
-def refused(done: tuple[int, str, str], status: int, said: str) -> None:
-    """A command that could not be done said so in its last line, and why."""
-    assert done[0] == status
-    assert "Traceback" not in done[2]
-    last = done[2].strip().splitlines()[-1]
-    assert last.startswith("bimo: ")
-    assert said in last
 
 
 def test_from_pictures_to_a_drawing(here: Run, photos: Path, tiny_folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +27,11 @@ from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.rewards import AestheticReward, ClipReward
 from bimo.xiaomo.recipe import xiaomo
 from tests.parity.test_clip_families import chinese, saved
+from tests.support.command_line import Run, refused, runner
 from tests.support.tiny_checkpoints import clip_words
 
 pytestmark = pytest.mark.slow
 
-Run = Callable[..., tuple[int, str, str]]
 GLOB = "image.denoiser.*"
 STAGE = Stage(name="paint", objective=Denoise(), level="image", train=(GLOB,), steps=1, batch=4, lr=1e-2)
 STAGE = replace(STAGE, max_unknown=1.0)  # what it begins as has the words of other data
@@ -42,27 +41,13 @@ STUDENT = Bert(words="lexicon", vocab=200, positions=32, types=1, length=24).tin
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in the test's folder; answers status, output and what was said beside it."""
+    """Runs the command line in the test's folder; returns (status, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     for name in ("LC_ALL", "BIMO_LANGUAGE", "BIMO_MODEL", "BIMO_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANG", "C")
 
-    def run(*words: str) -> tuple[int, str, str]:
-        status = main.run(list(words))
-        told = capfd.readouterr()
-        return status, told.out, told.err
-
-    return run
-
-
-def refused(done: tuple[int, str, str], status: int, said: str) -> None:
-    """A command that could not be done said so in its last line, and why."""
-    assert done[0] == status
-    assert "Traceback" not in done[2]
-    last = done[2].strip().splitlines()[-1]
-    assert last.startswith("bimo: ")
-    assert said in last
+    return runner(capfd)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,18 +11,9 @@ from bimo.core.errors import DataError, RecipeError
 from bimo.core.part import dump, dumps, load
 from bimo.curation.captioning import endpoint as module
 from bimo.curation.captioning.endpoint import Answer, Client, Endpoint, Unanswered
-from tests.support.chat_endpoint import PROXIES, Reply, Standin, said
+from tests.support.chat_endpoint import Reply, Standin, said
 
 pytestmark = pytest.mark.network
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
-    for name in PROXIES:
-        monkeypatch.delenv(name, raising=False)
-    made = Standin()
-    yield made
-    made.close()
 
 
 ASK = [{"role": "user", "content": "你好"}]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from bimo.curation.captioning.model_folder import ModelFolder, Writer
 from bimo.curation.captioning.rewriting import Recaption, Translate, usable
 from bimo.curation.filters.dictionary import agreement
 from bimo.curation.steps import Pair, Tools, Verdict, WriterStep
-from tests.support.chat_endpoint import PROXIES, Reply, Standin, said
+from tests.support.chat_endpoint import Reply, Standin, said
 
 pytestmark = pytest.mark.network
 
@@ -32,15 +31,6 @@ PAIRS = {
     "A red apple on a wooden table": "木桌上的一个红苹果",
 }
 LETTERS = "图片猫狗一只描述请红苹果在桌上山水译成中文"
-
-
-@pytest.fixture
-def standin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Standin]:
-    for name in PROXIES:
-        monkeypatch.delenv(name, raising=False)
-    made = Standin()
-    yield made
-    made.close()
 
 
 def by(standin: Standin, **settings: Any) -> Endpoint:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
 from bimo.evaluation.pixel_rules import centre, colour_of, foreground, in_place, pieces
+from tests.support.synthetic_pictures import canvas
 
 HUES = {"red": 0.0, "orange": 30.0, "green": 120.0, "blue": 240.0}
-
-
-def canvas(*circles: tuple[int, int, int, tuple[int, int, int]]) -> Image.Image:
-    """White 128 x 128 with filled circles (across, down, radius, colour)."""
-    image = Image.new("RGB", (128, 128), (255, 255, 255))
-    pen = ImageDraw.Draw(image)
-    for across, down, radius, colour in circles:
-        pen.ellipse((across - radius, down - radius, across + radius, down + radius), fill=colour)
-    return image
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,17 @@ QUICK = {
     *("test_bert_network.py", "test_clip_families.py", "test_flow_euler.py", "test_kolors_published.py"),
     "test_pixart_network.py",
 }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Runs torch in one thread, so that sums are added in the same order as by the library."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

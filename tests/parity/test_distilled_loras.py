@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import pytest
 import torch
 from safetensors.torch import save_file
 
 import bimo
 from bimo.models.layouts.diffusers_folder import read_folder
 from tests.parity.test_adapters import compare
-from tests.parity.test_flow import _one_thread, by_diffusers
+from tests.parity.test_flow import by_diffusers
 from tests.support.drawing import draw
 from tests.support.flow_checkpoints import saved
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 #: That of Qwen-Image-Lightning, in diffusers' manual.
 LIGHTNING: dict[str, Any] = {

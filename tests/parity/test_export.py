@@ -27,16 +27,19 @@ from bimo.recipes.qwen_image import qwen_image
 from bimo.recipes.skypaint import skypaint
 from bimo.recipes.wukong import wukong
 from tests.parity.test_hunyuan_dit import by_diffusers as by_hunyuan
-from tests.parity.test_kolors import VOCAB, _one_thread, folder, kolors_unet, scheduler, system, words
-from tests.parity.test_stable_diffusion import by_diffusers, compare
+from tests.parity.test_kolors import VOCAB, folder, kolors_unet, scheduler, system, words
+from tests.parity.test_stable_diffusion import by_diffusers
 from tests.support import hunyuan_checkpoints
 from tests.support.chinese_checkpoints import copied, edit, pieces_words, published
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.flow_checkpoints import opened, qwen_words, saved
 from tests.support.kolors_checkpoints import chatglm, glm_words, module_of_diffusers, random, save
 from tests.support.tiny_checkpoints import read_by_diffusers, vae
 
-__all__ = ["_one_thread", "folder", "system", "words"]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+__all__ = ["folder", "system", "words"]
 
 REQUEST = {"text": "一只红苹果，a cat", "negative": "小桥", "seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 48)}
 

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from bimo.core.errors import RecipeError, RequestError, WeightsError
 from bimo.core.part import dump, dumps, loads
-from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.flow_tokens import unpacked
@@ -26,8 +25,11 @@ from bimo.recipes.cogview4 import cogview4 as cogview4_recipe
 from bimo.recipes.ernie_image import ernie_image as ernie_recipe
 from bimo.recipes.lumina_image import lumina_image as lumina_recipe
 from bimo.recipes.z_image import z_image as z_image_recipe
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.flow_checkpoints import awake, glm_words, mistral3, opened, qwen_words, saved
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS = ("z_image", "qwen_image", "longcat_image", "cogview4", "lumina", "ovis_image", "ernie_image", "hunyuan_image")
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -36,14 +38,6 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "another size": {"text": "小桥流水人家", "negative": "x", "size": (96, 64)},
     "unguided": {"text": "红苹果", "guidance": None},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +87,6 @@ def scaled(pipeline: Any, kind: str, guidance: float) -> dict[str, Any]:
     if kind == "lumina":
         scale["cfg_trunc_ratio"] = 0.25
     return scale
-
-
-def compare(pictures: list[Picture], expected: list[numpy.ndarray]) -> None:
-    assert len(pictures) == len(expected)
-    for picture, array in zip(pictures, expected, strict=True):
-        found = numpy.asarray(picture.image).astype(int)
-        assert found.shape == array.shape
-        assert numpy.abs(found - array).max() <= 1
-        assert array.std() > 5  # a flat picture would prove nothing
 
 
 def latents(system: Any, request: dict[str, Any]) -> list[torch.Tensor]:

@@ -34,13 +34,14 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.models.text_encoders.t5 import T5TextEncoder
 from bimo.recipes.glm_image import glm_image as recipe
-from tests.parity.test_flow import _one_thread, compare, latents
+from tests.parity.test_flow import latents
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import photo
 from tests.support.flow_checkpoints import opened, saved
 from tests.support.glm_checkpoints import CODES, PIXELS, TEMPLATE, glm_image_words, reading_pictures
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},

@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import HunyuanDiTPipeline
 
-from bimo.core.picture import Picture
 from bimo.models.layouts.diffusers_folder import read_folder
+from tests.support.comparison import compare
 from tests.support.drawing import draw
 from tests.support.hunyuan_checkpoints import checkpoint, read_by_diffusers
 
@@ -49,16 +49,6 @@ def by_diffusers(pipeline: HunyuanDiTPipeline, request: dict[str, Any]) -> list[
         generator=[torch.Generator().manual_seed(request["seed"] + i) for i in range(count)],
     )
     return [numpy.asarray(image) for image in drawn.images]
-
-
-def compare(pictures: list[Picture], expected: list[numpy.ndarray]) -> None:
-    """Within 1 of 255 a channel, and not flat."""
-    assert len(pictures) == len(expected)
-    for picture, array in zip(pictures, expected, strict=True):
-        found = numpy.asarray(picture.image).astype(int)
-        assert found.shape == array.shape
-        assert numpy.abs(found - array).max() <= 1
-        assert array.std() > 5
 
 
 @pytest.mark.parametrize(("version", "request_"), CASES)

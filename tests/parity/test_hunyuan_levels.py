@@ -23,12 +23,13 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.hunyuan_image import hunyuan_image_2_1_distilled, hunyuan_image_2_1_refiner
-from tests.parity.test_flow import _one_thread, compare, latents
+from tests.parity.test_flow import latents
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw, same_weights
 from tests.support.edit_checkpoints import photo
 from tests.support.flow_checkpoints import opened, saved
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = {"hunyuan_distilled": "hunyuan-image-2.1-distilled", "hunyuan_refiner": "hunyuan-image-2.1-refiner"}
 REQUESTS: dict[str, dict[str, Any]] = {

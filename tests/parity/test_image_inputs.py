@@ -17,13 +17,12 @@ from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.stable_diffusion.conditioners import Masked
-from tests.parity.test_stable_diffusion import SCHEDULERS, _one_thread, compare
+from tests.parity.test_stable_diffusion import SCHEDULERS
+from tests.support.comparison import compare
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def photo(size: tuple[int, int] = (90, 70)) -> Image.Image:

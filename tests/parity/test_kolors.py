@@ -24,8 +24,9 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.text_encoders.chatglm import ChatGlm, ChatGlmTextEncoder
 from bimo.recipes.kolors import kolors, kolors_inpainting
 from tests.parity.test_image_inputs import hole, photo, unpasted
-from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
+from tests.parity.test_stable_diffusion import by_diffusers
 from tests.parity.test_stable_diffusion_xl import XL
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.kolors_checkpoints import (
     PIECES,
@@ -40,7 +41,7 @@ from tests.support.kolors_checkpoints import (
 )
 from tests.support.tiny_checkpoints import unet, vae
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TEXTS = ["", "一只红苹果", "a red cat", "red  苹果，山水画 😀 zebra", "红" * 300]
 VOCAB = len(PIECES) + 9 + 3

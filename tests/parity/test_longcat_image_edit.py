@@ -20,13 +20,12 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.longcat_image_edit import longcat_image_edit
-from tests.parity.test_flow import _one_thread, compare, latents
+from tests.parity.test_flow import latents
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import AREA, of_area, opened_longcat, photo, read, saved_longcat, small
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "把帽子换成红色"},

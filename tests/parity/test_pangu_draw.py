@@ -16,11 +16,11 @@ from bimo.diffusion.system import System
 from bimo.recipes.pangu_draw import BASE_SIZES, HIGH_SIZES, pangu_draw, pangu_draw_high, pangu_unet
 from bimo.recipes.taiji_sd import taiji_sd
 from bimo.recipes.wukong_inpainting import wukong_inpainting
-from tests.parity.test_stable_diffusion import _one_thread, compare
+from tests.support.comparison import compare
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import bert_words, clip_words
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE = (64, 240)
 

@@ -17,8 +17,9 @@ from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.prompts.weighting import emphasis
 from bimo.recipes.z_image import z_image
-from tests.parity.test_stable_diffusion import LAW, compare
+from tests.parity.test_stable_diffusion import LAW
 from tests.support.chinese_checkpoints import published
+from tests.support.comparison import compare
 from tests.support.drawing import draw
 from tests.support.plain_text_encoder import PlainTextEncoder
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers

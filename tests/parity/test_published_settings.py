@@ -17,11 +17,12 @@ from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from tests.parity import test_stable_diffusion_xl as xl
-from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
+from tests.parity.test_stable_diffusion import by_diffusers
+from tests.support.comparison import compare
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"text": "a red cat 苹果", "seed": 3, "steps": 3, "guidance": 6.0, "size": (64, 64)}

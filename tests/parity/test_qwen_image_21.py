@@ -23,14 +23,12 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.qwen_image_21 import qwen3_vl_8b, qwen_image_21
-from tests.parity.test_flow import _one_thread, latents
+from tests.parity.test_flow import latents
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import of_area, opened_21, photo, read, saved_21, small
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def clear(width: int = 90, height: int = 70, seed: int = 0) -> Image.Image:

@@ -20,13 +20,12 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import State, check
 from bimo.models.text_encoders.qwen_vision import QwenVision, QwenVisionTower
-from tests.parity.test_flow import _one_thread, compare, latents
+from tests.parity.test_flow import latents
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 NAMES = {"edit": "qwen-image-edit", "edit-plus": "qwen-image-edit-2509", "newer": "qwen-image-edit-2511"}
 REQUESTS: dict[str, dict[str, Any]] = {

@@ -22,13 +22,10 @@ from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.qwen_image_layered import qwen_image_layered
-from tests.parity.test_flow import _one_thread
 from tests.support.drawing import draw
 from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {"text": "一只红苹果"},

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
 #: diffusers warns of settings that its pipelines mend, and of those that do not go together.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST = {"text": "a red cat", "negative": "apple", "seed": 3, "guidance": 5.0, "size": (64, 64)}
@@ -80,14 +79,6 @@ REFUSED = {
     *("MiniMaxH3Scheduler", "PiflowScheduler", "RFD4ProteinaScheduler", "RePaintScheduler", "ScoreSdeVeScheduler"),
     *("ScoreSdeVpScheduler", "UnCLIPScheduler", "VQDiffusionScheduler"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

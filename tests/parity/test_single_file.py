@@ -26,11 +26,14 @@ from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.layouts.export import to_diffusers, to_single
 from bimo.models.stable_diffusion import ldm_names
 from bimo.models.stable_diffusion.single_file import read_file, recipe_of_file
-from tests.parity.test_stable_diffusion import by_diffusers, compare
+from tests.parity.test_stable_diffusion import by_diffusers
 from tests.support.chinese_checkpoints import sentence_words
+from tests.support.comparison import compare
 from tests.support.drawing import draw, same_weights
 from tests.support.flow_checkpoints import in_memory
 from tests.support.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_words, read_by_diffusers, unet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 REQUEST = {"text": "a red cat 苹果", "negative": "小桥", "seed": 3, "steps": 3, "guidance": 7.5, "size": (64, 64)}
@@ -43,14 +46,6 @@ SD2: dict[str, Any] = {
     "use_linear_projection": True,
     "cross_attention_dim": 64,
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def autoencoder() -> diffusers.AutoencoderKL:

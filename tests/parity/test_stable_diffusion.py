@@ -12,11 +12,13 @@ import torch
 from transformers import BertModel
 
 from bimo.core.part import dumps, loads
-from bimo.core.picture import Picture
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULERS: dict[str, Any] = {
@@ -39,14 +41,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def by_diffusers(pipeline: diffusers.StableDiffusionPipeline, request: dict[str, Any]) -> list[numpy.ndarray]:
     """The pictures of diffusers' own pipeline for a request of bimo."""
     count = request.get("count", 1)
@@ -62,15 +56,6 @@ def by_diffusers(pipeline: diffusers.StableDiffusionPipeline, request: dict[str,
         generator=[torch.Generator().manual_seed(request["seed"] + i) for i in range(count)],
     )
     return [numpy.asarray(image) for image in drawn.images]
-
-
-def compare(pictures: list[Picture], expected: list[numpy.ndarray]) -> None:
-    assert len(pictures) == len(expected)
-    for picture, array in zip(pictures, expected, strict=True):
-        found = numpy.asarray(picture.image).astype(int)
-        assert found.shape == array.shape
-        assert numpy.abs(found - array).max() <= 1
-        assert array.std() > 5  # a flat picture would prove nothing
 
 
 @pytest.fixture(scope="module")

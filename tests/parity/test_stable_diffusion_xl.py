@@ -21,11 +21,12 @@ from bimo.core.picture import METADATA_KEY, Picture, read_metadata
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from tests.parity.test_image_inputs import hole, photo, unpasted
-from tests.parity.test_stable_diffusion import _one_thread, by_diffusers, compare
+from tests.parity.test_stable_diffusion import by_diffusers
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.tiny_checkpoints import clip_words, unet, vae
 
-__all__ = ["_one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 #: Words added to the byte pairs, as Taiyi-XL's added_tokens.json adds Chinese characters.

@@ -26,15 +26,9 @@ from bimo.models.layouts.weight_files import files_of
 from tests.support.families import FAMILIES
 from tests.support.tiny_checkpoints import checkpoint
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 State = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from bimo.training.adapters.lora_stage import Lora
 from tests.parity.test_flow import by_diffusers as flow_by_diffusers
 from tests.support.drawing import draw
 from tests.support.families import FAMILIES
-from tests.support.flow_checkpoints import in_memory
+from tests.support.flow_checkpoints import opened
 
 pytestmark = pytest.mark.slow
 
@@ -69,14 +68,6 @@ def learnt(system: System, path: Path, **fields: Any) -> Path:
     file = adapter.write(system, path, adapter.learnt(system))
     adapter.leave(system)
     return file
-
-
-def opened(folder: Path) -> Any:
-    cls = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
-    extra = {"text_processor": None} if cls is diffusers.LongCatImagePipeline else {}
-    pipeline = cls.from_pretrained(str(folder), local_files_only=True, **extra)
-    pipeline.set_progress_bar_config(disable=True)
-    return in_memory(pipeline)
 
 
 def drawn(pipeline: Any, family: str) -> numpy.ndarray:

@@ -27,16 +27,13 @@ from bimo.recipes.qwen_image_edit import qwen_image_edit
 from bimo.recipes.z_image import z_image
 from tests.models.test_control_adapters import learns_edges
 from tests.parity.test_adapters import compare, lines, loud
-from tests.parity.test_flow import _one_thread
 from tests.parity.test_image_inputs import unpasted
 from tests.support.drawing import alike, draw, within_one
 from tests.support.edit_checkpoints import photo
 from tests.support.flow_checkpoints import opened, saved
 from tests.support.tiny_systems import tiny_system
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 QWEN: dict[str, Any] = {
     "num_layers": 2,

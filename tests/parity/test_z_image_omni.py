@@ -22,14 +22,13 @@ from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.models.z_image.siglip import SeenReferences, Siglip2Vision
 from bimo.recipes.z_image_omni import z_image_omni
-from tests.parity.test_flow import _one_thread, compare, latents
+from tests.parity.test_flow import latents
+from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.edit_checkpoints import photo
 from tests.support.omni_checkpoints import opened, saved
 
-pytestmark = pytest.mark.slow
-
-__all__ = ["_one_thread"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 ONE = {"image": photo(90, 70), "size": (80, 64)}
 TWO = {"image": photo(64, 80), "condition_images": {"image-2": photo(100, 66, 3)}, "size": (64, 80)}

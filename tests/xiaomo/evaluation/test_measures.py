@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import nn
 
 from bimo.evaluation.pixel_rules import foreground, pieces
@@ -13,15 +13,7 @@ from bimo.xiaomo.artwork.lexicon import COLOURS
 from bimo.xiaomo.evaluation.judge import Judge, Seen
 from bimo.xiaomo.evaluation.measures import Drawn, agreement, by_style, colour_of, cut_out, figures, spread
 from bimo.xiaomo.evaluation.prompts import Question
-
-
-def canvas(*circles: tuple[int, int, int, tuple[int, int, int]]) -> Image.Image:
-    """White 128 x 128 with filled circles (across, down, radius, colour)."""
-    image = Image.new("RGB", (128, 128), (255, 255, 255))
-    pen = ImageDraw.Draw(image)
-    for across, down, radius, colour in circles:
-        pen.ellipse((across - radius, down - radius, across + radius, down + radius), fill=colour)
-    return image
+from tests.support.synthetic_pictures import canvas
 
 
 @pytest.mark.parametrize("name", list(COLOURS))
