@@ -12,7 +12,8 @@ generator, also of steps that were made twice), and every file of weights, byte 
 The exit status is 0 where all is equal, 1 where something is not. With `--counting` a step's seed is the number of
 those before it in its process, with `--forgetful` the optimiser begins anew after a kill: either must be found out.
 
-    OMP_NUM_THREADS=1 python bench/resume.py [--kills 10] [--seed 0] [--folder FOLDER] [--counting | --forgetful]
+    OMP_NUM_THREADS=1 python bench/resume.py [--kills 10] [--seed 0] [--steps 24] [--folder FOLDER]
+                                              [--counting | --forgetful]
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ LIMIT_SECONDS = 300.0
 WINDOWS = ("state", "", "words", "border", "latents", "best")
 
 
-def trial() -> Recipe:
-    """The recipe."""
+def trial(steps: int) -> Recipe:
+    """The recipe, of so many steps a stage."""
     words = Bert(
         width=32,
         layers=2,
@@ -91,9 +92,9 @@ def trial() -> Recipe:
         ),
         schedule=Ddpm(),
     )
-    base: dict[str, Any] = {"objective": Denoise(), "level": "image", "batch": 4, "lr": 1e-3, "steps": STEPS}
+    base: dict[str, Any] = {"objective": Denoise(), "level": "image", "batch": 4, "lr": 1e-3, "steps": steps}
     base |= {"caption_dropout": 0.1, "sample_latents": True, "buckets": SIZES}
-    held_out = {"validation": 0.2, "validate_every": STEPS // 4}
+    held_out = {"validation": 0.2, "validate_every": steps // 4}
     keys = "image.denoiser.*.attn2.to_[kv].*"
     adapter = Lora(targets=("image.denoiser.*.attn1.to_[qv]",), rank=2)
     stages = (
@@ -128,7 +129,7 @@ def make(folder: Path) -> None:
     write_index(folder, [write_shard(folder / shard_name(0), rows, "squares")])
 
 
-def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
+def train(data: Path, out: Path, steps: int, counting: bool, forgetful: bool) -> None:
     """Runs training in this process and reports its phases: "state 0.010" when it starts to write the state."""
     out.mkdir(parents=True, exist_ok=True)
     batches = os.open(out / BATCHES_FILE, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -183,7 +184,7 @@ def train(data: Path, out: Path, counting: bool, forgetful: bool) -> None:
 
         trainer.read_state = without_optimiser
     tell("begins")
-    trainer.train(trial(), data, out, threads=1)
+    trainer.train(trial(steps), data, out, threads=1)
 
 
 def tell(line: str) -> None:
@@ -212,7 +213,8 @@ class Process:
     @classmethod
     def start(cls, options: argparse.Namespace, out: Path) -> Process:
         """Starts it."""
-        command = [sys.executable, __file__, "--out", str(out), "--folder", str(options.folder)]
+        command = [sys.executable, __file__, "--out", str(out)]
+        command += [word for name in ("folder", "steps") for word in (f"--{name}", str(getattr(options, name)))]
         command += [f"--{name}" for name in ("counting", "forgetful") if getattr(options, name)]
         return cls(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
 
@@ -307,6 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each stage, 4 or more")
     parser.add_argument("--folder", type=Path)
     broken = parser.add_mutually_exclusive_group()
     broken.add_argument("--counting", action="store_true", help="a step's seed is how many came before in its process")
@@ -314,7 +317,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="be one process of the run")
     options = parser.parse_args()
     if options.out:
-        train(options.folder / "data", options.out, options.counting, options.forgetful)
+        train(options.folder / "data", options.out, options.steps, options.counting, options.forgetful)
         return
     with tempfile.TemporaryDirectory() as made:
         options.folder = options.folder or Path(made)

@@ -31,7 +31,7 @@ from bimo.training.objectives.rewards import ColourfulReward, CustomReward, Judg
 from bimo.training.trainer import Trainer
 from bimo.xiaomo.layered_objects import LayeredObjects
 from bimo.xiaomo.recipe import xiaomo
-from tests.support.drawing import draw, few_steps
+from tests.support.drawing import draw
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_checkpoints import bert_words
 
@@ -124,7 +124,7 @@ def elsewhere(recipe: Recipe, shards: Path, out: Path, teacher: System | None = 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_whole_stage_takes_place_on_its_device(name: str, tiny_shards: Path, tmp_path: Path) -> None:
     stage = STAGES[name]
-    recipe = replace(few_steps(xiaomo.tiny()), stages=(stage,), prompts=("红色的方块",))
+    recipe = replace(xiaomo.tiny(), stages=(stage,), prompts=("红色的方块",))
     made = elsewhere(recipe, tiny_shards, tmp_path / "run")
     assert (tmp_path / "run" / "state.pt").is_file()
     assert list((tmp_path / "run").glob("sheets/*.png")) or stage.level != "image"

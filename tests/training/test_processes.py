@@ -34,19 +34,20 @@ from bimo.training.objectives.rewards import ColourfulReward
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
-from tests.support.drawing import few_steps
+from tests.support.warm import Forked
 from tests.training.test_trainer import losses
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 240
+#: On a busy machine.
+SECONDS = 900
 #: Saves at every step; with a third argument the last process kills itself after so many steps, by SIGKILL.
 WORKER = """
 import os, signal, sys
 from pathlib import Path
 from bimo.core.part import loads
-from bimo.training import trainer
-trainer.CHECKPOINT_SECONDS = 0.0
+from bimo.training import snapshots, trainer
+trainer.CHECKPOINT_SECONDS, snapshots.SAMPLE_STEPS = 0.0, 2
 recipe, data, out, *killed = sys.argv[1:]
 if killed and os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1):
     taken, step = [], trainer.Trainer._step
@@ -91,32 +92,29 @@ def recipe(*stages: int) -> Recipe:
         made[-1] = replace(made[-1], accumulate=2, ema=0.9, validation=0.2, validate_every=2, max_grad_norm=0.1)
         lora = Lora(targets=("image.denoiser.*",), rank=2)
         made.append(replace(made[-1], name="adapter", train=(), adapter=lora))
-    return replace(few_steps(tiny), stages=tuple(made), prompts=("红色的方块",))
+    return replace(tiny, stages=tuple(made), prompts=("红色的方块",))
 
 
-def launched(count: int, arguments: list[str], **settings: str) -> list[subprocess.Popen[str]]:
+def launched(count: int, arguments: list[str], code: str = WORKER, **settings: str) -> list[Forked]:
     """As many processes as a launcher would begin, with nobody to end one when another dies."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count), "OMP_NUM_THREADS": "1"}
-    begun: list[subprocess.Popen[str]] = []
+    begun: list[Forked] = []
     for rank in range(count):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count), "BIMO_LANGUAGE": "en"}
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        env = {**os.environ, **common, **own, "PYTHONPATH": path, **settings}
-        begun.append(subprocess.Popen([sys.executable, *arguments], env=env, stderr=subprocess.PIPE, text=True))
+        begun.append(Forked(code, *arguments, env={**os.environ, **common, **own, **settings}))
     return begun
 
 
-def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+def ended(processes: list[Forked]) -> list[tuple[int, str]]:
     """What each returned and said."""
-    said = [process.communicate(timeout=SECONDS)[1] for process in processes]
-    return [(process.returncode, words) for process, words in zip(processes, said, strict=True)]
+    return [process.ended(SECONDS) for process in processes]
 
 
-def finished(count: int, arguments: list[str], **settings: str) -> None:
-    for status, said in ended(launched(count, arguments, **settings)):
+def finished(count: int, arguments: list[str], code: str = WORKER, **settings: str) -> None:
+    for status, said in ended(launched(count, arguments, code, **settings)):
         assert status == 0, said
 
 
@@ -184,10 +182,8 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_exactly(
     one: Path, three: tuple[Path, str], tiny_shards: Path, tmp_path: Path
 ) -> None:
     # Three add up in an order, and that must be the same after a stop.
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER, "utf-8")
     run, other = tmp_path / "killed", tmp_path / "other"
-    arguments = [str(worker), str(one / "recipe.json"), str(tiny_shards), str(run)]
+    arguments = [str(one / "recipe.json"), str(tiny_shards), str(run)]
     *others, last = ended(launched(3, [*arguments, "8"]))
     assert last[0] == -signal.SIGKILL
     for status, said in others:
@@ -214,8 +210,7 @@ def test_each_process_keeps_frozen_weights_and_goes_on_exactly(
     wanted = replace(wanted, stages=(replace(wanted.stages[-1], frozen=cast(Any, kind)),))
     one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
-    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
-    arguments = [*(str(tmp_path / name) for name in ("worker.py", "recipe.json")), str(tiny_shards)]
+    arguments = [str(tmp_path / "recipe.json"), str(tiny_shards)]
     run, killed = tmp_path / "run", tmp_path / "killed"
     finished(2, [*arguments, str(run)])
     alike(one, run)
@@ -241,11 +236,9 @@ def test_fsdp_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Path) -
     wanted = recipe(0, 2, 4)
     one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER, "utf-8")
     settings = {"ACCELERATE_USE_FSDP": "true", "FSDP_AUTO_WRAP_POLICY": "SIZE_BASED_WRAP", "FSDP_MIN_NUM_PARAMS": "999"}
     run = tmp_path / "run"
-    arguments = [str(worker), str(tmp_path / "recipe.json"), str(tiny_shards), str(run)]
+    arguments = [str(tmp_path / "recipe.json"), str(tiny_shards), str(run)]
     ended(launched(2, [*arguments, "8"], **settings))
     assert not (run / "weights.safetensors").is_file()
     # What is kept is whole: it is that of one process in the middle of the stage.
@@ -263,9 +256,8 @@ def test_deepspeed_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Pa
     wanted = replace(wanted, stages=tuple(replace(it, lr=1e-2, weight_decay=0.5) for it in wanted.stages))
     one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
-    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
     told = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
-    arguments = [*(str(tmp_path / name) for name in ("worker.py", "recipe.json")), str(tiny_shards)]
+    arguments = [str(tmp_path / "recipe.json"), str(tiny_shards)]
     run, killed = tmp_path / "run", tmp_path / "killed"
     finished(2, [*arguments, str(run)], **told)
     alike(one, run)
@@ -335,9 +327,7 @@ def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path:
     learnt = Stage(name="own", objective=rounds, level="image", train=("image.denoiser.*",), steps=3, batch=4, eps=1e-2)
     wanted = replace(tiny, stages=(learnt,), prompts=())
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
-    (tmp_path / "worker.py").write_text(WORKER, "utf-8")
-    arguments = [str(tmp_path / name) for name in ("worker.py", "recipe.json")]
-    finished(2, [*arguments, str(tiny_shards), str(tmp_path / "two")])
+    finished(2, [str(tmp_path / "recipe.json"), str(tiny_shards), str(tmp_path / "two")])
     one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
     alike(one, tmp_path / "two")
     # The first round is drawn before a step is taken: by whom makes no difference to a byte.
@@ -347,10 +337,9 @@ def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(one)).read_bytes()
 
 
-def test_a_sum_is_let_go_of_before_it_is_answered(tmp_path: Path) -> None:
+def test_a_sum_is_let_go_of_before_it_is_answered() -> None:
     # Else a process that ends just then is aborted.
-    (tmp_path / "sums.py").write_text(SUMS, "utf-8")
-    finished(2, [str(tmp_path / "sums.py")])
+    finished(2, [], SUMS)
 
 
 def test_fsdp_refuses_what_has_no_parts() -> None:

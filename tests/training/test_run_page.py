@@ -23,9 +23,9 @@ from bimo.training.run_page import courses
 from bimo.training.trackers import check_trackers
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
-from tests.support.drawing import draw, few_steps
+from tests.support.drawing import draw
 
-TINY = few_steps(xiaomo.tiny())
+TINY = xiaomo.tiny()
 PAINTER = 4
 
 

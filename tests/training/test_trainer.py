@@ -21,15 +21,16 @@ from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.checkout import ROOT
-from tests.support.drawing import draw, few_steps
+from tests.support.drawing import draw
 
 pytestmark = pytest.mark.slow
 
-STEPS = 3
+#: Of a stage: after the first it is in the middle, after the second at its end.
+STEPS = 2
 
 
 def recipe(steps: int = STEPS, **fields: Any) -> Recipe:
-    tiny = few_steps(xiaomo.tiny())
+    tiny = xiaomo.tiny()
     stages = tuple(replace(stage, steps=steps, batch=4) for stage in tiny.stages)
     return replace(tiny, stages=stages, prompts=("红色的方块",), **fields)
 
@@ -67,7 +68,7 @@ FIRST_LOSSES = (
 def test_the_same_recipe_gives_the_losses_it_always_gave(tiny_shards: Path, tmp_path: Path) -> None:
     # Whoever goes on with a run of months ago must not find other rows or noise in it.
     # The recipe as it was: without layers, and without the stages that came later.
-    made = recipe()
+    made = recipe(len(FIRST_LOSSES[0]))
     expected = replace(made.levels[0], denoiser=replace(cast(Expected, made.levels[0].denoiser), things=0))
     before = replace(made, levels=(expected, made.levels[1]), stages=made.stages[: len(FIRST_LOSSES)], prompts=())
     found = [loss for _, _, loss in losses(train(before, tiny_shards, tmp_path / "run", threads=1))]
@@ -85,9 +86,10 @@ def test_stopped_at_every_save_it_goes_on_to_the_same_weights(whole: Path, tiny_
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_weights() -> None:
-    """The first kill of the proof, which has ten: while the state is written."""
+    """The first kill of the proof, which has ten and three times the steps: while the state is written."""
     proof = ROOT / "bench" / "resume.py"
-    done = subprocess.run([sys.executable, proof, "--kills", "1"], capture_output=True, text=True, check=False)
+    command = [sys.executable, proof, "--kills", "1", "--steps", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "killed 1 times of 1" in done.stdout
     assert done.stdout.count("    0 differ") == 3
@@ -109,7 +111,7 @@ def test_only_what_a_stage_names_moves(number: int, tiny_shards: Path, tmp_path:
 
 def test_an_overfitted_batch_is_learnt(tiny_shards: Path, tmp_path: Path) -> None:
     tiny = recipe()
-    stages = tuple(replace(s, steps=150, batch=16, lr=3e-3, ema=0.0) for s in (tiny.stages[0], tiny.stages[2]))
+    stages = tuple(replace(s, steps=80, batch=16, lr=3e-3, ema=0.0) for s in (tiny.stages[0], tiny.stages[2]))
     run = train(replace(tiny, stages=stages, prompts=()), tiny_shards, tmp_path / "run", threads=1)
     for stage in stages:
         values = [loss for name, _, loss in losses(run) if name == stage.name]
