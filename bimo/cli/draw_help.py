@@ -39,7 +39,7 @@ FAST_HELP = say(
 INTERVAL_HELP = say("guide only between two shares of the steps: 0.2:0.8")
 EVERY_HELP = say("ask the branches of guidance but the given one at every so many steps: 2 to 20")
 STEP_CACHE_HELP = say(
-    "leave steps or layers out: easy:0.05, deep:3 (UNets), first-block:0.1 or taylor:3 (transformers)"
+    "leave steps or layers out: easy:0.05, deep:3 (UNets), first-block:0.1, taylor:3 or dbcache:0.08 (transformers)"
 )
 MERGING_HELP = say("the share of a UNet's tokens to be merged, up to 0.75")
 NAG_HELP = say("how strongly --negative works without guidance (UNets), above 1, for instance 3")

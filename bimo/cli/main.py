@@ -39,6 +39,7 @@ EXTRAS = {
     "torchao": "quantise",
     "bitsandbytes": "quantise",
     "sdnq": "sdnq",
+    "cache_dit": "cache-dit",
     "gguf": "gguf",
     "openvino": "openvino",
     "nncf": "openvino",
@@ -53,6 +54,10 @@ EXTRAS = {
 )
 #: How torch reports running out of memory on its various devices.
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
+#: How torch reports that a card, its driver or its libraries failed: CUDA and its libraries, ROCm, Level Zero, Metal.
+_DRIVER = re.compile(
+    r"^(?:CUDA error|CUDA driver|HIP error|cuDNN error|CUBLAS|cublas|Native API failed|level_zero|MPS backend)"
+)
 _ClickError = typer.BadParameter.__mro__[2]
 #: The command that loads a model and exits: the garbage collector stays off until the model is loaded.
 SHORT = "draw"
@@ -204,12 +209,18 @@ def status_and_sentence(error: BaseException) -> tuple[int, str]:
         return NO_MEMORY, say(
             "out of memory; draw a smaller picture (--size), fewer of them (-n), or close other programs"
         )
+    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, RuntimeError) and _DRIVER.search(first):
+        return SYSTEM, say(
+            "the card or its driver failed in the middle ({first}), and nothing was left half-written; draw again, and "
+            "with --device cpu if it fails again",
+            first=first,
+        )
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in EXTRAS:
         command = installing(EXTRAS[(error.name or "").split(".")[0]])
         return 1, say("{name} is not installed; run {command}", name=error.name, command=command)
     if isinstance(error, _ClickError):
         return USAGE, usage(error)
-    first = (str(error).strip().splitlines() or [""])[0]
     return BUG, say(
         "something unexpected went wrong ({name}: {first}); run again with BIMO_DEBUG=1 to see where",
         name=type(error).__name__,

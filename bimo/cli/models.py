@@ -178,10 +178,21 @@ def _engines(name: str, parameters: int, as_json: bool) -> None:
     if as_json:
         print_json({"name": name, "auto": best, "probe": [vars(row) for row in rows]}, indent=1)
         return
-    table = plain_table(say("engines of this processor"), say("engine seconds error"), right=say("seconds error"))
+    heads = say("engine seconds error text-error")
+    table = plain_table(say("engines of this processor"), heads, right=say("seconds error text-error"))
     for row in rows:
-        table.add_row(row.engine, f"{row.seconds:.4f}", f"{row.error:.1e}")
+        seconds = "" if row.seconds is None else f"{row.seconds:.4f}"
+        error = say("each model's own") if row.error is None else f"{row.error:.1e}"
+        table.add_row(row.engine, seconds, error, f"{row.text_error:.1e}")
     console().print(table)
+    if any(row.engine.startswith("openvino") for row in rows):
+        console().print(
+            say(
+                "OpenVINO works out text encoders as well (of 8 bits the weights alone); one that it cannot convert is "
+                "left to torch, with a warning"
+            ),
+            markup=False,
+        )
     console().print(
         say("{name} is drawn by {best} with --engine auto, by torch without", name=name, best=best), markup=False
     )

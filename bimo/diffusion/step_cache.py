@@ -16,7 +16,7 @@ from bimo.core.request import Request
 from bimo.core.tensors import DeepFeatures, DenoiserInput, Nag
 
 #: The names of step caches in requests ("easy:0.05"), and their default numbers.
-KINDS: dict[str, float] = {"easy": 0.05, "deep": 3, "first-block": 0.1, "taylor": 3}
+KINDS: dict[str, float] = {"easy": 0.05, "deep": 3, "first-block": 0.1, "taylor": 3, "dbcache": 0.08}
 #: Those whose number is an interval of steps, an integer.
 INTERVALS = ("deep", "taylor")
 #: The first steps decide the composition and are never skipped.
@@ -30,7 +30,8 @@ class StepCacheSetting:
     ``easy`` (EasyCache, arXiv:2507.02860; the number is the tolerated change, 0.05) skips whole steps; ``deep``
     (DeepCache, arXiv:2312.00858; the number is the interval at which the whole UNet is run) skips its inner layers;
     ``first-block`` (of ParaAttention; the tolerated change of the first block) and ``taylor`` (TaylorSeer,
-    arXiv:2503.06923; an interval of steps) are diffusers' for transformers.
+    arXiv:2503.06923; an interval of steps) are diffusers' for transformers, ``dbcache`` (the tolerated change of the
+    first block) is cache-dit's for these and others.
     """
 
     kind: str

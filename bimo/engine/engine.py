@@ -123,16 +123,16 @@ class Engine:
     @property
     def adapters(self) -> list[tuple[str, float]]:
         """Name and weight of each attached LoRA."""
-        from bimo.models.adapters import attach
+        from bimo.models.adapters import lora_merging
 
-        return attach.adapters(self.system)
+        return lora_merging.adapters(self.system)
 
     @property
     def lora_weights(self) -> list[tuple[str, LoraWeight]]:
         """Name of each attached LoRA, and its weight with the steps that it counts in."""
-        from bimo.models.adapters import attach
+        from bimo.models.adapters import lora_merging
 
-        return attach.lora_weights(self.system)
+        return lora_merging.lora_weights(self.system)
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor that it keeps in memory: the system's own, and what LoRAs keep beside them."""
@@ -202,7 +202,8 @@ class Engine:
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
         with default_device(self.device), encoders, self.processor.working():
             filled = self.completed(_with_settings(request, settings))
-            return prepare(self.system, filled, self.encoding_cache)
+            prepared = prepare(self.system, filled, self.encoding_cache)
+            return replace(prepared, warnings=(*prepared.warnings, *self.processor.warnings))
 
     def completed(self, request: Request | Mapping[str, Any]) -> Request:
         """A request with the engine's own defaults filled in. Raises RequestError for features that this engine does
@@ -217,11 +218,17 @@ class Engine:
         if tags := lora_tags(request.text)[1]:
             demand_attached(tags, self.lora_weights)
         # What adapters taught, the model's list of words does not say.
-        if self.adapters and request.drawn_text is None and self.system.paraphrased(request.text).text != request.text:
+        if request.drawn_text is None and self.system.paraphrased(request.text).text != request.text and self.adapters:
             request = request.model_copy(update={"drawn_text": request.text})
         block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
         if request.seamless is not None and (self.keeping.tiles or self.compiled):
             raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")
+        elsewhere = self.processor.converts or self.cards or self.keeping.offload in ("groups", "disk")
+        if elsewhere and request.step_cache is not None and request.step_cache.startswith("dbcache"):
+            raise RequestError(
+                "the step cache dbcache replaces code of blocks, as do --engine openvino, --offload groups and disk, "
+                "and several cards; take easy"
+            )
         if self.processor.converts:
             for name, value in block_features.items():
                 if value is not None:

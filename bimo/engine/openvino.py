@@ -1,9 +1,12 @@
 """Inference by OpenVINO instead of torch: two to four times as fast on a CPU, at the same precision.
 
-The repeated blocks of a denoiser and the decoder of an autoencoder are converted, which is where the time goes; the
-code around them stays diffusers'. Whatever works between blocks (ControlNets, a step cache) therefore still works, one
-rule converts every family of transformers, and only one block at a time is in memory twice. Shapes are dynamic: one
-conversion serves every size and batch.
+The repeated blocks of a denoiser and of text encoders and the decoder of an autoencoder are converted, which is where
+the time goes; the code around them stays diffusers' and transformers'. Whatever works between blocks (ControlNets, a
+step cache, CLIP's skipped layers) therefore still works, one rule converts every family of transformers, and only one
+block at a time is in memory twice. Shapes are dynamic: one conversion serves every size, length and batch.
+
+Text encoders are of too many makes for all to be converted: one whose blocks OpenVINO cannot convert, or answers
+wrongly, is left to torch, with a warning.
 
 Converted blocks are cached on disk, keyed by a hash of the weights.
 """
@@ -14,17 +17,15 @@ Converted blocks are cached on disk, keyed by a hash of the weights.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import hashlib
-import importlib
+import itertools
 import mmap
-import os
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,11 +34,25 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bimo.core.errors import RequestError
+from bimo.core.messages import say
 from bimo.core.pages import release
 from bimo.diffusion.system import System
+from bimo.engine.compile import repeated_blocks
 from bimo.engine.openvino_cache import ConversionCache
+from bimo.engine.openvino_convert import compressed, converted, quantised_model
 
-Precision = Literal["f32", "bf16", "int8"]
+#: "int8" quantises weights and activations and has to be calibrated, "int8-weights" quantises weights alone.
+Precision = Literal["f32", "bf16", "int8", "int8-weights"]
+#: What text encoders are converted to beside a denoiser. A calibration on one prompt would not hold for others.
+OF_TEXT: dict[Precision, Precision] = {"f32": "f32", "bf16": "bf16", "int8": "int8-weights"}
+#: Where a text encoder has the tower that reads pictures.
+VISION = "visual."
+#: The largest error of a converted block of a text encoder against torch's float32, relative to the norm of its output.
+LARGEST_ERROR: dict[Precision, float] = {"f32": 1e-3, "bf16": 5e-2, "int8-weights": 5e-2}
+
+
+class _ConversionError(Exception):
+    """Why a block cannot be converted, or what is wrong with what it was converted to."""
 
 
 class _Traced(nn.Module):
@@ -49,7 +64,8 @@ class _Traced(nn.Module):
         self.wrapped_forward = forward
         self.leaves = leaves
         self.spec = spec
-        self.output_spec: str = ""
+        #: The structure of the output, as JSON: blocks of T5 answer None beside tensors.
+        self.note: dict[str, Any] = {}
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Takes the tensors in the order of the flattened arguments; returns the flattened output."""
@@ -62,8 +78,11 @@ class _Traced(nn.Module):
         ]
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         results, spec = pytree.tree_flatten(self.wrapped_forward(*args, **kwargs))
-        self.output_spec = pytree.treespec_dumps(spec)
-        return tuple(results)
+        self.note = {
+            "answered": pytree.treespec_dumps(spec),
+            "tensors": [place for place, value in enumerate(results) if value is not None],
+        }
+        return tuple(value for value in results if value is not None)
 
 
 def _as_openvino_input(leaf: Tensor) -> Tensor:
@@ -76,7 +95,7 @@ def _as_openvino_input(leaf: Tensor) -> Tensor:
 @dataclass
 class _Compiled:
     request: Any
-    output_spec: Any
+    note: Mapping[str, Any]
     model: Any
     #: Whether the file's pages were released: after the first inference OpenVINO has its own copy of the weights.
     pages_released: bool = False
@@ -87,11 +106,21 @@ class ConvertedBlock:
     needs example inputs; its torch weights are released then.
     """
 
-    def __init__(self, name: str, block: nn.Module, precision: Precision, cache: ConversionCache) -> None:
+    def __init__(
+        self,
+        name: str,
+        block: nn.Module,
+        precision: Precision,
+        cache: ConversionCache,
+        fall_back: Callable[[str, torch.dtype | None], None] | None = None,
+    ) -> None:
         self.name = name
         self.block = block
         self.precision: Precision = precision
         self.cache = cache
+        #: Called with what is wrong and the dtype of the inputs when the block cannot be converted, to restore it and
+        #: others. With it the answer of a new conversion is compared with torch's. Without it the error is raised.
+        self.fall_back = fall_back
         #: Recorded inputs by conversion key while int8 is being calibrated, else None.
         self.samples: dict[str, list[list[Any]]] | None = None
         if isinstance(block.forward, ConvertedBlock):
@@ -103,10 +132,10 @@ class ConvertedBlock:
         self._empty()
         block.forward = self  # type: ignore[method-assign]
 
-    def restore(self) -> None:
-        """Gives the block its own ``forward`` and weights back."""
+    def restore(self, dtype: torch.dtype | None = None) -> None:
+        """Gives the block its own ``forward`` and weights back, these as they were or in ``dtype``."""
         self._compiled.clear()
-        self._fill()
+        self._fill(dtype)
         self.block.forward = self._own  # type: ignore[method-assign]
 
     def _empty(self) -> None:
@@ -124,40 +153,41 @@ class ConvertedBlock:
         with self._lock:
             key = self._key(leaves, spec)
             if key not in self._compiled:
-                self._compiled[key] = self._load_or_convert(key, leaves, spec, tensors)
+                try:
+                    self._compiled[key] = self._load_or_convert(key, leaves, spec, tensors)
+                except _ConversionError as error:
+                    if self.fall_back is None:
+                        raise RequestError(
+                            "OpenVINO cannot work out {name} ({error}); draw with --engine torch or --engine "
+                            "torch-bf16",
+                            name=self.name,
+                            error=error,
+                        ) from error
+                    self.fall_back(str(error), dtype)
+                    return self._own(*args, **kwargs)
             if self.samples is not None:
                 self.samples.setdefault(key, []).append([tensor.clone().numpy() for tensor in tensors])
             compiled = self._compiled[key]
-            compiled.request.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
-            count = len(compiled.request.model_outputs)
-            outputs = [
-                torch.from_numpy(compiled.request.get_output_tensor(place).data.copy()) for place in range(count)
-            ]
+            outputs = _outputs(compiled, tensors)
             if not compiled.pages_released:
                 compiled.pages_released = True
                 _release(compiled.model)
         results = [value.to(dtype) if dtype is not None and value.is_floating_point() else value for value in outputs]
-        return pytree.tree_unflatten(results, compiled.output_spec)
+        spec = pytree.treespec_loads(compiled.note["answered"])
+        leaves_out: list[Any] = [None] * spec.num_leaves
+        for place, value in zip(compiled.note["tensors"], results, strict=True):
+            leaves_out[place] = value
+        return pytree.tree_unflatten(leaves_out, spec)
 
     def quantise(self) -> None:
         """Quantises to int8 with the recorded inputs: weights per channel, activations by their observed ranges (NNCF's
         post-training quantisation).
         """
-        nncf = _nncf()
         for key, samples in (self.samples or {}).items():
             before = self._compiled.pop(key)
-            model: Any = before.model
-            with contextlib.redirect_stdout(sys.stderr):  # NNCF prints its progress to stdout
-                quantised = nncf.quantize(
-                    model,
-                    nncf.Dataset(samples),
-                    subset_size=len(samples),
-                    model_type=nncf.ModelType.TRANSFORMER,
-                    fast_bias_correction=True,
-                )
-            note = {"answered": pytree.treespec_dumps(before.output_spec)}
-            path = self.cache.write(self._file(key), quantised, note, half=True)
-            self._compiled[key] = self._compile(quantised if path is None else path, note)
+            quantised = quantised_model(before.model, samples)
+            path = self.cache.write(self._file(key), quantised, before.note, half=True)
+            self._compiled[key] = self._compile(quantised if path is None else path, before.note)
         self.samples = None
 
     @staticmethod
@@ -168,33 +198,45 @@ class ConvertedBlock:
 
     def _file(self, key: str, kind: str = "") -> str:
         # bf16 inference is stored as f16: half the size of f32, and more precise than bf16 in the range of weights.
-        return f"{self.name}.{key}.{kind or {'f32': 'f32', 'bf16': 'f16', 'int8': 'int8'}[self.precision]}"
+        return f"{self.name}.{key}.{kind or ('f16' if self.precision == 'bf16' else self.precision)}"
 
     def _load_or_convert(self, key: str, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> _Compiled:
         names = [self._file(key)] + [self._file(key, "f16")] * (self.precision == "int8")
         stored = next((each for name in names if (each := self.cache.find(name)) is not None), None)
         if stored is not None:
             return self._compile(*stored)
-        model, note = self._convert(leaves, spec, tensors)
+        model, note, expected = self._convert(leaves, spec, tensors)
+        if self.precision == "int8-weights":
+            model = compressed(model)
+        if self.fall_back is not None:
+            self._check(_outputs(self._compile(model, note), tensors), expected)
         path = self.cache.write(names[-1], model, note, half=self.precision != "f32")
         return self._compile(model if path is None else path, note)
 
-    def _convert(self, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> tuple[Any, dict[str, Any]]:
-        """The block as an OpenVINO model, and its note. Raises RequestError if it cannot be converted."""
+    def _check(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+        pairs = zip(outputs, expected, strict=True)
+        error = max(float((one - other).norm() / other.norm().clamp_min(1e-12)) for one, other in pairs)
+        # A comparison with NaN is false.
+        if not error <= LARGEST_ERROR[self.precision]:
+            raise _ConversionError(say("its answer is {error:.0e} off", error=error))
+
+    def _convert(
+        self, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]
+    ) -> tuple[Any, dict[str, Any], tuple[Tensor, ...]]:
+        """The block as an OpenVINO model, its note, and torch's outputs in float32 where they are to be compared.
+        Raises _ConversionError.
+        """
         self._fill(torch.float32)
         traced = _Traced(self.block, self._own, leaves, spec).eval()
         try:
             with torch.no_grad():
                 model = converted(traced, tensors)
+                expected = () if self.fall_back is None else traced(*tensors)
         except Exception as error:  # unsupported networks raise exceptions of many types, OpenVINO's and torch's
-            raise RequestError(
-                "OpenVINO cannot work out {name} ({error}); draw with --engine torch or --engine torch-bf16",
-                name=self.name,
-                error=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            ) from error
+            raise _ConversionError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
         finally:
             self._empty()
-        return model, {"answered": traced.output_spec}
+        return model, traced.note, expected
 
     def _compile(self, model: Any, note: Mapping[str, Any]) -> _Compiled:
         import openvino
@@ -207,36 +249,14 @@ class ConvertedBlock:
         core = openvino.Core()
         read: Any = core.read_model(str(model)) if isinstance(model, Path) else model
         request = core.compile_model(read, "CPU", settings).create_infer_request()
-        return _Compiled(request, pytree.treespec_loads(note["answered"]), read)
+        return _Compiled(request, note, read)
 
 
-def converted(module: nn.Module, tensors: Sequence[Tensor]) -> Any:
-    """Converts a module to an OpenVINO model with dynamic shapes, traced with example tensors.
-
-    Uses the parts of ``openvino.convert_model``, which itself would send telemetry.
-    """
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    frontend: Any = FrontEndManager().load_by_framework("pytorch")
-    example = tuple(tensor.clone() for tensor in tensors)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of shape-dependent branches and of its deprecation
-        decoder = TorchScriptPythonDecoder(module, example_input=example)  # the frontend does not keep it alive
-    return frontend.convert(frontend.load(decoder))
-
-
-def _nncf() -> Any:
-    """Imports NNCF with its telemetry turned off."""
-    before = os.environ.get("NNCF_CI")
-    os.environ["NNCF_CI"] = "1"
-    try:
-        return importlib.import_module("nncf")
-    finally:
-        if before is None:
-            del os.environ["NNCF_CI"]
-        else:
-            os.environ["NNCF_CI"] = before
+def _outputs(compiled: _Compiled, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of a compiled block, in memory of their own."""
+    compiled.request.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
+    count = len(compiled.request.model_outputs)
+    return [torch.from_numpy(compiled.request.get_output_tensor(place).data.copy()) for place in range(count)]
 
 
 def _release(model: Any) -> None:
@@ -268,6 +288,20 @@ def blocks(system: System) -> dict[str, nn.Module]:
             if isinstance(module, AutoencoderKL):
                 by_name[f"{path}.decoder"] = module.decoder
     return by_name
+
+
+def text_blocks(system: System) -> dict[str, list[tuple[str, nn.Module]]]:
+    """The repeated blocks of each text encoder with their names. Towers that read pictures are left out: their code
+    branches by the sizes of the pictures, which tracing would fix.
+    """
+    found: dict[str, list[tuple[str, nn.Module]]] = {}
+    for index, encoder in enumerate(system.text):
+        ids = {id(block) for block in repeated_blocks(encoder)}
+        named = ((path, module) for path, module in encoder.named_modules() if not path.startswith(VISION))
+        rows = [(f"text.{index}.{path}", module) for path, module in named if id(module) in ids]
+        if rows:
+            found[f"text.{index}"] = rows
+    return found
 
 
 def repeated(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -306,10 +340,26 @@ class OpenVino:
         self.precision: Precision = precision
         self.cache = ConversionCache(None) if root is None else ConversionCache.of(system, root)
         self.converted = [ConvertedBlock(name, block, precision, self.cache) for name, block in by_name.items()]
+        #: Text encoders that were left to torch, as sentences.
+        self.warnings: list[str] = []
+        self.texts = {
+            name: [
+                ConvertedBlock(path, block, OF_TEXT[precision], self.cache, partial(self._left_to_torch, name))
+                for path, block in rows
+            ]
+            for name, rows in text_blocks(system).items()
+        }
+
+    def _left_to_torch(self, name: str, error: str, dtype: torch.dtype | None) -> None:
+        for block in self.texts[name]:
+            block.restore(dtype)
+        self.warnings.append(
+            say("OpenVINO cannot work out the text encoder {name} ({error}), so torch does", name=name, error=error)
+        )
 
     def restore(self) -> None:
         """Gives all blocks their torch weights back."""
-        for block in self.converted:
+        for block in itertools.chain(self.converted, *self.texts.values()):
             block.restore()
 
     def calibrate(self, draw: Callable[[], object]) -> None:

@@ -5,8 +5,9 @@ torch              float32 by torch; the same bytes on every machine of a kind
 torch-onednn       float32 by torch, matrix products by oneDNN instead of MKL
 torch-bf16         bfloat16 by torch
 openvino           float32 by OpenVINO
-openvino-bf16      bfloat16 by OpenVINO; text encoders and the code between blocks by torch
-openvino-int8      8-bit matrix products, calibrated once on a drawing of the model; the rest as openvino-bf16
+openvino-bf16      bfloat16 by OpenVINO; the code between blocks by torch
+openvino-int8      8-bit matrix products, calibrated once on a drawing of the model; text encoders with weights of 8
+                   bits; the rest as openvino-bf16
 auto               the fastest except int8, by a benchmark of a second, cached for this machine
 =================  =====================================================================================
 """
@@ -16,6 +17,7 @@ auto               the fastest except int8, by a benchmark of a second, cached f
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -23,7 +25,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,11 +61,15 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Measured:
-    """The benchmark of an engine on this machine: seconds, and the relative error against float32."""
+    """The benchmark of an engine on this machine: the seconds of a denoiser's layers, and the errors against float32 of
+    these and of a text encoder's layer, relative to the norm of the output. Of int8 only the last is measured: what it
+    loses in a denoiser depends on the model.
+    """
 
     engine: str
-    seconds: float
-    error: float
+    seconds: float | None
+    error: float | None
+    text_error: float
 
 
 class _Probe(nn.Module):
@@ -86,28 +92,54 @@ class _Probe(nn.Module):
 
 
 def probe() -> list[Measured]:
-    """Benchmarks every installed engine, in about a second. int8 is left out: its error depends on the model."""
+    """Benchmarks every installed engine, in a few seconds."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        network, x = _Probe().eval(), torch.randn(2, 320, 32, 32)
-        expected = network(x)
-        engines: dict[str, Callable[[], Tensor]] = {
-            "torch": partial(network, x),
-            "torch-onednn": partial(_by_onednn, network, x),
-        }
-        half = _Probe().eval()
-        half.load_state_dict(network.state_dict())
-        half.to(torch.bfloat16)
-        engines["torch-bf16"] = lambda: half(x.to(torch.bfloat16)).float()
-        if installed():
-            engines |= {"openvino": _by_openvino(network, x, "f32"), "openvino-bf16": _by_openvino(network, x, "bf16")}
-        measurements: list[Measured] = []
-        for name, run in engines.items():
-            output = run()
-            seconds = [_seconds(run) for _ in range(ROUNDS)]
-            error = float((output - expected).norm() / expected.norm())
-            measurements.append(Measured(name, min(seconds), error))  # other work on the machine only adds
-    return measurements
+        denoiser = _by_engine(_Probe().eval(), torch.randn(2, 320, 32, 32))
+        text_network, x = _text_probe(), torch.randn(2, 77, 768)
+        text = _by_engine(text_network, x)
+        if quantises := installed() and importlib.util.find_spec("nncf") is not None:
+            text["openvino-int8"] = _by_openvino(text_network, x, "bf16", eight_bits=True)
+        errors, text_errors = _errors(denoiser), _errors(text)
+        # Other work on the machine only adds to the seconds.
+        seconds = {name: min(_seconds(run) for _ in range(ROUNDS)) for name, run in denoiser.items()}
+        rows = [Measured(name, seconds[name], errors[name], text_errors[name]) for name in denoiser]
+        if quantises:
+            rows.append(Measured("openvino-int8", None, None, text_errors["openvino-int8"]))
+        return rows
+
+
+def _text_probe() -> nn.Module:
+    """A layer of BERT, at the width of the text encoder of Stable Diffusion and of Taiyi."""
+    from bimo.models.text_encoders.bert_network import Layer
+
+    class _Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Layer(width=768, heads=12, feed=3072, dropout=0.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x, None)
+
+    return _Layer().eval()
+
+
+def _by_engine(network: nn.Module, x: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """A call of a network for each installed engine but int8."""
+    half = copy.deepcopy(network).to(torch.bfloat16)
+    engines: dict[str, Callable[[], Tensor]] = {
+        "torch": partial(network, x),
+        "torch-onednn": partial(_by_onednn, network, x),
+        "torch-bf16": lambda: half(x.to(torch.bfloat16)).float(),
+    }
+    if installed():
+        engines |= {"openvino": _by_openvino(network, x, "f32"), "openvino-bf16": _by_openvino(network, x, "bf16")}
+    return engines
+
+
+def _errors(engines: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
+    expected = engines["torch"]()
+    return {name: float((run() - expected).norm() / expected.norm()) for name, run in engines.items()}
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:
@@ -121,12 +153,14 @@ def _by_onednn(network: nn.Module, x: Tensor) -> Tensor:
         return network(x)
 
 
-def _by_openvino(network: nn.Module, x: Tensor, precision: str) -> Callable[[], Tensor]:
+def _by_openvino(network: nn.Module, x: Tensor, precision: str, *, eight_bits: bool = False) -> Callable[[], Tensor]:
     import openvino
 
-    from bimo.engine.openvino import converted
+    from bimo.engine.openvino_convert import compressed, converted
 
     model = converted(network, [x])
+    if eight_bits:
+        model = compressed(model)
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request: Any = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
@@ -160,7 +194,9 @@ def measured() -> list[Measured]:
     file = cache_folder() / f"processor-{machine()}.json"
     try:
         entries = json.loads(file.read_text("utf-8"))
-        return [Measured(str(row["engine"]), float(row["seconds"]), float(row["error"])) for row in entries]
+        return [
+            Measured(**{name: row[name] for name in ("engine", "seconds", "error", "text_error")}) for row in entries
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         rows = probe()
     try:
@@ -178,7 +214,7 @@ def chosen(name: str, parameters: int) -> str:
     if name == AUTO:
         if parameters < SMALL_PARAMETERS:
             return "torch"
-        return min((row for row in measured() if _usable(row)), key=lambda row: row.seconds).engine
+        return min((row.seconds, row.engine) for row in measured() if row.seconds is not None and _usable(row))[1]
     if name not in ENGINES:
         raise RequestError("there is no engine {name!r}{near}", name=name, near=meant(name, (AUTO, *ENGINES)))
     libraries = ["openvino"] * name.startswith("openvino") + ["nncf"] * (name == "openvino-int8")
@@ -190,15 +226,15 @@ def chosen(name: str, parameters: int) -> str:
                 library=library,
                 command=installing("openvino"),
             )
-    if name == "torch-onednn" and (error := next(row.error for row in measured() if row.engine == name)) > EXACT:
+    if name == "torch-onednn" and not _usable(row := next(row for row in measured() if row.engine == name)):
         raise RequestError(
-            "oneDNN rounds float32 on this processor (it is {error:.0e} off); take --engine torch", error=error
+            "oneDNN rounds float32 on this processor (it is {error:.0e} off); take --engine torch", error=row.error
         )
     return name
 
 
 def _usable(row: Measured) -> bool:
-    return row.engine != "torch-onednn" or row.error <= EXACT
+    return row.engine != "torch-onednn" or (row.error is not None and row.error <= EXACT)
 
 
 @contextmanager
@@ -259,6 +295,11 @@ class Processor:
         if self._blocks is not None and not self._calibrated:
             self._calibrated = True
             self._blocks.calibrate(draw)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the engine could not do and torch does in its place."""
+        return () if self._blocks is None else tuple(self._blocks.warnings)
 
     @contextmanager
     def working(self) -> Generator[None]:

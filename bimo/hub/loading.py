@@ -218,7 +218,7 @@ def _fit_memory(
     width, height = size
     if chosen is None:
         raise RequestError(
-            "{name} at {width}x{height} does not fit into {giga:.1f} GB; the least it takes is {least:.1f} GB",
+            "{name} at {width}x{height} does not fit into {giga:.3g} GB; the least it takes is {least:.1f} GB",
             name=recipe.name,
             width=width,
             height=height,

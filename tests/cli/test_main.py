@@ -305,6 +305,10 @@ def test_surprises_are_one_sentence() -> None:
     assert main.status_and_sentence(MemoryError())[0] == main.NO_MEMORY
     torch_says = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."
     assert main.status_and_sentence(RuntimeError(torch_says))[0] == main.NO_MEMORY
+    torch_says = "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"
+    status, sentence = main.status_and_sentence(RuntimeError(torch_says))
+    assert status == main.SYSTEM
+    assert "failed in the middle (CUDA error: an illegal memory access was encountered), and nothing" in sentence
     assert "BIMO_DEBUG" in main.status_and_sentence(ValueError("odd\nthing"))[1]
     root = ROOT
     said = main.status_and_sentence(ModuleNotFoundError("no", name="gradio"))[1]
@@ -319,6 +323,7 @@ def test_what_an_extra_installs_is_told_by_its_name() -> None:
         for name in (
             "quantise",
             "sdnq",
+            "cache-dit",
             "gguf",
             "eval",
             "openvino",

@@ -13,7 +13,7 @@ from bimo.core.errors import RequestError
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.support import flow_checkpoints, tiny_checkpoints
+from tests.support import flow_checkpoints, hunyuan_checkpoints, tiny_checkpoints
 
 REQUEST: dict[str, Any] = {
     "text": "一只红色苹果",
@@ -23,6 +23,8 @@ REQUEST: dict[str, Any] = {
     "guidance": 4.0,
     "negative": "山",
 }
+#: A layer of the last block of each, which cache-dit may leave out.
+LAST = {"z_image": "layers.1.feed_forward", "hunyuan": "blocks.3.ff"}
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,41 @@ def test_converted_blocks_are_cached_as_well(system: System) -> None:
     finally:
         engine.processor.restore()
     assert (torch.frombuffer(bytearray(found), dtype=torch.uint8).int() - expected).abs().max() <= 3
+
+
+@pytest.fixture(scope="module")
+def cached_by_cache_dit(tmp_path_factory: pytest.TempPathFactory) -> dict[str, System]:
+    """Systems that diffusers has no step cache for."""
+    pytest.importorskip("cache_dit")
+    folder = tmp_path_factory.mktemp("dbcache")
+    flow_checkpoints.saved(folder / "z_image", "z_image")
+    hunyuan_checkpoints.checkpoint(folder / "hunyuan", "1.2")
+    return {name: read_folder(folder / name) for name in ("z_image", "hunyuan")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["z_image", "hunyuan"])
+def test_cache_dit_leaves_blocks_out_of_this_drawing_alone(cached_by_cache_dit: dict[str, System], name: str) -> None:
+    system = cached_by_cache_dit[name]
+    network: Any = system.level(system.recipe.levels[-1].name).denoiser.model
+    own = {module: dict(vars(module)) for module in network.modules()}
+    calls = [0]
+    network.get_submodule(LAST[name]).register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
+
+    def drawn(**settings: Any) -> tuple[bytes, int]:
+        calls[:] = [0]
+        return Engine(system).draw({**REQUEST, **settings})[0].image.tobytes(), calls[0]
+
+    plain, every = drawn()
+    cached, fewer = drawn(step_cache="dbcache:1")
+    assert 0 < fewer < every
+    assert cached != plain
+    assert (cached, fewer) == drawn(step_cache="dbcache:1")
+    assert drawn() == (plain, every)
+    assert {module: dict(vars(module)) for module in network.modules()} == own
+
+
+def test_without_cache_dit_it_is_said(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bimo.engine.step_cache.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"needs cache-dit, which is not installed; run .*cache-dit\]"):
+        Engine(system).draw({**REQUEST, "step_cache": "dbcache"})
