@@ -13,6 +13,7 @@ from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import paraphrased
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
+from bimo.xiaomo.captions.draftable import can_draft
 from bimo.xiaomo.captions.lexicon import elements_of, subjects
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
@@ -37,8 +38,11 @@ _OF_A_THING = re.compile(r"的|[一两二三四五六七八九十百几群]?[只
 def edition_for(text: str) -> str:
     """``xiaomo-2`` for a prompt with the name of a scene or dish, or a clause of a verse, that only it was trained on,
     or one of which it knows more words; the default model for others, whose pictures of single objects are sharper.
+    What the second edition has a draft of is its own, whoever knows the words.
     """
     plain = normal(text)
+    if _can_draft(text):
+        return SECOND
     if plain in _learned_first():
         return DEFAULT_MODEL
     if pictures_of_sayings(plain, True) and paraphrased(text, text_encoder_of(DEFAULT_MODEL).budget).replaced:
@@ -59,6 +63,12 @@ def edition_for(text: str) -> str:
     )
     nothing, _ = second.unread
     return SECOND if not nothing and (scene or _RELATIONS.search(plain)) else DEFAULT_MODEL
+
+
+def _can_draft(text: str) -> bool:
+    """Whether the second edition has a draft by program of all that a prompt asks for."""
+    encoder = text_encoder_of(SECOND)
+    return can_draft(paraphrased(text, encoder.budget).text, encoder, text)
 
 
 def models_that_know(text: str, but: str) -> Iterator[str]:

@@ -24,8 +24,8 @@ from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Drawing
 from bimo.diffusion.system import System
-from bimo.prompts.negation import negation
 from bimo.prompts.styles import styled
+from bimo.xiaomo.captions.draftable import can_draft
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
 if TYPE_CHECKING:
@@ -101,20 +101,15 @@ class LayoutBoxes(Conditioner):
 
     def can_draft(self, system: System, request: Request) -> bool:
         """Whether the procedures draw the whole of a square picture; not if its boxes are the request's own."""
-        from bimo.xiaomo import drafts  # what paints takes a while to import
-
         width, height = request.size or (1, 1)
-        if self.name in request.conditions or width != height or negation(request.read_text).things:
+        if self.name in request.conditions or width != height:
             return False
-
-        def unknown(words: str) -> bool:
-            return all(budget.wholly for budget in system.budgets(words))
-
-        return drafts.can_draft(styled(request.read_text, request.style), unknown, styled(request.text, request.style))
+        read, written = (styled(text, request.style) for text in (request.read_text, request.text))
+        return can_draft(read, system.text_encoders[0], written)
 
     def draft(self, drawing: Drawing) -> Image.Image:
         """The picture that the procedures draw for the prompt in the layout of ``from_request``."""
-        from bimo.xiaomo import drafts
+        from bimo.xiaomo import drafts  # what paints takes a while to import
 
         request = drawing.request
         side, _ = request.size or (drafts.SIDE, drafts.SIDE)

@@ -18,19 +18,16 @@ from bimo.diffusion.preparation import prepare
 from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
-from bimo.hub.editions import text_encoder_of
+from bimo.hub.editions import SECOND, edition_for, text_encoder_of
+from bimo.xiaomo.captions.draftable import can_draft
 from bimo.xiaomo.captions.lexicon import style_of
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
-from bimo.xiaomo.drafts import can_draft, draft
+from bimo.xiaomo.drafts import draft
 from bimo.xiaomo.scenes.description import Mood
 from bimo.xiaomo.scenes.plan import ScenePlan, draw_scene
 from bimo.xiaomo.scenes.planning import planned, planned_boxes
 
 SHARE = 0.25
-
-
-def unknown(words: str) -> bool:
-    return text_encoder_of("xiaomo-2").budget(words).wholly
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +48,16 @@ def engine() -> Engine:
         ("West Lake in spring", True),
         ("a stone bridge over a stream, watercolor", True),
         ("春天的早晨，一座小桥跨过清澈的溪水，两岸开满桃花，远处有几户人家升起炊烟", True),
+        ("疑是银河落九天", True),
+        ("小荷才露尖尖角，早有蜻蜓立上头", True),
+        ("沙漠里的骆驼队", True),
+        ("月饼", True),
         # something else is asked for, which the program does not draw
         ("吃牛肉面的猫", False),
         ("长城上的熊猫", False),
         ("大熊猫吃竹子", False),
+        ("雪地里的企鹅", False),
+        ("没有人的长城", False),
         ("3D风格的小笼包", False),
         # no scene
         ("红苹果", False),
@@ -63,14 +66,19 @@ def engine() -> Engine:
     ],
 )
 def test_what_can_be_drafted(text: str, has_one: bool) -> None:
-    assert can_draft(text, unknown) is has_one
+    assert can_draft(text, text_encoder_of(SECOND)) is has_one
+
+
+def test_what_has_a_draft_is_drawn_with_it() -> None:
+    editions = [edition_for(text) for text in ("月饼", "沙漠里的骆驼队", "雪地里的企鹅", "红苹果")]
+    assert editions == [SECOND, SECOND, "xiaomo", "xiaomo"]
 
 
 def test_a_verse_is_known_by_what_was_written() -> None:
-    read = "千山鸟飞绝，万径老虎灭"
-    assert not can_draft(read, unknown)
-    assert not can_draft(read, unknown, "千山鸟飞绝，万径老虎")
-    assert can_draft(read, unknown, "千山鸟飞绝，万径人踪灭")
+    encoder, read = text_encoder_of(SECOND), "千山鸟飞绝，万径的老虎灭"
+    assert not can_draft(read, encoder)
+    assert not can_draft(read, encoder, "千山鸟飞绝，万径的老虎灭吧")
+    assert can_draft(read, encoder, "千山鸟飞绝，万径人踪灭")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
@@ -61,14 +61,34 @@ def rest_of(text: str) -> str:
     return _beside(text, elements_of(text), [word for word, known in _named().items() if known == (kind, name)])
 
 
+def without_name(text: str) -> str:
+    """A text in its normal form without the name of the dish, subject or idiom that it asks for."""
+    name = _longest_name(text)
+    return normal(text).replace(name, " ") if name else normal(text)
+
+
+def is_scenic_word(word: str) -> bool:
+    """Whether a word names elements, a season, light, weather, style, or something that is drawn whole."""
+    plain = normal(word)
+    named = any(one in _scenic_words() or one in _named() for one in (plain, _FILLING.sub("", plain)))
+    return named or not rest_of(word)
+
+
+@lru_cache(maxsize=1)
+def _scenic_words() -> Set[str]:
+    words = {word for named in elements().values() for word in (*named.words, *named.zh, *named.en)}
+    return frozenset(map(normal, (*words, *_mood_and_style_words())))
+
+
+def _mood_and_style_words() -> list[str]:
+    named = [mood for values in moods().values() for mood in values.values()] + list(styles().values())
+    return [word for one in named for word in (*one.zh, *one.en, *one.words)]
+
+
 def _beside(text: str, named: Sequence[str], names: Sequence[str] = ()) -> str:
     """What a text says besides elements, ``names`` in their normal form, season, light, weather and style."""
-    words = [*names]
+    words = [*names, *_mood_and_style_words()]
     words += [word for name in named for word in (*elements()[name].words, *elements()[name].en)]
-    words += [
-        word for values in moods().values() for mood in values.values() for word in (*mood.zh, *mood.en, *mood.words)
-    ]
-    words += [word for style in styles().values() for word in (*style.zh, *style.en, *style.words)]
     rest = normal(text)
     for word in sorted(map(normal, words), key=len, reverse=True):
         rest = re.sub(rf"\b{word}\b" if word.isascii() else word, " ", rest)
@@ -77,9 +97,12 @@ def _beside(text: str, named: Sequence[str], names: Sequence[str] = ()) -> str:
 
 def asked(text: str) -> tuple[str, str]:
     """The longest name in a text: of what ("dish", "idiom", "scene"; "" for none), and its own."""
+    return _named().get(_longest_name(text), ("", ""))
+
+
+def _longest_name(text: str) -> str:
     plain = normal(text)
-    longest = max((name for name in _named() if name in plain), key=len, default="")
-    return _named().get(longest, ("", ""))
+    return max((name for name in _named() if name in plain), key=len, default="")
 
 
 @lru_cache(maxsize=1)

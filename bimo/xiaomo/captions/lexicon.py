@@ -16,6 +16,9 @@ from bimo.prompts.normalise import normal
 from bimo.xiaomo.scenes.description import Mood
 
 NOTHING = "-"
+#: Least characters of a clause of a verse that counts by itself.
+CLAUSE = 4
+_MARKS = re.compile(r"\W+")
 _ARTICLE = re.compile(r"^(?:an?|the) ")
 #: As many words as an English name has.
 _WORDS = re.compile("[a-z]+(?: [a-z]+){0,2}")
@@ -30,9 +33,12 @@ class Named:
     words: tuple[str, ...] = ()
 
     def names(self) -> set[str]:
-        """All in their normal form; those of several English words without their article, too."""
+        """All in their normal form; besides them those of several English words without their article, and the clauses
+        of verses.
+        """
         whole = {normal(word) for word in (*self.zh, *self.en, *self.words)}
-        return whole | {bare for name in whole if " " in (bare := _ARTICLE.sub("", name))}
+        clauses = {part for word in self.words for part in _MARKS.split(normal(word)) if len(part) >= CLAUSE}
+        return whole | clauses | {bare for name in whole if " " in (bare := _ARTICLE.sub("", name))}
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.captions.lexicon import elements_of, style_of
+from bimo.xiaomo.captions.lexicon import elements_of, style_of, subjects
 from bimo.xiaomo.heldout import held_out_verse
 
 COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
@@ -54,14 +54,18 @@ def verses() -> tuple[Verse, ...]:
 
 
 def is_verse(text: str) -> bool:
-    """Whether a text is of nothing but clauses of the table's lines, and perhaps a manner of painting."""
+    """Whether a text is of clauses of the table's lines alone, or one of them with others of its length, five or seven
+    characters; and perhaps a manner of painting.
+    """
     clauses = [part for part in _MARKS.split(normal(text)) if part and not style_of(part)]
-    return bool(clauses) and _clauses().issuperset(clauses)
+    alike = {len(clause) for clause in clauses} in ({5}, {7})
+    return any(clause in _clauses() for clause in clauses) and (alike or _clauses().issuperset(clauses))
 
 
 @lru_cache(maxsize=1)
 def _clauses() -> frozenset[str]:
-    return frozenset(part for verse in verses() for part in _MARKS.split(normal(verse.line)) if part)
+    lines = (*(verse.line for verse in verses()), *(line for named in subjects().values() for line in named.words))
+    return frozenset(part for line in lines for part in _MARKS.split(normal(line)) if part)
 
 
 @lru_cache(maxsize=1)

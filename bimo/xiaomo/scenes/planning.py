@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bimo.xiaomo.artwork.compositions import idioms
-from bimo.xiaomo.captions.asked import FEWEST, asked, scenic
+from bimo.xiaomo.captions.asked import FEWEST, asked, scenic, without_name
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
@@ -69,7 +69,7 @@ def planned(text: str, key: str) -> Scene | None:
             # What names no hour is better seen by day.
             mood = replace(mood, light=chance.pick([light for light in subject.lights if light != "night"]))
         scene = subject.scene(key, mood_of(text, mood))
-        others = set(elements_of(text)) - scene.elements.keys()
+        others = set(elements_of(without_name(text))) - scene.elements.keys()
         if len(others) < FEWEST or not room_for(elements_of(text)):
             return scene
     named = scenic(text)

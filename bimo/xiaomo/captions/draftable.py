@@ -1,0 +1,49 @@
+"""Which prompts the procedures of the training data draw whole, by their words; painters are imported for scenes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from bimo.prompts.negation import negation
+from bimo.xiaomo.captions.asked import asked, is_scene, is_scenic_word, rest_of, without_name
+from bimo.xiaomo.captions.lexicon import elements_of, style_of
+from bimo.xiaomo.captions.verses import is_verse
+
+if TYPE_CHECKING:
+    from bimo.diffusion.text_encoder import TextEncoder
+
+#: Words that the model learned in its captions, and that show nothing.
+_EMPTY = re.compile(
+    r"[是有两几面个只盏条幅座处棵位朵家着天]|\b(?:is|are|there|some|two|its?|small|little|quiet|beautiful)\b"
+)
+
+
+def can_draft(text: str, encoder: TextEncoder, written: str = "") -> bool:
+    """Whether the procedures draw all that a text asks for: a scene, verse or dish, in a style of theirs, and nothing
+    beside it that the model learned, by its text ``encoder``. ``written`` is the text before it was said in learned
+    words, by which a verse is known.
+    """
+    if not is_scene(text) or negation(text).things or not _fits(text):
+        return False
+    if is_verse(written or text):
+        return True
+    rest = _EMPTY.sub("", rest_of(text)).strip()
+    return (not rest or encoder.budget(rest).wholly) and not _of_other_words(text, encoder)
+
+
+def _fits(text: str) -> bool:
+    """Whether a dish is drawn in the style that is named, or the elements of a text in one picture."""
+    from bimo.xiaomo.dishes.plan import MANNERS
+    from bimo.xiaomo.scenes.subjects.verse import room_for
+
+    kind, _ = asked(text)
+    if kind == "dish":
+        return style_of(text) in ("", *MANNERS)
+    return bool(kind) or room_for(elements_of(text))
+
+
+def _of_other_words(text: str, encoder: TextEncoder) -> bool:
+    """Whether an element is seen in a text only within another word that the model learned: no goose in 企鹅."""
+    words = [piece for _, piece, _ in encoder.pieces(without_name(text))]
+    return any(len(word) > 1 and elements_of(word) and not is_scenic_word(word) for word in words)
