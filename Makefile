@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help draw serve bench test test-quick coverage check docs index messages clean
+.PHONY: help draw serve bench test test-quick test-oldest coverage check docs index messages clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -45,6 +45,9 @@ test: .venv/.dev ## all tests, on every core: make test [ARGS="-k words"] [WORKE
 
 test-quick: .venv/.dev ## the tests that take no seconds and no browser: what to run while writing
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not slow and not browser" $(ARGS)
+
+test-oldest: .venv/.dev ## tests of some families with the oldest versions that pyproject.toml allows, installed into build/oldest
+	$(BIN)/python tools/oldest.py build/oldest $(ARGS)
 
 coverage: .venv/.dev ## what of the package the tests reach, least first: make coverage [ARGS=tests/prompts]; pages in build/coverage
 	$(BIN)/python -m pytest -q $(SPREAD) --cov --cov-report=term --cov-report=html $(ARGS)

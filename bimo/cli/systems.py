@@ -54,7 +54,9 @@ def systems(
 def _list(as_json: bool) -> None:
     from bimo.models.layouts.export import forms
 
-    rows = {(form.pipeline, form.denoiser, " + ".join(form.text_encoders)): None for form in forms()}
+    # A form of several pipelines has a row for each.
+    single = (form for form in forms() if form.apart is None)
+    rows = {(form.pipeline, form.denoiser, " + ".join(form.text_encoders)): None for form in single}
     if as_json:
         print_json([dict(zip(("pipeline", "denoiser", "text_encoders"), row, strict=True)) for row in rows], indent=1)
         return

@@ -43,6 +43,10 @@ class Space(nn.Module, ABC):
         """The shape of one x for a filled request. Raises RequestError for an impossible shape."""
         return self.shape(request.size or (0, 0))
 
+    def pictures_of(self, request: Request) -> int:
+        """How many pictures come of one of a filled request: more than one of a space of layers."""
+        return 1
+
     @abstractmethod
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> [B, *shape]; with ``generator`` a sample of the posterior, else its mean."""

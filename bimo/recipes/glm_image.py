@@ -81,7 +81,8 @@ glm_image = Recipe(
             fine_tune,
             note="Ours; rates were not published. It learns to draw from the tokens that the prior's own tower names a "
             "picture by, and the prior stays as it is: how that was trained was not published beyond the names of its "
-            "stages.",
+            "stages. From words alone; with --set levels.image.conditioners.image.learnt=1 maps/image has what a "
+            "picture was before the edit, and its caption is the instruction.",
         ),
     ),
     dtypes=("bf16",),

@@ -114,7 +114,8 @@ def check_side(size: tuple[int, int] | None, settings: ServeSettings) -> None:
 
 def check_drawable(engine: Engine, request: Request, settings: ServeSettings) -> None:
     """Raises RequestError if the model cannot draw the request, or only in more calls of its denoiser than a server
-    gives a picture: tiles that overlap by all but a pixel are thousands a step.
+    gives a picture: tiles that overlap by all but a pixel are thousands a step; or in more layers than it allows
+    pictures.
     """
     filled = fill_request(engine.system, engine.completed(request))
     check_size(filled, settings)
@@ -124,6 +125,14 @@ def check_drawable(engine: Engine, request: Request, settings: ServeSettings) ->
             "tiles, or less overlap",
             count=count,
             most=settings.limits.calls,
+        )
+    each = engine.system.space(engine.recipe.levels[-1].name).pictures_of(filled) if engine.recipe.levels else 1
+    if each > 1 and each * filled.count > settings.limits.count:
+        raise RequestError(
+            "{count} times a picture and its layers are {value} pictures; this server allows at most {most}",
+            count=filled.count,
+            value=each * filled.count,
+            most=settings.limits.count,
         )
 
 

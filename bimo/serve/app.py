@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -113,15 +114,15 @@ def _plain_routes(app: FastAPI, metrics: Metrics) -> None:
 
     @app.get("/files/{job}/{name}", tags=["server"], responses=PLAIN, summary="A picture by an address that expires")
     async def file(job: str, name: str, until: int, signature: str, request: Request, service: Service) -> Response:
-        stem, _, kind = name.partition(".")
-        place = int(stem) if stem.isascii() and stem.isdecimal() and len(stem) < 6 else -1
-        if kind not in MEDIA or not links_of(request).good(job, place, kind, until, signature):
+        parts = re.fullmatch(r"([0-9]{1,5})(?:\.layer-([0-9]{1,3}))?\.([a-z]+)", name)
+        if parts is None or parts[3] not in MEDIA or not links_of(request).good(job, name, until, signature):
             raise ApiError(403, Message("this address of a picture has expired, or was not made here"))
         stored_job = await run_in_threadpool(service.job, job)
         if stored_job is None:
             raise ApiError(404, NO_SUCH_JOB)
-        form: Format = kind  # type: ignore[assignment]
-        content = await run_in_threadpool(encoded, service, file_of(stored_job, place), form)
+        kind: Format = parts[3]  # type: ignore[assignment]
+        path = file_of(stored_job, int(parts[1]), int(parts[2] or 0))
+        content = await run_in_threadpool(encoded, service, path, kind)
         return Response(content, media_type=MEDIA[kind], headers={"Cache-Control": "private, max-age=3600"})
 
 

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from bimo.core.messages import Message
 from bimo.serve.events import Event
 from bimo.serve.gate import spoken
-from bimo.serve.jobs import Job, Order, State, StoredPicture
+from bimo.serve.jobs import Job, Order, State
 from bimo.serve.keys import LOCAL, Caller
 from bimo.serve.problems import ApiError
 from bimo.serve.service import NO_SUCH_JOB, DrawingService
@@ -119,9 +119,9 @@ def whole(job: Job) -> Job:
     return job
 
 
-def encoded(service: DrawingService, picture: StoredPicture, kind: Format = "png", quality: int = 90) -> bytes:
+def encoded(service: DrawingService, file: Path, kind: Format = "png", quality: int = 90) -> bytes:
     """The file of a picture, as stored or converted to another format, with its label and signature."""
-    png = picture.file.read_bytes()
+    png = file.read_bytes()
     if kind == "png":
         return png
     content, credentials = recoded(png, kind, quality), service.settings.credentials
@@ -129,14 +129,27 @@ def encoded(service: DrawingService, picture: StoredPicture, kind: Format = "png
 
 
 def recoded(png: bytes, kind: Format, quality: int = 90) -> bytes:
-    """Converts a PNG to another format. XMP, which has the label, is kept; bimo's metadata is not, nor are content
-    credentials, which are valid only for the original bytes.
+    """Converts a PNG to another format; JPEG has no transparency, and what shows through there is white. XMP, which has
+    the label, is kept; bimo's metadata is not, nor are content credentials, which are valid only for the original
+    bytes.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-        return shot(image.convert("RGB"), kind, quality, xmp.encode() if isinstance(xmp, str) else xmp)
+        kept = image if kind == "webp" and image.mode == "RGBA" else on_white(image)
+        return shot(kept, kind, quality, xmp.encode() if isinstance(xmp, str) else xmp)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture without transparency."""
+    from PIL import Image
+
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white.convert("RGB")
 
 
 def shot(image: Image.Image, kind: Format = "jpeg", quality: int = 80, xmp: bytes | None = None) -> bytes:
@@ -155,18 +168,21 @@ class Links:
     def __init__(self, secret: str, seconds: int) -> None:
         self._secret, self.seconds = secret.encode(), seconds
 
-    def path(self, job: str, place: int, kind: Format = "png") -> str:
-        """The path with its time of expiry and a signature (HMAC-SHA256)."""
+    def path(self, job: str, place: int, kind: Format = "png", layer: int = 0) -> str:
+        """The path with its time of expiry and a signature (HMAC-SHA256); of a layer of the picture where one is named,
+        from 1.
+        """
         until = int(time.time()) + self.seconds
-        return f"/files/{job}/{place}.{kind}?until={until}&signature={self._signature(job, place, kind, until)}"
+        name = f"{place}.layer-{layer}.{kind}" if layer else f"{place}.{kind}"
+        return f"/files/{job}/{name}?until={until}&signature={self._signature(job, name, until)}"
 
-    def good(self, job: str, place: int, kind: str, until: int, signature: str) -> bool:
+    def good(self, job: str, name: str, until: int, signature: str) -> bool:
         """Whether a path is correctly signed and has not expired."""
-        expected = self._signature(job, place, kind, until).encode()
+        expected = self._signature(job, name, until).encode()
         return hmac.compare_digest(expected, signature.encode("utf-8", "replace")) and until >= time.time()
 
-    def _signature(self, job: str, place: int, kind: str, until: int) -> str:
-        return hmac.new(self._secret, f"{job}/{place}.{kind}/{until}".encode(), hashlib.sha256).hexdigest()
+    def _signature(self, job: str, name: str, until: int) -> str:
+        return hmac.new(self._secret, f"{job}/{name}/{until}".encode(), hashlib.sha256).hexdigest()
 
 
 def links_of(request: Request) -> Links:
@@ -179,11 +195,15 @@ def address(request: Request, path: str) -> str:
     return str(request.base_url).rstrip("/") + path
 
 
-def file_of(job: Job, place: int) -> StoredPicture:
-    """A picture of a job. Raises ApiError if it does not exist or is withheld."""
+def file_of(job: Job, place: int, layer: int = 0) -> Path:
+    """The file of a picture of a job, or of one of its layers, from 1. Raises ApiError if it does not exist or is
+    withheld.
+    """
     picture = next((picture for picture in job.pictures if picture.place == place), None)
-    if picture is None or not Path(picture.file).is_file():
-        raise ApiError(404, Message("this job has no picture {place}", place=place))
+    files = () if picture is None else (picture.file, *picture.layers)
+    if picture is None or not 0 <= layer < len(files) or not files[layer].is_file():
+        where = Message("{place}, layer {layer}", place=place, layer=layer) if layer else place
+        raise ApiError(404, Message("this job has no picture {place}", place=where))
     if picture.flagged is not None:
         raise ApiError.of(picture.flagged)
-    return picture
+    return files[layer]

@@ -41,7 +41,7 @@ create table if not exists pictures (
     job text not null references jobs (id) on delete cascade, place integer not null, file text not null,
     bytes integer not null, width integer not null, height integer not null, seed integer not null,
     seconds real not null, warnings text not null, record text not null, flagged text,
-    primary key (job, place)
+    layers integer not null default 0, primary key (job, place)
 );
 create table if not exists settings (name text primary key, value text not null);
 """
@@ -58,9 +58,11 @@ class JobStore:
         self._connection = connect(folder / DATABASE)
         with self._writing() as sql:
             sql.executescript(_SCHEMA)
-            columns = {row["name"] for row in sql.execute("pragma table_info(jobs)")}
-            if "controls" not in columns:  # databases of version 0.2 or earlier
-                sql.execute("alter table jobs add column controls text not null default '[]'")
+            # Databases of version 0.2 or earlier lack columns.
+            later = ("jobs", "controls text not null default '[]'"), ("pictures", "layers integer not null default 0")
+            for table, column in later:
+                if column.split()[0] not in {row["name"] for row in sql.execute(f"pragma table_info({table})")}:
+                    sql.execute(f"alter table {table} add column {column}")
 
     def close(self) -> None:
         """Closes the database."""
@@ -146,28 +148,38 @@ class JobStore:
         warnings: Sequence[str],
         record: Mapping[str, Any],
         flagged: Failure | None = None,
+        layers: Sequence[bytes] = (),
     ) -> StoredPicture | None:
-        """Writes a picture's file, then its row; None if the job has ended meanwhile, or has that picture already."""
+        """Writes a picture's file and those of its layers, then its row; None if the job has ended meanwhile, or has
+        that picture already.
+        """
         name = f"{job}-{place}.png"
-        file = write_whole(self.folder / PICTURES / job[:2] / name, png)
+        file = self.folder / PICTURES / job[:2] / name
+        files = (file, *layer_files(file, len(layers)))
+        for path, content in zip(files, (png, *layers), strict=True):
+            write_whole(path, content)
+        size_in_bytes = sum(len(content) for content in (png, *layers))
         warnings_json = json.dumps(list(warnings), ensure_ascii=True)
         with self._writing() as sql:
             cursor = sql.execute(
-                "insert or ignore into pictures select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? where exists"
+                "insert or ignore into pictures select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? where exists"
                 " (select 1 from jobs where id = ? and state = ?)",
                 (
-                    *(job, place, f"{job[:2]}/{name}", len(png), *size, str(seed), seconds, warnings_json),
+                    *(job, place, f"{job[:2]}/{name}", size_in_bytes, *size, str(seed), seconds, warnings_json),
                     json.dumps(dict(record), ensure_ascii=True),
                     None if flagged is None else _dumped(flagged),
+                    len(layers),
                     *(job, State.running),
                 ),
             )
             if not cursor.rowcount:
                 exists = sql.execute("select 1 from pictures where job = ? and place = ?", (job, place)).fetchone()
                 if exists is None:
-                    file.unlink(missing_ok=True)
+                    for path in files:
+                        path.unlink(missing_ok=True)
                 return None
-        return StoredPicture(place, file, len(png), *size, seed, seconds, tuple(warnings), record, flagged)
+        warned = tuple(warnings)
+        return StoredPicture(place, file, size_in_bytes, *size, seed, seconds, warned, record, flagged, files[1:])
 
     def end(self, job: str, state: State, failure: Failure | None = None) -> bool:
         """Ends a job; False if it had ended already."""
@@ -230,9 +242,9 @@ class JobStore:
         return [self._job(row) for row in self._rows("select * from jobs where state = ? order by created", "queued")]
 
     def _sweep(self) -> None:
-        referenced = {row[0] for row in self._rows("select file from pictures")}
+        referenced = self._files("1")
         for file in (self.folder / PICTURES).rglob("*"):
-            if file.is_file() and file.relative_to(self.folder / PICTURES).as_posix() not in referenced:
+            if file.is_file() and file not in referenced:
                 file.unlink(missing_ok=True)
         waiting = {row[0] for row in self._rows("select id from jobs where state = ?", State.queued)}
         for folder in (self.folder / INPUTS).iterdir():
@@ -241,13 +253,19 @@ class JobStore:
 
     def forget(self, job: str) -> bool:
         """Deletes an ended job and its pictures; False if there is none."""
-        files = [row[0] for row in self._rows("select file from pictures where job = ?", job)]
+        files = self._files("job = ?", job)
         with self._writing() as sql:
             cursor = sql.execute("delete from jobs where id = ? and state in (?, ?, ?)", (job, *ENDED))
         if cursor.rowcount:
-            for name in files:
-                (self.folder / PICTURES / name).unlink(missing_ok=True)
+            for file in files:
+                file.unlink(missing_ok=True)
         return bool(cursor.rowcount)
+
+    def _files(self, clause: str, *values: object) -> set[Path]:
+        """The files of pictures and of their layers."""
+        rows = self._rows(f"select file, layers from pictures where {clause}", *values)
+        files = [(self.folder / PICTURES / row["file"], int(row["layers"])) for row in rows]
+        return {path for file, count in files for path in (file, *layer_files(file, count))}
 
     def retain(self, seconds: float, most_bytes: int) -> int:
         """Deletes jobs that ended more than ``seconds`` ago, then the oldest while pictures take more than
@@ -295,9 +313,10 @@ class JobStore:
         return Job(order, State(row["state"]), row["attempts"], row["begun"], row["ended"], failure, pictures)
 
     def _drawn(self, row: sqlite3.Row) -> StoredPicture:
+        file = self.folder / PICTURES / row["file"]
         return StoredPicture(
             row["place"],
-            self.folder / PICTURES / row["file"],
+            file,
             row["bytes"],
             row["width"],
             row["height"],
@@ -306,7 +325,13 @@ class JobStore:
             tuple(json.loads(row["warnings"])),
             json.loads(row["record"]),
             None if row["flagged"] is None else _loaded(row["flagged"]),
+            layer_files(file, row["layers"]),
         )
+
+
+def layer_files(file: Path, count: int) -> tuple[Path, ...]:
+    """The files of a picture's layers, beside its own."""
+    return tuple(file.with_name(f"{file.stem}.layer-{number}{file.suffix}") for number in range(1, count + 1))
 
 
 def connect(file: Path) -> sqlite3.Connection:

@@ -96,7 +96,9 @@ class Order:
 
 @dataclass(frozen=True)
 class StoredPicture:
-    """A stored picture of a job. ``record`` is the metadata in its PNG; ``flagged`` is why it is withheld, if it is."""
+    """A stored picture of a job. ``record`` is the metadata in its PNG; ``flagged`` is why it is withheld, if it is.
+    ``layers`` are the files of what it is made of, the lowest first; ``bytes`` counts them.
+    """
 
     place: int
     file: Path
@@ -108,6 +110,7 @@ class StoredPicture:
     warnings: tuple[str, ...]
     record: Mapping[str, Any]
     flagged: Failure | None = None
+    layers: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from starlette.datastructures import UploadFile
 from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Message
+from bimo.models.qwen_image.layered import LAYERS
 from bimo.serve.admission import lora_weight
 from bimo.serve.dependencies import (
     ClientLanguage,
@@ -30,12 +31,13 @@ from bimo.serve.dependencies import (
     attached,
     draw_and_wait,
     encoded,
+    file_of,
     links_of,
     shot,
     whole,
 )
 from bimo.serve.infotext import recorded_text
-from bimo.serve.jobs import CONDITION, Job, Order
+from bimo.serve.jobs import CONDITION, Job, Order, StoredPicture
 from bimo.serve.keys import Caller
 from bimo.serve.problems import ApiError, Json, form
 from bimo.serve.service import DrawingService
@@ -80,6 +82,7 @@ class ImagesRequest(pydantic.BaseModel):
     guidance_scale: float | None = None
     sampler: str | None = None
     strength: float | None = None
+    layers: int | None = pydantic.Field(None, ge=1, le=1000, description="of a model that draws layers, how many")
     loras: dict[str, float | str] | None = pydantic.Field(None, examples=[{"ink": 0.8}, {"ink": "0.8@0.2-0.6"}])
 
 
@@ -207,7 +210,9 @@ def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingS
         raise _no_model(service, body.model)
     if body.background == "transparent":
         raise ApiError(
-            400, Message("no model here draws transparent pictures; leave background out"), param="background"
+            400,
+            Message("whether a picture is transparent is for its model and the prompt to say; leave background out"),
+            param="background",
         )
     if body.partial_images and not body.stream:
         raise ApiError(
@@ -232,6 +237,7 @@ def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingS
         "sampler": body.sampler,
         "style": body.style,
         "strength": body.strength if "image" in pictures else None,
+        "conditions": None if body.layers is None else {LAYERS: [body.layers]},
     }
     return service.order(
         values,
@@ -262,23 +268,28 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _answered(body: ImagesRequest, job: Job, request: Request, service: DrawingService) -> dict[str, Any]:
     kind: Format = body.output_format or "png"
     data: list[dict[str, Any]] = []
-    for picture in job.pictures:
-        if picture.flagged is not None:
-            continue
+    for picture, layer in _shown(job):
         if body.response_format == "url":
-            content_fields = {"url": address(request, links_of(request).path(job.id, picture.place, kind))}
+            fields = {"url": address(request, links_of(request).path(job.id, picture.place, kind, layer))}
         else:
-            content_fields = {"b64_json": _file(service, body, job, picture.place)}
-        data.append({**content_fields, "seed": picture.seed})
+            fields = {"b64_json": _file(service, body, job, picture.place, layer)}
+        data.append({**fields, "seed": picture.seed} | ({"layer": layer} if layer else {}))
     return {"created": int(job.order.created), "data": data, **_facts(body, job, service)}
+
+
+def _shown(job: Job) -> list[tuple[StoredPicture, int]]:
+    """The pictures that are not withheld, each followed by its layers, from 1."""
+    kept = (picture for picture in job.pictures if picture.flagged is None)
+    return [(picture, layer) for picture in kept for layer in range(1 + len(picture.layers))]
 
 
 def _facts(body: ImagesRequest, job: Job, service: DrawingService) -> dict[str, Any]:
     first = job.pictures[0]
     tokens = service.tokens(job.order)
+    kind = body.output_format or "png"
     return {
-        "background": "opaque",
-        "output_format": body.output_format or "png",
+        "background": "transparent" if kind != "jpeg" and _has_opacity(first) else "opaque",
+        "output_format": kind,
         "quality": body.quality or "auto",
         "size": f"{first.width}x{first.height}",
         "usage": {
@@ -291,10 +302,16 @@ def _facts(body: ImagesRequest, job: Job, service: DrawingService) -> dict[str, 
     }
 
 
-def _file(service: DrawingService, body: ImagesRequest, job: Job, place: int) -> str:
-    picture = next(each for each in job.pictures if each.place == place)
+def _has_opacity(picture: StoredPicture) -> bool:
+    from PIL import Image
+
+    with Image.open(picture.file) as image:
+        return image.mode == "RGBA"
+
+
+def _file(service: DrawingService, body: ImagesRequest, job: Job, place: int, layer: int = 0) -> str:
     quality = 90 if body.output_compression is None else body.output_compression
-    return base64.b64encode(encoded(service, picture, body.output_format or "png", quality)).decode()
+    return base64.b64encode(encoded(service, file_of(job, place, layer), body.output_format or "png", quality)).decode()
 
 
 async def _streamed(
@@ -319,12 +336,12 @@ async def _streamed(
                 shown += 1
         ended = await run_in_threadpool(service.job, job.id)
         assert ended is not None
-        for picture in whole(ended).pictures:
-            if picture.flagged is None:
-                content = await run_in_threadpool(_file, service, body, ended, picture.place)
-                name = f"{kind}.completed"
-                payload = {"b64_json": content, "seed": picture.seed, "created_at": common["created_at"]}
-                yield event(name, {"type": name} | await run_in_threadpool(_facts, body, ended, service) | payload)
+        for picture, layer in _shown(whole(ended)):
+            content = await run_in_threadpool(_file, service, body, ended, picture.place, layer)
+            name = f"{kind}.completed"
+            payload = {"b64_json": content, "seed": picture.seed, "created_at": common["created_at"]}
+            payload |= {"layer": layer} if layer else {}
+            yield event(name, {"type": name} | await run_in_threadpool(_facts, body, ended, service) | payload)
     except ApiError as error:
         problem = form("/v1/", error.status, error.code, error.message.said(language))
         yield event("error", {"type": "error"} | problem)

@@ -325,14 +325,15 @@ class DrawingService:
             return
         try:
             job_state = Job(order, State.running)
-            flagged = self.inspect(picture)
-            png = png_with_infotext(picture, job_state, self.settings.label, self.settings.credentials)
+            every = (picture, *(replace(picture, image=layer, layers=()) for layer in picture.layers))
+            flagged = next((failure for one in every if (failure := self.inspect(one)) is not None), None)
+            marks = self.settings.label, self.settings.credentials
+            png, *layers = (png_with_infotext(one, job_state, *marks) for one in every)
             request = picture.request.model_dump(exclude_defaults=True)
             record = picture.metadata() | {"request": request | {"seed": picture.seed, "count": 1}}
             warnings = (*order.notes, *picture.warnings)
-            self.store.add_picture(
-                *(job, picture.index, png, picture.image.size, picture.seed, picture.seconds, warnings, record, flagged)
-            )
+            drawn = (picture.index, png, picture.image.size, picture.seed, picture.seconds)
+            self.store.add_picture(job, *drawn, warnings, record, flagged, layers)
         except (BimoError, OSError, MemoryError) as error:
             failure = failure_of(error)
             self._end(job, replace(failure, status=500) if isinstance(error, BimoError) else failure)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncGenerator
+from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import pydantic
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from bimo.core.lora_weight import LoraWeight
@@ -126,6 +127,9 @@ def job_json(job: Job, service: DrawingService, language: str) -> dict[str, Any]
             "seconds": round(each.seconds, 3),
             "warnings": list(each.warnings),
             "flagged": None if each.flagged is None else each.flagged.said(language),
+            "layers": [
+                f"/v1/jobs/{job.id}/pictures/{each.place}/layers/{layer}" for layer in range(1, len(each.layers) + 1)
+            ],
         }
         for each in job.pictures
     ]
@@ -280,8 +284,29 @@ def _event_json(happened: Event, job: str) -> dict[str, Any]:
 )
 async def picture(name: str, place: int, service: Service, caller: CurrentCaller, format: Format = "png") -> Response:
     """The picture, as PNG with its record, or in another format."""
-    stored = file_of(await own_job(service, caller, name), place)
-    content = await run_in_threadpool(encoded, service, stored, format)
+    return await _file(service, file_of(await own_job(service, caller, name), place), format)
+
+
+@router.get(
+    "/jobs/{name}/pictures/{place}/layers/{layer}",
+    summary="A layer of a picture of a job",
+    responses={200: {"content": {kind: {} for kind in MEDIA.values()}, "description": "the file"}},
+    response_class=Response,
+)
+async def picture_layer(
+    name: str,
+    place: int,
+    layer: Annotated[int, Path(ge=1)],
+    service: Service,
+    caller: CurrentCaller,
+    format: Format = "png",
+) -> Response:
+    """What the picture is made of, with its transparency; 1 is the lowest."""
+    return await _file(service, file_of(await own_job(service, caller, name), place, layer), format)
+
+
+async def _file(service: DrawingService, file: FilePath, format: Format) -> Response:
+    content = await run_in_threadpool(encoded, service, file, format)
     return Response(content, media_type=MEDIA[format], headers={"Cache-Control": "private, max-age=86400"})
 
 

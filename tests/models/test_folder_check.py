@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bimo.cli.main import run
-from bimo.core.errors import RecipeError, WeightsError
+from bimo.core.errors import RecipeError, RequestError, WeightsError
 from bimo.models.layouts.folder_check import FolderCheck, State, check
 from tests.support.flow_checkpoints import saved
 
@@ -132,6 +132,18 @@ def test_the_command_says_it_in_both_languages_and_ends_with_its_status(
     assert "缺少这些部件的文件：vae" in out
     assert run(["systems", "--check", str(folder / "vae")]) == WeightsError.exit_status
     assert "model_index.json" in capsys.readouterr().err
+
+
+def test_what_is_no_folder_of_diffusers_is_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    for path, error, told in (
+        (file, RequestError, f"is a file.*: -m {file}"),
+        (tmp_path / "none", RequestError, "there is no folder"),
+        (tmp_path, WeightsError, "has no model_index.json"),
+    ):
+        with pytest.raises(error, match=told):
+            check(path)
 
 
 def test_the_pipelines_that_are_read_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

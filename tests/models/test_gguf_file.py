@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from torch import nn
 
 import bimo
 from bimo.core.errors import BimoError, RequestError, WeightsError
+from bimo.core.recipe import Recipe
 from bimo.engine.memory import Keeping, resident_bytes, weights_of
 from bimo.hub import registry
 from bimo.models.layouts import gguf_file
 from bimo.models.layouts.gguf_file import GgufDenoiser, GgufLinear
 from bimo.models.stable_diffusion import ldm_names
+from bimo.recipes.hunyuan_image import hunyuan_image_2_1, hunyuan_image_2_1_distilled
+from bimo.recipes.qwen_image_21 import qwen_image_21
+from bimo.recipes.z_image_omni import z_image_omni
 from tests.support import flow_checkpoints
 from tests.support.drawing import draw
 from tests.support.gguf_files import Arrays, write
@@ -235,6 +240,106 @@ def test_adapters_are_named_when_it_is_loaded(z_image: Path, tmp_path: Path) -> 
     for change in (lambda: engine.attach(embeddings=()), lambda: engine.with_adapters(), lambda: engine.detach()):
         with pytest.raises(BimoError, match="blocks"):
             change()
+
+
+#: HunyuanImage-2.1's names in diffusers' network and its authors', without the layers that are fused there.
+HUNYUAN = (
+    (r"^context_embedder_2\.linear_", "byt5_in.fc"),
+    (r"^context_embedder_2\.norm\.", "byt5_in.layernorm."),
+    (r"^context_embedder\.proj_in\.", "txt_in.input_embedder."),
+    (r"^context_embedder\.time_text_embed\.timestep_embedder\.", "txt_in.t_embedder."),
+    (r"^context_embedder\.time_text_embed\.text_embedder\.", "txt_in.c_embedder."),
+    (r"^context_embedder\.token_refiner\.refiner_blocks\.", "txt_in.individual_token_refiner.blocks."),
+    (r"(blocks\.\d+\.)norm_out\.linear\.", r"\1adaLN_modulation.1."),
+    (r"^time_guidance_embed\.timestep_embedder\.", "time_in."),
+    (r"^time_guidance_embed\.timestep_embedder_r\.", "time_r_in."),
+    (r"^time_guidance_embed\.guidance_embedder\.", "guidance_in."),
+    (r"^(.*(?:t_embedder|time_in|time_r_in|guidance_in))\.linear_(\d)\.", lambda m: f"{m[1]}.mlp.{2 * int(m[2]) - 2}."),
+    (r"^single_transformer_blocks\.(\d+)\.attn\.(to_[qkv])\.", r"single_blocks.\1.linear1_\2."),
+    (r"^single_transformer_blocks\.(\d+)\.attn\.norm_([qk])\.", r"single_blocks.\1.\2_norm."),
+    (r"^single_transformer_blocks\.(\d+)\.norm\.", r"single_blocks.\1.modulation."),
+    (r"^single_transformer_blocks\.(\d+)\.proj_mlp\.", r"single_blocks.\1.linear1_mlp."),
+    (r"^single_transformer_blocks\.(\d+)\.proj_out\.", r"single_blocks.\1.linear2.fc."),
+    (r"^transformer_blocks\.", "double_blocks."),
+    (r"(double_blocks\.\d+\.)norm1\.", r"\1img_mod."),
+    (r"(double_blocks\.\d+\.)norm1_context\.", r"\1txt_mod."),
+    (r"(double_blocks\.\d+\.)attn\.(to_[qkv])\.", r"\1img_attn_\2."),
+    (r"(double_blocks\.\d+\.)attn\.add_([qkv])_proj\.", r"\1txt_attn_to_\2."),
+    (r"(double_blocks\.\d+\.)attn\.norm_([qk])\.", r"\1img_attn_\2_norm."),
+    (r"(double_blocks\.\d+\.)attn\.norm_added_([qk])\.", r"\1txt_attn_\2_norm."),
+    (r"(double_blocks\.\d+\.)attn\.to_out\.0\.", r"\1img_attn_proj."),
+    (r"(double_blocks\.\d+\.)attn\.to_add_out\.", r"\1txt_attn_proj."),
+    (r"(double_blocks\.\d+\.)ff\.", r"\1img_mlp."),
+    (r"(double_blocks\.\d+\.)ff_context\.", r"\1txt_mlp."),
+    (r"(individual_token_refiner\.blocks\.\d+\.)attn\.to_out\.0\.", r"\1self_attn_proj."),
+    (r"(individual_token_refiner\.blocks\.\d+\.)attn\.(to_[qkv])\.", r"\1self_attn_\2."),
+    (r"(individual_token_refiner\.blocks\.\d+\.)ff\.", r"\1mlp."),
+    (r"mlp\.net\.0\.proj\.", "mlp.fc1."),
+    (r"mlp\.net\.2\.", "mlp.fc2."),
+    (r"^x_embedder\.", "img_in."),
+    (r"^proj_out\.", "final_layer.linear."),
+    (r"^norm_out\.linear\.", "final_layer.adaLN_modulation.1."),
+)
+
+
+def of_hunyuan(own: Arrays, fused: bool) -> Arrays:
+    """The names of HunyuanImage-2.1's authors: q, k and v ``fused`` as in the base, or one after the other as in the
+    distilled one.
+    """
+    found: Arrays = {}
+    for name, value in own.items():
+        for pattern, by in HUNYUAN:
+            name = re.sub(pattern, by, name)
+        if "final_layer.adaLN" in name:
+            value = numpy.roll(value, len(value) // 2, axis=0)  # the shift first
+        found[name] = value
+    for name in [name for name in found if "_to_q." in name]:
+        every = [name.replace("_to_q.", f"_to_{part}.") for part in "qkv"]
+        mlp = name.replace("linear1_to_q.", "linear1_mlp.")
+        rows = [found.pop(each) for each in every]
+        if not fused and "self_attn" not in name:
+            found |= {each.replace("_to_", "_"): value for each, value in zip(every, rows, strict=True)}
+        elif mlp == name:
+            found[name.replace("_to_q.", "_qkv.")] = numpy.concatenate(rows)
+        else:
+            found[name.replace("linear1_to_q.", "linear1.")] = numpy.concatenate([*rows, found.pop(mlp)])
+    return found
+
+
+def of_qwen_image_21(own: Arrays) -> Arrays:
+    """As ComfyUI and stable-diffusion.cpp have it: the gate and what it opens fused."""
+    found = {name: value for name, value in own.items() if "img_mlp.gate_layer" not in name}
+    for name in [name for name in own if "img_mlp.gate_layer" in name]:
+        proj = name.replace("gate_layer", "proj")
+        found[name.replace("gate_layer", "gate_up")] = numpy.concatenate([own[name], found.pop(proj)])
+    return found
+
+
+#: The names of files, the recipe that they are of, and their tensors of diffusers' own.
+AUTHORS: dict[str, tuple[Recipe, Callable[[Arrays], Arrays]]] = {
+    "HunyuanImage2.1-Q4_K_M": (hunyuan_image_2_1, partial(of_hunyuan, fused=True)),
+    "hunyuanimage2.1-distilled-Q8_0": (hunyuan_image_2_1_distilled, partial(of_hunyuan, fused=False)),
+    "qwen-image-2.1-Q8_0": (qwen_image_21, of_qwen_image_21),
+    "Qwen-Image-2.1-split-Q4_0": (qwen_image_21, dict),
+    "z_image_omni-Q8_0": (z_image_omni, comfy_of_z_image),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_layers_by_their_authors_names_are_those_of_the_network(tmp_path: Path, name: str) -> None:
+    recipe, named = AUTHORS[name]
+    torch.manual_seed(0)
+    denoiser: Any = recipe.tiny().levels[-1].denoiser
+    source, target = denoiser.build().model, denoiser.build().model
+    own = arrays(flow_checkpoints.awake(source))
+    file = tmp_path / f"{name}.gguf"
+    written = named(own)
+    write(file, written, "F16")
+    assert (written.keys() == own.keys()) == (named is dict)
+    assert GgufDenoiser(file).recipe == recipe.name
+    GgufDenoiser(file).fill(target, torch.float32)
+    for key, value in arrays(target).items():
+        numpy.testing.assert_allclose(value, own[key], rtol=1e-3, atol=1e-4, err_msg=key)
 
 
 #: What ComfyUI's users have, by the names of the files (their tensors are diffusers' own), and what it is drawn as.

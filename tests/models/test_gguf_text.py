@@ -52,9 +52,11 @@ T5_NAMES = (
 )
 SIZES: dict[str, Any] = {"width": 64, "layers": 2, "heads": 2, "head": 32, "feed": 96, "vocab": 320}
 SECTIONS = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": (4, 6, 6)}}
+INTERLEAVED = {"rope_parameters": {**SECTIONS["rope_parameters"], "mrope_interleaved": True}}
 PARTS: dict[str, Any] = {
     "qwen3": LanguageModel(**SIZES, key_heads=1),
     "qwen2vl": LanguageModel(**SIZES, key_heads=1, family="qwen2_5_vl", config=SECTIONS),
+    "qwen3vl": LanguageModel(**SIZES, key_heads=1, family="qwen3_vl", config=INTERLEAVED),
     "t5encoder": T5(**SIZES),
 }
 
@@ -180,7 +182,7 @@ def test_memory_counts_its_blocks_with_the_text_encoders(tmp_path: Path) -> None
 def test_what_does_not_go_is_one_sentence(z_image: Path, tmp_path: Path) -> None:
     own = llama_cpp(arrays(built(PARTS["qwen3"], 0)), "qwen3")
     cases: tuple[tuple[str, Arrays, str], ...] = (
-        ("llama", own, "a model of 'llama'; expected a text encoder of Qwen3 or Qwen2.5-VL or T5"),
+        ("llama", own, "a model of 'llama'; expected a text encoder of Qwen3 or Qwen2.5-VL or Qwen3-VL or T5"),
         ("qwen2vl", own, "text encoder of Qwen2.5-VL, and this model has Qwen3"),
         ("t5", own, "text encoder of T5, and this model has Qwen3"),
         ("qwen3", own, "does not fit the recipe"),

@@ -22,15 +22,18 @@ from bimo.core.recipe import Recipe
 from bimo.diffusion.system import System
 from bimo.models.adapters.attach import adapt, unadapt
 from bimo.recipes.cogview4 import cogview4
+from bimo.recipes.glm_image import glm_image
 from bimo.recipes.hunyuan_dit import hunyuan_dit_1_2
 from bimo.recipes.kolors import kolors
 from bimo.recipes.longcat_image import longcat_image
 from bimo.recipes.lumina_image import lumina_image
 from bimo.recipes.ovis_image import ovis_image
 from bimo.recipes.qwen_image import qwen_image
+from bimo.recipes.qwen_image_21 import qwen_image_21
 from bimo.recipes.taiyi_sd import taiyi_en
 from bimo.recipes.taiyi_xl import taiyi_xl
 from bimo.recipes.z_image import z_image
+from bimo.recipes.z_image_omni import z_image_omni
 
 ROOT = "image.denoiser.model"
 UNET = "down_blocks.{}.attentions.0.transformer_blocks.0"
@@ -81,6 +84,34 @@ FAMILIES: dict[str, tuple[Recipe, str, tuple[str, ...]]] = {
         ("transformer_blocks.0.attn.add_q_proj", "single_transformer_blocks.0.proj_mlp", "x_embedder"),
     ),
     "ovis": (ovis_image, "", ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_out", "proj_out")),
+    "z_image_omni": (
+        z_image_omni,
+        "ZImageOmniPipeline",
+        (
+            *("layers.1.attention.to_q", "layers.0.feed_forward.w1", "layers.0.adaLN_modulation.0"),
+            *("siglip_refiner.0.attention.to_v", "siglip_refiner.0.feed_forward.w2", "siglip_embedder.1"),
+        ),
+    ),
+    "qwen_image_21": (
+        qwen_image_21,
+        "QwenImage21Pipeline",
+        (
+            *(
+                f"transformer_blocks.1.{n}"
+                for n in ("attn.to_k", "attn.to_out.0", "img_mlp.gate_layer", "img_mlp.proj")
+            ),
+            *("transformer_blocks.0.img_mlp.out", "img_in", "txt_in.in_layer", "modulation.1", "norm_out.linear"),
+            *("proj_out", "time_text_embed.timestep_embedder.linear_1"),
+        ),
+    ),
+    "glm_image": (
+        glm_image,
+        "",
+        (
+            *("transformer_blocks.1.attn1.to_q", "transformer_blocks.0.ff.net.2", "transformer_blocks.0.norm1.linear"),
+            *("glyph_projector.net.0.proj", "prior_projector.net.2", "image_projector.proj", "proj_out"),
+        ),
+    ),
 }
 RANK = 2
 
@@ -181,21 +212,29 @@ WHOLE = dots("model.diffusion_model.")
 DEFAULT = dots("transformer.", "lora_A.default.weight", "lora_B.default.weight")
 KOHYA, LYCORIS = bars("lora_unet_"), bars("lycoris_")
 DOTS_ALONE = ((lambda name: f"{name.replace('to_', 'to.')}."), "lora.down.weight", "lora.up.weight")
+#: diffusers' loaders know neither kohya-ss' names of the first two's layers, nor the last.
+NEWER = ("z_image_omni", "qwen_image_21", "glm_image")
 #: Family, naming, how it is spelt, whether it says alpha, and whether diffusers reads it.
 NAMINGS: list[tuple[str, str, tuple[Spelled, str, str], bool, bool]] = [
     *((f, "diffusers", DIFFUSERS[0], False, True) for f in ("sd", "sdxl", "kolors")),
     *((f, "diffusers before peft", DIFFUSERS[1], False, True) for f in ("sd", "sdxl", "kolors")),
     *((f, "attention processors", (processors, "down.weight", "up.weight"), False, True) for f in ("sd", "kolors")),
     *((f, "kohya-ss", KOHYA, True, True) for f in ("sd", "sdxl", "kolors", "z_image", "qwen_image")),
-    *((f, "kohya-ss", KOHYA, True, False) for f in ("hunyuan", "cogview4", "lumina", "longcat", "ovis")),
+    *((f, "kohya-ss", KOHYA, True, False) for f in ("hunyuan", "cogview4", "lumina", "longcat", "ovis", *NEWER)),
     *((f, "LyCORIS", LYCORIS, True, False) for f in FAMILIES),
-    *((f, "diffusers", TRANSFORMER, False, True) for f in ("z_image", "qwen_image", "cogview4", "lumina")),
-    *((f, "diffusers", TRANSFORMER, False, False) for f in ("hunyuan", "longcat", "ovis")),
-    *((f, "peft's adapter", DEFAULT, False, False) for f in ("z_image", "cogview4", "lumina", "longcat", "ovis")),
+    *((f, "diffusers", TRANSFORMER, False, True) for f in ("z_image", "qwen_image", "cogview4", "lumina", *NEWER[:2])),
+    *((f, "diffusers", TRANSFORMER, False, False) for f in ("hunyuan", "longcat", "ovis", "glm_image")),
+    *(
+        (f, "peft's adapter", DEFAULT, False, False)
+        for f in ("z_image", "cogview4", "lumina", "longcat", "ovis", *NEWER)
+    ),
     *((f, "no prefix", NAMELESS, False, False) for f in FAMILIES),
-    *((f, "ComfyUI", COMFY, False, True) for f in ("z_image", "qwen_image")),
-    *((f, "ComfyUI with alpha", COMFY_ALPHA, True, True) for f in ("z_image", "qwen_image")),
-    *((f, "ComfyUI", COMFY, False, False) for f in ("cogview4", "lumina", "longcat", "ovis", "hunyuan", "sd")),
+    *((f, "ComfyUI", COMFY, False, True) for f in ("z_image", "qwen_image", *NEWER[:2])),
+    *((f, "ComfyUI with alpha", COMFY_ALPHA, True, True) for f in ("z_image", "qwen_image", *NEWER[:2])),
+    *(
+        (f, "ComfyUI", COMFY, False, False)
+        for f in ("cogview4", "lumina", "longcat", "ovis", "hunyuan", "sd", "glm_image")
+    ),
     *((f, "ComfyUI with alpha", COMFY_ALPHA, True, False) for f in ("lumina", "ovis", "sdxl")),
     *((f, "whole checkpoint's", WHOLE, False, False) for f in FAMILIES),
     ("qwen_image", "DiffSynth", dots("", "lora_A.default.weight", "lora_B.default.weight"), False, True),
@@ -255,6 +294,19 @@ AUTHORS: list[tuple[str, str, tuple[str | tuple[str, int], ...], bool]] = [
     ("z_image", "context_refiner.0.attention.out", ("context_refiner.0.attention.to_out.0",), True),
     ("z_image", "final_layer.adaLN_modulation.1", ("all_final_layer.2-1.adaLN_modulation.1",), False),
     ("z_image", "x_embedder", ("all_x_embedder.2-1",), False),
+    (
+        "z_image_omni",
+        "siglip_refiner.0.attention.qkv",
+        tuple(f"siglip_refiner.0.attention.to_{c}" for c in "qkv"),
+        False,
+    ),
+    ("z_image_omni", "siglip_refiner.0.attention.out", ("siglip_refiner.0.attention.to_out.0",), False),
+    (
+        "qwen_image_21",
+        "transformer_blocks.1.img_mlp.gate_up",
+        ("transformer_blocks.1.img_mlp.gate_layer", "transformer_blocks.1.img_mlp.proj"),
+        False,
+    ),
     ("lumina", "layers.1.attention.qkv", tuple(f"layers.1.attn.to_{c}" for c in "qkv"), False),
     ("lumina", "noise_refiner.0.adaLN_modulation.1", ("noise_refiner.0.norm1.linear",), False),
     ("lumina", "context_refiner.0.feed_forward.w3", ("context_refiner.0.feed_forward.linear_3",), False),

@@ -18,7 +18,6 @@ from PIL import Image
 from transformers.models.glm_image.image_processing_pil_glm_image import smart_resize
 
 from bimo.core.errors import RecipeError, RequestError, TrainingError
-from bimo.core.part import dumps, loads
 from bimo.core.tensors import DenoiserInput, StepState
 from bimo.diffusion import sampling
 from bimo.diffusion.image_inputs import pixels_of
@@ -36,8 +35,9 @@ from bimo.models.text_encoders.t5 import T5TextEncoder
 from bimo.recipes.glm_image import glm_image as recipe
 from tests.parity.test_flow import latents
 from tests.support.comparison import compare
-from tests.support.drawing import alike, draw
+from tests.support.drawing import draw
 from tests.support.edit_checkpoints import photo
+from tests.support.edit_pipelines import by_diffusers, saved_by_bimo_draws_the_same
 from tests.support.flow_checkpoints import opened, saved
 from tests.support.glm_checkpoints import CODES, PIXELS, TEMPLATE, glm_image_words, reading_pictures
 
@@ -68,27 +68,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 def filled(**changes: Any) -> dict[str, Any]:
     return {"seed": 3, "steps": 3, "guidance": 1.5, "size": (64, 64), **changes}
-
-
-def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[Any]:
-    """The pictures of diffusers' own pipeline for a request of bimo."""
-    width, height = request["size"]
-    named = {"image": request.get("image"), **request.get("condition_images", {})}
-    images = [image for image in named.values() if image is not None]
-    drawn = [
-        pipeline(
-            request["text"],
-            image=images or None,
-            width=width,
-            height=height,
-            num_inference_steps=request["steps"],
-            guidance_scale=request["guidance"],
-            generator=torch.Generator().manual_seed(request["seed"] + index),
-            **more,
-        ).images[0]
-        for index in range(request.get("count", 1))
-    ]
-    return drawn if more else [numpy.asarray(one) for one in drawn]
 
 
 def tokens(system: System, request: dict[str, Any]) -> list[int]:
@@ -254,11 +233,7 @@ def test_the_prior_is_not_learnt_here(place: tuple[Path, Any]) -> None:
 
 @pytest.mark.slow
 def test_saved_by_bimo_it_draws_the_same(place: tuple[Path, Any], tmp_path: Path) -> None:
-    system = read_folder(place[0])
-    assert loads(dumps(system.recipe)) == system.recipe
-    system.save(tmp_path)
-    request = filled(text="red 苹果 'a'", steps=2)
-    alike(system, System.read(tmp_path), request)
+    saved_by_bimo_draws_the_same(read_folder(place[0]), tmp_path, filled(text="red 苹果 'a'", steps=2))
 
 
 @pytest.mark.slow

@@ -245,6 +245,22 @@ def test_a_refiner_may_lie_elsewhere(refined: Any, tmp_path: Path) -> None:
     same_weights(whole, apart)
 
 
+def test_written_for_diffusers_it_is_the_two_folders_that_were_loaded(refined: Any, tmp_path: Path) -> None:
+    folder, *pipelines = refined
+    to_diffusers(read_folder(folder), tmp_path / "out")
+    assert recipe_of(tmp_path / "out") == recipe_of(folder)
+    for place, pipeline in zip((".", "refiner"), pipelines, strict=True):
+        written = opened(tmp_path / "out" / place)
+        assert type(written) is type(pipeline)
+        # Of the text encoder what sees is not loaded.
+        for name in ("transformer", "vae"):
+            state = written.components[name].state_dict()
+            assert all(torch.equal(value, state[key]) for key, value in pipeline.components[name].state_dict().items())
+    request = {"text": "红，写着“福 到”", "negative": "小桥", "seed": 3, "steps": 2, "guidance": 3.0, "size": (64, 64)}
+    again = [opened(tmp_path / "out" / place) for place in (".", "refiner")]
+    assert numpy.array_equal(by_both(*again, request, 3), by_both(*pipelines, request, 3))
+
+
 def test_a_refiner_with_another_text_encoder_is_refused(refined: Any, tmp_path: Path) -> None:
     folder, _, _ = refined
     shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors"))

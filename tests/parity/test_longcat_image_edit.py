@@ -12,18 +12,19 @@ import pytest
 import torch
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import dumps, loads
 from bimo.diffusion.image_inputs import size_of_area
-from bimo.diffusion.system import System
 from bimo.models.flow_tokens import unpacked
-from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
-from bimo.models.layouts.export import to_diffusers
-from bimo.models.layouts.folder_check import check
+from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.recipes.longcat_image_edit import longcat_image_edit
 from tests.parity.test_flow import latents
 from tests.support.comparison import compare
-from tests.support.drawing import alike, draw
+from tests.support.drawing import draw
 from tests.support.edit_checkpoints import AREA, of_area, opened_longcat, photo, read, saved_longcat, small
+from tests.support.edit_pipelines import (
+    by_diffusers,
+    saved_by_bimo_draws_the_same,
+    written_for_diffusers_draws_the_same,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -49,23 +50,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def filled(**changes: Any) -> dict[str, Any]:
     own = {"image": photo(), "seed": 3, "steps": 3, "guidance": 4.0, "negative": ""}
     return {**own, **changes}
-
-
-def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[Any]:
-    """The pictures of diffusers' own pipeline for a request of bimo."""
-    drawn = [
-        pipeline(
-            request["image"],
-            request["text"],
-            negative_prompt=request["negative"],
-            guidance_scale=request["guidance"],
-            num_inference_steps=request["steps"],
-            generator=torch.Generator().manual_seed(request["seed"] + index),
-            **more,
-        )
-        for index in range(request.get("count", 1))
-    ]
-    return [each if more else numpy.asarray(each) for one in drawn for each in one.images]
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -108,22 +92,13 @@ def test_pictures_of_other_shapes_drawn_together_are_as_each_alone(place: Any) -
 
 
 def test_saved_by_bimo_it_edits_the_same(place: Any, tmp_path: Path) -> None:
-    system = read(place[0])
-    assert loads(dumps(system.recipe)) == system.recipe
-    system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", steps=2)
-    again = small(System.read(tmp_path))
-    alike(system, again, request)
+    saved_by_bimo_draws_the_same(read(place[0]), tmp_path, request, small)
 
 
 def test_written_for_diffusers_it_edits_the_same(place: Any, tmp_path: Path) -> None:
-    folder, pipeline = place
-    to_diffusers(read_folder(folder), tmp_path / "out")
-    assert recipe_of(tmp_path / "out") == recipe_of(folder)
-    assert (check(folder).recipe, check(folder).exit_status) == ("longcat-image-edit", 0)
     request = filled(text="红 red", negative="桥")
-    one, other = (by_diffusers(p, request)[0] for p in (pipeline, opened_longcat(tmp_path / "out")))
-    assert numpy.array_equal(one, other)
+    written_for_diffusers_draws_the_same(*place, tmp_path, request, opened_longcat)
 
 
 def test_a_processor_that_shows_pictures_otherwise_is_refused(place: Any, tmp_path: Path) -> None:

@@ -14,18 +14,22 @@ import torch
 from PIL import Image
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import dumps, loads
 from bimo.core.tensors import Conditioning, TextEncoding
 from bimo.diffusion.preparation import prepare
-from bimo.diffusion.system import System
 from bimo.models.flow_tokens import PLACES
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
 from bimo.models.layouts.export import to_diffusers
 from bimo.models.layouts.folder_check import check
 from bimo.recipes.qwen_image_21 import qwen3_vl_8b, qwen_image_21
 from tests.parity.test_flow import latents
-from tests.support.drawing import alike, draw
+from tests.support.comparison import compare
+from tests.support.drawing import draw
 from tests.support.edit_checkpoints import of_area, opened_21, photo, read, saved_21, small
+from tests.support.edit_pipelines import (
+    by_diffusers,
+    saved_by_bimo_draws_the_same,
+    written_for_diffusers_draws_the_same,
+)
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -69,43 +73,14 @@ def filled(**changes: Any) -> dict[str, Any]:
     return {**own, **changes}
 
 
-def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[Any]:
-    """The pictures of diffusers' own pipeline for a request of bimo."""
-    images = [image for image in (request.get("image"), *request.get("condition_images", {}).values()) if image]
-    width, height = request["size"]
-    drawn = [
-        pipeline(
-            prompt=request["text"],
-            image=images or None,
-            negative_prompt=request.get("negative"),
-            true_cfg_scale=request["guidance"],
-            width=width,
-            height=height,
-            num_inference_steps=request["steps"],
-            generator=torch.Generator().manual_seed(request["seed"] + index),
-            **more,
-        )
-        for index in range(request.get("count", 1))
-    ]
-    return [each for one in drawn for each in one.images]
-
-
-def compare(pictures: list[Any], expected: list[Image.Image]) -> None:
-    assert len(pictures) == len(expected)
-    for picture, other in zip(pictures, expected, strict=True):
-        found, array = (numpy.asarray(each).astype(int) for each in (picture.image, other))
-        assert found.shape == array.shape == (*reversed(picture.request.size), 4)
-        assert numpy.abs(found - array).max() <= 1
-        assert array[..., :3].std() > 5
-        assert array[..., 3].std() > 5
-
-
 @pytest.mark.parametrize("name", REQUESTS)
 def test_draws_as_diffusers(place: Any, name: str) -> None:
     folder, pipeline = place
     assert recipe_of(folder).name == "qwen-image-2.1"
     request = filled(**REQUESTS[name])
-    compare(draw(read(folder), request), by_diffusers(pipeline, request))
+    expected = by_diffusers(pipeline, request)
+    compare(draw(read(folder), request), expected)
+    assert expected[0][..., 3].std() > 5
 
 
 @pytest.mark.parametrize("given", [{}, TWO], ids=["words", "pictures"])
@@ -163,21 +138,12 @@ def test_it_is_saved_with_its_transparency(place: Any, tmp_path: Path) -> None:
 
 
 def test_saved_by_bimo_it_draws_the_same(place: Any, tmp_path: Path) -> None:
-    system = read(place[0])
-    assert loads(dumps(system.recipe)) == system.recipe
-    system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", steps=2, **TWO)
-    alike(system, small(System.read(tmp_path)), request)
+    saved_by_bimo_draws_the_same(read(place[0]), tmp_path, request, small)
 
 
 def test_written_for_diffusers_it_draws_the_same(place: Any, tmp_path: Path) -> None:
-    folder, pipeline = place
-    to_diffusers(read_folder(folder), tmp_path / "out")
-    assert recipe_of(tmp_path / "out") == recipe_of(folder)
-    assert (check(tmp_path / "out").recipe, check(tmp_path / "out").exit_status) == ("qwen-image-2.1", 0)
-    request = filled(text="红 red", negative="桥", **TWO)
-    one, other = (by_diffusers(p, request)[0] for p in (pipeline, opened_21(tmp_path / "out")))
-    assert one.tobytes() == other.tobytes()
+    written_for_diffusers_draws_the_same(*place, tmp_path, filled(text="红 red", negative="桥", **TWO), opened_21)
 
 
 def test_its_written_chat_is_read_as_the_pipeline_asks_it(place: Any, tmp_path: Path) -> None:

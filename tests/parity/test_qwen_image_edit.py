@@ -13,17 +13,19 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from bimo.core.errors import RecipeError, WeightsError
-from bimo.core.part import dumps, loads
 from bimo.diffusion.image_inputs import size_of_area
-from bimo.diffusion.system import System
-from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
-from bimo.models.layouts.export import to_diffusers
+from bimo.models.layouts.diffusers_folder import recipe_of
 from bimo.models.layouts.folder_check import State, check
 from bimo.models.text_encoders.qwen_vision import QwenVision, QwenVisionTower
 from tests.parity.test_flow import latents
 from tests.support.comparison import compare
-from tests.support.drawing import alike, draw
+from tests.support.drawing import draw
 from tests.support.edit_checkpoints import of_area, opened, photo, read, saved, small
+from tests.support.edit_pipelines import (
+    by_diffusers,
+    saved_by_bimo_draws_the_same,
+    written_for_diffusers_draws_the_same,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -56,28 +58,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return made[kind]
 
     return place
-
-
-def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[numpy.ndarray]:
-    """The pictures of diffusers' own pipeline for a request of bimo."""
-    others = request.get("condition_images", {})
-    images = [request["image"], *others.values()]
-    width, height = request["size"]
-    drawn = [
-        pipeline(
-            image=images if len(images) > 1 else images[0],
-            prompt=request["text"],
-            negative_prompt=request["negative"],
-            true_cfg_scale=request["guidance"],
-            width=width,
-            height=height,
-            num_inference_steps=request["steps"],
-            generator=torch.Generator().manual_seed(request["seed"] + index),
-            **more,
-        )
-        for index in range(request.get("count", 1))
-    ]
-    return [numpy.asarray(each) for one in drawn for each in one.images]
 
 
 def filled(**changes: Any) -> dict[str, Any]:
@@ -185,22 +165,14 @@ def test_patches_are_those_of_the_processor(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_saved_by_bimo_it_edits_the_same(places: Any, tmp_path: Path, kind: str) -> None:
-    system = read(places(kind)[0])
-    assert loads(dumps(system.recipe)) == system.recipe
-    system.save(tmp_path)
     request = filled(text="red 苹果", negative="桥", steps=2)
-    again = small(System.read(tmp_path))
-    alike(system, again, request)
+    saved_by_bimo_draws_the_same(read(places(kind)[0]), tmp_path, request, small)
 
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_written_for_diffusers_it_edits_the_same(places: Any, tmp_path: Path, kind: str) -> None:
-    folder, pipeline = places(kind)
-    to_diffusers(read_folder(folder), tmp_path / "out")
-    assert recipe_of(tmp_path / "out") == recipe_of(folder)
     request = filled(text="红 red", negative="桥", size=(64, 96))
-    one, other = (by_diffusers(p, request)[0] for p in (pipeline, opened(tmp_path / "out")))
-    assert numpy.array_equal(one, other)
+    written_for_diffusers_draws_the_same(*places(kind), tmp_path, request, opened)
 
 
 def test_outside_of_a_mask_every_pixel_stays(places: Any) -> None:

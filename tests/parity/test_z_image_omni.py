@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy
 import pytest
 import torch
 from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
 
 from bimo.core.errors import RecipeError
-from bimo.core.part import dumps, loads
 from bimo.diffusion.preparation import prepare
-from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder, recipe_of
-from bimo.models.layouts.export import to_diffusers
-from bimo.models.layouts.folder_check import check
 from bimo.models.z_image.siglip import SeenReferences, Siglip2Vision
 from bimo.recipes.z_image_omni import z_image_omni
 from tests.parity.test_flow import latents
 from tests.support.comparison import compare
-from tests.support.drawing import alike, draw
+from tests.support.drawing import draw
 from tests.support.edit_checkpoints import photo
+from tests.support.edit_pipelines import (
+    by_diffusers,
+    saved_by_bimo_draws_the_same,
+    written_for_diffusers_draws_the_same,
+)
 from tests.support.omni_checkpoints import opened, saved
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -65,27 +65,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def filled(**changes: Any) -> dict[str, Any]:
     own = {"seed": 3, "steps": 3, "guidance": 4.0, "size": (64, 64), "negative": ""}
     return {**own, **changes}
-
-
-def by_diffusers(pipeline: Any, request: dict[str, Any], **more: Any) -> list[Any]:
-    """The pictures of diffusers' own pipeline for a request of bimo."""
-    images = [image for image in (request.get("image"), *request.get("condition_images", {}).values()) if image]
-    width, height = request["size"]
-    drawn = [
-        pipeline(
-            image=list(images) or None,
-            prompt=request["text"],
-            negative_prompt=request["negative"],
-            guidance_scale=request["guidance"],
-            width=width,
-            height=height,
-            num_inference_steps=request["steps"],
-            generator=torch.Generator().manual_seed(request["seed"] + index),
-            **more,
-        )
-        for index in range(request.get("count", 1))
-    ]
-    return [each if more else numpy.asarray(each) for one in drawn for each in one.images]
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -162,21 +141,11 @@ def test_it_needs_no_picture_and_of_one_draws_at_its_size(place: Any) -> None:
 
 
 def test_saved_by_bimo_it_draws_the_same(place: Any, tmp_path: Path) -> None:
-    system = read_folder(place[0])
-    assert loads(dumps(system.recipe)) == system.recipe
-    system.save(tmp_path)
-    request = filled(text="red 苹果", negative="桥", **TWO)
-    alike(system, System.read(tmp_path), request)
+    saved_by_bimo_draws_the_same(read_folder(place[0]), tmp_path, filled(text="red 苹果", negative="桥", **TWO))
 
 
 def test_written_for_diffusers_it_draws_the_same(place: Any, tmp_path: Path) -> None:
-    folder, pipeline = place
-    to_diffusers(read_folder(folder), tmp_path / "out")
-    assert recipe_of(tmp_path / "out") == recipe_of(folder)
-    assert (check(tmp_path / "out").recipe, check(tmp_path / "out").exit_status) == ("z-image-omni", 0)
-    request = filled(text="红 red", negative="桥", **TWO)
-    one, other = (by_diffusers(p, request)[0] for p in (pipeline, opened(tmp_path / "out")))
-    assert numpy.array_equal(one, other)
+    written_for_diffusers_draws_the_same(*place, tmp_path, filled(text="红 red", negative="桥", **TWO), opened)
 
 
 @pytest.mark.parametrize(

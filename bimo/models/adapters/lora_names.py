@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -118,6 +118,11 @@ class LayerNames:
         yield from (encoder[name] for encoder in self.encoders if name in encoder)
 
 
+def pieces_by_name(model: nn.Module) -> dict[str, tuple[Piece, ...]]:
+    """The layers of a published denoiser, with paths within it, by every name, with underscores, that files have."""
+    return {name: tuple(replace(p, path=p.path[1:]) for p in pieces) for name, pieces in _of_denoiser(model, "")}
+
+
 def root_of(system: System, level: str = "") -> str:
     """The path of a level's published denoiser ("image.denoiser.model"), by default the last level's."""
     path = f"{level or system.recipe.levels[-1].name}.denoiser"
@@ -136,7 +141,8 @@ def layer_names(system: System, level: str = "") -> LayerNames:
     encoders: list[dict[str, tuple[Piece, ...]]] = []
     for index, encoder in enumerate(system.text):
         at = f"text.{index}.model"
-        encoders.append(dict(_of_text_encoder(system.get_submodule(at), at)))
+        # An encoder of words alone has no model.
+        encoders.append(dict(_of_text_encoder(getattr(encoder, "model", nn.Identity()), at)))
         if "projection" in dict(encoder.named_children()):
             # It is nested within transformers' class for the text encoder.
             encoders[-1]["text_projection"] = (Piece(f"text.{index}.projection"),)
@@ -165,7 +171,7 @@ def published(system: System, spelling: Spelling) -> dict[str, str]:
     for index, encoder in enumerate(system.text):
         number = "" if index == 0 else f"_{index + 1}"
         before = f"text_encoder{number}." if spelling == "diffusers" else f"lora_te{index + 1 if two else ''}_"
-        for name in _layers(system.get_submodule(f"text.{index}.model")):
+        for name in _layers(getattr(encoder, "model", nn.Identity())):
             inner = f"text_model.{name}"
             named[f"text.{index}.model.{name}"] = before + (
                 inner if spelling == "diffusers" else inner.replace(".", "_")
@@ -242,7 +248,7 @@ def _fused(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Piece, 
     """Fused layers of the authors' code that are several in diffusers' classes, or have their rows in another order."""
     streams, hunyuan = STREAMS in tables(layers), "blocks.0.attn2.to_k" in layers
     for name in layers:
-        if match := re.fullmatch(r"((?:layers|noise_refiner|context_refiner)\.\d+)\.(attention|attn)\.to_q", name):
+        if match := re.fullmatch(r"((?:layers|\w+_refiner)\.\d+)\.(attention|attn)\.to_q", name):
             yield f"{match[1]}.attention.qkv", _beside(f"{match[1]}.{match[2]}", "to_q", "to_k", "to_v")
         if hunyuan and (match := re.fullmatch(r"(blocks\.\d+)\.attn1\.to_q", name)):
             for fused, parts in FUSED.items():
@@ -260,6 +266,9 @@ def _fused(layers: Mapping[str, nn.Module]) -> Iterator[tuple[str, tuple[Piece, 
             yield f"{stream}.up_proj", (Piece(name, 0, 2),)
             yield f"{stream}.gate_proj", (Piece(name, 1, 2),)
             yield f"{stream}.down_proj", (Piece(name.removesuffix("0.proj") + "2"),)
+        if match := re.fullmatch(r"(transformer_blocks\.\d+\.img_mlp)\.gate_layer", name):
+            # Qwen-Image-2.1's in ComfyUI.
+            yield f"{match[1]}.gate_up", _beside(match[1], "gate_layer", "proj")
         if match := re.fullmatch(rf"{REFINER_BLOCK}\.attn\.to_q", name):
             at = f"context_embedder.token_refiner.refiner_blocks.{match[1]}.attn"
             yield f"{match.expand(AUTHORS_REFINER)}.self_attn_qkv", _beside(at, "to_q", "to_k", "to_v")

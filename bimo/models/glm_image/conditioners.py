@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -103,41 +104,61 @@ class PriorTokens(Conditioner):
 class PicturesRead(Conditioner):
     """The request's pictures, coded by the space of ``level`` and named by tokens as the prior sees them. The
     unconditional branch does not look at them.
+
+    In training the first ``learnt`` of them come with the data as maps of these names, cropped and resized as the
+    picture is; none where it is learnt to draw from words alone.
     """
 
     level: str = "image"
     prior: str = "prior"
     name: str = IMAGE
+    learnt: int = 0
     pixels: ClassVar = False
+    smooth_maps: ClassVar = True
 
     @property
     def images(self) -> tuple[str, ...]:
         """The request's pictures."""
         return picture_names()
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The maps that a batch must have."""
+        return self.images[: self.learnt]
+
     def from_batch(self, system: System, batch: Batch) -> Conditioning:
-        """Nothing: it is learnt to draw from words alone."""
-        return Conditioning()
+        """Pictures [B, C, h, w] and their tokens [B, h/2 w/2]."""
+        pixels = [batch.maps[name] for name in self.maps]
+        return self._coded(system, pixels, [space_of(system, self.prior).encode(each) for each in pixels])
 
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Pictures [1, C, h', w'] and their tokens [1, h'/2 w'/2]. Raises RequestError where the denoiser is to see a
         part of the picture at a time.
         """
         images = pictures_of(drawing.request)
-        if not images:
-            return Conditioning()
-        if drawing.request.tile_size is not None:
+        if images and drawing.request.tile_size is not None:
             raise RequestError(
                 "{name} looks at whole pictures, and tile_size shows it a part at a time; leave it out",
                 name=system.recipe.name,
             )
+        space = space_of(system, self.prior)
+        every = seen(space, drawing)
+        sizes = [(one.columns * space.factor, one.rows * space.factor) for one in every]
+        pixels = [pixels_of(image, size) for image, size in zip(images, sizes, strict=True)]
+        return self._coded(system, pixels, [one.ids[None] for one in every])
+
+    def _coded(self, system: System, pixels: Sequence[Tensor], ids: Sequence[Tensor]) -> Conditioning:
+        """Of pictures [B, 3, H, W] and the ids [B, N] that they are named by."""
+        if not pixels:
+            return Conditioning()
         pictures: dict[str, Tensor] = {}
-        scalars: dict[str, Tensor] = {LOOKS: torch.ones(1, 1)}
-        every = seen(space_of(system, self.prior), drawing)
-        for place, (image, one) in enumerate(zip(images, every, strict=True), 1):
-            size = one.columns * space_of(system, self.prior).factor, one.rows * space_of(system, self.prior).factor
-            pictures[f"{REFERENCE}{place}"] = system.space(self.level).encode(pixels_of(image, size))
-            scalars[f"{REFERENCE_TOKENS}{place}"] = doubled(one.ids[None], one.rows, one.columns)
+        scalars: dict[str, Tensor] = {LOOKS: torch.ones(len(pixels[0]), 1)}
+        factor = space_of(system, self.prior).factor
+        for place, (picture, own) in enumerate(zip(pixels, ids, strict=True), 1):
+            rows, columns = (side // factor for side in picture.shape[-2:])
+            with torch.no_grad():
+                pictures[f"{REFERENCE}{place}"] = system.space(self.level).encode(picture)
+            scalars[f"{REFERENCE_TOKENS}{place}"] = doubled(own, rows, columns)
         return Conditioning(scalars=scalars, pictures=pictures)
 
     def unconditional(self, value: Conditioning) -> Conditioning:

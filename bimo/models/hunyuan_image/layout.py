@@ -7,12 +7,17 @@ distilled form; its refiner, alone or as a second level.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, cast
 
+from torch import nn
+
+from bimo.core import module_weights
 from bimo.core.errors import RecipeError
 from bimo.core.messages import Message, say
 from bimo.core.recipe import Defaults, Guidance, Level, ProjectedGuidance, Recipe
+from bimo.diffusion.system import System
 from bimo.models.hunyuan_dit.layout import t5, t5_name
 from bimo.models.hunyuan_image.denoiser import HunyuanImage
 from bimo.models.hunyuan_image.refiner import HunyuanRefinerLatent, Refined
@@ -57,12 +62,48 @@ def guiders(guidance: Guidance) -> dict[str, Any]:
 
 TRANSFORMER = "HunyuanImageTransformer2DModel"
 BASE, REFINER = "HunyuanImagePipeline", "HunyuanImageRefinerPipeline"
+#: The name of the refiner's level after a base.
+REFINE = "refine"
+
+
+def apart(system: System) -> dict[str, System]:
+    """A base with its refiner -> each by itself, by the place of its folder in the base's."""
+    recipe = system.recipe
+    first, second = recipe.levels
+    words, again, glyphs = recipe.text_encoders
+    base = replace(
+        recipe,
+        text_encoders=(words, glyphs),
+        levels=(replace(first, denoiser=replace(cast(HunyuanImage, first.denoiser), texts=())),),
+        stages=(),
+    )
+    conditioners = tuple(
+        replace(each, level=LEVEL, earlier="") if isinstance(each, Refined) else each for each in second.conditioners
+    )
+    denoiser = replace(cast(HunyuanImage, second.denoiser), texts=())
+    refiner = replace(
+        recipe,
+        text_encoders=(replace(cast(LanguageModel, again), shares=None),),
+        levels=(replace(second, name=LEVEL, denoiser=denoiser, conditioners=conditioners),),
+        stages=(),
+    )
+    return {"": _part_of(system, base, (0, 2), first.name), SECOND: _part_of(system, refiner, (1,), second.name)}
+
+
+def _part_of(system: System, recipe: Recipe, texts: Sequence[int], level: str) -> System:
+    """A system of some text encoders and one level of another, which are not copied."""
+    with module_weights.unfilled():
+        part = System(recipe)
+    part.text = nn.ModuleList(system.text[place] for place in texts)
+    part.add_module(LEVEL, system.level(level))
+    return part
+
+
 FORMS = (
     Form(BASE, TRANSFORMER, CLASSES, guiders=guiders),
     Form(REFINER, TRANSFORMER, (QWEN,)),
+    Form(BASE, TRANSFORMER, (QWEN, QWEN, "T5EncoderModel"), levels=2, apart=apart),
 )
-#: The name of the refiner's level after a base.
-REFINE = "refine"
 #: The steps of the distilled form, and of the refiner; the guidance scale that both are conditioned on.
 DISTILLED_STEPS, REFINER_STEPS, EMBEDDED_GUIDANCE = 8, 4, 3.25
 

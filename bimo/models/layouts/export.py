@@ -58,33 +58,8 @@ def to_diffusers(system: System, folder: Path, dtype: torch.dtype | None = None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".bimo-", dir=folder.parent) as made:
         built = Path(made) / "built"
-        index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
-        if form.zeros:
-            index["force_zeros_for_empty_prompt"] = (
-                system.recipe.levels[-1].guidance.unconditional == "zeros_without_negative"
-            )
-        for name, encoder in zip(form.components, system.text_encoders, strict=False):
-            if name:
-                index[name] = write_text_encoder(built / name, encoder, dtype)
-        level: Any = system.level(system.recipe.levels[-1].name)
-        for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
-            index[name] = _write_model(built / name, model, dtype)
-        for name, encoder in zip(form.tokenizers, system.text_encoders, strict=False):
-            index[name] = write_tokenizer(built / name, encoder)
-        if form.beside:
-            index |= form.beside(system, built, dtype)
-        if form.processor and (form.references or form.layered):
-            encoder: Any = system.text_encoders[0]
-            write_tokenizer(built / form.processor, encoder)
-            index[form.processor] = write_processor(built / form.processor, encoder.part.vision)
-        guiders: Mapping[str, Any] = form.guiders(level.recipe.guidance) if form.guiders else {}
-        for name, guider in guiders.items():
-            guider.save_pretrained(str(built / name))
-            index[name] = ["diffusers", type(guider).__name__]
-        sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
-        sampler.scheduler.save_config(str(built / "scheduler"))
-        index["scheduler"] = ["diffusers", sampler.name]
-        (built / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
+        for place, part in (form.apart(system) if form.apart else {"": system}).items():
+            _write(part, _form(part), built / place, dtype)
         _demand_equal(system.recipe, recipe_of(built))
         if folder.exists():
             folder.rmdir()
@@ -132,6 +107,37 @@ def to_single(system: System, path: Path, dtype: torch.dtype | None = None) -> P
         for built in sorted(Path(made).iterdir()):
             shutil.move(built, path.parent / built.name)
     return path
+
+
+def _write(system: System, form: Form, folder: Path, dtype: torch.dtype | None) -> None:
+    """Writes a system of one pipeline."""
+    index: dict[str, Any] = {"_class_name": form.pipeline, "_diffusers_version": _version(), **form.fixed}
+    if form.zeros:
+        index["force_zeros_for_empty_prompt"] = (
+            system.recipe.levels[-1].guidance.unconditional == "zeros_without_negative"
+        )
+    for name, encoder in zip(form.components, system.text_encoders, strict=False):
+        if name:
+            index[name] = write_text_encoder(folder / name, encoder, dtype)
+    level: Any = system.level(system.recipe.levels[-1].name)
+    for name, model in ((form.component, level.denoiser.model), ("vae", level.space.model)):
+        index[name] = _write_model(folder / name, model, dtype)
+    for name, encoder in zip(form.tokenizers, system.text_encoders, strict=False):
+        index[name] = write_tokenizer(folder / name, encoder)
+    if form.beside:
+        index |= form.beside(system, folder, dtype)
+    if form.processor and (form.references or form.layered):
+        seeing: Any = system.text_encoders[0]
+        write_tokenizer(folder / form.processor, seeing)
+        index[form.processor] = write_processor(folder / form.processor, seeing.part.vision)
+    guiders: Mapping[str, Any] = form.guiders(level.recipe.guidance) if form.guiders else {}
+    for name, guider in guiders.items():
+        guider.save_pretrained(str(folder / name))
+        index[name] = ["diffusers", type(guider).__name__]
+    sampler: Any = level.schedule.sampler(level.recipe.sampler, 2)
+    sampler.scheduler.save_config(str(folder / "scheduler"))
+    index["scheduler"] = ["diffusers", sampler.name]
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _form(system: System) -> Form:

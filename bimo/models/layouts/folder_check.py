@@ -10,9 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bimo.core.errors import BimoError, RecipeError, WeightsError
+from bimo.core.errors import BimoError, RecipeError, RequestError, WeightsError
 from bimo.core.messages import Listed, Message
-from bimo.models.layouts.diffusers_folder import Folder, Reading, reading_of
+from bimo.models.layouts.diffusers_folder import INDEX_FILE, Folder, Reading, reading_of
 from bimo.models.layouts.export import forms
 from bimo.models.layouts.pipelines import FAMILIES, family_of
 from bimo.models.layouts.weight_files import files_of
@@ -120,8 +120,23 @@ class FolderCheck:
 def check(path: Path) -> FolderCheck:
     """What a folder is and lacks, by its index, its configs and the names of its files; no weights are read.
 
-    Raises WeightsError for a folder without an index.
+    Raises RequestError for what is no folder, WeightsError for a folder without an index.
     """
+    if path.is_file():
+        raise RequestError(
+            "{path} is a file, and what is checked is a folder in diffusers' layout; a single file is told when it is "
+            "loaded: -m {path}",
+            path=path,
+        )
+    if not path.is_dir():
+        raise RequestError("there is no folder {path}; name the one that {index} is in", path=path, index=INDEX_FILE)
+    if not (path / INDEX_FILE).is_file():
+        raise WeightsError(
+            "{path} has no {index}: it is no folder in diffusers' layout, or was not downloaded whole; name the folder "
+            "that {index} is in",
+            path=path,
+            index=INDEX_FILE,
+        )
     folder = Folder.at(path)
     trials = {family: _demands(folder, family) for family in FAMILIES}
     reading: Reading | None = None

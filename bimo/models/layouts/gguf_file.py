@@ -12,7 +12,7 @@ call, by the functions of diffusers' GGUF quantiser; other quantised tensors are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from bimo.core.errors import RequestError, WeightsError
 from bimo.core.installing import installing
 from bimo.core.messages import Message
 from bimo.core.weight_formats import unreadable
+from bimo.models.adapters.lora_names import pieces_by_name
 from bimo.models.stable_diffusion import ldm_names
 
 Value = TypeVar("Value")
@@ -38,11 +39,17 @@ ARCHITECTURE_KEY = "general.architecture"
 PREFIX = "model.diffusion_model."
 #: The metadata fields in which ComfyUI's converter stores the shape of a tensor that it had to reshape into blocks.
 SHAPE_KEY = "comfy.gguf.orig_shape."
+#: A tensor of what Tencent draws with, pictures or films.
+HUNYUAN = "txt_in.input_embedder.weight"
 #: A tensor that only this family has -> the family's name, and the recipe with the other components: "" if the names of
 #: tensors do not determine it, None if it is not supported.
 FAMILIES: Mapping[str, tuple[str, str | None]] = {
+    "siglip_pad_token": ("Z-Image-Omni", "z-image-omni"),
     "x_pad_token": ("Z-Image", "z-image"),
     "txt_norm.weight": ("Qwen-Image", "qwen-image"),
+    "txt_in.text_norm.weight": ("Qwen-Image-2.1", "qwen-image-2.1"),
+    "byt5_in.fc1.weight": ("HunyuanImage-2.1", "hunyuan-image-2.1"),
+    HUNYUAN: ("HunyuanImage-2.1 refiner / HunyuanVideo", ""),
     "input_blocks.0.0.weight": ("Stable Diffusion", ""),
     "double_blocks.0.img_attn.qkv.weight": ("FLUX", None),
     "joint_blocks.0.x_block.attn.qkv.weight": ("Stable Diffusion 3", None),
@@ -57,15 +64,12 @@ NAMED: Mapping[str, tuple[tuple[str, str], ...]] = {
         (r"edit", "qwen-image-edit"),
         (r"2512", "qwen-image-2512"),
     ),
+    "hunyuan-image-2.1": (("distill", "hunyuan-image-2.1-distilled"),),
 }
 #: The tensor that of its family only Qwen-Image-Layered has.
 LAYERED = "time_text_embed.addition_t_embedding.weight"
-#: Renaming rules from Z-Image's names in ComfyUI to those of diffusers.
-Z_IMAGE = (
-    (r"^(x_embedder|final_layer)\.", r"all_\1.2-1."),
-    (r"\.attention\.out\.", ".attention.to_out.0."),
-    (r"\.attention\.([qk])_norm\.", r".attention.norm_\1."),
-)
+#: Layers that their authors name otherwise than diffusers' network does: Z-Image's, Qwen-Image-2.1's, Hunyuan's.
+AUTHORS = frozenset({"x_pad_token", "transformer_blocks.0.img_mlp.gate_up.weight", HUNYUAN})
 #: A layer in Z-Image's files that its forward pass does not use.
 UNUSED = ("norm_final.weight",)
 
@@ -85,10 +89,22 @@ class GgufTensor:
         """Whether it consists of blocks with a common scale."""
         return self.data.dtype == torch.uint8
 
-    def rows(self, part: int, parts: int) -> GgufTensor:
-        """One of ``parts`` equal splits by rows, such as q of a fused q, k, v. Blocks never cross rows."""
-        count = self.shape[0] // parts
-        return GgufTensor((count, *self.shape[1:]), self.kind, self.data.chunk(parts)[part])
+    def split(self, heights: Sequence[int]) -> list[GgufTensor]:
+        """Parts by rows, as a fused q, k, v is cut: blocks never reach across rows."""
+        if len(heights) == 1:
+            return [self]
+        parts = cast("tuple[Tensor, ...]", self.data.split(list(heights)))
+        return [
+            GgufTensor((count, *self.shape[1:]), self.kind, data) for count, data in zip(heights, parts, strict=True)
+        ]
+
+    @staticmethod
+    def joined(parts: Sequence[GgufTensor]) -> GgufTensor:
+        """Parts of one tensor, one after the other by rows."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = sum(part.shape[0] for part in parts)
+        return GgufTensor((rows, *parts[0].shape[1:]), parts[0].kind, torch.cat([part.data for part in parts]))
 
     def dequantized(self, dtype: torch.dtype | None, default: torch.dtype = torch.float32) -> Tensor:
         """The values as ``dtype``; None means the stored dtype, or ``default`` for quantised values."""
@@ -145,7 +161,7 @@ class GgufDenoiser:
         if family is None:
             raise WeightsError(
                 "the names of the tensors in {path} are those of no family that is known; expected a denoiser as "
-                "ComfyUI has it, of Z-Image, Qwen-Image or Stable Diffusion",
+                "ComfyUI has it, of Z-Image, Qwen-Image, HunyuanImage or Stable Diffusion",
                 path=self.path,
             )
         return family
@@ -158,8 +174,8 @@ class GgufDenoiser:
         name, recipe = self.family
         if recipe is None:
             raise WeightsError(
-                "{path} holds weights of {family}, which is not drawn here; expected Z-Image, Qwen-Image or Stable "
-                "Diffusion",
+                "{path} holds weights of {family}, which is not drawn here; expected Z-Image, Qwen-Image, HunyuanImage "
+                "or Stable Diffusion",
                 path=self.path,
                 family=name,
             )
@@ -179,7 +195,7 @@ class GgufDenoiser:
         """Loads the file into a module of diffusers that was built without weights. Raises WeightsError for a file of
         another family, or that lists missing, unexpected and misshapen tensors.
         """
-        tensors = diffusers_names(self.tensors)
+        tensors = diffusers_names(self.tensors, module)
         expected = module.state_dict().keys()
         if len(expected & tensors.keys()) < len(expected) // 2:
             raise WeightsError(
@@ -229,24 +245,39 @@ def _layers(module: nn.Module) -> dict[str, nn.Linear]:
     return {f"{path}.weight": layer for path, layer in linear if path.startswith(lists)}
 
 
-def diffusers_names(tensors: Mapping[str, GgufTensor]) -> dict[str, GgufTensor]:
+def diffusers_names(tensors: Mapping[str, GgufTensor], module: nn.Module) -> dict[str, GgufTensor]:
     """The tensors under the names of diffusers' network, from those of LDM, ComfyUI or diffusers."""
     if "input_blocks.0.0.weight" in tensors:
         shapes = {name: value.shape for name, value in tensors.items()}
         names = ldm_names.unet_names(ldm_names.Blocks.of(shapes))
         return {ldm_names.renamed(name, names) or name: value for name, value in tensors.items()}
-    if "x_pad_token" not in tensors:
-        return dict(tensors)
-    renamed: dict[str, GgufTensor] = {}
+    if not AUTHORS.isdisjoint(tensors):
+        return _by_layers(tensors, module)
+    return dict(tensors)
+
+
+def _by_layers(tensors: Mapping[str, GgufTensor], module: nn.Module) -> dict[str, GgufTensor]:
+    """Tensors of layers as their authors name them, of which one may be several of the network's: the names are those
+    that files of LoRA have.
+    """
+    layers, own = pieces_by_name(module), module.state_dict()
+    found: dict[str, GgufTensor] = {}
+    parts: dict[str, dict[int, GgufTensor]] = {}
     for name, value in tensors.items():
-        for pattern, replacement in Z_IMAGE:
-            name = re.sub(pattern, replacement, name)
-        if name.endswith(".attention.qkv.weight"):
-            stem = name.removesuffix("qkv.weight")
-            renamed |= {f"{stem}to_{part}.weight": value.rows(place, 3) for place, part in enumerate("qkv")}
-        else:
-            renamed[name] = value
-    return renamed
+        layer, _, end = name.rpartition(".")
+        pieces = layers.get(layer.replace(".", "_"), ())
+        paths = [f"{piece.path}.{end}" for piece in pieces]
+        if not paths or any(path not in own for path in paths):
+            found[name] = value
+            continue
+        heights = [own[path].shape[0] // piece.parts for path, piece in zip(paths, pieces, strict=True)]
+        if sum(heights) != value.shape[0]:
+            # Told with its shape, among what does not fit.
+            found[paths[0]] = value
+            continue
+        for path, piece, rows in zip(paths, pieces, value.split(heights), strict=True):
+            parts.setdefault(path, {})[piece.part] = rows
+    return found | {path: GgufTensor.joined([rows[part] for part in sorted(rows)]) for path, rows in parts.items()}
 
 
 def _reshaped(value: Tensor, expected: Tensor | None) -> Tensor:

@@ -1,5 +1,5 @@
-"""GGUF files of text encoders, as llama.cpp writes them and ComfyUI reads them: Qwen3, Qwen2.5-VL without its vision
-encoder, T5.
+"""GGUF files of text encoders, as llama.cpp writes them and ComfyUI reads them: Qwen3, Qwen2.5-VL and Qwen3-VL without
+their vision encoders, T5.
 
 The gguf package maps transformers' names to those of llama.cpp. The tokenizer in the file is not read: that of the
 folder is the one which the model was trained with.
@@ -32,6 +32,7 @@ from bimo.models.text_encoders.t5 import T5
 ARCHITECTURES = {
     "qwen3": ("qwen3", "Qwen3"),
     "qwen2vl": ("qwen2_5_vl", "Qwen2.5-VL"),
+    "qwen3vl": ("qwen3_vl", "Qwen3-VL"),
     "t5": ("t5", "T5"),
     "t5encoder": ("t5", "T5"),
 }

@@ -40,7 +40,8 @@ class Form:
     exported, a required component that is not loaded. ``components``: the folders of the text encoders, "" for one
     without a model; ``tokenizers``: those of their tokenizers, unless they are part of the processor. ``levels``: their
     number; the denoiser and the space are those of the last. ``beside``: writes further components of a system into the
-    folder with a dtype, and returns their (library, class) by name.
+    folder with a dtype, and returns their (library, class) by name. ``apart``: splits a system of several pipelines
+    into one of each, by the place of its folder in the whole.
     """
 
     pipeline: str
@@ -60,3 +61,4 @@ class Form:
     components: tuple[str, ...] = ("text_encoder", "text_encoder_2")
     tokenizers: tuple[str, ...] = ("tokenizer", "tokenizer_2")
     beside: Callable[[System, Path, torch.dtype | None], Mapping[str, list[str]]] | None = None
+    apart: Callable[[System], Mapping[str, System]] | None = None

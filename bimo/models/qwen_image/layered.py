@@ -64,6 +64,10 @@ class QwenLayeredSpace(QwenLatentSpace):
             )
         return (1 + int(asked[0])) * self.channels, *super().shape(request.size or (0, 0))[1:]
 
+    def pictures_of(self, request: Request) -> int:
+        """The whole, and its layers."""
+        return self.shape_for(request)[0] // self.channels
+
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> the layers [B, layers, 4, H, W], the lowest first; the whole picture is left."""
         _, *layers = torch.split(x, self.channels, dim=1)

@@ -132,7 +132,7 @@ async def _hires_pass(
                 "negative": body.hr_negative_prompt or converted.values["negative"],
                 "seed": picture.seed,
             }
-            content = await run_in_threadpool(enlarged, encoded(service, picture), size)
+            content = await run_in_threadpool(enlarged, encoded(service, picture.file), size)
             order = converted.order(caller, 0, None, changes)
             jobs.append(await draw_and_wait(request, service, order, {**converted.pictures, "image": content}))
     return jobs
@@ -172,7 +172,7 @@ def _answer(converted: ConvertedRequest, jobs: Sequence[Job], body: Txt2Img) -> 
         for job, picture in pictures
     ]
     sent = pictures if body.send_images else []
-    images = [base64.b64encode(encoded(converted.service, picture)).decode() for _, picture in sent]
+    images = [base64.b64encode(encoded(converted.service, picture.file)).decode() for _, picture in sent]
     if isinstance(body, Img2Img) and body.include_init_images:
         images += body.init_images
     warnings = [warning for _, picture in pictures for warning in picture.warnings]

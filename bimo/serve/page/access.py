@@ -82,8 +82,8 @@ def router(service: DrawingService, identify: Identify, keys: KeyStore | None) -
         finished = await run_in_threadpool(service.job, job, user)
         if finished is None or kind not in ("png", "webp"):
             raise ApiError(404, NO_SUCH_JOB)
-        drawn = file_of(finished, int(place))
-        content = await run_in_threadpool(drawn.file.read_bytes)
+        content = await run_in_threadpool(file_of(finished, int(place)).read_bytes)
+        drawn = next(each for each in finished.pictures if each.place == int(place))
         if kind == "webp":
             content = await run_in_threadpool(small, content)
         elif times > 1:
