@@ -56,9 +56,7 @@ class Edges(StrEnum):
     both = "both"
 
 
-Seamless = Annotated[
-    Edges | None, typer.Option(help=say("have opposite edges meet, so that copies fit side by side (UNets)"))
-]
+Seamless = Annotated[Edges | None, typer.Option(help=say("have opposite edges meet, so that copies fit side by side"))]
 Outpaint = Annotated[
     str | None,
     typer.Option(

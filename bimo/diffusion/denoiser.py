@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bimo.core.tensors import Conditioning, DenoiserInput, StepState
@@ -20,12 +22,30 @@ class Denoiser(nn.Module, ABC):
     #: A side of x must be a multiple of this.
     multiple: int = 1
 
+    #: Whether its answer goes by x; else it works out all of it from the conditioning, in one step.
+    reads_x: bool = True
+
     @property
     def shift_equivariant(self) -> bool:
         """Whether only the padding of convolutions depends on positions, so that circular padding makes pictures
         seamless.
         """
         return False
+
+    def roll(self, conditioning: Conditioning, shift: tuple[int, int], sides: tuple[int, int]) -> Conditioning:
+        """The conditioning of an x [R, C, *sides] that was rolled by (rows, columns): maps and pictures that lie on x
+        are rolled with it, tokens and pictures of another shape are not.
+        """
+
+        def rolled(value: Tensor) -> Tensor:
+            times = value.shape[-1] // sides[1]
+            if value.ndim != 4 or value.shape[-2:] != (times * sides[0], times * sides[1]):
+                return value
+            return torch.roll(value, (times * shift[0], times * shift[1]), (-2, -1))
+
+        pictures = {name: rolled(value) for name, value in conditioning.pictures.items()}
+        spatial = None if conditioning.spatial is None else rolled(conditioning.spatial)
+        return replace(conditioning, spatial=spatial, pictures=pictures)
 
     @property
     def reads_next(self) -> bool:
@@ -80,6 +100,10 @@ class DenoiserWrapper(Denoiser):
     def shift_equivariant(self) -> bool:
         """That of the wrapped denoiser."""
         return self.denoiser.shift_equivariant
+
+    def roll(self, conditioning: Conditioning, shift: tuple[int, int], sides: tuple[int, int]) -> Conditioning:
+        """As for the wrapped denoiser."""
+        return self.denoiser.roll(conditioning, shift, sides)
 
     @property
     def reads_next(self) -> bool:

@@ -134,21 +134,24 @@ def _shortcuts(system: System, request: Request) -> None:
         raise RequestError("no tiny decoder was given; name its folder with --tiny-decoder, for instance taesd")
 
 
-def can_be_seamless(system: System) -> bool:
-    """Whether a system supports ``Request.seamless``."""
-    able = system.space(system.recipe.levels[-1].name).shift_equivariant
-    return able and all(system.level(level.name).denoiser.shift_equivariant for level in system.recipe.levels)
+def pads_circularly(system: System) -> bool:
+    """Whether a seamless picture (``Request.seamless``) takes circular padding of the last level's denoiser and of its
+    decoder; else x is rolled, and decoded with a margin that goes on at the other edge.
+    """
+    last = system.recipe.levels[-1].name
+    return system.space(last).shift_equivariant and system.level(last).denoiser.shift_equivariant
 
 
 def _seamless(system: System, request: Request) -> None:
-    """Raises RequestError if the system cannot draw seamless pictures."""
+    """Raises RequestError for settings that cannot be combined with a seamless picture."""
     if request.seamless is None:
         return
-    if not can_be_seamless(system):
+    setting = None if request.step_cache is None else StepCacheSetting.named(request.step_cache)
+    if setting is not None and setting.kind in ("first-block", "taylor") and not pads_circularly(system):
         raise RequestError(
-            "seamless is for systems of one UNet, whose convolutions go on at the other edge, and the denoiser of "
-            "{name} is another; leave it out",
-            name=system.recipe.name,
+            "the step cache {kind} keeps what blocks of the denoiser gave, and seamless shifts the picture at each "
+            "step; take easy, or leave one of them out",
+            kind=setting.kind,
         )
     if request.hires is not None:
         raise RequestError("hires codes the picture again, and a coder has edges; leave hires or seamless out")

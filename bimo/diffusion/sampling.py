@@ -20,6 +20,7 @@ from bimo.diffusion import (
     noise,
     outpainting,
     regions,
+    seamless,
     windows,
 )
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Drawing
@@ -28,11 +29,10 @@ from bimo.diffusion.decoding import decode
 from bimo.diffusion.denoiser import NEXT, StatefulDenoiser
 from bimo.diffusion.image_inputs import MASK
 from bimo.diffusion.preparation import Prepared, Words, weight_of
-from bimo.diffusion.request_validation import heeds_empty, picture_unit
+from bimo.diffusion.request_validation import heeds_empty, pads_circularly, picture_unit
 from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import StepSettings, options_of
 from bimo.diffusion.schedules.ddpm import Ddpm
-from bimo.diffusion.seamless import circular
 from bimo.diffusion.step_cache import StepShortcuts
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
 
@@ -89,7 +89,7 @@ def calls(system: System, request: Request) -> int:
     space = system.space(last.name)
     tiles = windows.windows(request, space.shape_for(request), space.factor, built.denoiser.multiple)
     earlier_calls = sum(_earlier_calls(system, level, request) for level in earlier)
-    first = earlier_calls + count * max(1, len(tiles))
+    first = earlier_calls + count * max(1, len(tiles)) * _shifts(system, last, request)
     if request.hires is None:
         return first
     steps, share = hires.steps_of(request, request.steps or last.steps)
@@ -104,7 +104,14 @@ def calls(system: System, request: Request) -> int:
 
 def _earlier_calls(system: System, level: Level, request: Request) -> int:
     steps = system.level(level.name).schedule.steps_for(level.steps, system.space(level.name).shape_for(request))
-    return steps * (1 + len(request.regions) * (steps == 1))
+    return steps * (1 + len(request.regions) * (steps == 1)) * _shifts(system, level, request)
+
+
+def _shifts(system: System, level: Level, request: Request) -> int:
+    """The number of shifts at which a level's denoiser is called at each step."""
+    shape = system.space(level.name).shape_for(request)
+    rolled = request.seamless is not None and seamless.is_rolled(system.level(level.name).denoiser, shape)
+    return 2 if rolled else 1
 
 
 def _levels(
@@ -128,7 +135,10 @@ def _levels(
         latent=latent,
     )
     for level in system.recipe.levels:
-        x = yield from _level(system, system.level(level.name), prepared, drawing)
+        built, space = system.level(level.name), system.space(level.name)
+        x = yield from _level(system, built, prepared, drawing)
+        if request.seamless is not None and not built.denoiser.reads_x:
+            x = seamless.periodic_x(space, x, request.seamless)
         drawing.results[level.name] = x
     return drawing
 
@@ -138,8 +148,14 @@ def _decoded(system: System, drawing: Drawing) -> tuple[Tensor, tuple[str, ...]]
     last = system.recipe.levels[-1].name
     tiny = system.tiny_space if drawing.request.tiny_decoder else None
     space = system.space(last)
-    with circular(space, drawing.request.seamless or ""):
-        drawn, warnings = decode(tiny or space, drawing.results[last])
+    axes, x = drawing.request.seamless or "", drawing.results[last]
+    if axes and not pads_circularly(system):
+        padded = seamless.pad(x, axes, seamless.MARGIN)
+        drawn, warnings = decode(space, padded)
+        drawn = seamless.crop(drawn, axes, seamless.MARGIN * drawn.shape[-1] // padded.shape[-1])
+    else:
+        with seamless.circular(space, axes):
+            drawn, warnings = decode(tiny or space, x)
     if MASK in drawing.pictures and (system.recipe.request.paste or drawing.request.outpaint is not None):
         drawn = outpainting.composite(drawn, drawing.pictures, drawing.request)
     return drawn[0], warnings
@@ -182,6 +198,10 @@ def _level(
     settings = StepSettings(drawing.noise, request.eta if last else None, clipped)
     projection = guidance.Projection(guidance_.projected, prepared.prompt) if guidance_.projected else None
     count = len(times)
+    axes = request.seamless or ""
+    rolling = None
+    if axes and seamless.is_rolled(level.denoiser, shape):
+        rolling = seamless.Rolling(level.denoiser, axes, drawing.noise.initial_seed())
     states = (StepState(),) if isinstance(level.denoiser, StatefulDenoiser) else ()
     for step, t in enumerate(times):
         guided = guidance.on(guidance_, scale, step, count)
@@ -198,10 +218,14 @@ def _level(
         if output is None:
             denoiser_input = DenoiserInput(
                 *(recipe.name, torch.cat([scaled] * rows), t.expand(rows), conditioning, step, count),
-                seamless=request.seamless or "",
+                seamless=axes if level.denoiser.shift_equivariant else "",
                 states=states,
             )
-            output = yield from windows.predict_in_windows(shortcuts.with_shortcuts(denoiser_input), tiles)
+            denoiser_input = shortcuts.with_shortcuts(denoiser_input)
+            if rolling is None:
+                output = yield from windows.predict_in_windows(denoiser_input, tiles)
+            else:
+                output = yield from rolling.predict(denoiser_input)
             shortcuts.keep(scaled, output)
         if words.joined:
             output = guidance.join(guidance_, output, 2 + len(weights), words.weights(shares))

@@ -28,6 +28,7 @@ from bimo.diffusion.batching import denoise_together, run_batched
 from bimo.diffusion.casting import dtype_of
 from bimo.diffusion.preparation import Prepared, prepare
 from bimo.diffusion.prompt_weighting import EncodingCache
+from bimo.diffusion.request_validation import pads_circularly
 from bimo.diffusion.sampling import SamplingLoop
 from bimo.diffusion.system import System
 from bimo.engine import quantisation
@@ -220,8 +221,9 @@ class Engine:
         # What adapters taught, the model's list of words does not say.
         if request.drawn_text is None and self.system.paraphrased(request.text).text != request.text and self.adapters:
             request = request.model_copy(update={"drawn_text": request.text})
-        block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": request.seamless}
-        if request.seamless is not None and (self.keeping.tiles or self.compiled):
+        circular = request.seamless if pads_circularly(self.system) else None
+        block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": circular}
+        if circular is not None and (self.keeping.tiles or self.compiled):
             raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")
         elsewhere = self.processor.converts or self.cards or self.keeping.offload in ("groups", "disk")
         if elsewhere and request.step_cache is not None and request.step_cache.startswith("dbcache"):

@@ -107,6 +107,7 @@ class ExpectedDenoiser(Denoiser):
     of the text reading.
     """
 
+    reads_x = False
     rest: Tensor
     spread: Tensor
 

@@ -80,6 +80,11 @@ class HourglassDenoiser(Denoiser):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(cast(Tensor, last.bias))
 
+    @property
+    def shift_equivariant(self) -> bool:
+        """True: attention has no positions here."""
+        return True
+
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predicts the model output, [R, C, h, w]."""
         stream = conditioning.streams[0]

@@ -46,6 +46,8 @@ class Restyled(Part):
 class RestyledDenoiser(Denoiser):
     """x [R, C, h, w], t and conditioning -> [R, C, h, w]; only the shape of x is used, as by the content."""
 
+    reads_x = False
+
     def __init__(self, part: Restyled) -> None:
         super().__init__()
         self.part = part

@@ -136,5 +136,3 @@ def test_an_embedding_has_no_places_and_a_cascade_enlarges_by_itself(tmp_path: P
         fill_request(system, {**request, "regions": [{"text": TEXT, "box": (0, 0, 0.5, 1)}]})
     with pytest.raises(RequestError, match="cannot draw over a larger picture of its own"):
         fill_request(system, {**request, "hires": 2})
-    with pytest.raises(RequestError, match="seamless is for systems of one UNet"):
-        fill_request(system, {**request, "seamless": "both"})

@@ -1,4 +1,4 @@
-"""Seamless pictures: shifted noise draws the shifted picture across an edge, and others are refused."""
+"""Seamless pictures: shifted noise draws the shifted picture across an edge; x is rolled where places are known."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from torch import nn
 
 import bimo
 from bimo.core.errors import RequestError
-from bimo.diffusion import noise
-from bimo.diffusion.seamless import circular
+from bimo.core.tensors import Conditioning, DenoiserInput
+from bimo.diffusion import noise, seamless
+from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
+from bimo.models.flow_tokens import REFERENCE
+from bimo.models.glm_image.denoiser import REFERENCE_TOKENS, TOKENS, GlmImage
 from tests.support.tiny_checkpoints import checkpoint
 
 LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -75,20 +79,116 @@ def test_convolutions_are_circular_along_the_axes_alone_and_none_is_looked_for_w
     net, x = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Sequential(nn.Conv2d(2, 2, 1))), torch.randn(1, 2, 8, 8)
     plain, walks, modules = net(x), list[int](), net.modules
     monkeypatch.setattr(net, "modules", lambda: (walks.append(1), modules())[1])
-    with circular(net, ""):
+    with seamless.circular(net, ""):
         assert torch.equal(net(x), plain)
     assert not walks
     for axes, dims in (("x", {3}), ("y", {2}), ("both", {2, 3})):
-        with circular(net, axes):
+        with seamless.circular(net, axes):
             shifted = {d for d in (2, 3) if torch.allclose(net(x.roll(3, d)), net(x).roll(3, d), atol=1e-6)}
         assert shifted == dims
     assert torch.equal(net(x), plain)
 
 
-def test_a_transformer_has_edges(tiny_folder: Path) -> None:
-    with pytest.raises(RequestError, match="seamless is for systems of one UNet") as raised:
-        bimo.load(tiny_folder).draw({"text": "猫", "size": (64, 64), "steps": 1}, seamless="both")
-    assert "xiaomo" in raised.value.en
+def test_x_and_what_lies_on_it_are_rolled_together_at_each_step(tiny_folder: Path) -> None:
+    system = bimo.load(tiny_folder).system
+    denoiser = system.level("image").denoiser
+    x = torch.arange(2 * 8 * 4, dtype=torch.float32).reshape(1, 2, 8, 4)
+    control, seen = torch.arange(32 * 16.0).reshape(1, 1, 32, 16), torch.ones(1, 3, 7, 7)
+    conditioning = Conditioning(spatial=x[:, :1], pictures={"control": control, "tokens": x[0], "seen": seen})
+
+    def shown(seed: int, axes: str, step: int) -> list[DenoiserInput]:
+        loop = seamless.Rolling(denoiser, axes, seed).predict(
+            DenoiserInput("image", x, x[:, 0, 0, 0], conditioning, step)
+        )
+        inputs = [next(loop)]
+        inputs.append(loop.send(inputs[0].x * 2))
+        with pytest.raises(StopIteration) as stop:
+            loop.send(inputs[1].x * 2)
+        torch.testing.assert_close(stop.value.value, x * 2)  # what does not know its place answers as if nothing rolled
+        return inputs
+
+    first, second = shown(1, "both", 0)
+    assert torch.equal(second.x, torch.roll(first.x, (4, 2), (-2, -1)))  # half a side apart
+    for one in (first, second):
+        assert one.conditioning.spatial is not None
+        assert torch.equal(one.conditioning.spatial, one.x[:, :1])
+        top = int((one.x[0, 0, :, 0] // 4 == 0).nonzero())
+        left = int((one.x[0, 0, 0] % 4 == 0).nonzero())
+        assert torch.equal(one.conditioning.pictures["control"], torch.roll(control, (4 * top, 4 * left), (-2, -1)))
+        assert torch.equal(one.conditioning.pictures["tokens"], x[0])
+        assert torch.equal(one.conditioning.pictures["seen"], seen)
+    assert all(set(one.x[0, 0, :, 0].tolist()) == set(x[0, 0, :, 0].tolist()) for one in shown(1, "y", 0))
+    assert torch.equal(shown(1, "both", 0)[0].x, first.x)
+    assert (
+        len({tuple(shown(seed, "both", step)[0].x.flatten().tolist()) for seed in (1, 2, 3) for step in range(4)}) > 4
+    )
+
+
+def test_tokens_of_a_prior_are_rolled_with_x() -> None:
+    denoiser = GlmImage().tiny().build()
+    grid = torch.arange(6)[None]  # of 2 x 3 patches
+    given = Conditioning(
+        scalars={TOKENS: grid, REFERENCE_TOKENS + "1": grid}, pictures={f"{REFERENCE}1": torch.ones(1, 16, 4, 8)}
+    )
+    scalars = denoiser.roll(given, (2, 4), (4, 6)).scalars
+    assert scalars[TOKENS].tolist() == [[4, 5, 3, 1, 2, 0]]
+    assert torch.equal(scalars[REFERENCE_TOKENS + "1"], grid)  # of a picture of another shape
+
+
+def test_a_picture_is_made_periodic() -> None:
+    ramp = torch.tensor([0.0, 1.0, 2.0, 3.0]).expand(1, 1, 4, 4)
+    # By hand: the smooth component's Laplacian is 3, 0, 0, -3 along the row, its mean 0.
+    torch.testing.assert_close(seamless.periodic(ramp, "x")[0, 0, 0], torch.tensor([1.125, 1.375, 1.625, 1.875]))
+    torch.testing.assert_close(seamless.periodic(ramp, "y"), ramp)  # its rows are alike
+
+
+def test_a_margin_decodes_as_circular_padding_does(engine: Engine) -> None:
+    space = engine.system.space("image")
+    x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), seamless.circular(space, "x"):
+        wanted = space.decode(x)
+    with torch.inference_mode():
+        found = seamless.crop(space.decode(seamless.pad(x, "x", 8)), "x", 64)
+        plain = space.decode(x)
+    assert (found - wanted).abs().mean() < 0.1 * (plain - wanted).abs().mean()
+
+
+def seam(picture: Any, axis: int) -> tuple[float, float]:
+    """The mean absolute difference across the wrap edge, and between neighbours inside, of 255."""
+    pixels = numpy.asarray(picture.convert("RGB")).astype(float)
+    across = pixels.take(0, axis) - pixels.take(-1, axis)
+    return float(numpy.abs(across).mean()), float(numpy.abs(numpy.diff(pixels, axis=axis)).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "prompt"), [("xiaomo", "夜空下的城堡"), ("xiaomo-2", "荷塘月色，工笔")])
+def test_the_bundled_models_have_no_seam(model: str, prompt: str) -> None:
+    bundled = bimo.load(model)
+    settings: dict[str, Any] = {"seed": 1, "steps": 6}
+    (plain,), (tile,) = bundled.draw(prompt, **settings), bundled.draw(prompt, seamless="both", **settings)
+    for axis in (0, 1):
+        edge, inside = seam(plain.image, axis)
+        assert edge > 2 * inside
+        edge, inside = seam(tile.image, axis)
+        assert edge < 1.6 * inside
+    # Of the 6 steps of a level two calls each where x is rolled, one where convolutions are padded.
+    request = fill_request(bundled.system, {"text": prompt, "seamless": "both", **settings})
+    assert calls(bundled.system, request) == (1 + 12 if model == "xiaomo" else 1 + 6)
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_tile_and_a_plain_thing_stays_without_a_seam() -> None:
+    bundled = bimo.load("xiaomo")
+    settings: dict[str, Any] = {"seed": 1, "steps": 4, "seamless": "both"}
+    (alone,) = bundled.draw("红苹果", **settings)
+    assert max(seam(alone.image, axis)[0] for axis in (0, 1)) < 1
+    together = bundled.draw_together([{"text": "红苹果", **settings}, {"text": "一只猫", **settings}])
+    assert numpy.abs(numpy.asarray(together[0].image).astype(int) - numpy.asarray(alone.image)).max() <= 1
+
+
+def test_what_a_cache_keeps_of_blocks_does_not_lie_where_x_was_rolled_to(tiny_folder: Path) -> None:
+    with pytest.raises(RequestError, match="seamless shifts the picture at each step"):
+        fill_request(bimo.load(tiny_folder).system, {"text": "猫", "seamless": "both", "step_cache": "taylor"})
 
 
 def test_tiles_and_seams_contradict_each_other(folder: Path) -> None:

@@ -234,6 +234,11 @@ class PixelDenoiser(Denoiser):
         nn.init.zeros_(end.weight)
         self.head = nn.Sequential(nn.GroupNorm(part.groups, before), nn.SiLU(), end)
 
+    @property
+    def shift_equivariant(self) -> bool:
+        """True: attention has no positions here."""
+        return True
+
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's output. Raises RecipeError for conditions or text encoders it was not built for."""
         part = self.part

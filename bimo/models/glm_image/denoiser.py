@@ -66,6 +66,17 @@ class GlmImageDenoiser(StatefulDenoiser):
         settings = {field.name: getattr(part, field.name) for field in fields(part) if field.name != "factor"}
         self.model: Any = GlmImageTransformer2DModel(**settings, out_channels=part.in_channels)
 
+    def roll(self, conditioning: Conditioning, shift: tuple[int, int], sides: tuple[int, int]) -> Conditioning:
+        """Rolls the tokens of the prior with x, and those of a reference picture with the picture."""
+        rolled = super().roll(conditioning, shift, sides)
+        scalars = dict(rolled.scalars)
+        lying = [name for name, picture in rolled.pictures.items() if picture.shape[-2:] == sides]
+        for name in (TOKENS, *(name.replace(REFERENCE, REFERENCE_TOKENS) for name in lying)):
+            if name in scalars:
+                places = scalars[name].unflatten(1, (sides[0] // 2, sides[1] // 2))
+                scalars[name] = torch.roll(places, (shift[0] // 2, shift[1] // 2), (-2, -1)).flatten(1)
+        return replace(rolled, scalars=scalars)
+
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """noise - x, with reference pictures read anew."""
         return self.with_states(x, t, conditioning, [StepState() for _ in x])

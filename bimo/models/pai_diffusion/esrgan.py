@@ -93,6 +93,11 @@ class EsrganDenoiser(Denoiser):
         self.conv_hr = nn.Conv2d(width, width, 3, padding=1)
         self.conv_last = nn.Conv2d(width, 3, 3, padding=1)
 
+    @property
+    def shift_equivariant(self) -> bool:
+        """True: it is convolutions alone."""
+        return True
+
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The denoiser's output. Raises RecipeError if the picture is not a quarter of x."""
         small = conditioning.spatial

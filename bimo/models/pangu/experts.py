@@ -41,6 +41,11 @@ class ExpertsDenoiser(Denoiser):
         self.high = cast(nn.Module, cast(Any, part.high).build())
         self.low = cast(nn.Module, cast(Any, part.low).build())
 
+    @property
+    def shift_equivariant(self) -> bool:
+        """Whether both experts are."""
+        return all(cast(Denoiser, expert).shift_equivariant for expert in (self.high, self.low))
+
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The output, each row by its own expert."""
         early = t >= self.part.boundary

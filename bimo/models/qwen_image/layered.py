@@ -116,7 +116,6 @@ class LayeredPicture(Conditioner):
             "outpaint": request.outpaint,
             "hires": request.hires,
             "tile_size": request.tile_size,
-            "seamless": request.seamless,
             "regions": request.regions or None,
         }
         for name, value in asked.items():

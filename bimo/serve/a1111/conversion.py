@@ -12,7 +12,6 @@ from typing import Any
 from bimo.core.errors import RequestError
 from bimo.core.messages import Message, say
 from bimo.core.request import seeds_of
-from bimo.diffusion.request_validation import can_be_seamless
 from bimo.diffusion.sampler_names import SAMPLERS, sampler_named
 from bimo.engine.adapters import numbered
 from bimo.prompts.a1111 import lora_tags
@@ -22,7 +21,6 @@ from bimo.serve.admission import MOST_WEIGHT, check_side, check_text
 from bimo.serve.infotext import request_of
 from bimo.serve.jobs import CONDITION, Order
 from bimo.serve.keys import Caller
-from bimo.serve.pool import EngineKey
 from bimo.serve.problems import ApiError
 from bimo.serve.service import DrawingService
 from bimo.serve.uploads import decoded
@@ -80,7 +78,8 @@ class ConvertedRequest:
             own = service.recipe(self.model).request.size
             self.values["size"] = (body.width or own[0], body.height or own[1])
         check_side(self.values["size"], service.settings)
-        self._read_tiling(bool(body.tiling or recorded.get("seamless")))
+        if body.tiling or recorded.get("seamless"):
+            self.values["seamless"] = "both"
         self._note_ignored()
         if body.n_iter * body.batch_size > service.settings.limits.count:
             raise RequestError(
@@ -120,16 +119,6 @@ class ConvertedRequest:
         if eta != 1:
             self.note(Message("{name} is not done here; it changed nothing", name="eta"))
         return None
-
-    def _read_tiling(self, wanted: bool) -> None:
-        """Tiling is "seamless" here. Whether a model supports it is checked when drawing if it is not loaded yet."""
-        if not wanted:
-            return
-        engine = self.service.pool.resident(EngineKey(self.model))
-        if engine is not None and not can_be_seamless(engine.system):
-            self.note(Message("tiling is for models of one UNet; {model} is drawn without", model=self.model))
-            return
-        self.values["seamless"] = "both"
 
     def _read_controlnet(self) -> None:
         """Reads the units of the ControlNet extension: the first picture is the condition "control", the next
