@@ -8,6 +8,9 @@ out x from the words alone has nothing to roll: its picture is replaced by its p
 plus smooth image decomposition", J. Math. Imaging Vis. 39, 2011).
 """
 
+# torch leaves its Fourier transforms untyped.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import math
@@ -105,7 +108,9 @@ class Rolling:
     def shifts(self, step: int, sides: tuple[int, int]) -> list[tuple[int, int]]:
         """Two shifts (rows, columns), half a side apart along the rolled axes, in whole patches of the denoiser."""
         generator = torch.Generator().manual_seed((self.seed ^ SHIFT_SEED) * 1000 + step)
-        unit, first, second = self.denoiser.multiple, [], []
+        unit = self.denoiser.multiple
+        first: list[int] = []
+        second: list[int] = []
         for axis, side in zip("yx", sides, strict=True):
             drawn = int(torch.randint(max(1, side // unit), (), generator=generator, device="cpu")) * unit
             first.append(drawn if axis in self._axes else 0)
