@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bimo.core import colour
+from bimo.core.errors import RequestError
 from bimo.core.messages import say
 from bimo.core.request import MAXIMUM_SIDE
 
@@ -93,6 +94,23 @@ def mask_of(image: Image.Image, size: tuple[int, int]) -> Tensor:
     resized = opaque(image, "black").resize(size, resample=Image.Resampling.LANCZOS).convert("L")
     values = torch.tensor(numpy.array(resized).astype(numpy.float32) / 255.0)
     return (values >= 0.5).float()[None, None]
+
+
+def check_mask(mask: Image.Image, image: Image.Image) -> None:
+    """Raises RequestError for a mask that is not of the image's shape, give or take a pixel of rounding: it would be
+    drawn out, and lie elsewhere than it was painted.
+    """
+    own, given = upright(mask).size, upright(image).size
+    scale = max(own[0] / given[0], own[1] / given[1])
+    if any(abs(side - scale * whole) > 1 + scale for side, whole in zip(own, given, strict=True)):
+        raise RequestError(
+            "the mask has {width}x{height} pixels and the image {width_2}x{height_2}, which is another shape; paint "
+            "the mask over the image, at its size or any scale of it",
+            width=own[0],
+            height=own[1],
+            width_2=given[0],
+            height_2=given[1],
+        )
 
 
 def layer_of(image: Image.Image, size: tuple[int, int]) -> Tensor:

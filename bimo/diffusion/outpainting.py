@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from bimo.core.errors import RequestError
 from bimo.core.request import MAXIMUM_SIDE, Border, Request
-from bimo.diffusion.image_inputs import IMAGE, MASK, mask_of, pixels_of, upright
+from bimo.diffusion.image_inputs import IMAGE, MASK, check_mask, mask_of, pixels_of, upright
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +68,8 @@ def read(request: Request) -> dict[str, Tensor]:
         return pictures | on_canvas(request)
     if request.image is not None:
         pictures[IMAGE] = pixels_of(request.image, size)
-    if request.mask is not None:
+    if request.mask is not None and request.image is not None:
+        check_mask(request.mask, request.image)
         pictures[MASK] = mask_of(request.mask, size)
     return pictures
 

@@ -129,6 +129,7 @@ def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.Mon
     [
         ({"strength": 0.5}, "strength without an image"),
         ({"mask": red()}, "mask without an image"),
+        ({"image": red(), "mask": Image.new("L", (30, 64))}, "the mask has 30x64 pixels and the image"),
         ({"image": red(), "strength": 0.0}, "above 0"),
         ({"condition_images": {"sketch": red()}}, "reads no picture 'sketch'"),
         ({"condition_images": {"pose": red()}}, "reads no picture 'pose'"),
