@@ -147,7 +147,7 @@ def _seamless(system: System, request: Request) -> None:
     if request.seamless is None:
         return
     setting = None if request.step_cache is None else StepCacheSetting.named(request.step_cache)
-    if setting is not None and setting.kind in ("first-block", "taylor") and not pads_circularly(system):
+    if setting is not None and setting.kind != "easy" and not pads_circularly(system):
         raise RequestError(
             "the step cache {kind} keeps what blocks of the denoiser gave, and seamless shifts the picture at each "
             "step; take easy, or leave one of them out",
