@@ -95,8 +95,7 @@ class Request(pydantic.BaseModel):
     ``conditions`` are values for a level's conditioners by name; one not named is taken from the seed or left out.
     ``guidance_weights`` are the weights of the branches of guidance by name. ``image`` and ``mask`` (white: to be
     painted) are pictures or encoded bytes, never paths: a request may come from elsewhere. ``condition_images`` are
-    those that conditioners read, by the conditioner's name. ``strength`` is the share of the steps
-    that ``image`` goes through.
+    those that conditioners read, by their names. ``strength`` is the share of the steps that ``image`` goes through.
 
     ``negative`` None is none, by each system's own rule; "" is the empty prompt. ``sampler`` is a name of
     AUTOMATIC1111's or diffusers', ``schedule`` how its noise falls (normal, karras, exponential, beta ...), ``spacing``

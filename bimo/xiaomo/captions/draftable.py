@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Words that the model learned in its captions, and that show nothing.
 _EMPTY = re.compile(
-    r"[是有两几面个只盏条幅座处棵位朵家着天]|\b(?:is|are|there|some|two|its?|small|little|quiet|beautiful)\b"
+    r"[是有两几面个只盏条幅座处棵位朵家着天]|\b(?:is|are|there|some|two|its?|small|little|old|ancient|tall|quiet|beautiful)\b"
 )
 
 
