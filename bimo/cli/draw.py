@@ -243,6 +243,7 @@ def draw(
 
         show(explained(engine.system, engine.completed(requests[0])), folder)
         return
+    from bimo.diffusion.image_to_image import draft_warnings
     from bimo.diffusion.request_validation import heeds_empty
 
     existing = series.Drawn(folder) if resume and folder is not None else None
@@ -257,12 +258,13 @@ def draw(
         ):
             continue
         prepared = engine.prepare(full)
+        warnings = (*draft_warnings(engine.system, bool(request.draft), full), *prepared.warnings)
         # With a LoRA the vocabulary does not say what the model was trained on.
         if prepared.nothing_known and again is None and not image and not (anyway or engine.adapters):
             raise _unknown_words(prepared.nothing_known, full.text, engine.recipe.name)
         # Warnings about the prompt are shown before minutes are spent on drawing.
-        note(warning for warning in prepared.warnings if warning not in noted)
-        noted.update(prepared.warnings)
+        note(warning for warning in warnings if warning not in noted)
+        noted.update(warnings)
         drawn, written = saving.draw(engine, prepared, None if axes else paths[request.text])
         pictures += drawn
         files += written

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
+from bimo.core.messages import say
 from bimo.core.request import Request
 from bimo.diffusion import noise as noises
 from bimo.diffusion.conditioner import Conditioner, Drawing
 from bimo.diffusion.image_inputs import IMAGE, MASK, pixels_of, read_by_conditioners
 from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import System
+from bimo.prompts.a1111 import composed
 
 
 def begin(
@@ -67,6 +69,22 @@ def drafting(system: System, request: Request) -> Conditioner | None:
     """The conditioner of the last level that has a draft of what a request asks for, if any."""
     conditioners = system.level(system.recipe.levels[-1].name).conditioners
     return next((each for each in conditioners if each.can_draft(system, request)), None)
+
+
+def draft_share(system: System, request: Request) -> float | None:
+    """The share of the steps that a draft of the system's own goes through, None without one."""
+    share = system.recipe.request.draft if request.draft is None else request.draft
+    composed_of_parts = request.regions or len(composed(request.read_text)) > 1
+    if not share or request.image is not None or request.seamless or composed_of_parts:
+        return None
+    return share if drafting(system, request) else None
+
+
+def draft_warnings(system: System, asked: bool, request: Request) -> tuple[str, ...]:
+    """A warning if a draft was ``asked`` for and the filled request has none."""
+    if not asked or request.draft:
+        return ()
+    return (say("{name} has no draft of its own for this prompt; draft changed nothing", name=system.recipe.name),)
 
 
 def _start(system: System, name: str, drawing: Drawing) -> Tensor:

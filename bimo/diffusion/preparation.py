@@ -136,9 +136,7 @@ def prepare(
     nothing = unlearned[0] if unlearned and all(unlearned) else ""
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     asked = request.get("draft") if isinstance(request, Mapping) else request.draft
-    if asked and not full.draft:
-        none = say("{name} has no draft of its own for this prompt; draft changed nothing", name=system.recipe.name)
-        warnings[none] = None
+    warnings.update(dict.fromkeys(image_to_image.draft_warnings(system, bool(asked), full)))
     if full.negative and guided and all(guided):
         silent = say("this system reads no negative prompt; yours changed nothing")
         warnings[silent] = None

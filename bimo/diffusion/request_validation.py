@@ -60,7 +60,7 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         "sampler": wanted.sampler or last.sampler,
         **_sampling(system, request),
     }
-    settings["draft"] = _draft(system, request.model_copy(update=settings))
+    settings["draft"] = image_to_image.draft_share(system, request.model_copy(update=settings))
     if request.image is not None and request.strength is None:
         plain = 1.0 if IMAGE in read_by_conditioners(system, last.name) else STRENGTH
         painted = request.mask is not None or request.outpaint is not None
@@ -215,15 +215,6 @@ def _drawn_text(system: System, text: str) -> str | None:
     """The text paraphrased with words that the system learned; None if it is unchanged."""
     read = system.paraphrased(text).text
     return None if read == text else read
-
-
-def _draft(system: System, request: Request) -> float | None:
-    """The share of the steps that a draft of the system's own goes through, None without one."""
-    share = guidance.first_set(request.draft, system.recipe.request.draft)
-    composed_of_parts = request.regions or len(composed(request.read_text)) > 1
-    if not share or request.image is not None or request.seamless or composed_of_parts:
-        return None
-    return share if image_to_image.drafting(system, request) else None
 
 
 def _negative(system: System, negative: str | None) -> str | None:

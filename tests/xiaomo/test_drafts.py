@@ -26,6 +26,7 @@ from bimo.xiaomo.drafts import draft
 from bimo.xiaomo.scenes.description import Mood
 from bimo.xiaomo.scenes.plan import ScenePlan, draw_scene
 from bimo.xiaomo.scenes.planning import planned, planned_boxes
+from tests.support.command_line import runner
 
 SHARE = 0.25
 
@@ -184,3 +185,13 @@ def test_a_model_without_drafts_says_so() -> None:
 def test_a_share_is_from_none_to_all(engine: Engine, share: float) -> None:
     with pytest.raises(RequestError, match="draft"):
         engine.draw("西湖", draft=share)
+
+
+def test_the_command_line_says_that_there_is_none(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = runner(capfd)
+    status, _, said = run("draw", "红苹果", "--draft", "0.5", "--steps", "1", "-o", str(tmp_path / "one.png"))
+    assert status == 0
+    assert "no draft" in said
+    status, _, said = run("draw", "西湖", "--draft", "0.5", "--steps", "1", "-o", str(tmp_path / "two.png"))
+    assert status == 0
+    assert "no draft" not in said
