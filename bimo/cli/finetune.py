@@ -138,7 +138,7 @@ def finetune(
         options, pictures, out, memory=memory, device=device, captioner=captioner, captioner_model=captioner_model or ""
     )
     if plan:
-        run.plan(seed, threads)
+        run.plan(seed, threads, settings or [])
         return
     run.train(seed, threads, settings or [], from_here=from_here, accept_new_data=accept_new_data)
     print(out)

@@ -44,6 +44,8 @@ from bimo.training.finetune.wish import Wish
 from bimo.training.trainer import train
 
 STATE_FILE = "finetune.json"
+#: A setting as `--set` takes it.
+EXAMPLE = "stages.0.lr=5e-6"
 #: How many captions the planning rules look at.
 CAPTIONS = 64
 TITLES = {
@@ -88,12 +90,13 @@ class FinetuneRun:
     budget: int | None
     captions: Captions
 
-    def plan(self, seed: int, threads: int | None) -> None:
+    def plan(self, seed: int, threads: int | None, settings: Sequence[str]) -> None:
         """Prints the plan with estimates from a probe of a few steps; writes nothing."""
         _threads(threads)
         with _leaving_nothing(self.out, always=True):
             data = self._data()
             recipe, _ = self._planned(data, (), every_way=True)
+            recipe = changed(recipe, settings, EXAMPLE)
             typer.echo(say("a few steps, to know what all take ..."), err=True)
             pictures = Pictures(*data.folders, repeats=data.repeats)
             probe = probed(recipe, pictures, self._start(recipe), self.device)
@@ -169,7 +172,7 @@ class FinetuneRun:
                     typer.echo(say("{file} was edited: what it says counts", file=file), err=True)
                 return registry.recipe(f"{file}:{NAME}")
         recipe, stages = self._planned(data, cast("Sequence[Any]", load(state["stages"])) if state else ())
-        recipe = changed(recipe, settings, "stages.0.lr=5e-6")
+        recipe = changed(recipe, settings, EXAMPLE)
         write_whole(file, self._text(recipe, data).encode())
         assert registry.recipe(f"{file}:{NAME}") == recipe
         state_out = requested | {"stages": [dump(stage) for stage in stages], "written": _digest(file)}

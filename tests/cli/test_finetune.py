@@ -114,6 +114,13 @@ def test_a_plan_is_said_and_leaves_nothing(here: Run, photos: Path, tiny_folder:
     assert not Path("run").exists()
 
 
+def test_a_plan_is_of_what_is_set(here: Run, photos: Path, tiny_folder: Path) -> None:
+    status, out, err = here(*words(tiny_folder, "run", "--plan", "--set", "stages.0.lr=0.25"))
+    assert status == 0, err
+    assert "lr=0.25" in out
+    refused(here(*words(tiny_folder, "run", "--plan", "--set", "stages.0.speed=1")), 3, "speed")
+
+
 @pytest.mark.parametrize(
     ("more", "status", "said"),
     [
