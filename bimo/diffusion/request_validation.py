@@ -136,10 +136,10 @@ def _shortcuts(system: System, request: Request) -> None:
 
 def pads_circularly(system: System) -> bool:
     """Whether a seamless picture (``Request.seamless``) takes circular padding of the last level's denoiser and of its
-    decoder; else x is rolled, and decoded with a margin that goes on at the other edge.
+    decoder; else x is rolled, and decoded with a margin that goes on at the other edge. What only scores does neither.
     """
-    last = system.recipe.levels[-1].name
-    return system.space(last).shift_equivariant and system.level(last).denoiser.shift_equivariant
+    last = (level.name for level in system.recipe.levels[-1:])
+    return any(system.space(one).shift_equivariant and system.level(one).denoiser.shift_equivariant for one in last)
 
 
 def _seamless(system: System, request: Request) -> None:
