@@ -221,7 +221,7 @@ class Engine:
         # What adapters taught, the model's list of words does not say.
         if request.drawn_text is None and self.system.paraphrased(request.text).text != request.text and self.adapters:
             request = request.model_copy(update={"drawn_text": request.text})
-        circular = request.seamless if pads_circularly(self.system) else None
+        circular = request.seamless if request.seamless and pads_circularly(self.system) else None
         block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": circular}
         if circular is not None and (self.keeping.tiles or self.compiled):
             raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")

@@ -22,6 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 #: What is added to the scores of masked keys: finite in bfloat16 as well.
 MASKED = -1e30
+#: The arguments of torch's attention in their order.
+ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
 class _FiniteAttention(TorchFunctionMode):
@@ -36,8 +38,9 @@ class _FiniteAttention(TorchFunctionMode):
         mask = named.get("attn_mask", args[3] if len(args) > 3 else None)
         if func is not nn.functional.scaled_dot_product_attention or mask is None or mask.dtype != torch.bool:
             return func(*args, **named)
-        scores = torch.zeros_like(mask, dtype=args[0].dtype).masked_fill(~mask, MASKED)
-        return func(*args[:3], **{**named, "attn_mask": scores}) * mask.any(-1, keepdim=True)
+        named |= dict(zip(ATTENTION, args, strict=False))
+        scores = torch.zeros_like(mask, dtype=named["query"].dtype).masked_fill(~mask, MASKED)
+        return func(**{**named, "attn_mask": scores}) * mask.any(-1, keepdim=True)
 
 
 def converted(module: nn.Module, tensors: Sequence[Tensor]) -> Any:

@@ -112,6 +112,7 @@ def values() -> dict[str, list[Any]]:
         "original_text": ["猫", "", None],
         "drawn_text": ["狗", "", None],
         "long_prompt": ["cut", "chunks", "x", None],
+        "draft": [0, 0.5, 1, 2, None],
     }
 
 

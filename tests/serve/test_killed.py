@@ -102,7 +102,7 @@ def test_no_job_is_lost_or_doubled(tiny_folder: Path, tmp_path: Path) -> None:
                 answer: Any = client.get("/metrics").text
                 return int(float(re.search(r"^bimo_jobs_open (\S+)", answer, re.MULTILINE)[1]))  # type: ignore[index]
 
-            until(lambda: left() == 0, 120)
+            until(lambda: left() == 0, 300)
             for name in accepted:
                 job = client.get(f"/v1/jobs/{name}").json()
                 assert job["state"] in ("done", "failed", "cancelled"), job
