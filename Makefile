@@ -46,7 +46,7 @@ test: .venv/.dev ## all tests, on every core: make test [ARGS="-k words"] [WORKE
 test-quick: .venv/.dev ## the tests that take no seconds and no browser: what to run while writing
 	$(BIN)/python -m pytest -q $(SPREAD) -m "not slow and not browser" $(ARGS)
 
-test-oldest: .venv/.dev ## tests of some families with the oldest versions that pyproject.toml allows, installed into build/oldest
+test-oldest: .venv/.dev ## every recipe, folders and some families with the oldest versions that pyproject.toml allows, in build/oldest: minutes
 	$(BIN)/python tools/oldest.py build/oldest $(ARGS)
 
 coverage: .venv/.dev ## what of the package the tests reach, least first: make coverage [ARGS=tests/prompts]; pages in build/coverage
