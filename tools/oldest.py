@@ -23,7 +23,7 @@ TESTS = (
     *("tests/hub", "tests/models/test_diffusers_folder.py", "tests/models/test_language_model.py"),
     *("tests/models/test_flow_transformers.py", "tests/models/test_hunyuan_dit.py", "tests/parity/test_flow.py"),
     *("tests/parity/test_stable_diffusion.py", "tests/parity/test_qwen_image_edit.py"),
-    "tests/parity/test_clip_families.py",
+    *("tests/parity/test_clip_families.py", "tests/parity/test_z_image_omni.py", "tests/parity/test_qwen_image_21.py"),
 )
 _BOUND = re.compile(r"([\w.-]+)>=([\w.]+)")
 _EXACT = re.compile(r"([\w.-]+)\s*\(?==([\w.]+)\)?\s*(?:;|$)")

@@ -138,7 +138,9 @@ def _siglip(folder: Folder) -> Siglip2Vision:
     folder.demand(SEEING, "transformers", ("Siglip2VisionModel",))
     folder.demand(PROCESSOR, "transformers", PROCESSORS)
     own = {each.name for each in fields(Siglip2Vision)} - {"max_num_patches"}
-    read = folder.config(SEEING).of(Siglip2VisionConfig().to_dict(), own, NO_EFFECT_TEXT)
+    # transformers 5.6 has no default for this one: there is a head where none is named.
+    defaults = {"vision_use_head": True, **Siglip2VisionConfig().to_dict()}
+    read = folder.config(SEEING).of(defaults, own, NO_EFFECT_TEXT)
     path = folder.path / PROCESSOR / PROCESSOR_FILE
     said = read_json(path)
     for name, value in {**MEANT, "patch_size": read["patch_size"]}.items():
