@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ _ENDS = frozenset("门宫山河湖江海城塔桥寺庙街路岛国省市县镇�
 #: Punctuation that only divides a sentence.
 _MARKS = frozenset(",.:;!?'\"()[]<>-~·、。…/&+")
 _WORDS_NEAR = 3
+#: Unknown words that similar ones are looked for, and letters of the longest.
+_WORDS_LOOKED_AT, _LETTERS = 32, 40
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,12 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
     textual inversion.
     """
     pieces = [(start, end) for start, end in places if start < end and text[start:end] not in own]
-    taught = [(start, end) for start, end in places if text[start:end] in own]
+    starts = [start for start, _ in pieces]
+    taught = {place for start, end in places if text[start:end] in own for place in range(start, end)}
     strange: dict[int, str] = {}
     learned = 0
     for word in _WORD.finditer(text):
-        if any(start <= word.start() < end for start, end in taught):
+        if word.start() in taught:
             continue
         parts = re.split("['’-]", word[0])
         if word[0] in known or all(part in known or part in _PARTICLES_EN for part in parts):
@@ -58,19 +62,20 @@ def strange(text: str, places: Sequence[tuple[int, int]], known: Set[str], own: 
         elif word[0] not in _PARTICLES_EN:
             strange[word.start()] = word[0]
     for run in _HAN_RUN.finditer(text):
-        inside = [(start, end) for start, end in pieces if run.start() <= start and end <= run.end()]
+        within = pieces[bisect_left(starts, run.start()) : bisect_left(starts, run.end())]
+        inside = [(start, end) for start, end in within if end <= run.end()]
         count, words = _of_run(text, inside, known)
         learned += count
         strange |= words
     emoji = sequences(text)
+    in_emoji = {place for start, end in emoji for place in range(start, end)}
     for start, end in emoji:
         strange[start] = _called(text[start:end])
     # Dividing or known marks do not matter, unless the text consists of marks only.
     alone = not strange and not learned
     for start, end in pieces:
         word = text[start:end]
-        within = any(first <= start < last for first, last in emoji)
-        if _is_mark(word) and not within and (alone or not (word in known or _MARKS.issuperset(word))):
+        if _is_mark(word) and start not in in_emoji and (alone or not (word in known or _MARKS.issuperset(word))):
             strange[start] = word
     words = tuple(dict.fromkeys(_joined(strange)))
     return Strange(words, len(words) > learned, bool(words) and not learned)
@@ -151,16 +156,17 @@ def _begins(words: Sequence[str], at: int, counted: Sequence[bool]) -> bool:
 
 
 def near(words: Sequence[str], known: Set[str]) -> tuple[str, ...]:
-    """Known words similar to unknown ones: in letters, or with characters in common."""
-    emoji: dict[str, None] = {}
-    for word in words:
+    """Known words similar to the first unknown ones: in letters, or with characters in common."""
+    similar: dict[str, None] = {}
+    for word in words[:_WORDS_LOOKED_AT]:
         if _HAN_RUN.fullmatch(word) and len(word) > 1:
-            sharing = [(_shared(word, other), other) for other in known if set(word) & set(other)]
-            best = sorted(sharing, key=lambda pair: (-pair[0], len(pair[1]), pair[1]))
-            emoji |= dict.fromkeys(other for share, other in best[:_WORDS_NEAR] if share >= 0.5)
-        elif word.isascii() and len(word) > 2:
-            emoji |= dict.fromkeys(difflib.get_close_matches(word, known, n=_WORDS_NEAR, cutoff=0.75))
-    return tuple(emoji)[: 2 * _WORDS_NEAR]
+            # Of a run more than three times as long too little is shared, whatever it says.
+            short = (other for other in known if len(word) <= 3 * len(other) and set(word) & set(other))
+            best = sorted(((_shared(word, other), other) for other in short), key=lambda p: (-p[0], len(p[1]), p[1]))
+            similar |= dict.fromkeys(other for share, other in best[:_WORDS_NEAR] if share >= 0.5)
+        elif word.isascii() and 2 < len(word) <= _LETTERS:
+            similar |= dict.fromkeys(difflib.get_close_matches(word, known, n=_WORDS_NEAR, cutoff=0.75))
+    return tuple(similar)[: 2 * _WORDS_NEAR]
 
 
 def _shared(word: str, other: str) -> float:
