@@ -11,13 +11,13 @@ What OpenVINO has converted is made in a run before, which is not timed: a side 
 as it warms.
 
     python bench/processor.py --folder DIR [--turns 2] [--steps 2] [--size 512] [--json FILE]
-    python bench/processor.py --networks hunyuan-dit kolors z-image     # blocks at half width, no pictures
+    python bench/processor.py --networks hunyuan-dit kolors z-image     # denoisers at half width, no pictures
+    python bench/processor.py --networks z-image --layers 4 --size 256  # fewer blocks, fewer tokens: in minutes
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import math
@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import Any
 
 from against_diffusers import GUIDANCE, NEGATIVE, PROMPT, PUBLISHED, SEED, decibels, make, own_peak_megabytes
+from denoisers import LAYERS, NETWORKS, network, of_network
 
 SIDES = ("diffusers-fp32", "diffusers-bf16", "torch-bf16", "openvino", "openvino-bf16", "openvino-int8")
 DEFAULT_SIDES = ("diffusers-fp32", "diffusers-bf16", "openvino-bf16", "openvino-int8")
+NETWORK_SIDES = ("diffusers-fp32", "diffusers-bf16", "openvino-bf16")
 STEPS_OF_A_PICTURE = 20
 #: (side, other side, required ratio of seconds)
 WANTED = (
@@ -96,22 +98,27 @@ def of_bimo(folder: Path, name: str) -> Draw:
     return draw
 
 
-def serve(side: str, folder: Path, threads: int) -> None:
-    """Loads a side, then draws for each input line [size, steps, file] and prints the measurements."""
+def serve(side: str, folder: Path, threads: int, network: str) -> None:
+    """Loads a side, then draws for each input line [size, steps, file] and prints the measurements; with ``network``,
+    calls that denoiser alone.
+    """
     begun = time.perf_counter()
     import torch
 
     torch.set_num_threads(threads)
     way, _, numbers = side.partition("-")
-    draw = of_diffusers(folder, numbers) if way == "diffusers" else of_bimo(folder, side)
+    if network:
+        draw = of_network(folder, network, side)
+    else:
+        draw = of_diffusers(folder, numbers) if way == "diffusers" else of_bimo(folder, side)
     print(json.dumps({"load": time.perf_counter() - begun, "load_cpu": spent()}), flush=True)
     for line in sys.stdin:
         size, steps, file = json.loads(line)
         noted: list[tuple[float, float]] = []
         start = (time.perf_counter(), spent())
-        image = draw(size, steps, lambda noted=noted: noted.append((time.perf_counter(), spent())))
+        made = draw(size, steps, lambda noted=noted: noted.append((time.perf_counter(), spent())))
         end = (time.perf_counter(), spent())
-        image.save(file)
+        made.save(file)
         # The last step ends with the decoder, so it is not among those that are timed.
         each = [[after[k] - before[k] for before, after in itertools.pairwise(noted)] for k in (0, 1)]
         whole = [end[k] - start[k] for k in (0, 1)]
@@ -128,9 +135,10 @@ def spent() -> float:
 class Side:
     """A process of one side."""
 
-    def __init__(self, name: str, folder: Path, threads: int) -> None:
+    def __init__(self, name: str, folder: Path, threads: int, network: str = "") -> None:
         self.name = name
         command = [sys.executable, __file__, "--serve", name, "--folder", str(folder), "--threads", str(threads)]
+        command += ["--network", network] if network else []
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         start = time.perf_counter()
         self.process = subprocess.Popen(
@@ -235,147 +243,62 @@ def pictures(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def network(name: str) -> tuple[Any, dict[str, Any]]:
-    """A denoiser of diffusers at half its published width (Z-Image of half its layers, too), with random weights, and
-    what it is asked for 512x512.
+def networks(options: argparse.Namespace) -> dict[str, Any]:
+    """Times each network's answer by diffusers in float32 and bfloat16 and by OpenVINO in bfloat16, in turns, each in a
+    process of its own.
     """
     import torch
-    from diffusers import HunyuanDiT2DModel, UNet2DConditionModel, ZImageTransformer2DModel
 
-    torch.manual_seed(0)
-    if name == "hunyuan-dit":
-        from diffusers.models.embeddings import get_2d_rotary_pos_embed
-
-        made: Any = HunyuanDiT2DModel(
-            num_attention_heads=16,
-            attention_head_dim=44,
-            in_channels=4,
-            patch_size=2,
-            sample_size=128,
-            hidden_size=704,
-            num_layers=40,
-            mlp_ratio=4.3637,
-            cross_attention_dim=1024,
-            cross_attention_dim_t5=2048,
-            pooled_projection_dim=1024,
-            use_style_cond_and_image_meta_size=False,
-            learn_sigma=True,
-        )
-        return made, {
-            "hidden_states": torch.randn(2, 4, 64, 64),
-            "timestep": torch.tensor([500.0, 500.0]),
-            "encoder_hidden_states": torch.randn(2, 77, 1024),
-            "text_embedding_mask": torch.ones(2, 77, dtype=torch.bool),
-            "encoder_hidden_states_t5": torch.randn(2, 256, 2048),
-            "text_embedding_mask_t5": torch.ones(2, 256, dtype=torch.bool),
-            "image_meta_size": None,
-            "style": None,
-            "image_rotary_emb": get_2d_rotary_pos_embed(44, ((0, 0), (32, 32)), (32, 32), output_type="pt"),
-        }
-    if name == "kolors":
-        made = UNet2DConditionModel(
-            sample_size=64,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(160, 320, 640),
-            attention_head_dim=(5, 10, 20),
-            transformer_layers_per_block=(1, 2, 10),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=5632,
-            encoder_hid_dim=4096,
-            encoder_hid_dim_type="text_proj",
-        )
-        return made, {
-            "sample": torch.randn(2, 4, 64, 64),
-            "timestep": torch.tensor([500, 500]),
-            "encoder_hidden_states": torch.randn(2, 256, 4096),
-            "added_cond_kwargs": {"text_embeds": torch.randn(2, 4096), "time_ids": torch.randn(2, 6)},
-        }
-    if name == "z-image":
-        made = ZImageTransformer2DModel(dim=1920, n_heads=15, n_kv_heads=15, n_layers=15)
-        return made, {
-            "x": [torch.randn(16, 1, 64, 64)],
-            "t": torch.tensor([0.5]),
-            "cap_feats": [torch.randn(64, 2560)],
-        }
-    raise SystemExit(f"there is no network {name!r}; there are hunyuan-dit, kolors, z-image")
-
-
-def awake(module: Any) -> None:
-    """Sets zero-initialised gates to other values, as blocks would otherwise have no effect."""
-    import torch
-
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim == 1 and not bool(parameter.any()):
-                parameter.normal_(0, 0.02)
-
-
-def beside(module: Any, dtype: Any) -> Any:
-    """The same module, whose weights are shared where they are of the same kind of number."""
-    import torch
-
-    weights = {id(own): torch.nn.Parameter(own.data.to(dtype), requires_grad=False) for own in module.parameters()}
-    return copy.deepcopy(module, dict(weights)).eval()
-
-
-def networks(options: argparse.Namespace) -> dict[str, Any]:
-    """Times each network's answer by diffusers in float32 and bfloat16 and by OpenVINO in bfloat16, in turns."""
-    import torch
-
-    from bimo.engine.openvino import ConvertedBlock, repeated
-    from bimo.engine.openvino_cache import ConversionCache
-
-    torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"size": options.size, "turns": options.turns}
     for name in options.networks:
-        module, inputs = network(name)
-        awake(module.eval())
-        count = sum(parameter.numel() for parameter in module.parameters())
-        half, ours = beside(module, torch.bfloat16), beside(module, torch.float32)
-        found = [ConvertedBlock(path, block, "bf16", ConversionCache(None)) for path, block in repeated(ours)]
-
-        def halved(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                return value.to(torch.bfloat16) if value.is_floating_point() else value
-            if isinstance(value, dict):
-                return {key: halved(part) for key, part in value.items()}
-            return type(value)(halved(part) for part in value) if isinstance(value, (list, tuple)) else value
-
-        narrow = {key: value if key == "image_rotary_emb" else halved(value) for key, value in inputs.items()}
-        ways = {
-            "diffusers-fp32": lambda module=module, inputs=inputs: module(**inputs, return_dict=False)[0],
-            "diffusers-bf16": lambda half=half, narrow=narrow: half(**narrow, return_dict=False)[0],
-            "openvino-bf16": lambda ours=ours, inputs=inputs: ours(**inputs, return_dict=False)[0],
-        }
-        answers: dict[str, Any] = {}
-        seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-        with torch.inference_mode():
-            for way, call in ways.items():
-                answer = call()
-                answers[way] = (answer[0] if isinstance(answer, list) else answer).float()
+        with tempfile.TemporaryDirectory() as made:
+            folder = options.folder or Path(made)
+            if not (folder / name).exists():
+                module = network(name, options.layers or LAYERS[name])
+                module.save_pretrained(folder / name)
+                del module
+            config = json.loads((folder / name / "config.json").read_text())
+            layers = config.get("num_layers") or config.get("n_layers") or config["transformer_layers_per_block"][-1]
+            converting = Side("openvino-bf16", folder, options.threads, name)  # its loading is not timed
+            converting.draw(options.size, 1, Path(made) / "converting")
+            converting.end()
+            sides = [Side(way, folder, options.threads, name) for way in NETWORK_SIDES]
+            answers: dict[str, Any] = {}
+            for side in sides:
+                side.first = side.draw(options.size, 1, Path(made) / side.name)
+                answers[side.name] = torch.load(Path(made) / side.name)
             for turn in range(options.turns):
-                for way in list(ways) if turn % 2 == 0 else list(ways)[::-1]:
-                    start = (time.perf_counter(), spent())
-                    ways[way]()
-                    seconds[way].append((time.perf_counter() - start[0], spent() - start[1]))
-        exact = answers["diffusers-fp32"]
-        middle = {way: [statistics.median(kind) for kind in zip(*rows, strict=True)] for way, rows in seconds.items()}
-        report[name] = {"parameters": count, "blocks": len(found)}
-        for way, (wall, busy) in middle.items():
-            error = float((answers[way] - exact).norm() / exact.norm())
-            off = -20 * math.log10(max(error, 1e-9))
-            report[name][way] = {"seconds": wall, "processor_seconds": busy, "error": error}
-            print(
-                f"{name} ({count / 1e6:.0f} M) {way:15} {wall:.3f} s, {busy:.3f} s of processor, error {error:.1e} "
-                f"({off:.1f} dB), {middle['diffusers-fp32'][0] / wall:.2f}x, "
-                f"{middle['diffusers-fp32'][1] / busy:.2f}x by processor seconds",
-                flush=True,
-            )
-        del module, half, ours, found, ways
+                for side in sides if turn % 2 == 0 else sides[::-1]:
+                    side.turns.append(side.draw(options.size, options.steps, Path(made) / side.name))
+            exact = answers[NETWORK_SIDES[0]]
+            report[name] = {"layers": layers}
+            for side in sides:
+                wall, busy = (
+                    statistics.median(value for turn in side.turns for value in turn["steps"][kind]) for kind in (0, 1)
+                )
+                error = float((answers[side.name] - exact).norm() / exact.norm())
+                found = {
+                    "seconds": wall,
+                    "processor_seconds": busy,
+                    "load_processor_seconds": side.load["load_cpu"],
+                    "load_seconds": side.load["seconds"],
+                    "begun_seconds": side.load["seconds"] + side.first["whole"][0],
+                    "peak_megabytes": max(turn["peak"] for turn in side.turns),
+                    "error": error,
+                }
+                report[name][side.name] = found
+                plain = report[name][NETWORK_SIDES[0]]
+                print(
+                    f"{name} ({layers} layers, {options.size}x{options.size}) {side.name:15} {wall:.3f} s, "
+                    f"{busy:.3f} s of processor, {plain['seconds'] / wall:.2f}x, "
+                    f"{plain['processor_seconds'] / busy:.2f}x by processor seconds, "
+                    f"loaded in {found['load_seconds']:.1f} s "
+                    f"({found['load_processor_seconds']:.1f} of processor; {found['begun_seconds']:.1f} with "
+                    f"the first answer), peak {found['peak_megabytes']:.0f} MB, "
+                    f"error {error:.1e} ({-20 * math.log10(max(error, 1e-9)):.1f} dB)",
+                    flush=True,
+                )
+                side.end()
     return report
 
 
@@ -389,12 +312,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--warm-size", type=int, default=256, help="of the drawing that warms and is compared")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--networks", nargs="+", help="time these denoisers at half width, and no pictures")
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, help="time these denoisers at half width, and no pictures"
+    )
+    parser.add_argument("--layers", type=int, help="of those: the number of repeated blocks, where not all of them")
+    parser.add_argument("--network", default="", choices=("", *NETWORKS), help="of --serve: this denoiser alone")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", choices=SIDES, help="draw what standard input says, for the other process")
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.folder, options.threads)
+        serve(options.serve, options.folder, options.threads, options.network)
         return
     report = networks(options) if options.networks else pictures(options)
     if options.json:
