@@ -45,6 +45,9 @@ from bimo.engine.openvino_convert import compressed, converted, quantised_model
 Precision = Literal["f32", "bf16", "int8", "int8-weights"]
 #: What text encoders are converted to beside a denoiser. A calibration on one prompt would not hold for others.
 OF_TEXT: dict[Precision, Precision] = {"f32": "f32", "bf16": "bf16", "int8": "int8-weights"}
+#: The end of an autoencoder's decoder's name. With int8 it stays in bf16: it runs once a picture, is calibrated on a
+#: single latent of fewer steps, and its errors are the picture's (docs/en/speed.md has what each loses).
+DECODER = ".decoder"
 #: Where a text encoder has the tower that reads pictures.
 VISION = "visual."
 #: The largest error of a converted block of a text encoder against torch's float32, relative to the norm of its output.
@@ -286,7 +289,7 @@ def blocks(system: System) -> dict[str, nn.Module]:
                 by_name |= {f"{path}.{name}": block for name, block in repeated(module)}
         for path, module in built.named_modules(prefix=level.name):
             if isinstance(module, AutoencoderKL):
-                by_name[f"{path}.decoder"] = module.decoder
+                by_name[path + DECODER] = module.decoder
     return by_name
 
 
@@ -339,7 +342,12 @@ class OpenVino:
             )
         self.precision: Precision = precision
         self.cache = ConversionCache(None) if root is None else ConversionCache.of(system, root)
-        self.converted = [ConvertedBlock(name, block, precision, self.cache) for name, block in by_name.items()]
+        self.converted = [
+            ConvertedBlock(
+                name, block, "bf16" if precision == "int8" and name.endswith(DECODER) else precision, self.cache
+            )
+            for name, block in by_name.items()
+        ]
         #: Text encoders that were left to torch, as sentences.
         self.warnings: list[str] = []
         self.texts = {
@@ -363,12 +371,13 @@ class OpenVino:
             block.restore()
 
     def calibrate(self, draw: Callable[[], object]) -> None:
-        """For int8: unless all blocks are in the cache, records the inputs of one drawing and quantises with them."""
-        if self.precision != "int8" or all(self.cache.calibrated(block.name) for block in self.converted):
+        """For int8: unless its blocks are in the cache, records the inputs of one drawing and quantises with them."""
+        quantised = [block for block in self.converted if block.precision == "int8"]
+        if all(self.cache.calibrated(block.name) for block in quantised):
             return
-        for block in self.converted:
+        for block in quantised:
             block.samples = {}
         draw()
-        for block in self.converted:
+        for block in quantised:
             block.quantise()
         gc.collect()

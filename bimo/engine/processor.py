@@ -7,7 +7,7 @@ torch-bf16         bfloat16 by torch
 openvino           float32 by OpenVINO
 openvino-bf16      bfloat16 by OpenVINO; the code between blocks by torch
 openvino-int8      8-bit matrix products, calibrated once on a drawing of the model; text encoders with weights of 8
-                   bits; the rest as openvino-bf16
+                   bits; the decoder and the rest as openvino-bf16
 auto               the fastest except int8, by a benchmark of a second, cached for this machine
 =================  =====================================================================================
 """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler
 
 from bimo.core.errors import RequestError
 from bimo.diffusion.system import System
@@ -82,6 +82,21 @@ def test_one_conversion_serves_every_size_and_is_kept(folder: Path, cache: Path,
     assert decibels(pixels(plain, **large), pixels(other, **large)) >= least
     assert (pixels(engine(folder, name)) == pixels(other)).all()
     assert {file: file.stat().st_mtime_ns for file in sorted(cache.rglob("*.xml"))} == files
+
+
+def test_int8_leaves_the_decoder_in_bfloat16(folder: Path, cache: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 8, 8, dtype=torch.bfloat16)
+    answers: list[torch.Tensor] = []
+    for name in ("openvino-bf16", "openvino-int8"):
+        made = engine(folder, name)
+        pixels(made)
+        decoder: Any = next(module for module in made.system.modules() if isinstance(module, AutoencoderKL)).decoder
+        assert isinstance(decoder.forward, ConvertedBlock)
+        answers.append(decoder(x))
+    assert torch.equal(*answers)
+    assert list(cache.rglob("*mid_block*.int8.xml"))
+    assert not list(cache.rglob("*decoder*.int8.xml"))
 
 
 def test_what_is_kept_is_of_these_weights_read_so(folder: Path, tmp_path: Path) -> None:
