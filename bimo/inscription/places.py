@@ -38,7 +38,7 @@ WRITABLE: Mapping[str, Shares] = {
 #: A box is looked at with so much of its side around it: a thing differs from what surrounds it.
 AROUND = 0.15
 #: The least that a thing has room for, as a share of what the layout has.
-SPECK = 0.7
+SPECK = 0.5
 
 
 def box_at(

@@ -48,7 +48,7 @@ def test_the_picture_says_where_on_the_lantern_there_is_room() -> None:
 
 def test_a_speck_is_no_lantern() -> None:
     image = Image.new("RGB", (400, 400), (240, 240, 230))
-    ImageDraw.Draw(image).rectangle((100, 100, 160, 160), fill=(60, 60, 60))
+    ImageDraw.Draw(image).rectangle((100, 100, 140, 140), fill=(60, 60, 60))
     assert at(told(lantern=[(0.2, 0.2, 0.8, 0.8)]), "lantern", image) == pytest.approx((0.32, 0.32, 0.36, 0.24))
 
 
