@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -119,15 +119,11 @@ class Conditioner(Part, ABC):
         """
         return {}
 
-    def can_draft(self, system: System, request: Request) -> bool:
-        """Whether it has a draft of the picture that a request asks for."""
-        return False
-
-    def draft(self, drawing: Drawing) -> Image.Image:
-        """A draft made by program, which the last level starts from as it starts from the image of image-to-image;
-        called only if ``can_draft``.
+    def drafter(self, system: System, request: Request) -> Callable[[Drawing], Image.Image] | None:
+        """What makes a draft of the picture that a request asks for, by program, which the last level starts from as it
+        starts from the image of image-to-image; None where there is none.
         """
-        raise NotImplementedError
+        return None
 
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
         """The scalars of its conditioning that are 0 at this step, for conditioners that apply to a range of steps."""

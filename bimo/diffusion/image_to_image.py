@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,14 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import say
 from bimo.core.request import Request
 from bimo.diffusion import noise as noises
-from bimo.diffusion.conditioner import Conditioner, Drawing
+from bimo.diffusion.conditioner import Drawing
 from bimo.diffusion.image_inputs import IMAGE, MASK, pixels_of, read_by_conditioners
 from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import System
 from bimo.prompts.a1111 import composed
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def begin(
@@ -65,10 +70,10 @@ def steps_taken(request: Request, steps: int) -> int:
     return steps if share is None else max(1, int(steps * share))
 
 
-def drafting(system: System, request: Request) -> Conditioner | None:
-    """The conditioner of the last level that has a draft of what a request asks for, if any."""
+def drafter(system: System, request: Request) -> Callable[[Drawing], Image.Image] | None:
+    """What makes a draft of what a request asks for, by a conditioner of the last level; None without one."""
     conditioners = system.level(system.recipe.levels[-1].name).conditioners
-    return next((each for each in conditioners if each.can_draft(system, request)), None)
+    return next((made for each in conditioners if (made := each.drafter(system, request))), None)
 
 
 def draft_share(system: System, request: Request) -> float | None:
@@ -77,7 +82,7 @@ def draft_share(system: System, request: Request) -> float | None:
     composed_of_parts = request.regions or len(composed(request.read_text)) > 1
     if not share or request.image is not None or request.seamless or composed_of_parts:
         return None
-    return share if drafting(system, request) else None
+    return share if drafter(system, request) else None
 
 
 def draft_warnings(system: System, asked: bool, request: Request) -> tuple[str, ...]:
@@ -91,10 +96,10 @@ def _start(system: System, name: str, drawing: Drawing) -> Tensor:
     """The picture to start from, [1, 3, H, W]: the request's image, or a draft."""
     if drawing.request.image is not None:
         return drawing.pictures[IMAGE]
-    conditioner = drafting(system, drawing.request)
-    assert conditioner is not None, "a request is filled with a draft only if there is one"
+    make = drafter(system, drawing.request)
+    assert make is not None, "a request is filled with a draft only if there is one"
     assert drawing.request.size is not None
-    return pixels_of(conditioner.draft(drawing), drawing.request.size)
+    return pixels_of(make(drawing), drawing.request.size)
 
 
 def last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:

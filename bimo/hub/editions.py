@@ -14,7 +14,7 @@ from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import paraphrased
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
 from bimo.xiaomo.captions.draftable import can_draft
-from bimo.xiaomo.captions.lexicon import elements_of, subjects
+from bimo.xiaomo.captions.lexicon import CLAUSE, elements_of, subjects
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
 
 SECOND = "xiaomo-2"
-#: Least characters of a clause of a verse that counts by itself.
-SHORTEST = 4
 #: Relations of a face to a thing that only the second edition was taught (``artwork/compositions.tsv``).
 _RELATIONS = re.compile(
     r"宇航服|太空服|骑|开(?:着|汽?车|卡车|火车|巴士|拖拉机)|拿着|手拿|捧着|坐在|演奏|[弹拉吹](?=.{1,3}的)|看书|读书|钓鱼|追着|喝"
@@ -120,5 +118,5 @@ def _learned_first() -> Set[str]:
 def _names() -> Set[str]:
     names = {word for name, dish in dishes().items() for word in (name, dish.english, *dish.also)}
     names |= {word for called in subjects().values() for word in called.names()}
-    names |= {clause for verse in verses() for clause in verse.clauses if len(clause) >= SHORTEST}
+    names |= {clause for verse in verses() for clause in verse.clauses if len(clause) >= CLAUSE}
     return frozenset(name for name in map(normal, names) if name) - _learned_first()

@@ -20,7 +20,6 @@ from bimo.xiaomo.scenes.subjects import SEALED, stamp
 if TYPE_CHECKING:
     pass
 
-SIDE = 256
 #: The manners of a scene whose prompt names none, those that keep its lines at 16 pixels a place of the latent.
 UNNAMED = ("gongbi", "colour", "illustration", "watercolour")
 

@@ -9,7 +9,7 @@ As in layout-to-image models (arXiv:2302.08908), with boxes as maps next to x ra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -99,22 +99,21 @@ class LayoutBoxes(Conditioner):
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
         return planned_places(request.read_text, self._key(request, seed ^ CONDITIONER_SEED))
 
-    def can_draft(self, system: System, request: Request) -> bool:
-        """Whether the procedures draw the whole of a square picture; not if its boxes are the request's own."""
+    def drafter(self, system: System, request: Request) -> Callable[[Drawing], Image.Image] | None:
+        """The procedures, if they draw the whole of a square picture; not if its boxes are the request's own."""
         width, height = request.size or (1, 1)
         if self.name in request.conditions or width != height:
-            return False
+            return None
         read, written = (styled(text, request.style) for text in (request.read_text, request.text))
-        return can_draft(read, system.text_encoders[0], written)
+        if not can_draft(read, system.text_encoders[0], written):
+            return None
 
-    def draft(self, drawing: Drawing) -> Image.Image:
-        """The picture that the procedures draw for the prompt in the layout of ``from_request``."""
-        from bimo.xiaomo import drafts  # what paints takes a while to import
+        def drawn(drawing: Drawing) -> Image.Image:
+            from bimo.xiaomo.drafts import draft  # what paints takes a while to import
 
-        request = drawing.request
-        side, _ = request.size or (drafts.SIDE, drafts.SIDE)
-        key = self._key(request, drawing.generator.initial_seed())
-        return drafts.draft(styled(request.read_text, request.style), key, side)
+            return draft(read, self._key(drawing.request, drawing.generator.initial_seed()), width)
+
+        return drawn
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

@@ -37,8 +37,13 @@ class Named:
         of verses.
         """
         whole = {normal(word) for word in (*self.zh, *self.en, *self.words)}
-        clauses = {part for word in self.words for part in _MARKS.split(normal(word)) if len(part) >= CLAUSE}
-        return whole | clauses | {bare for name in whole if " " in (bare := _ARTICLE.sub("", name))}
+        long = {part for word in self.words for part in clauses(word) if len(part) >= CLAUSE}
+        return whole | long | {bare for name in whole if " " in (bare := _ARTICLE.sub("", name))}
+
+
+def clauses(text: str) -> list[str]:
+    """The parts of a text between its marks, in their normal form."""
+    return [part for part in _MARKS.split(normal(text)) if part]
 
 
 def _rows(name: str) -> list[dict[str, str]]:

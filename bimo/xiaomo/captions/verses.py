@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,13 +15,12 @@ from importlib import resources
 from pathlib import Path
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.captions.lexicon import elements_of, style_of, subjects
+from bimo.xiaomo.captions.lexicon import clauses, elements_of, style_of, subjects
 from bimo.xiaomo.heldout import held_out_verse
 
 COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
 LEAST = 2
 LONGEST = 26
-_MARKS = re.compile(r"\W+")
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,15 @@ def is_verse(text: str) -> bool:
     """Whether a text is of clauses of the table's lines alone, or one of them with others of its length, five or seven
     characters; and perhaps a manner of painting.
     """
-    clauses = [part for part in _MARKS.split(normal(text)) if part and not style_of(part)]
-    alike = {len(clause) for clause in clauses} in ({5}, {7})
-    return any(clause in _clauses() for clause in clauses) and (alike or _clauses().issuperset(clauses))
+    parts = [part for part in clauses(text) if not style_of(part)]
+    alike = {len(part) for part in parts} in ({5}, {7})
+    return any(part in _clauses() for part in parts) and (alike or _clauses().issuperset(parts))
 
 
 @lru_cache(maxsize=1)
 def _clauses() -> frozenset[str]:
     lines = (*(verse.line for verse in verses()), *(line for named in subjects().values() for line in named.words))
-    return frozenset(part for line in lines for part in _MARKS.split(normal(line)) if part)
+    return frozenset(part for line in lines for part in clauses(line))
 
 
 @lru_cache(maxsize=1)
