@@ -30,10 +30,10 @@ FORMER_SAMPLERS = {"dpm++-sde": "dpm++-2m-sde"}
 
 def recorded(request: Request) -> dict[str, Any]:
     """The fields of a request that are not the defaults. Without ``drawn_text`` it is of a picture whose model read the
-    text as it stands, as those before there was that field.
+    text as it stands, without ``draft`` of one without a draft, as those before there were these fields.
     """
-    same = {"drawn_text"} if request.read_text == request.text else None
-    return request.model_dump(exclude_defaults=True, exclude=same)
+    same = {"drawn_text"} if request.read_text == request.text else set[str]()
+    return request.model_dump(exclude_defaults=True, exclude=same if request.draft else same | {"draft"})
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,12 @@ def drafter(system: System, request: Request) -> Callable[[Drawing], Image.Image
 
 
 def draft_share(system: System, request: Request) -> float | None:
-    """The share of the steps that a draft of the system's own goes through, None without one."""
+    """The share of the steps that a draft of the system's own goes through, None where there is no draft; 0, if that
+    was asked for, stays where there is one, so that a filled request is filled to the same again.
+    """
     share = system.recipe.request.draft if request.draft is None else request.draft
     composed_of_parts = request.regions or len(composed(request.read_text)) > 1
-    if not share or request.image is not None or request.seamless or composed_of_parts:
+    if not system.recipe.request.draft or request.image is not None or request.seamless or composed_of_parts:
         return None
     return share if drafter(system, request) else None
 

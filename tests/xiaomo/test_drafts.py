@@ -195,3 +195,20 @@ def test_the_command_line_says_that_there_is_none(tmp_path: Path, capfd: pytest.
     status, _, said = run("draw", "西湖", "--draft", "0.5", "--steps", "1", "-o", str(tmp_path / "two.png"))
     assert status == 0
     assert "no draft" not in said
+
+
+def test_none_is_none_however_often_it_is_filled(
+    engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    filled = fill_request(engine.system, {"text": "西湖", "seed": 3, "steps": 4, "draft": 0})
+    assert fill_request(engine.system, filled).draft == 0
+    file = tmp_path / "one.png"
+    status, _, _ = runner(capfd)("draw", "西湖", "--draft", "0", "--seed", "3", "--steps", "4", "-o", str(file))
+    assert status == 0
+    without = engine.draw("西湖", seed=3, steps=4, draft=0)[0].image
+    assert Image.open(file).tobytes() == without.tobytes()
+    assert without.tobytes() != engine.draw("西湖", seed=3, steps=4)[0].image.tobytes()
+    assert "draft" not in read_metadata(file)["request"]
+    again = tmp_path / "again.png"
+    assert runner(capfd)("draw", "--again", str(file), "-o", str(again))[0] == 0
+    assert again.read_bytes() == file.read_bytes()
