@@ -134,8 +134,7 @@ def chat(
                 request = request.model_copy(update={"size": None})  # that of the previous model
             engine = engines.engine(plan.model)
             note(plan.notes if plan.model != before else ())
-            full = filled(engine, request)
-            prepared = engine.prepare(full)
+            prepared = engine.prepare(filled(engine, request))
             print(summary, flush=True)
             note(prepared.warnings)
             target = OutputPath(output, request.text)
@@ -144,7 +143,7 @@ def chat(
                 files.append(target.write(picture.png()))
                 print(files[-1], flush=True)
             # The next sentence edits the user's text, not its paraphrase.
-            fields = full.model_dump(mode="json", exclude_defaults=True, exclude={"drawn_text", "draft"})
+            fields = prepared.request.model_dump(mode="json", exclude_defaults=True, exclude={"drawn_text", "draft"})
             talk.add(sentence, fields, files)
             before = plan.model
         except RequestError as error:  # only this turn failed

@@ -241,9 +241,8 @@ def draw(
         from bimo.cli.explain import show
         from bimo.diffusion.explanation import explained
 
-        show(explained(engine.system, engine.completed(requests[0])), folder)
+        show(explained(engine.system, engine.fill(requests[0])), folder)
         return
-    from bimo.diffusion.image_to_image import draft_warnings
     from bimo.diffusion.request_validation import heeds_empty
 
     existing = series.Drawn(folder) if resume and folder is not None else None
@@ -254,17 +253,16 @@ def draw(
     for request in requests:
         full = filled(engine, request)
         if existing is not None and existing.has(
-            full, engine.recipe.name, engine.system.weights_hash, heeds_empty(engine.system)
+            full.request, engine.recipe.name, engine.system.weights_hash, heeds_empty(engine.system)
         ):
             continue
         prepared = engine.prepare(full)
-        warnings = (*draft_warnings(engine.system, bool(request.draft), full), *prepared.warnings)
         # With a LoRA the vocabulary does not say what the model was trained on.
         if prepared.nothing_known and again is None and not image and not (anyway or engine.adapters):
-            raise _unknown_words(prepared.nothing_known, full.text, engine.recipe.name)
+            raise _unknown_words(prepared.nothing_known, request.text, engine.recipe.name)
         # Warnings about the prompt are shown before minutes are spent on drawing.
-        note(warning for warning in warnings if warning not in noted)
-        noted.update(warnings)
+        note(warning for warning in prepared.warnings if warning not in noted)
+        noted.update(prepared.warnings)
         drawn, written = saving.draw(engine, prepared, None if axes else paths[request.text])
         pictures += drawn
         files += written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from bimo.inscription import drawing
 
 if TYPE_CHECKING:
     from bimo.diffusion.preparation import Prepared
+    from bimo.diffusion.request_filling import FilledRequest
     from bimo.engine.adapters import Adapters
     from bimo.engine.engine import Engine
 
@@ -67,16 +67,14 @@ def load_engine(
     return steady(engine)
 
 
-def filled(engine: Engine, request: Request) -> Request:
+def filled(engine: Engine, request: Request) -> FilledRequest:
     """Fills in all fields of a request. Raises RequestError if it does not fit into memory."""
     from bimo.diffusion.hires import size_of
-    from bimo.diffusion.request_validation import fill_request, picture_unit
+    from bimo.diffusion.request_validation import picture_unit
 
-    if request.seed is None:
-        request = request.model_copy(update={"seed": secrets.randbelow(2**32)})
-    full = fill_request(engine.system, engine.completed(request))
-    memory.check_engine(engine, size_of(full, picture_unit(engine.system)))
-    return full
+    both = engine.fill(request)
+    memory.check_engine(engine, size_of(both.request, picture_unit(engine.system)))
+    return both
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bimo.core.request import Request
-from bimo.diffusion import prompt_weighting
-from bimo.diffusion.request_validation import fill_request, negated
+from bimo.diffusion import image_to_image
+from bimo.diffusion.prompt_texts import over_steps, parsed, texts_of
+from bimo.diffusion.request_filling import FilledRequest, fill_request
 from bimo.diffusion.system import System
 from bimo.diffusion.text_encoder import TextEncoder
-from bimo.prompts.a1111 import LoraTag, composed, lora_tags, schedule
-from bimo.prompts.chunks import chunks, parts_between_breaks, without_breaks
+from bimo.prompts.a1111 import LoraTag, schedule
+from bimo.prompts.chunks import chunks
 from bimo.prompts.quoted_text import quoted
-from bimo.prompts.styles import styled
-from bimo.prompts.weighting import Emphasis, emphasis
+from bimo.prompts.weighting import Emphasis
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,21 @@ class Explanation:
     prompts: tuple[PromptReading, ...]
 
 
-def explained(system: System, request: Request | Mapping[str, object]) -> Explanation:
+def explained(system: System, request: Request | Mapping[str, object] | FilledRequest) -> Explanation:
     """Explains how a system reads a request's prompt. Raises RequestError if it cannot be drawn."""
-    full = fill_request(system, request)
-    wanted, negative, _ = negated(system, full)
-    wanted, tags = lora_tags(wanted)
-    steps = full.steps or 1
-    can = prompt_weighting.chunked(system, full)
+    full = fill_request(system, request).request
+    texts = texts_of(system, full)
+    steps = image_to_image.steps_taken(full, full.steps or 1)
+    _, distinct = over_steps(texts.by_role, steps)
+    reading = parsed(system, full, distinct)
+    as_read = dict(zip(distinct, reading.prompts, strict=True))
     prompts: list[PromptReading] = []
-    for text, weight in composed(wanted):
-        prefixed = system.recipe.request.prefix + styled(text, full.style)
-        for until, now in schedule(prefixed, steps):
-            prompt = emphasis(now)
-            broken = len(parts_between_breaks(prompt)) > 1
-            chunked = can and (broken or full.long_prompt == "chunks")
-            prompt = prompt if chunked else without_breaks(prompt)
-            readings = tuple(_reading(encoder, prompt, chunked) for encoder in system.text_encoders)
+    for text, weight in zip(texts.prompts, texts.weights, strict=False):  # those of regions come after
+        for until, now in schedule(text, steps):
+            prompt = as_read[now]
+            readings = tuple(_reading(encoder, prompt, reading.in_chunks) for encoder in system.text_encoders)
             prompts.append(PromptReading(until, weight, prompt.text, readings))
-    return Explanation(full.text, negative, steps, quoted(full.text), tags, tuple(prompts))
+    return Explanation(full.text, texts.negative, steps, quoted(full.text), texts.loras, tuple(prompts))
 
 
 def _reading(encoder: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:

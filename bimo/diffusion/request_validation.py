@@ -1,76 +1,50 @@
-"""Validates a request against a system: fills in defaults, and raises errors for what cannot be drawn."""
+"""Validates a filled request against a system: raises errors for what it cannot draw."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
-
-import torch
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import Message, say
+from bimo.core.messages import Message
 from bimo.core.part import meant
-from bimo.core.request import Request, checked
-from bimo.diffusion import guidance, hires, image_inputs, image_to_image, outpainting
+from bimo.core.request import Request
+from bimo.diffusion import guidance, hires
 from bimo.diffusion.denoiser import ShortcutDenoiser
-from bimo.diffusion.image_inputs import IMAGE, MASK, read_by_conditioners
-from bimo.diffusion.sampler_names import SPACINGS, schedule_named
-from bimo.diffusion.samplers import options_of
-from bimo.diffusion.schedules.ddpm import Ddpm
+from bimo.diffusion.image_inputs import IMAGE, read_by_conditioners
 from bimo.diffusion.step_cache import StepCacheSetting
-from bimo.diffusion.system import ZERO_NULLS, System
+from bimo.diffusion.system import System
 from bimo.prompts.a1111 import composed, lora_tags
-from bimo.prompts.negation import negation
-from bimo.prompts.token_budget import listed
-
-#: The default strength, as in diffusers; with a mask that of the recipe.
-STRENGTH = 0.8
-#: The most of x that the first timestep may leave when sampling starts from pure noise, as the root of the cumulative
-#: product of 1 - beta: above it the denoiser takes noise for traces of a picture. Stable Diffusion's last timestep
-#: leaves 0.07, seven "leading" steps start at 0.15.
-LEFT_AT_FIRST = 0.155
-#: A size with this many times the pixels that a system was trained at is out of its range.
-UNLEARNED = 3
 
 
-def fill_request(system: System, request: Request | Mapping[str, object]) -> Request:
-    """The request with all defaults taken from the recipe. Raises RequestError."""
-    request = checked(request)
-    recipe = system.recipe
-    if not recipe.levels:
-        raise RequestError("{name} does not draw: it scores words and pictures", name=recipe.name)
-    last = recipe.levels[-1]
-    wanted = recipe.request
-    unit = picture_unit(system)
-    size = request.size or wanted.size
-    if request.image is not None and request.size is None:
-        conditioners = (each for level in recipe.levels for each in system.level(level.name).conditioners)
-        size = next(filter(None, (each.size_for(request) for each in conditioners)), None)
-        size = size or image_inputs.size_for(request.image, math.prod(wanted.size), unit, wanted.sizes)
-    if request.image is not None and request.outpaint is not None:
-        size = _canvas(system, request, unit)
-    settings: dict[str, object] = {
-        "negative": _negative(system, request.negative),
-        "drawn_text": request.drawn_text or _drawn_text(system, request.text),
-        "size": size,
-        "seed": request.seed if request.seed is not None else torch.seed() % 2**32,
-        "steps": request.steps or wanted.steps or last.steps,
-        "guidance": guidance.first_set(request.guidance, wanted.guidance, last.guidance.scale),
-        "sampler": wanted.sampler or last.sampler,
-        **_sampling(system, request),
-    }
-    settings["draft"] = image_to_image.draft_share(system, request.model_copy(update=settings))
-    if request.image is not None and request.strength is None:
-        plain = 1.0 if IMAGE in read_by_conditioners(system, last.name) else STRENGTH
-        painted = request.mask is not None or request.outpaint is not None
-        settings["strength"] = wanted.strength if painted else plain
-    if request.outpaint is not None and request.feather is None:
-        settings["feather"] = outpainting.FEATHER
-    if request.image is not None and IMAGE not in read_by_conditioners(system, last.name):
-        _not_enlarging(system, size)
-    request = request.model_copy(update=settings)
-    for side in request.size or ():
+def check_request(system: System, request: Request) -> None:
+    """Raises RequestError if a system cannot draw a filled request."""
+    size = request.size
+    assert size is not None, "a filled request has a size"
+    enlarged = _enlarged(system, size)
+    if request.image is not None and enlarged and IMAGE not in read_by_conditioners(system, _last(system)):
+        raise RequestError(
+            "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
+            name=system.recipe.name,
+            name_2=enlarged,
+        )
+    _size(system, size)
+    _shortcuts(system, request)
+    _seamless(system, request)
+    _parts(system, request)
+    hires.check(system, request, picture_unit(system), bool(enlarged))
+    if (request.subseed is None) != (request.subseed_strength is None):
+        raise RequestError("subseed and subseed_strength are said together, for instance 7 and 0.3; say both or none")
+    _names(system, request)
+
+
+def _last(system: System) -> str:
+    return system.recipe.levels[-1].name
+
+
+def _size(system: System, size: tuple[int, int]) -> None:
+    """Raises RequestError for a size that is none of the system's."""
+    recipe, unit = system.recipe, picture_unit(system)
+    for side in size:
         if side % unit:
             low = max(unit, side // unit * unit)
             raise RequestError(
@@ -80,17 +54,14 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
                 low=low,
                 low_2=low + unit,
             )
-    if wanted.sizes and request.size not in wanted.sizes:
-        listed = ", ".join(f"{width}x{height}" for width, height in wanted.sizes)
-        raise RequestError(
-            "{name} knows no size {size}; there is {listed}", name=recipe.name, size=request.size, listed=listed
-        )
-    _shortcuts(system, request)
-    _seamless(system, request)
-    _parts(system, request)
-    hires.check(system, request, unit, bool(_enlarged(system, size)))
-    if (request.subseed is None) != (request.subseed_strength is None):
-        raise RequestError("subseed and subseed_strength are said together, for instance 7 and 0.3; say both or none")
+    if recipe.request.sizes and size not in recipe.request.sizes:
+        listed = ", ".join(f"{width}x{height}" for width, height in recipe.request.sizes)
+        raise RequestError("{name} knows no size {size}; there is {listed}", name=recipe.name, size=size, listed=listed)
+
+
+def _names(system: System, request: Request) -> None:
+    """Raises RequestError for guidance weights and condition pictures that the system does not have by name."""
+    recipe = system.recipe
     branches = [branch.name for level in recipe.levels for branch in level.guidance.branches]
     for name in request.guidance_weights:
         if name not in branches:
@@ -103,7 +74,6 @@ def fill_request(system: System, request: Request | Mapping[str, object]) -> Req
         if name not in read:
             near = meant(name, sorted(read)) if read else Message("; it reads words alone")
             raise RequestError("{name} reads no picture {name_2!r}{near}", name=recipe.name, name_2=name, near=near)
-    return request
 
 
 def _shortcuts(system: System, request: Request) -> None:
@@ -159,28 +129,6 @@ def _seamless(system: System, request: Request) -> None:
         raise RequestError("seamless is decoded by the model's own decoder; leave tiny_decoder out")
 
 
-def _canvas(system: System, request: Request, unit: int) -> tuple[int, int]:
-    """The size to draw an image with its border at. Raises RequestError if the request has another size, or if its
-    image is only a condition.
-    """
-    assert request.outpaint is not None
-    assert request.image is not None
-    size = outpainting.canvas_size(request.image, request.outpaint, unit)
-    if request.size not in (None, size):
-        raise RequestError(
-            "the size of the image and its border is {size}, not {other}; leave the size out",
-            size=size,
-            other=request.size,
-        )
-    read = read_by_conditioners(system, system.recipe.levels[-1].name)
-    if IMAGE in read and MASK not in read:
-        raise RequestError(
-            "{name} reads an image as a condition and does not go on from it; leave outpaint out",
-            name=system.recipe.name,
-        )
-    return size
-
-
 def _parts(system: System, request: Request) -> None:
     """Raises RequestError for settings that cannot be combined with regions or tiles."""
     flat = [level.name for level in system.recipe.levels if len(system.space(level.name).shape((64, 64))) != 3]
@@ -203,64 +151,14 @@ def _parts(system: System, request: Request) -> None:
 
 def picture_unit(system: System) -> int:
     """A side of the picture must be a multiple of this number of pixels."""
-    return math.lcm(system.recipe.request.multiple, *(_unit(system, level.name) for level in system.recipe.levels))
-
-
-def _unit(system: System, level: str) -> int:
-    """As ``picture_unit``, for one level: by its space and the patches of its denoiser."""
-    return system.space(level).factor * system.level(level).denoiser.multiple
-
-
-def _drawn_text(system: System, text: str) -> str | None:
-    """The text paraphrased with words that the system learned; None if it is unchanged."""
-    read = system.paraphrased(text).text
-    return None if read == text else read
-
-
-def _negative(system: System, negative: str | None) -> str | None:
-    """The negative prompt: the recipe's if there is none. None is preserved if an empty one has another effect."""
-    if negative is not None:
-        return negative
-    return system.recipe.request.negative or (None if heeds_empty(system) else "")
+    names = [level.name for level in system.recipe.levels]
+    units = (system.space(name).factor * system.level(name).denoiser.multiple for name in names)
+    return math.lcm(system.recipe.request.multiple, *units)
 
 
 def heeds_empty(system: System) -> bool:
+    """Whether an empty negative prompt draws another picture than none."""
     return any(guidance.heeds_empty(level.guidance) for level in system.recipe.levels)
-
-
-def _sampling(system: System, request: Request) -> dict[str, object]:
-    """The sampler settings, by the names in records. Raises RequestError."""
-    settings: dict[str, object] = {}
-    schedule = request.schedule
-    if request.sampler:
-        last: Any = system.level(system.recipe.levels[-1].name).schedule
-        settings["sampler"], named_schedule = last.named(request.sampler)
-        if named_schedule is not None and schedule is not None and schedule_named(schedule) != named_schedule:
-            raise RequestError(
-                "the sampler {sampler!r} says {said}, but schedule is {schedule!r}; say one of them",
-                sampler=request.sampler,
-                said=named_schedule,
-                schedule=schedule,
-            )
-        schedule = named_schedule or schedule
-    if schedule is not None:
-        settings["schedule"] = schedule_named(schedule)
-    if request.spacing is not None:
-        settings["spacing"] = request.spacing.strip().casefold()
-        if settings["spacing"] not in SPACINGS:
-            near = meant(request.spacing, SPACINGS)
-            raise RequestError("there is no spacing {spacing!r}{near}", spacing=request.spacing, near=near)
-    return settings
-
-
-def _not_enlarging(system: System, size: tuple[int, int]) -> None:
-    """Raises RequestError if a picture for the last level would contradict the output of an earlier one."""
-    if name := _enlarged(system, size):
-        raise RequestError(
-            "{name} cannot use an image: its last level works out what {name_2} drew; leave the image out",
-            name=system.recipe.name,
-            name_2=name,
-        )
 
 
 def _enlarged(system: System, size: tuple[int, int]) -> str:
@@ -272,118 +170,3 @@ def _enlarged(system: System, size: tuple[int, int]) -> str:
         if read and system.space(level.name).shape(size) != shape:
             return level.name
     return ""
-
-
-def sampler_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """Warnings about the last level's sampler before anything is drawn. Raises RequestError for impossible settings."""
-    level = system.level(system.recipe.levels[-1].name)
-    shape = system.space(level.recipe.name).shape(request.size or (0, 0))
-    steps = request.steps or level.recipe.steps
-    with torch.device("cpu"):
-        sampler = level.schedule.sampler(request.sampler or level.recipe.sampler, steps, shape, options_of(request))
-    if request.eta is not None and not sampler.takes_eta:
-        raise RequestError("the sampler {name} has no eta; those that have are ddim, tcd", name=sampler.name)
-    if request.hires is not None:
-        size = hires.size_of(request, picture_unit(system))
-        count, strength = hires.steps_of(request, steps)
-        larger = system.space(level.recipe.name).shape(size)
-        with torch.device("cpu"):
-            over = level.schedule.sampler(request.sampler or level.recipe.sampler, count, larger, options_of(request))
-        if not over.can_add_noise:
-            raise RequestError(
-                "the sampler {name} cannot draw over a picture; leave hires out, or take another sampler",
-                name=over.name,
-            )
-        image_to_image.last_times(over, count, strength)
-    noise_schedule = level.schedule
-    if image_to_image.share_of_steps(request) or not isinstance(noise_schedule, Ddpm) or not noise_schedule.learnable:
-        return ()
-    first = float(sampler.timesteps[0])
-    if float(noise_schedule.signal()[min(int(first), noise_schedule.count - 1)]) ** 0.5 <= LEFT_AT_FIRST:
-        return ()
-    cure = say("use --spacing trailing, or more steps")
-    return (
-        say(
-            "the times of {steps} steps ({spacing}) begin at {first:g} and not at {count}: the picture will "
-            "be a blur; {cure}",
-            steps=steps,
-            spacing=sampler.spacing,
-            first=first,
-            count=noise_schedule.count - 1,
-            cure=cure,
-        ),
-    )
-
-
-def condition_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """A warning if the system reads some of the request's ``conditions`` nowhere, as those of another model."""
-    names = [level.name for level in system.recipe.levels]
-    read = {conditioner.key for name in names for conditioner in system.level(name).conditioners}
-    read |= {condition for name in names for condition in system.space(name).conditions}
-    unread = [name for name in request.conditions if name not in read]
-    if not unread:
-        return ()
-    return (say("{name} reads no condition {unread}: it is left out", name=system.recipe.name, unread=listed(unread)),)
-
-
-def negated(system: System, request: Request) -> tuple[str, str, tuple[str, ...]]:
-    """(prompt, negative prompt, warnings) of a request: for our own systems 不要猫 becomes a negative prompt; published
-    systems get the prompt unchanged.
-    """
-    negative = request.negative or ""
-    text = request.read_text
-    negation_ = negation(text)
-    if not negation_.things:
-        return text, negative, ()
-    level = system.recipe.levels[-1]
-    heard = (
-        guidance.first_set(request.guidance, level.guidance.scale) > 1
-        and level.guidance.unconditional not in ZERO_NULLS
-    )
-    phrases, things = listed([f"“{words}”" for words in negation_.phrases]), listed(negation_.things)
-    if system.recipe.source != "own" or not heard:
-        note = say(
-            "{said} is read as it stands, and what it denies is likely drawn; say it with --negative {things!r}",
-            said=phrases,
-            things=things,
-        )
-        return text, negative, ((note,) if heard else ())
-    note = say("{said} is taken as a negative prompt: {things}", said=phrases, things=things)
-    if not negation_.text:
-        note += say("; nothing else was asked for")
-    comma = ", " if negative.isascii() else "，"
-    return negation_.text, comma.join(filter(None, (negative, *negation_.things))), (note,)
-
-
-def size_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """Warnings about a size far above the training size: pictures repeat or fall apart there."""
-    width, height = request.size or (0, 0)
-    own = system.recipe.request.size
-    if system.recipe.request.sizes or request.image is not None or width * height < UNLEARNED * math.prod(own):
-        return ()
-    return (
-        say(
-            "{name} learned at {own}x{own_2}; at {width}x{height} things repeat or blur, use --size {own}x{own_2}",
-            name=system.recipe.name,
-            own=own[0],
-            own_2=own[1],
-            width=width,
-            height=height,
-        ),
-    )
-
-
-def picture_warnings(system: System, request: Request) -> tuple[str, ...]:
-    """Warnings about a missing picture for a system that edits pictures."""
-    every = [each for level in system.recipe.levels for each in system.level(level.name).conditioners]
-    named = {IMAGE: request.image, **request.condition_images}
-    names = {name for each in every for name in each.edits}
-    if not names or any(named.get(name) is not None for name in names):
-        return ()
-    return (
-        say(
-            "{name} edits a picture that it is given, and there is none: this is drawn from the words alone; name one "
-            "with --image",
-            name=system.recipe.name,
-        ),
-    )

@@ -28,7 +28,8 @@ from bimo.diffusion.conditioning import merge_conditioning, stack_rows, zero_sca
 from bimo.diffusion.decoding import decode
 from bimo.diffusion.denoiser import NEXT, StatefulDenoiser
 from bimo.diffusion.image_inputs import MASK
-from bimo.diffusion.preparation import Prepared, Words, weight_of
+from bimo.diffusion.preparation import EncodedPrompts, Prepared
+from bimo.diffusion.prompt_texts import weight_of
 from bimo.diffusion.request_validation import heeds_empty, pads_circularly, picture_unit
 from bimo.diffusion.sampler_names import SamplerOptions
 from bimo.diffusion.samplers import StepSettings, options_of
@@ -205,10 +206,10 @@ def _level(
     states = (StepState(),) if isinstance(level.denoiser, StatefulDenoiser) else ()
     for step, t in enumerate(times):
         guided = guidance.on(guidance_, scale, step, count)
-        words = step_conditioning.at(step, count)
-        all_rows = words.joined or (guided and not shortcuts.branches_cached())
-        conditional, stacked = step_conditioning.conditionings(words, step, count)
-        conditioning, rows = (stacked, 2 + len(weights) + len(words.prompts)) if all_rows else (conditional, 1)
+        prompts = step_conditioning.at(step, count)
+        all_rows = prompts.joined or (guided and not shortcuts.branches_cached())
+        conditional, stacked = step_conditioning.conditionings(prompts, step, count)
+        conditioning, rows = (stacked, 2 + len(weights) + len(prompts.further)) if all_rows else (conditional, 1)
         if level.denoiser.reads_next:
             following = times[step + 1] if step + 1 < count else torch.zeros_like(t)
             scalars = {**conditioning.scalars, NEXT: following.to(x.device).expand(rows)[:, None]}
@@ -227,8 +228,8 @@ def _level(
             else:
                 output = yield from rolling.predict(denoiser_input)
             shortcuts.keep(scaled, output)
-        if words.joined:
-            output = guidance.join(guidance_, output, 2 + len(weights), words.weights(shares))
+        if prompts.joined:
+            output = guidance.join(guidance_, output, 2 + len(weights), prompts.weights(shares))
             output = output if guided else output[1:2]
         elif guided:
             output = shortcuts.restore_branches(output)
@@ -243,13 +244,13 @@ def _compose_single_step(
     step_conditioning: _StepConditioning, x: Tensor, times: Tensor, request: Request
 ) -> Generator[DenoiserInput, Tensor, Tensor]:
     """The x of a single-step level, with every region's output at its place."""
-    words = step_conditioning.at(0, 1)
+    prompts = step_conditioning.at(0, 1)
     inputs = DenoiserInput(
-        step_conditioning.level.recipe.name, x, times[:1], step_conditioning.conditionings(words, 0, 1)[0]
+        step_conditioning.level.recipe.name, x, times[:1], step_conditioning.conditionings(prompts, 0, 1)[0]
     )
     return (
         yield from regions.compose_regions(
-            inputs, request, [step_conditioning.conditioned(text) for text in words.regions]
+            inputs, request, [step_conditioning.conditioned(text) for text in prompts.regions]
         )
     )
 
@@ -274,43 +275,43 @@ class _StepConditioning:
         ]
         self._made: dict[int, tuple[Conditioning, Conditioning]] = {}
 
-    def at(self, step: int, count: int) -> Words:
+    def at(self, step: int, count: int) -> EncodedPrompts:
         """The prompts of a step of ``count``; samplers of second order have two steps for each of the request's."""
-        every = self.prepared.words
+        every = self.prepared.encoded
         place = 1 + step * every[-1].until // count
-        return next((words for words in every if words.until >= place), every[-1])
+        return next((prompts for prompts in every if prompts.until >= place), every[-1])
 
     def conditioned(self, text: tuple[TextEncoding, ...]) -> Conditioning:
         """The conditioning of a prompt with the level's conditions."""
         return self.system.condition(text, self.conditions)
 
-    def conditionings(self, words: Words, step: int, count: int) -> tuple[Conditioning, Conditioning]:
+    def conditionings(self, prompts: EncodedPrompts, step: int, count: int) -> tuple[Conditioning, Conditioning]:
         """The conditioning of the conditional branch at a step, and that of all branches in the order of
         ``guidance.combine``, then of ``guidance.join``.
         """
-        if words.until not in self._made:
-            self._made[words.until] = self._conditionings(words)
-        conditional, stacked = self._made[words.until]
+        if prompts.until not in self._made:
+            self._made[prompts.until] = self._conditionings(prompts)
+        conditional, stacked = self._made[prompts.until]
         request = self.prepared.request
         names = [name for each in self.level.conditioners for name in each.resting(request, step, count)]
         return (zero_scalars(conditional, names), zero_scalars(stacked, names)) if names else (conditional, stacked)
 
-    def _conditionings(self, words: Words) -> tuple[Conditioning, Conditioning]:
+    def _conditionings(self, prompts: EncodedPrompts) -> tuple[Conditioning, Conditioning]:
         system, request = self.system, self.prepared.request
-        conditional = system.condition(words.prompt, self.conditions)
+        conditional = system.condition(prompts.prompt, self.conditions)
         if request.nag is not None:
-            conditional = replace(conditional, negative=system.condition(words.negative, self.nulls).streams[0])
-        null = system.condition(words.negative, self.nulls)
+            conditional = replace(conditional, negative=system.condition(prompts.negative, self.nulls).streams[0])
+        null = system.condition(prompts.negative, self.nulls)
         kind = self.level.recipe.guidance.unconditional
         if kind in ZERO_NULLS or (kind == "zeros_without_negative" and request.negative is None):
             text = Conditioning(conditional.streams, conditional.vector)
             null = merge_conditioning(zero_text(text, torch.ones(1, dtype=torch.bool), kind == "masked"), self.nulls)
         others: list[Conditioning] = []
         for branch, _ in self.weights:
-            text = words.negative if "text" in branch.drop else words.prompt
-            text = words.prefixed[branch.prefix] if branch.prefix else text
+            text = prompts.negative if "text" in branch.drop else prompts.prompt
+            text = prompts.prefixed[branch.prefix] if branch.prefix else text
             rows = zip(self.level.conditioners, self.conditions, self.nulls, strict=True)
             values = [null_ if each.key in branch.drop else value for each, value, null_ in rows]
             others.append(system.condition(text, values))
-        others += [self.conditioned(text) for text in words.prompts]
+        others += [self.conditioned(text) for text in prompts.further]
         return conditional, stack_rows((null, conditional, *others))

@@ -36,9 +36,7 @@ def step_counts(system: System, request: Request) -> dict[str, list[int]]:
     *earlier, last = system.recipe.levels
     counts = {level.name: [_steps(system, level.name, level.steps, request)] for level in earlier}
     steps = request.steps or last.steps
-    counts[last.name] = [
-        _steps(system, last.name, steps, request, request.strength if request.image is not None else None)
-    ]
+    counts[last.name] = [_steps(system, last.name, steps, request, image_to_image.share_of_steps(request))]
     if request.hires is not None:
         again, strength = hires.steps_of(request, steps)
         over = request.model_copy(update={"size": hires.size_of(request, picture_unit(system))})

@@ -28,22 +28,22 @@ from bimo.diffusion.batching import denoise_together, run_batched
 from bimo.diffusion.casting import dtype_of
 from bimo.diffusion.preparation import Prepared, prepare
 from bimo.diffusion.prompt_weighting import EncodingCache
-from bimo.diffusion.request_validation import pads_circularly
+from bimo.diffusion.request_filling import FilledRequest, fill_request
 from bimo.diffusion.sampling import SamplingLoop
 from bimo.diffusion.system import System
 from bimo.engine import quantisation
-from bimo.engine.adapters import Adapters, demand_attached, detached
+from bimo.engine.adapters import Adapters, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
+from bimo.engine.features import check_features
 from bimo.engine.memory import Keeping, drawing_bytes
 from bimo.engine.offload import Offloader, WeightMover
 from bimo.engine.processor import Processor
-from bimo.engine.step_cache import HOOKED, StepCacheSetting, check, step_cached
-from bimo.prompts.a1111 import lora_tags
+from bimo.engine.step_cache import HOOKED, StepCacheSetting, step_cached
 
 #: Called before each step with (picture index, number of pictures, step, number of steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
-AnyRequest = Request | Mapping[str, Any] | str | Prepared
+AnyRequest = Request | Mapping[str, Any] | str | FilledRequest | Prepared
 #: Steps of the drawing that int8 is calibrated on.
 CALIBRATION_STEPS = 6
 #: The sides of that drawing are multiples of this many pixels, which every system allows.
@@ -196,49 +196,38 @@ class Engine:
         self.system = detached(self.system, name)
         self._keep_weights()
 
+    def fill(self, request: AnyRequest, **settings: Any) -> FilledRequest:
+        """What is asked, and what is drawn: every field that is left open is filled in from the engine's own defaults
+        and the recipe; a filled request is returned as it is. Raises RequestError if it cannot be drawn.
+        """
+        if isinstance(request, Prepared):
+            return FilledRequest(request.asked, request.request)
+        if isinstance(request, FilledRequest):
+            return request
+        asked = checked(_with_settings(request, settings))
+        with default_device(self.device):
+            return FilledRequest(asked, fill_request(self.system, self._with_defaults(asked)).request)
+
     def prepare(self, request: AnyRequest, **settings: Any) -> Prepared:
         """Fills in a request and encodes its text, once for all of its pictures. Raises RequestError."""
         if isinstance(request, Prepared):
             return request
+        filled = self.fill(request, **settings)
         encoders = nullcontext() if self._offloader is None else self._offloader.text_encoders()
         with default_device(self.device), encoders, self.processor.working():
-            filled = self.completed(_with_settings(request, settings))
             prepared = prepare(self.system, filled, self.encoding_cache)
             return replace(prepared, warnings=(*prepared.warnings, *self.processor.warnings))
 
-    def completed(self, request: Request | Mapping[str, Any]) -> Request:
+    def _with_defaults(self, request: Request) -> Request:
         """A request with the engine's own defaults filled in. Raises RequestError for features that this engine does
         not support.
         """
-        request = checked(request)
         if self.fast is not None:
             request = self.fast.filled(self.system, request)
-        check(self.system, request)
-        if self.system.stepwise is not None:
-            self.check_lora_ranges()
-        if tags := lora_tags(request.text)[1]:
-            demand_attached(tags, self.lora_weights)
+        check_features(self, request)
         # What adapters taught, the model's list of words does not say.
         if request.drawn_text is None and self.system.paraphrased(request.text).text != request.text and self.adapters:
             request = request.model_copy(update={"drawn_text": request.text})
-        circular = request.seamless if request.seamless and pads_circularly(self.system) else None
-        block_features = {"token_merging": request.token_merging, "nag": request.nag, "seamless": circular}
-        if circular is not None and (self.keeping.tiles or self.compiled):
-            raise RequestError("seamless needs the whole picture's convolutions; leave out --tiles and --compile")
-        elsewhere = self.processor.converts or self.cards or self.keeping.offload in ("groups", "disk")
-        if elsewhere and request.step_cache is not None and request.step_cache.startswith("dbcache"):
-            raise RequestError(
-                "the step cache dbcache replaces code of blocks, as do --engine openvino, --offload groups and disk, "
-                "and several cards; take easy"
-            )
-        if self.processor.converts:
-            for name, value in block_features.items():
-                if value is not None:
-                    raise RequestError(
-                        "{shortcut} works inside of blocks, which OpenVINO has converted; draw with --engine torch or "
-                        "--engine torch-bf16, or leave it out",
-                        shortcut=name,
-                    )
         return request
 
     def draw(

@@ -16,7 +16,6 @@ from bimo.core.hashing import digest_tensors
 from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.request import Request
-from bimo.diffusion.request_validation import fill_request
 from bimo.engine.engine import Engine
 from bimo.evaluation.progress import OnProgress
 
@@ -34,7 +33,7 @@ class DrawingCache:
 
     def path(self, request: Request) -> Path:
         """The file of a request's picture."""
-        filled = json.dumps(fill_request(self.system, request).model_dump(), ensure_ascii=False, sort_keys=True)
+        filled = json.dumps(self.engine.fill(request).request.model_dump(), ensure_ascii=False, sort_keys=True)
         engine = self.engine
         # Dtype, engine and quantisation change pictures; defaults add no line, so that old names stay valid.
         non_default = {str(engine.dtype): engine.dtype not in (None, torch.float32)}

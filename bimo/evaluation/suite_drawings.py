@@ -24,7 +24,6 @@ from bimo.core.files import MAXIMUM_PICTURE_BYTES, read_regular, write_whole
 from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.request import Request
-from bimo.diffusion.request_validation import fill_request
 from bimo.engine.devices import DTYPES
 from bimo.engine.engine import Engine
 from bimo.evaluation.drawing_cache import DrawingCache, read_picture
@@ -98,7 +97,6 @@ def drawn_by(cache: DrawingCache, tasks: Sequence[_Task]) -> tuple[list[Drawing]
     accepted: list[tuple[_Task, Path]] = []
     for task in tasks:
         try:
-            cache.engine.completed(task.request)
             accepted.append((task, cache.path(task.request)))
         except BimoError as error:
             refused[f"{task.key}#{task.seed}"] = error.en
@@ -119,13 +117,13 @@ def drawn_by(cache: DrawingCache, tasks: Sequence[_Task]) -> tuple[list[Drawing]
         for task, path in accepted
         if path.is_file()
     ]
-    return drawn, refused, facts_of(cache, tasks[0].request)
+    return drawn, refused, facts_of(cache, accepted[0][0].request) if accepted else {}
 
 
 def facts_of(cache: DrawingCache, request: Request) -> dict[str, Any]:
     """The model and settings of a drawing, for the record."""
     engine, system = cache.engine, cache.system
-    filled = fill_request(system, request)
+    filled = engine.fill(request).request
     return {
         "recipe": system.recipe.name,
         "recipe sha256": hashlib.sha256(dumps(system.recipe).encode()).hexdigest(),
@@ -168,7 +166,7 @@ def draw_suite(
             for one in drawn:
                 seconds = one.seconds or known_seconds.get(one.file, 0.0)
                 by_task[one.key, one.seed] = Drawing(one.key, one.seed, one.file, one.sha256, seconds)
-            refused, facts = refused | new_refusals, new_facts
+            refused, facts = refused | new_refusals, new_facts or facts
             _write_table(folder, by_task.values())
             on_progress(say("drawing"), len(by_task) + len(refused), len(tasks))
     if not by_task:

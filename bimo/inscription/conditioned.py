@@ -70,7 +70,7 @@ def redrawn(
     height, width = mask.shape
     x, y, side = square_of(cells, (width, height))
     part = np.s_[y : y + side, x : x + side]
-    native = engine.prepare(request).request.size or (side, side)
+    native = engine.fill(request).request.size or (side, side)
     start = Image.fromarray(np.clip(typeset[part], 0, 255).astype(np.uint8))
     start = start.resize(native, Image.Resampling.LANCZOS)
     settings = {**OF_THE_WHOLE, "image": start, "strength": strength, "size": native}

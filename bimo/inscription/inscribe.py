@@ -240,7 +240,7 @@ class _Writer:
 
     def _conditioned(self, cells: Sequence[Cell]) -> list[Cell]:
         """Has the model redraw characters, each group at the first strength that gives it right; returns the others."""
-        native = self.engine.prepare(self.request).request.size or self.size
+        native = self.engine.fill(self.request).request.size or self.size
         together = conditioned.groups(cells, native)
         if len(together) > MOST_GROUPS:
             return list(cells)

@@ -9,7 +9,6 @@ from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
 from bimo.core.request import Request, checked
 from bimo.diffusion import hires
-from bimo.diffusion.request_validation import fill_request
 from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.hub import memory
@@ -117,7 +116,7 @@ def check_drawable(engine: Engine, request: Request, settings: ServeSettings) ->
     gives a picture: tiles that overlap by all but a pixel are thousands a step; or in more layers than it allows
     pictures.
     """
-    filled = fill_request(engine.system, engine.completed(request))
+    filled = engine.fill(request).request
     check_size(filled, settings)
     if (count := calls(engine.system, filled)) > settings.limits.calls:
         raise RequestError(

@@ -249,7 +249,7 @@ def _upstream(nodes: Mapping[str, Any], link: Any) -> Iterator[Mapping[str, Any]
 
 def fitting(engine: Engine, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The fields that a system accepts, and the reasons for those left out."""
-    from bimo.diffusion.request_validation import fill_request
+    from bimo.diffusion.request_filling import fill_request
 
     accepted: dict[str, Any] = {"text": fields["text"]}
     reasons: list[str] = []

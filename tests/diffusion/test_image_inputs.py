@@ -18,7 +18,7 @@ from bimo.core.request import Request, checked
 from bimo.diffusion.batching import run_batched
 from bimo.diffusion.image_inputs import mask_of, opaque, pixels_of, size_for, to_image
 from bimo.diffusion.preparation import prepare
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.samplers import Euler
 from bimo.diffusion.sampling import sample
 from bimo.diffusion.system import System
@@ -168,7 +168,7 @@ def test_a_cascade_refuses_a_picture_for_its_last_level(system: System, monkeypa
     with pytest.raises(RequestError, match=f"what {first.name} drew"):
         fill_request(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)})
     shapes.clear()
-    assert fill_request(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)}).strength == 0.8
+    assert fill_request(system, {"text": "红", "image": red((128, 128)), "size": (128, 128)}).request.strength == 0.8
 
 
 class _Shaped:
@@ -202,4 +202,4 @@ def test_settings_beside_a_request_leave_its_pictures(system: System) -> None:
 
 
 def test_without_a_size_a_request_takes_its_picture_s(system: System) -> None:
-    assert fill_request(system, {"text": "红", "image": red((96, 64))}).size == (96, 64)
+    assert fill_request(system, {"text": "红", "image": red((96, 64))}).request.size == (96, 64)

@@ -20,7 +20,7 @@ from bimo.core.request import checked
 from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.diffusion.guidance import join
 from bimo.diffusion.regions import compose_regions, shares
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.engine.engine import Engine
 from bimo.hub import registry
 from tests.support.tiny_checkpoints import checkpoint

@@ -20,7 +20,7 @@ from bimo.diffusion.batching import denoise_together, run_batched
 from bimo.diffusion.denoiser import Denoiser
 from bimo.diffusion.image_inputs import to_image
 from bimo.diffusion.preparation import prepare
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.sampling import sample
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.schedules.flow import Flow
@@ -263,11 +263,11 @@ def test_progress_counts_and_may_cancel() -> None:
 
 def test_a_request_is_filled_from_the_recipe() -> None:
     system = built(level(sampler="ddim", guidance=Guidance(scale=3.0)))
-    request = fill_request(system, {"text": "a"})
+    request = fill_request(system, {"text": "a"}).request
     assert (request.size, request.steps, request.guidance, request.sampler) == ((16, 16), 4, 3.0, "ddim")
     assert request.seed is not None
     system.recipe = replace(system.recipe, request=Defaults(size=(8, 8), guidance=9.0, negative="b"))
-    request = fill_request(system, {"text": "a", "guidance": 0.0})
+    request = fill_request(system, {"text": "a", "guidance": 0.0}).request
     assert (request.size, request.steps, request.guidance, request.negative) == ((8, 8), 20, 0.0, "b")
 
 

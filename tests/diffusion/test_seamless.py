@@ -15,7 +15,7 @@ import bimo
 from bimo.core.errors import RequestError
 from bimo.core.tensors import Conditioning, DenoiserInput
 from bimo.diffusion import noise, seamless
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.models.flow_tokens import REFERENCE
@@ -172,7 +172,7 @@ def test_the_bundled_models_have_no_seam(model: str, prompt: str) -> None:
         edge, inside = seam(tile.image, axis)
         assert edge < 1.6 * inside
     # Of the 6 steps of a level two calls each where x is rolled, one where convolutions are padded.
-    request = fill_request(bundled.system, {"text": prompt, "seamless": "both", **settings})
+    request = fill_request(bundled.system, {"text": prompt, "seamless": "both", **settings}).request
     assert calls(bundled.system, request) == (1 + 12 if model == "xiaomo" else 1 + 6)
 
 

@@ -39,6 +39,25 @@ def test_offloaded_draws_the_same_and_leaves_weights_in_their_file(tiny_folder: 
     assert {name: value.data_ptr() for name, value in engine.system.named_parameters()} == places
 
 
+def test_prepared_says_what_was_asked_and_what_is_drawn(tiny_folder: Path) -> None:
+    engine = bimo.load(tiny_folder)
+    prepared = engine.prepare("红苹果", steps=2)
+    assert (prepared.asked.steps, prepared.asked.seed, prepared.asked.size) == (2, None, None)
+    assert prepared.request.steps == 2
+    assert prepared.request.seed is not None
+    assert prepared.request.size == engine.recipe.request.size
+
+
+def test_a_filled_request_is_prepared_as_it_is(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = bimo.load(tiny_folder)
+    filled = engine.fill({"text": "红苹果", "draft": 0.5})
+    assert engine.fill(filled) is filled
+    monkeypatch.setattr("bimo.diffusion.request_filling.check_request", None)  # who fills again calls it
+    prepared = engine.prepare(filled)
+    assert (prepared.asked, prepared.request) == (filled.asked, filled.request)
+    assert any("no draft" in warning for warning in prepared.warnings)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_a_cancelled_drawing_leaves_the_weights_as_they_were(tiny_folder: Path, dtype: Any) -> None:
     engine = bimo.load(tiny_folder, dtype=dtype, offload="parts")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from bimo.core.errors import RequestError
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.stable_diffusion.conditioners import Masked
@@ -109,10 +109,10 @@ def test_begins_from_a_picture_as_diffusers(places: Any, scheduler: str, extra: 
 def test_with_a_mask_the_strength_is_the_recipe_s(places: Any) -> None:
     system = read_folder(places("ddim"))
     request = {"text": "红", "image": photo(), "mask": hole(), "seed": 4, "steps": 4, "size": (64, 64)}
-    assert fill_request(system, request).strength == 1.0
+    assert fill_request(system, request).request.strength == 1.0
     system.recipe = replace(system.recipe, request=replace(system.recipe.request, strength=0.75))
-    assert fill_request(system, request).strength == 0.75
-    assert fill_request(system, request | {"strength": 0.5}).strength == 0.5
+    assert fill_request(system, request).request.strength == 0.75
+    assert fill_request(system, request | {"strength": 0.5}).request.strength == 0.5
 
 
 def test_less_than_a_step_is_refused(places: Any) -> None:

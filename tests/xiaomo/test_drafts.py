@@ -15,7 +15,7 @@ from bimo.core.picture import read_metadata, recorded
 from bimo.core.request import Request
 from bimo.diffusion.conditioner import CONDITIONER_SEED
 from bimo.diffusion.preparation import prepare
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.hub.editions import SECOND, edition_for, text_encoder_of
@@ -141,9 +141,9 @@ def test_it_is_drawn_over(engine: Engine) -> None:
     near, far = (np.abs(np.asarray(one.image, np.float32) - own).mean() for one in (with_draft, without))
     assert near < 12 < 2 * near < far
     assert with_draft.image.tobytes() != engine.draw("宫保鸡丁", seed=2)[0].image.tobytes()
-    steps = fill_request(engine.system, Request(text="宫保鸡丁")), fill_request(engine.system, Request(text="红苹果"))
+    filled = [fill_request(engine.system, Request(text=text)).request for text in ("宫保鸡丁", "红苹果")]
     # one call of the first level, then 3 or 12
-    assert [calls(engine.system, one) for one in steps] == [4, 13]
+    assert [calls(engine.system, one) for one in filled] == [4, 13]
 
 
 def test_a_picture_with_a_draft_is_drawn_again(engine: Engine, tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_a_picture_with_a_draft_is_drawn_again(engine: Engine, tmp_path: Path) -
 )
 def test_there_is_none(engine: Engine, fields: dict[str, Any]) -> None:
     request = {"text": "西湖", **fields}
-    assert fill_request(engine.system, request).draft is None
-    assert fill_request(engine.system, {"text": "西湖"}).draft == SHARE
+    assert fill_request(engine.system, request).request.draft is None
+    assert fill_request(engine.system, {"text": "西湖"}).request.draft == SHARE
     warned = prepare(engine.system, {**request, "draft": 0.5}).warnings
     assert any("no draft" in warning for warning in warned)
     assert not any("no draft" in warning for warning in prepare(engine.system, request).warnings)
@@ -201,7 +201,8 @@ def test_none_is_none_however_often_it_is_filled(
     engine: Engine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     filled = fill_request(engine.system, {"text": "西湖", "seed": 3, "steps": 4, "draft": 0})
-    assert fill_request(engine.system, filled).draft == 0
+    assert fill_request(engine.system, filled) is filled
+    assert fill_request(engine.system, filled.request).request.draft == filled.asked.draft == 0
     file = tmp_path / "one.png"
     status, _, _ = runner(capfd)("draw", "西湖", "--draft", "0", "--seed", "3", "--steps", "4", "-o", str(file))
     assert status == 0

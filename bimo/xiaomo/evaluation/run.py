@@ -15,7 +15,7 @@ from bimo.core.errors import DataError
 from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.data.sheets import sheet
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.evaluation.drawing_cache import DrawingCache
@@ -204,7 +204,7 @@ class _Evaluation:
 
     def _protocol(self, asked: Sequence[Question]) -> dict[str, Any]:
         settings = {"steps": self.steps, "guidance": self.guidance}
-        request = fill_request(self.system, {"text": SHEET[0], "seed": self.seed, **settings})
+        request = fill_request(self.system, {"text": SHEET[0], "seed": self.seed, **settings}).request
         rows = everyday()
         known = {
             "zh": sum(zh.lower() in self.words for _, zh, _ in rows),

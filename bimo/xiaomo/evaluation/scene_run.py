@@ -16,7 +16,7 @@ from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.data import shards
 from bimo.data.sheets import sheet
-from bimo.diffusion.request_validation import fill_request
+from bimo.diffusion.request_filling import fill_request
 from bimo.engine.engine import Engine
 from bimo.evaluation.drawing_cache import DrawingCache, read_picture
 from bimo.evaluation.figures import Answers, Figure, Question, figures
@@ -231,7 +231,7 @@ class SceneEvaluation:
         return agreement
 
     def _protocol(self, asked: Sequence[SceneQuestion]) -> dict[str, Any]:
-        request = fill_request(self.system, self._request(replace(asked[0], seed=self.seed)))
+        request = fill_request(self.system, self._request(replace(asked[0], seed=self.seed))).request
         names = ("subjects", "styles", "elements")
         return {
             **sampling_protocol(request, asked, [self.seed], self.limit, self.drawings),
