@@ -15,6 +15,7 @@ from multiprocessing.queues import Queue
 from typing import Any
 
 from bimo.core.errors import RequestError
+from bimo.core.parent_process import end_with_parent
 from bimo.core.picture import Picture
 from bimo.engine.engine import Engine
 
@@ -29,6 +30,7 @@ class _Worker:
 
 
 def _begin(load: Load, devices: Queue[str]) -> None:
+    end_with_parent()
     _Worker.engine = load(devices.get())
 
 

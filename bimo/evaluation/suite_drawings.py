@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from bimo.core.errors import BimoError, DataError, RequestError
 from bimo.core.files import MAXIMUM_PICTURE_BYTES, read_regular, write_whole
 from bimo.core.messages import say
+from bimo.core.parent_process import end_with_parent
 from bimo.core.part import dumps
 from bimo.core.request import Request
 from bimo.engine.devices import DTYPES
@@ -79,6 +80,7 @@ class _Worker:
 
 
 def _begin(load: Load, devices: Queue[str], folder: Path, batch: int) -> None:
+    end_with_parent()
     _Worker.cache = DrawingCache(load(device=devices.get()), folder, batch, _silent)
 
 

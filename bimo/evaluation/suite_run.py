@@ -28,7 +28,7 @@ from bimo.evaluation.judges.clip import ClipJudge
 from bimo.evaluation.judges.endpoint import EndpointJudge
 from bimo.evaluation.judges.judge import Judge, Look, answers
 from bimo.evaluation.metrics import distribution, similarity
-from bimo.evaluation.metrics.inception import Inception, load_inception
+from bimo.evaluation.metrics.inception import PUBLISHED, PUBLISHED_SHA256, Inception, load_inception
 from bimo.evaluation.metrics.resize import Resize, prepared, shorter_side
 from bimo.evaluation.progress import OnProgress, ProgressLines
 from bimo.evaluation.result_cache import ResultCache
@@ -94,13 +94,16 @@ class ModelResult:
 
 
 def evaluate_suite(entrants: Sequence[Entrant], plan: Plan, out: Path) -> list[ModelResult]:
-    """Draws and measures every model, each in its own folder below ``out``. Raises DataError if two were not measured
-    in the same way, or another process is working there.
+    """Draws and measures every model, each in its own folder below ``out``. Raises WeightsError or DataError for what
+    the plan lacks, before anything is drawn; DataError if two were not measured in the same way, or another process is
+    working there.
     """
+    references = _References.of(plan)
     with alone(out), ProgressLines() as bar:
         results: list[ModelResult] = []
         for entrant in entrants:
-            results.append(_Evaluation(entrant, plan, out / folder_of(entrant.name), bar.update).evaluated())
+            folder = out / folder_of(entrant.name)
+            results.append(_Evaluation(entrant, plan, references, folder, bar.update).evaluated())
             if len(results) > 1:
                 names = results[0].name, results[-1].name
                 protocol.demand_comparable(results[0].record, results[-1].record, names)
@@ -113,11 +116,36 @@ def folder_of(name: str) -> str:
     return name_part or "model"
 
 
+@dataclass(frozen=True)
+class _References:
+    """What pictures are compared with: the files of real and of training pictures, and Inception with the SHA-256 of
+    its weights. Opened once, before hours of drawing.
+    """
+
+    real: tuple[Path, ...] = ()
+    training: tuple[Path, ...] = ()
+    inception: tuple[Inception, str] | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> _References:
+        """Raises DataError for a folder without pictures, WeightsError without weights, ModuleNotFoundError without
+        torchmetrics.
+        """
+        training = () if plan.training_pictures is None else pictures_of(plan.training_pictures)
+        if plan.real is None:
+            return cls(training=tuple(training))
+        distribution.demand_library()
+        return cls(tuple(pictures_of(plan.real)), tuple(training), load_inception(plan.inception or Path(PUBLISHED)))
+
+
 class _Evaluation:
     """The evaluation of one model."""
 
-    def __init__(self, entrant: Entrant, plan: Plan, folder: Path, on_progress: OnProgress) -> None:
+    def __init__(
+        self, entrant: Entrant, plan: Plan, references: _References, folder: Path, on_progress: OnProgress
+    ) -> None:
         self.entrant, self.plan, self.folder, self.on_progress = entrant, plan, folder, on_progress
+        self.references = references
         self.reader = (
             suite_text.Reader(folder) if plan.read_text and any(p.written for p in plan.suite.prompts) else None
         )
@@ -140,10 +168,11 @@ class _Evaluation:
             self._timed(judge.name, pictures, lambda judge=judge: self._judge(pictures, judge))
         if self.plan.steps and self.plan.tools is not None:
             self._timed("steps", pictures, lambda: self._steps(pictures, self.plan.tools))
-        if self.plan.training_pictures is not None:
+        if self.references.training:
             self._timed("near copies", pictures, lambda: self._near_copies(pictures))
-        if self.plan.real is not None:
-            self._timed("distribution", pictures, lambda: self._distances(pictures))
+        if self.references.inception is not None:
+            network, weights = self.references.inception
+            self._timed("distribution", pictures, lambda: self._distances(pictures, network, weights))
         numbers = [number for name in _measures_of(pictures) for number in measures.numbers(pictures, name)]
         record = {"version": protocol.VERSION, "measured": self._measured(pictures), "drawn": dict(drawings.facts)}
         record["machine"] = protocol.machine()
@@ -249,19 +278,16 @@ class _Evaluation:
         self.scored["steps"] = "; ".join(identities)
 
     def _near_copies(self, pictures: Sequence[MeasuredPicture]) -> None:
-        assert self.plan.training_pictures is not None
-        paths = pictures_of(self.plan.training_pictures)
+        paths = self.references.training
         images = [(path, image) for path in paths if (image := open_picture(path)) is not None]
         self.counted["known picture cannot be read"] = len(paths) - len(images)
         hashes = similarity.perceptual_hashes([image for _, image in images])
         self.scored["known pictures"] = str(len(images))
         self.copies = measures.measure_copies(pictures, hashes, [path.name for path, _ in images])
 
-    def _distances(self, pictures: Sequence[MeasuredPicture]) -> None:
-        assert self.plan.real is not None
-        network, weights = load_inception(self.plan.inception or Path("weights-inception-2015-12-05-6726825d.pth"))
+    def _distances(self, pictures: Sequence[MeasuredPicture], network: Inception, weights: str) -> None:
         self.scored["inception"] = weights
-        real_paths = pictures_of(self.plan.real)
+        real_paths = self.references.real
         real, real_hash, _ = self._features(network, weights, real_paths, say("features of real pictures"))
         drawn, _, logits = self._features(network, weights, [one.path for one in pictures], say("features of pictures"))
         self.scored["real pictures"] = f"{len(real)} {real_hash}"
@@ -276,6 +302,15 @@ class _Evaluation:
             manifold = distribution.precision_recall(drawn, real)
             add("precision", measures.share_of(manifold.precision, len(drawn)))
             add("recall", measures.share_of(manifold.recall, len(real)))
+        if not weights.startswith(PUBLISHED_SHA256):
+            self.notes.append(
+                Message(
+                    "the Inception weights have the SHA-256 {found}, those of 2015-12-05 that are published one that "
+                    "begins with {published}: FID and the like compare with no published number",
+                    found=weights[:8],
+                    published=PUBLISHED_SHA256,
+                )
+            )
         if len(drawn) < 2048:
             self.notes.append(
                 Message(

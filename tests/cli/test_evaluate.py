@@ -89,6 +89,9 @@ def test_an_earlier_report_is_compared_where_it_was_made_the_same_way(
         (["xiaomo", "--out", "o", "--suite", "xiaomo", "--clip-zh", "x", "--data", "d"], "leave out --clip-zh"),
         (["xiaomo", "./xiaomo", "--out", "o"], "two models are called xiaomo"),
         (["--pictures", "none", "--out", "o"], "no folder of pictures"),
+        (["xiaomo", "--out", "o", "--known", "none"], "none holds no picture"),
+        (["xiaomo", "--out", "o", "--real", "none"], "none holds no picture"),
+        (["xiaomo", "--out", "o", "--real", "real"], "6726825d"),
         (["--votes", "none.jsonl"], "cannot read none.jsonl"),
     ],
 )
@@ -96,7 +99,9 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(
     words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main.run(["eval", *words]) in (2, 5)
+    (tmp_path / "real").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "real" / "1.png")
+    assert main.run(["eval", *words]) in (2, 4, 5)
     assert said in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 

@@ -1,5 +1,6 @@
 """A suite drawn and measured: resumed after a kill, by several processes, refused and damaged pictures counted."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from PIL import Image
 
 from bimo.core.errors import DataError, WeightsError
 from bimo.curation.captioning.endpoint import Endpoint
+from bimo.evaluation.metrics.inception import Inception
+from bimo.evaluation.metrics.resize import Resize, prepared
 from bimo.evaluation.suite_drawings import draw_suite, read_pictures, read_table
 from bimo.evaluation.suite_run import Entrant, Plan, evaluate_suite
 from bimo.evaluation.suites.readers import open_suite
@@ -183,8 +187,14 @@ def test_distances_need_weights_and_say_which(suite: Suite, tmp_path: Path, monk
     pytest.importorskip("torchmetrics")
     paint(tmp_path / "a", suite)
     plan = Plan(suite, read_text=False, real=tmp_path / "a", inception=tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="6726825d"):
-        evaluate_suite([Entrant("a", pictures=tmp_path / "a")], plan, tmp_path / "out")
+    for given, error, message in (
+        (plan, WeightsError, "none.pth.*6726825d.*--inception"),
+        (replace(plan, real=tmp_path / "nothing"), DataError, "nothing holds no picture"),
+        (replace(plan, real=None, training_pictures=tmp_path / "nothing"), DataError, "nothing holds no picture"),
+    ):
+        with pytest.raises(error, match=message):
+            evaluate_suite([Entrant("a", pictures=tmp_path / "a")], given, tmp_path / "out")
+        assert not (tmp_path / "out").exists()  # said before hours of drawing
     monkeypatch.setattr("bimo.evaluation.suite_run.load_inception", lambda path: (Corners(), "f" * 64))
     [report] = evaluate_suite([Entrant("a", pictures=tmp_path / "a")], plan, tmp_path / "out")
     found = {number.measure: number.interval.value for number in report.numbers}
@@ -192,9 +202,58 @@ def test_distances_need_weights_and_say_which(suite: Suite, tmp_path: Path, monk
     assert found["precision"] == found["recall"] == 1
     assert report.record["measured"]["resize"] == {"how": "torch-fidelity", "short side and centre": 0}
     assert report.record["measured"]["scorers"]["inception"] == "f" * 64
+    assert any("SHA-256 ffffffff" in note.en and "6726825d" in note.en for note in report.notes)
     # Features are kept: the network is not asked again.
     monkeypatch.setattr(Corners, "forward", lambda self, x: 1 / 0)
     evaluate_suite([Entrant("a", pictures=tmp_path / "a")], plan, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+def test_a_file_of_inception_s_layout_gives_what_torchmetrics_makes_of_its_features(tmp_path: Path) -> None:
+    """From a file with the published names to the report, against the library on features taken apart from it."""
+    metrics = pytest.importorskip("torchmetrics.image")
+    torch.manual_seed(1)
+    network = Inception().eval()
+    named = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(named, tmp_path / "inception.pth")
+    suite = own().only(groups=("counts", "colours"), language="zh", limit=5)
+    rng = np.random.default_rng(2)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "real").mkdir()
+    images: list[list[Image.Image]] = [[], []]
+    for place, prompt in enumerate(suite.prompts):
+        for kind, path in enumerate((tmp_path / "a" / f"{prompt.key}.png", tmp_path / "real" / f"{place:02}.png")):
+            small = rng.integers(0, 200 + 55 * kind, (4 + 3 * kind, 4, 3), np.uint8)
+            image = Image.fromarray(small).resize((80, 60), Image.Resampling.BICUBIC)
+            image.save(path)
+            images[kind].append(image)
+    plan = Plan(suite, read_text=False, real=tmp_path / "real", inception=tmp_path / "inception.pth")
+    [report] = evaluate_suite([Entrant("a", pictures=tmp_path / "a")], plan, tmp_path / "out")
+    found = {number.measure: number.interval.value for number in report.numbers}
+    digest = hashlib.sha256((tmp_path / "inception.pth").read_bytes()).hexdigest()
+    assert report.record["measured"]["scorers"]["inception"] == digest
+
+    def features(kind: int) -> torch.Tensor:
+        with torch.inference_mode():
+            rows = [network(prepared(image, Resize.torch_fidelity)[None])[0] for image in images[kind]]
+        return torch.cat(rows).double()
+
+    class Precomputed(torch.nn.Module):
+        num_features = 2048
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    drawn, real = features(0), features(1)
+    fid = metrics.fid.FrechetInceptionDistance(feature=Precomputed())
+    kid = metrics.kid.KernelInceptionDistance(feature=Precomputed(), subsets=1, subset_size=len(drawn))
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(drawn, real=False)
+    assert found["FID"] == pytest.approx(float(fid.compute()), rel=1e-3)
+    assert found["KID"] == pytest.approx(float(kid.compute()[0]), rel=1e-3)
+    assert found["FID"] > 0
 
 
 def test_near_copies_of_training_pictures_are_named(suite: Suite, tmp_path: Path) -> None:

@@ -134,7 +134,21 @@ ROWS: dict[str, tuple[str, str]] = {
         json.dumps({"prompt": "two toys", "atom_count": 2, "vqa_list": [["How many toys are in the image?", "two"]]}),
         "",
     ),
-    "cvtg-2k": (json.dumps([{"prompt": 'a sign "OPEN" and a cup "TEA"'}]), ""),
+    "cvtg-2k": (
+        json.dumps(
+            {
+                "data_list": [
+                    {
+                        "index": 7,
+                        "prompt": "A stall's sign that says 'Fresh Tea' and a cup that says 'It's hot!'.",
+                        "carrier_list": ["sign", "cup"],
+                        "sentence_list": ["sign that says 'Fresh Tea'", "a cup that says 'It's hot!'"],
+                    }
+                ]
+            }
+        ),
+        "",
+    ),
     "qwen-image-bench": (json.dumps([{"id": 3, "prompt_zh": "红苹果", "prompt_en": "a red apple"}]), ""),
 }
 
@@ -155,7 +169,8 @@ def test_published_rows_keep_what_is_asked_of_them(tmp_path: Path) -> None:
     assert [check.zh for check in read("unigenbench-zh").prompts[0].checks] == ["“水墨画”", "“两只熊猫”"]
     assert read("oneig-zh").prompts[0].written == ("面馆",)
     assert read("wegenbench").prompts[0].written == ("万圣节快乐",)
-    assert read("cvtg-2k").prompts[0].written == ("OPEN", "TEA")
+    sign = read("cvtg-2k").prompts[0]
+    assert (sign.key, sign.group, sign.written) == ("7", "2 regions", ("Fresh Tea", "It's hot!"))
     assert read("geneval").prompts[0].checks[0].en == "exactly 1 red dog"
     counted = read("geneval2").prompts[0].checks[0]
     assert (counted.question_in("zh"), counted.expected("zh")) == ("How many toys are in the image?", "two")

@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from bimo.cli import main
 from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.system import System
+from bimo.evaluation.suites.suite import own
 from bimo.hub.registry import load, recipe
 from bimo.models.clip.scoring import similarity
 from tests.support.chinese_checkpoints import sentence_words
@@ -106,6 +108,31 @@ def test_scores_are_those_of_transformers(
     # Saved as bimo has it, it is the same.
     system.save(tmp_path / "own")
     assert torch.equal(similarity(load(tmp_path / "own"), TEXTS, images()), found)
+
+
+def test_eval_measures_by_such_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From folders in the publishers' layouts to the report, against transformers' cosines."""
+    monkeypatch.setenv("BIMO_LANGUAGE", "en")
+    both = {"zh": saved(chinese, tmp_path / "zh"), "en": saved(clip, tmp_path / "en")}
+    suite = own().only(groups=("colours",), limit=3)
+    (tmp_path / "api").mkdir()
+    for prompt, image in zip(suite.prompts, (*images(), *images()), strict=True):
+        image.save(tmp_path / "api" / f"{prompt.key}.png")
+    line = ["eval", "--pictures", str(tmp_path / "api"), "--group", "colours", "--limit", "3", "--no-text"]
+    line += ["--clip-zh", str(tmp_path / "zh"), "--clip-en", str(tmp_path / "en"), "--out", str(tmp_path / "out")]
+    assert main.run(line) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["models"]["api"]
+    pixels = torch.cat([cut(), cut()])
+    for language, (model, words) in both.items():
+        # A picture of a prompt in the other language is compared with the translation.
+        texts = [
+            next(p.text for p in suite.prompts if (p.pair, p.language) == (q.pair, language)) for q in suite.prompts
+        ]
+        wanted = expected(model, words, texts, pixels).diagonal()
+        found = [row["values"][f"clip-{language} similarity"] for row in report["pictures"]]
+        assert found == pytest.approx(wanted.tolist(), abs=1e-5)
+        weights = report["record"]["measured"]["scorers"][f"clip-{language}"]
+        assert weights == load(tmp_path / language).weights_hash
 
 
 def test_a_folder_says_how_pictures_become_square(tmp_path: Path) -> None:

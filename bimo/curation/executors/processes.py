@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from typing import TYPE_CHECKING, Any
 
 from bimo.core.errors import BimoError, DataError
+from bimo.core.parent_process import end_with_parent
 from bimo.curation.executors.executor import Executor, Halvable, LossyTask, Task, load_files
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _serve(pipe: Connection, files: Sequence[tuple[str, str]]) -> None:
     """Executes jobs as they arrive, until the pipe closes or the parent process ends."""
     # The processes share the cores of the machine, one each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    end_with_parent()
     _prepare()
     task: Task | None = None
     imported = False
@@ -194,16 +194,6 @@ def _prepare() -> None:
 
         Image.preinit()
         begin_arrow()
-
-
-def _follow_parent() -> None:
-    """Ends this process when its parent ends, also when that is killed: the workers of an old run must not write files
-    while a new run does.
-    """
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _sendable(error: Exception) -> Exception:

@@ -56,6 +56,11 @@ def _metric(name: str, width: int, **settings: Any) -> Any:
     return kinds[name](feature=_Identity(width), **settings)
 
 
+def demand_library() -> None:
+    """Raises ModuleNotFoundError without the extra ``eval``, so that it is said before hours of drawing."""
+    import torchmetrics  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+
 def demand_pairs(drawn: Tensor, real: Tensor, least: int = 2) -> None:
     """Raises DataError if two sets of features cannot be compared."""
     if drawn.ndim != 2 or real.ndim != 2 or drawn.shape[1] != real.shape[1]:

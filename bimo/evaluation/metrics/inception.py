@@ -24,8 +24,8 @@ Path_ = tuple[str | tuple[str, str], ...]
 SIDE = 299
 FEATURES = 2048
 CLASSES = 1008
-#: Prefix of the published file's SHA-256, as in its name: weights-inception-2015-12-05-6726825d.
-PUBLISHED = "6726825d"
+#: The published file, and the prefix of its SHA-256, which is in its name.
+PUBLISHED, PUBLISHED_SHA256 = "weights-inception-2015-12-05-6726825d.pth", "6726825d"
 
 
 class Convolution(nn.Module):
@@ -172,7 +172,7 @@ def load_inception(path: Path, expected: str = "") -> tuple[Inception, str]:
             "torch-fidelity and pytorch-fid publish (weights-inception-2015-12-05-6726825d.pth, its SHA-256 begins "
             "with {published}); get it and name it with --inception FILE",
             path=path,
-            published=PUBLISHED,
+            published=PUBLISHED_SHA256,
         )
     sha256 = digest(path)
     if expected and not sha256.startswith(expected.lower()):

@@ -31,6 +31,8 @@ OWN = "chinese"
 ONEIG_TEXT = "Text_Rendering"
 Row = Mapping[str, Any]
 _HAN = re.compile("[\u3400-\u9fff]")
+#: An apostrophe within a word is no quote.
+_IN_QUOTES = re.compile("(?<!\\w)['\"“](.+?)['\"”](?!\\w)")
 _QUOTED = re.compile('[“「『"]([^”」』"]+)[”」』"]')
 
 NO_TEXT, NO_WRITTEN = Message("no text"), Message("no text that is to be written")
@@ -236,12 +238,14 @@ def _geneval2(row: Row, number: int) -> Iterator[Prompt]:
 
 
 def _cvtg(row: Row, number: int) -> Iterator[Prompt]:
-    text = _words(row.get("prompt") or row.get("caption"))
-    written = row.get("text") or row.get("texts") or re.findall('["\'“]([^"”]+?)["\'”]', text)
-    written = [written] if isinstance(written, str) else written
+    """Rows of ``data_list``: index, prompt, and in the files with annotations carrier_list and sentence_list. The texts
+    are what the prompt has in single quotes.
+    """
+    text = _words(row["prompt"])
+    written = tuple(_IN_QUOTES.findall(text))
     if not written:
         raise Unusable(NO_WRITTEN)
-    yield Prompt(f"{row.get('id', number)}", f"{len(written)} regions", "en", text, written=tuple(written))
+    yield Prompt(str(row.get("index", number)), f"{len(written)} regions", "en", text, written=written)
 
 
 def _qwen_image_bench(row: Row, number: int) -> Iterator[Prompt]:
