@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import logging.handlers
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,6 +20,7 @@ from bimo import __version__
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, speaking
 from bimo.serve import a1111, dashscope, openai_images, v1
+from bimo.serve.audit import Audit
 from bimo.serve.dependencies import MEDIA, Format, Links, Service, encoded, file_of, language_of, links_of
 from bimo.serve.finetuning.finetuner import Finetuner
 from bimo.serve.gate import Gate
@@ -32,8 +30,6 @@ from bimo.serve.problems import ApiError, Json, answer, described
 from bimo.serve.service import NO_SUCH_JOB, DrawingService, QueueFullError, StoppingError
 
 _log = logging.getLogger(__name__)
-AUDIT = "audit.log"
-AUDIT_BYTES = 10 << 20
 #: The description of errors outside of the interfaces.
 PLAIN = described("/")
 UNEXPECTED = Message("something went wrong on the server; its log says what")
@@ -51,7 +47,7 @@ def create_app(
     this machine; ``gate`` builds the outermost middleware, by default a `Gate` with ``keys`` and ``own``.
     """
 
-    audit = _audit(service.settings.folder)
+    audit = Audit(service.settings.folder, service.store, service.settings.audit_prompts)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -64,8 +60,7 @@ def create_app(
             if finetuner is not None:
                 await run_in_threadpool(finetuner.stop)
             await run_in_threadpool(service.stop)
-            for handler in audit.handlers:
-                handler.close()
+            audit.close()
 
     app = FastAPI(
         title="bimo 笔墨",
@@ -77,6 +72,7 @@ def create_app(
         default_response_class=Json,
     )
     app.state.service = service
+    app.state.audit = audit
     app.state.links = Links(service.store.setting("links", _secret()), service.settings.url_seconds)
     app.state.metrics = metrics = Metrics(service)
     _handlers(app)
@@ -84,7 +80,7 @@ def create_app(
     for router in (v1.router, openai_images.router, *a1111.ROUTERS, dashscope.router):
         app.include_router(router, responses=described(f"{router.prefix}/"))
 
-    app.add_middleware(_CountedRequests, metrics=metrics, service=service, audit=audit)
+    app.add_middleware(_CountedRequests, metrics=metrics, audit=audit)
     app.add_middleware(gate or (lambda inner: Gate(inner, own, keys=keys, limits=service.settings.limits)))
     return app
 
@@ -165,22 +161,11 @@ def _invalid(error: RequestValidationError, path: str) -> ApiError:
     return ApiError(400 if path.startswith("/v1/images") else 422, message, param=where)
 
 
-def _audit(folder: Path) -> logging.Logger:
-    """The audit log, one line per request: caller, path, status; prompts only if the owner wants them."""
-    handler = logging.handlers.RotatingFileHandler(
-        folder / AUDIT, maxBytes=AUDIT_BYTES, backupCount=5, encoding="utf-8"
-    )
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.Logger("bimo.audit", logging.INFO)
-    log.addHandler(handler)
-    return log
-
-
 class _CountedRequests:
     """Middleware that measures requests, writes the audit log, and sets the language of messages to the client's."""
 
-    def __init__(self, app: Any, metrics: Metrics, service: DrawingService, audit: logging.Logger) -> None:
-        self.app, self.metrics, self.service, self.audit = app, metrics, service, audit
+    def __init__(self, app: Any, metrics: Metrics, audit: Audit) -> None:
+        self.app, self.metrics, self.audit = app, metrics, audit
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -207,21 +192,15 @@ class _CountedRequests:
     def _write(self, request: Request, status: int, seconds: float) -> None:
         state = request.scope.get("state", {})
         caller: Caller | None = state.get("caller")
-        line: dict[str, Any] = {
-            "time": round(time.time(), 3),
-            "key": None if caller is None else caller.name,
-            "from": None if request.client is None else request.client.host,
-            "method": request.method,
-            "path": request.url.path,
-            "status": status,
-            "seconds": round(seconds, 3),
-        }
-        if (job := state.get("job")) is not None:
-            line["job"] = job
-            stored_job = self.service.store.job(job) if self.service.settings.audit_prompts else None
-            if stored_job is not None:
-                line["prompt"] = stored_job.order.values.get("text")
-        self.audit.info(json.dumps(line, ensure_ascii=True))
+        self.audit.write(
+            key=None if caller is None else caller.name,
+            address=None if request.client is None else request.client.host,
+            method=request.method,
+            path=request.url.path,
+            status=status,
+            seconds=seconds,
+            job=state.get("job"),
+        )
 
 
 def unknown_paths(app: FastAPI) -> None:

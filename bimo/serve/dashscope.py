@@ -37,7 +37,9 @@ class Input(pydantic.BaseModel):
 
 
 class Parameters(pydantic.BaseModel):
-    """DashScope's parameters, with ``steps`` and ``scale`` of its older models."""
+    """DashScope's parameters, with ``steps`` and ``scale`` of its older models. No model here rewrites prompts, so
+    ``prompt_extend``, which DashScope's clients send unasked, does nothing: a task's ``actual_prompt`` is its prompt.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -67,8 +69,6 @@ async def synthesis(body: Synthesis, request: Request, service: Service, caller:
     if request.headers.get("x-dashscope-async", "").lower() != "enable":
         raise ApiError(403, Message("tasks are asynchronous here: send X-DashScope-Async: enable"))
     parameters = body.parameters
-    if parameters.prompt_extend:
-        raise ApiError(400, Message("no model here rewrites prompts; let prompt_extend be false"))
     if parameters.watermark and service.settings.label is None:
         raise ApiError(400, Message("this server labels no pictures (bimo serve --label CN --producer NAME)"))
     values: dict[str, Any] = {
@@ -130,7 +130,11 @@ def _task_json(job: Job, request: Request, language: str) -> dict[str, Any]:
     if job.failure is not None:
         output |= {"code": job.failure.code, "message": job.failure.said(language)}
     elif job.state is State.done:
-        output["results"] = [{"url": address(request, links.path(job.id, picture.place))} for picture in visible]
+        text = job.order.values.get("text")
+        output["results"] = [
+            {"orig_prompt": text, "actual_prompt": text, "url": address(request, links.path(job.id, picture.place))}
+            for picture in visible
+        ]
         output["results"] += [
             {"code": each.flagged.code, "message": each.flagged.said(language)}
             for each in job.pictures

@@ -188,26 +188,34 @@ class Gate:
 
     async def _heartbeat(self, session: str, scope: Any, receive: Any, send: Any) -> None:
         """Passes on a page's heartbeat and watches for its disconnection, which the application would only notice when
-        it next sends.
+        it next sends. A heartbeat that the application refuses is not that of the page.
         """
         closed = asyncio.Event()
+        is_page = False
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            self.on_page_closed(session)
+            if is_page:
+                self.on_page_closed(session)
             closed.set()
 
         async def waited() -> Any:
             await closed.wait()
             return {"type": "http.disconnect"}
 
+        async def send_and_note(message: Any) -> None:
+            nonlocal is_page
+            is_page = is_page or (message["type"] == "http.response.start" and message["status"] == 200)
+            await send(message)
+
         watching = asyncio.create_task(watch())
         try:
-            await self.app(scope, waited, send)
+            await self.app(scope, waited, send_and_note)
         finally:
             watching.cancel()
-            self.on_page_closed(session)
+            if is_page:
+                self.on_page_closed(session)
 
     async def _whole(self, scope: Any, receive: Any, send: Any, headers: dict[str, str], most: int) -> None:
         """Passes on a request after reading and counting its body, as the Content-Length header may be wrong. Who stops

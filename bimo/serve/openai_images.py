@@ -18,7 +18,7 @@ from starlette.datastructures import UploadFile
 
 from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import Message
+from bimo.core.messages import Message, say
 from bimo.models.qwen_image.layered import LAYERS
 from bimo.serve.admission import lora_weight
 from bimo.serve.dependencies import (
@@ -48,6 +48,8 @@ router = APIRouter(prefix="/v1", tags=["OpenAI Images"])
 
 #: Factors of the model's default number of steps.
 QUALITIES = {"low": 0.5, "medium": 1.0, "standard": 1.0, "auto": 1.0, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 2.0}
+#: The styles of OpenAI's own dall-e-3, which its clients send unasked: none of ours, and no reason to refuse a request.
+DALLE_STYLES = ("vivid", "natural")
 #: The default strength of variations.
 VARIATION_STRENGTH = 0.6
 _SIZE = re.compile(r"([0-9]{1,5})[xX]([0-9]{1,5})")
@@ -235,7 +237,7 @@ def _order(body: ImagesRequest, pictures: Mapping[str, bytes], service: DrawingS
         "steps": steps,
         "guidance": body.guidance_scale,
         "sampler": body.sampler,
-        "style": body.style,
+        "style": None if body.style in DALLE_STYLES else body.style,
         "strength": body.strength if "image" in pictures else None,
         "conditions": None if body.layers is None else {LAYERS: [body.layers]},
     }
@@ -286,6 +288,7 @@ def _shown(job: Job) -> list[tuple[StoredPicture, int]]:
 def _facts(body: ImagesRequest, job: Job, service: DrawingService) -> dict[str, Any]:
     first = job.pictures[0]
     tokens = service.tokens(job.order)
+    ignored = [say("{name} is not done here; it changed nothing", name="style")] if body.style in DALLE_STYLES else []
     kind = body.output_format or "png"
     return {
         "background": "transparent" if kind != "jpeg" and _has_opacity(first) else "opaque",
@@ -298,7 +301,7 @@ def _facts(body: ImagesRequest, job: Job, service: DrawingService) -> dict[str, 
             "output_tokens": 0,
             "total_tokens": tokens,
         },
-        "warnings": list(dict.fromkeys(warning for picture in job.pictures for warning in picture.warnings)),
+        "warnings": list(dict.fromkeys([*ignored, *(each for one in job.pictures for each in one.warnings)])),
     }
 
 

@@ -137,7 +137,7 @@ def test_what_is_refused_gets_a_sentence(
 def test_who_leaves_is_told_of() -> None:
     _, answer, heard = asked("GET", "/gradio_api/heartbeat/abc", [])
     assert answer["type"] == "http.disconnect"
-    assert heard == ["abc", "abc"]
+    assert heard == ["abc"]
 
 
 @pytest.mark.parametrize(

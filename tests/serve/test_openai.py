@@ -140,7 +140,7 @@ def test_models_are_listed(images: Any) -> None:
         ({"partial_images": 2}, "BadRequestError", "stream", "partial_images"),
         ({"output_format": "svg"}, "BadRequestError", "png", "output_format"),
         ({"output_compression": 5}, "BadRequestError", "jpeg or webp", "output_compression"),
-        ({"style": "vivid"}, "BadRequestError", "style", None),
+        ({"style": "baroque-ish"}, "BadRequestError", "style", None),
         ({"extra_body": {"frame_count": 3}}, "BadRequestError", "frame_count", "frame_count"),
     ],
     ids=str,
@@ -150,6 +150,15 @@ def test_errors_are_the_clients_own(images: Any, fields: dict[str, Any], error: 
         images.images.generate(**({"prompt": "猫"} | fields))
     assert caught.value.body["param"] == param
     assert caught.value.body["type"] in ("invalid_request_error", "not_found_error")
+
+
+@pytest.mark.parametrize("style", ["vivid", "natural"])
+def test_the_styles_of_dall_e_that_clients_send_unasked_change_nothing(images: Any, style: str) -> None:
+    plain = images.images.generate(prompt="猫", **SMALL)
+    answer = images.images.generate(prompt="猫", style=style, quality="standard", user="me", **SMALL)
+    assert answer.data[0].b64_json == plain.data[0].b64_json
+    assert any("style" in warning for warning in answer.warnings)
+    assert not any("style" in warning for warning in plain.warnings)
 
 
 def test_a_full_queue_is_told_with_when_to_ask_again(make_service: Any) -> None:

@@ -1,5 +1,5 @@
-"""Access control of the page: login with a key, only one's own pictures, and only the routes of gradio's that the page
-needs.
+"""Access control of the page: login with a key, only one's own pictures and sessions, and only those of gradio's routes
+and values that the page needs.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import parse_qs
@@ -20,7 +21,7 @@ from bimo.core.output_path import name_of
 from bimo.serve.dependencies import file_of
 from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import spoken
-from bimo.serve.keys import LOCAL, KeyStore, Scope
+from bimo.serve.keys import LOCAL, Caller, KeyStore, Scope
 from bimo.serve.page.gallery import escaped
 from bimo.serve.problems import ApiError, answer
 from bimo.serve.service import NO_SUCH_JOB, DrawingService
@@ -36,17 +37,26 @@ REMEMBERED = 30 * 86400
 SMALL = 320
 #: The largest factor of enlargement.
 LARGEST = 2
-#: The routes of gradio's that the page's script uses. Uploads and files are not among them: pictures are sent in the
-#: form, and served at ``/page/pictures``.
+#: The routes of gradio's that the page's script uses: those that anybody may see, and those of a visitor. Uploads and
+#: files are not among them: pictures are sent in the form, and served at ``/page/pictures``.
+_STATIC = re.compile(
+    r"/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?|/(assets|static|svelte)/.*"
+    r"|/gradio_api/theme\.css"
+)
 _OPEN = re.compile(
-    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?|/(assets|static|svelte)/.*"
-    r"|/gradio_api/(queue/(join|data)|heartbeat/[\w-]+|startup-events|theme\.css|info|cancel|reset|app_id)"
+    r"/|/config|/gradio_api/(queue/(join|data)|heartbeat/[\w-]+|startup-events|info|cancel|reset|app_id)"
 )
 _JOIN = "/gradio_api/queue/join"
+_CANCEL = "/gradio_api/cancel"
+_DATA = "/gradio_api/queue/data"
+_HEARTBEAT = "/gradio_api/heartbeat/"
+#: How many tabs are remembered with their visitors, the latest.
+MOST_SESSIONS = 10_000
 _SESSION = re.compile(r"[\w-]{1,64}")
 WRONG = Message("no such key; it may have been revoked")
 CLOSED = Message("there is nothing here for a page to ask")
 SENT = Message("the page sent what no form of it sends; load it again")
+NO_KEY = Message("log in first: load the page again")
 
 Identify = Callable[[Request], str | None]
 
@@ -171,12 +181,13 @@ button {{ background: #b93a2b; color: white; border: 0; }}</style>
 
 
 class OnlyThePage:
-    """ASGI middleware before gradio's application: admits only the routes and bodies that the page's script uses, and
-    only after login. ``events`` has the number of input values of each event.
+    """ASGI middleware before gradio's application: admits only the routes and bodies that the page's script uses, only
+    after login, and to a tab's session only whoever opened it. ``events`` has the number of values of each event.
     """
 
     def __init__(self, app: ASGIApp, identify: Identify, events: Mapping[int, int]) -> None:
         self.app, self.identify, self.events = app, identify, events
+        self._owners: OrderedDict[str, str] = OrderedDict()
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it."""
@@ -186,36 +197,91 @@ class OnlyThePage:
             return
         request = Request(scope, receive)
         path = str(scope["path"]).rstrip("/") or "/"
-        language = spoken(request.headers.get("accept-language"))
-        if _OPEN.fullmatch(path) is None:
-            await answer(path, ApiError(404, CLOSED), language)(scope, receive, send)
-        elif self.identify(request) is None and path == "/":
-            await RedirectResponse("/login", 303)(scope, receive, send)
-        elif path == _JOIN:
-            body = await request.body()
-            if not self._is_event(body):
-                await answer(path, ApiError(422, SENT), language)(scope, receive, send)
-                return
-            messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-            async def replayed() -> Any:
-                return messages.pop() if messages else await receive()
-
-            await self.app(scope, replayed, send)
-        else:
+        if _STATIC.fullmatch(path) is not None:
             await self.app(scope, receive, send)
-
-    def _is_event(self, body: bytes) -> bool:
-        """Whether a body is that of an event of the page."""
+            return
         try:
-            parsed: Any = json.loads(body)
-        except (ValueError, RecursionError):
-            return False
-        if not isinstance(parsed, dict):
-            return False
-        message = cast("dict[str, Any]", parsed)
-        number, data, session = message.get("fn_index"), message.get("data"), message.get("session_hash")
-        if not isinstance(number, int) or isinstance(number, bool) or number not in self.events:
-            return False
-        named = isinstance(session, str) and _SESSION.fullmatch(session) is not None
-        return named and isinstance(data, list) and len(cast("list[Any]", data)) == self.events[number]
+            if _OPEN.fullmatch(path) is None:
+                raise ApiError(404, CLOSED)
+            user = self.identify(request)
+            if user is None:
+                if path == "/":
+                    await RedirectResponse("/login", 303)(scope, receive, send)
+                    return
+                raise ApiError(401, NO_KEY)
+            scope.setdefault("state", {})["caller"] = Caller(user, frozenset((Scope.draw,)))  # for the audit log
+            body = await self._checked(request, path, user)
+        except ApiError as error:
+            await answer(path, error, spoken(request.headers.get("accept-language")))(scope, receive, send)
+            return
+        messages: list[Any] = [] if body is None else [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replayed() -> Any:
+            return messages.pop() if messages else await receive()
+
+        await self.app(scope, replayed, send)
+
+    async def _checked(self, request: Request, path: str, user: str) -> bytes | None:
+        """The body to pass on, None for that of the request itself. Raises ApiError for what the page does not send,
+        and for a session of somebody else.
+        """
+        if path == _JOIN:
+            event = self._event(await request.body())
+            self._own(event["session_hash"], user)
+            return json.dumps(event).encode()
+        if path == _CANCEL:
+            body = await request.body()
+            self._own(_json(body).get("session_hash"), user)
+            return body
+        if path == _DATA:
+            self._own(request.query_params.get("session_hash"), user)
+        elif path.startswith(_HEARTBEAT):
+            self._own(path.removeprefix(_HEARTBEAT), user)
+        return None
+
+    def _own(self, session: object, user: str) -> None:
+        """Raises ApiError if a session is none, or another visitor's; who names it first has it."""
+        if not isinstance(session, str) or _SESSION.fullmatch(session) is None:
+            raise ApiError(422, SENT)
+        if self._owners.setdefault(session, user) != user:
+            raise ApiError(404, CLOSED)
+        self._owners.move_to_end(session)
+        if len(self._owners) > MOST_SESSIONS:
+            self._owners.popitem(last=False)
+
+    def _event(self, body: bytes) -> dict[str, Any]:
+        """The event in a body, with the fields that are needed. Raises ApiError for one that the page does not send.
+
+        Values are plain: gradio takes an object with a path or an address for a file, and would copy or fetch it.
+        """
+        message = _json(body)
+        number, data, trigger = message.get("fn_index"), message.get("data"), message.get("trigger_id")
+        if type(number) is not int or not isinstance(data, list) or not (trigger is None or type(trigger) is int):
+            raise ApiError(422, SENT)
+        values = cast("list[Any]", data)
+        if len(values) != self.events.get(number) or not all(map(_is_plain, values)):
+            raise ApiError(422, SENT)
+        return {
+            "fn_index": number,
+            "data": values,
+            "trigger_id": trigger,
+            "session_hash": message.get("session_hash"),
+        }
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    """The object in a body. Raises ApiError."""
+    try:
+        parsed: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ApiError(422, SENT) from None
+    if not isinstance(parsed, dict):
+        raise ApiError(422, SENT)
+    return cast("dict[str, Any]", parsed)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is one that a component of the page has: text, a number, a choice, or a list of choices."""
+    if isinstance(value, list):
+        return all(isinstance(one, str) for one in cast("list[object]", value))
+    return value is None or isinstance(value, (str, int, float))

@@ -134,13 +134,14 @@ def rows(form: Form, text: str) -> list[Form]:
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
         raise RequestError("the table is empty; write a prompt a line")
-    if len(lines) > MOST_ROWS + 1:
-        raise RequestError("the table has {count} rows; at most {most} are drawn", count=len(lines), most=MOST_ROWS)
     mark = "\t" if "\t" in lines[0] else ","
     heads = [_COLUMN.get(head.strip().lower(), "") for head in lines[0].lstrip("\ufeff").split(mark)]
     base = replace(form, count=1)
-    if "text" not in heads:
-        return [replace(base, text=line.strip()) for line in lines[:MOST_ROWS]]
+    has_head = "text" in heads
+    if (count := len(lines) - has_head) > MOST_ROWS:
+        raise RequestError("the table has {count} rows; at most {most} are drawn", count=count, most=MOST_ROWS)
+    if not has_head:
+        return [replace(base, text=line.strip()) for line in lines]
     forms: list[Form] = []
     for number, cells in enumerate(csv.reader(io.StringIO("\n".join(lines[1:])), delimiter=mark), 2):
         row_values = {name: cell.strip() for name, cell in zip(heads, cells, strict=False) if name and cell.strip()}

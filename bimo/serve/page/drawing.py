@@ -91,7 +91,7 @@ class Drawing:
             ended_job = await asyncio.to_thread(page.service.job, job.id)
         finally:
             page.service.cancel(job.id)
-            page.done(job, who)
+            page.done(job.id, who)
         yield await self._final_outputs(ended_job, who)
 
     async def _final_outputs(self, job: Job | None, who: Visitor) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ from bimo.serve.finetuning.finetuner import (
 from bimo.serve.finetuning.record import Record, State, progress
 from bimo.serve.gate import spoken
 from bimo.serve.keys import KeyStore
-from bimo.serve.page.access import Identify
+from bimo.serve.page.access import NO_KEY, Identify
 from bimo.serve.page.components import Components
 from bimo.serve.page.drawing import QUIET, updates
 from bimo.serve.page.gallery import escaped
@@ -48,7 +48,6 @@ RUNS = "/page/finetunings"
 SHEET_SIDE = 1280
 #: The texts of the script, which are attributes of the form.
 TEXTS = ("caption", "remove", "unreadable", "many", "none", "sending")
-NO_KEY = Message("log in first: load the page again")
 _ID = re.compile(r"[0-9a-f]{32}")
 _Text = Annotated[str, pydantic.Field(max_length=TEXT_LENGTH)]
 

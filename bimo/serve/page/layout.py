@@ -47,12 +47,16 @@ from bimo.serve.page.settings import Settings
 from bimo.serve.page.tabs import comparing_tab, dueling_tab, on_comparing, on_dueling, on_table, tabling_tab
 from bimo.serve.pool import EngineKey, weight_files
 
+#: How many events of the page may wait to be begun, beside those that wait for their pictures.
 WAITING = 64
+#: How many tabs' values gradio keeps; it needs none of them, and a value may be a picture.
+KEPT_SESSIONS = 64
 
 
 def mount(app: FastAPI, page: Page) -> FastAPI:
     """Mounts the page at the root of the application; with keys, behind a login."""
     identify = identified(page.keys)
+    page.audit = app.state.audit
     app.include_router(router(page.service, identify, page.keys))
     if page.finetuner is not None:
         app.include_router(finetuning.router(page.finetuner, identify, page.keys))
@@ -191,6 +195,9 @@ def build(page: Page) -> gr.Blocks:
         )
         # gradio's client only opens a heartbeat connection, by which the gate notices closed pages, if this is used.
         blocks.unload(lambda: None)
+    # An event that draws is under way until its pictures are done, and must not keep others from being begun.
+    blocks.max_threads = page.service.settings.limits.waiting + WAITING
+    blocks.state_session_capacity = KEPT_SESSIONS
     blocks.queue(max_size=WAITING, default_concurrency_limit=None)
     return blocks
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import gradio as gr
 
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.messages import Message, Sayable
+from bimo.serve.audit import Audit
 from bimo.serve.enlarging import enlarged
 from bimo.serve.finetuning.finetuner import Finetuner
 from bimo.serve.gate import spoken
@@ -21,14 +24,12 @@ from bimo.serve.jobs import LANGUAGE, Job, Order, State, StoredPicture
 from bimo.serve.keys import LOCAL, KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes
-from bimo.serve.page.form import (
-    Form,
-)
+from bimo.serve.page.form import Form
 from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.judging import Judging
 from bimo.serve.page.models import RATIOS, Offer
 from bimo.serve.pool import EngineKey
-from bimo.serve.service import DrawingService
+from bimo.serve.service import DrawingService, QueueFullError
 
 CLIENT = "page"
 #: The factor of upscaling, and the strength of the second pass.
@@ -51,6 +52,8 @@ class Page:
         self.finetuner = finetuner
         self.pool = service.pool
         self.keys = keys
+        #: Where the visitors' jobs are written down; that of the application which the page is mounted in.
+        self.audit: Audit | None = None
         self.votes = Votes(service.settings.folder / "preferences")
         reports = service.settings.reports
         self.judging = Judging(reports, service.settings.folder / "judgements") if reports else None
@@ -64,9 +67,19 @@ class Page:
             self.judging.closed(session)
 
     def stop(self, session: str) -> None:
-        """Cancels the jobs that a tab waits for."""
-        for job in list(self._waiting.get(session, ())):
+        """Cancels the jobs that a tab waits for; what has more of them to submit, submits no more."""
+        for job in self._waiting.pop(session, ()):
             self.service.cancel(job)
+
+    @contextmanager
+    def submitting(self, who: Visitor) -> Generator[Callable[[], bool]]:
+        """For what submits several jobs for a tab; the result says whether to go on, which is until `stop`."""
+        mark = uuid.uuid4().hex
+        self._waiting.setdefault(who.session, set()).add(mark)
+        try:
+            yield lambda: mark in self._waiting.get(who.session, ())
+        finally:
+            self.done(mark, who)
 
     async def offer(self, model: str) -> Offer:
         """The settings that a model offers; loads it if necessary. Raises BimoError."""
@@ -117,9 +130,14 @@ class Page:
 
     async def _accepted(self, who: Visitor, build_order: Callable[[], tuple[Order, dict[str, bytes]]]) -> Job:
         if self.keys is not None and (seconds := self.keys.wait(who.user)):
-            raise RequestError("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
+            message = Message("this key asks too often; ask again in {seconds} seconds", seconds=seconds)
+            raise QueueFullError(message, seconds)
         job = await asyncio.to_thread(lambda: self.service.accept(*build_order()))
         self._waiting.setdefault(who.session, set()).add(job.id)
+        if (audit := self.audit) is not None:
+            await asyncio.to_thread(
+                lambda: audit.write(key=who.user, address=who.address, method="POST", path="/", status=202, job=job.id)
+            )
         return job
 
     def order(self, form: Form, user: str, rescale: float = 0.0, language: str = "") -> Order:
@@ -135,10 +153,10 @@ class Page:
             note={LANGUAGE: language},
         )
 
-    def done(self, job: Job, who: Visitor) -> None:
+    def done(self, job: str, who: Visitor) -> None:
         """Stops tracking a job of a tab."""
         waiting = self._waiting.get(who.session, set())
-        waiting.discard(job.id)
+        waiting.discard(job)
         if not waiting:
             self._waiting.pop(who.session, None)
 
@@ -158,17 +176,19 @@ class Page:
 
 @dataclass(frozen=True)
 class Visitor:
-    """A visitor of the page: the name of their key, the session of the tab, the language of the browser."""
+    """A visitor of the page: the name of their key, the session of the tab, the language and address of the browser."""
 
     user: str
     session: str
     language: str
+    address: str | None = None
 
     @classmethod
     def of(cls, browser: gr.Request) -> Visitor:
         """The visitor of a gradio request."""
         language = spoken(browser.headers.get("accept-language"))
-        return cls(browser.username or LOCAL.name, browser.session_hash or "", language)
+        address = None if browser.client is None else browser.client.host
+        return cls(browser.username or LOCAL.name, browser.session_hash or "", language, address)
 
     def says(self, message: Sayable) -> str:
         """A sentence in the visitor's language."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +21,7 @@ from bimo.serve.page import gallery
 from bimo.serve.page.comparison import rows, sheet
 from bimo.serve.page.components import Components
 from bimo.serve.page.drawing import DRAWING, QUIET
-from bimo.serve.page.form import (
-    Form,
-)
+from bimo.serve.page.form import Form
 from bimo.serve.page.fragments import axis_choices
 from bimo.serve.page.gallery import PictureName
 from bimo.serve.page.labels import label
@@ -66,30 +65,48 @@ def _connect_stop(page: Page, stop: Any) -> None:
 
 
 async def _draw_all(page: Page, who: Visitor, forms: Sequence[Form]) -> AsyncGenerator[dict[int, Job | str]]:
-    """Draws some forms; yields the ended jobs by index, with a sentence for those that were refused. Unfinished jobs
-    are cancelled if the consumer stops.
+    """Draws some forms; yields the ended jobs by index, with a sentence for those that were refused. What the queue, or
+    the rate of the visitor's key, has no room for is submitted later. Unfinished jobs are cancelled if the consumer
+    stops.
     """
     jobs: dict[int, Job] = {}
     results: dict[int, Job | str] = {}
+    waiting: dict[asyncio.Future[Job], int] = {}
+    left = deque(enumerate(forms))
     try:
-        for place, form in enumerate(forms):
-            try:
-                jobs[place] = await page.accept(form, who)
-            except QueueFullError as error:
-                results[place] = error.message.said(who.language)
-            except BimoError as error:
-                results[place] = error.message.said(who.language)
-        waiting = {asyncio.ensure_future(page.service.wait(job.id)): place for place, job in jobs.items()}
+        with page.submitting(who) as goes_on:
+            while waiting or (left and goes_on()):
+                pause = 30.0
+                while left and goes_on():
+                    place, form = left[0]
+                    try:
+                        jobs[place] = await page.accept(form, who)
+                        waiting[asyncio.ensure_future(page.service.wait(jobs[place].id))] = place
+                    except QueueFullError as error:
+                        pause = float(error.seconds)
+                        break
+                    except BimoError as error:
+                        results[place] = error.message.said(who.language)
+                    left.popleft()
+                if not goes_on():  # one may have been accepted as the others were stopped
+                    _cancel(page, jobs.values())
+                yield dict(results)
+                if waiting:
+                    ended, _ = await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                    for task in ended:
+                        results[waiting.pop(task)] = task.result()
+                elif left:
+                    await asyncio.sleep(min(pause, 1.0))  # it may be stopped meanwhile
         yield dict(results)
-        while waiting:
-            ended, _ = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                results[waiting.pop(task)] = task.result()
-            yield dict(results)
     finally:
+        _cancel(page, jobs.values())
         for job in jobs.values():
-            page.service.cancel(job.id)
-            page.done(job, who)
+            page.done(job.id, who)
+
+
+def _cancel(page: Page, jobs: Iterable[Job]) -> None:
+    for job in jobs:
+        page.service.cancel(job.id)
 
 
 def _cell(result: Job | str | None, language: str) -> str:
