@@ -8,6 +8,7 @@ from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.xlm import XlmText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v2_base
+from bimo.recipes.stages import train_denoiser
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.distil import Distil
 from bimo.training.objectives.dreambooth import Dreambooth
@@ -31,12 +32,9 @@ words_meet_painter = Stage(
     "cross-attention alone learn. Steps and batch were not published; rate and warm-up are those of m18.",
 )
 
-adapt_painter = Stage(
+adapt_painter = replace(
+    train_denoiser,
     name="adapt the painter",
-    objective=Denoise(),
-    level="image",
-    train=("image.denoiser.*",),
-    size=(512, 512),
     steps=270_000,
     batch=3840,
     lr=1e-4,

@@ -26,6 +26,17 @@ glm_4_9b = LanguageModel(
     multiple=16,
 )
 
+#: Its autoencoder's shape, GLM-Image's as well.
+cogview4_latent = Latent(
+    channels=16,
+    block_channels=(128, 512, 1024, 1024),
+    layers_per_block=3,
+    scaling=1.0,
+    quant=False,
+    post_quant=False,
+    attention=False,
+)
+
 cogview4 = Recipe(
     name="cogview4",
     title="CogView4 6B",
@@ -34,15 +45,7 @@ cogview4 = Recipe(
     levels=(
         Level(
             name="image",
-            space=Latent(
-                channels=16,
-                block_channels=(128, 512, 1024, 1024),
-                layers_per_block=3,
-                scaling=1.0,
-                quant=False,
-                post_quant=False,
-                attention=False,
-            ),
+            space=cogview4_latent,
             denoiser=CogView4(),
             schedule=Flow(dynamic="root", curve="linear", base_shift=0.25, max_shift=0.75, grid="whole"),
             steps=50,

@@ -5,28 +5,27 @@ pixels, 1.1 B at 256, 300 M at 1024, a prior of 1 B), which the ones here approx
 are recalled from the paper and unverified. Conditions are computed in `bimo.models.composer.conditioners`.
 """
 
-from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
+from dataclasses import replace
+
+from bimo.core.recipe import Branch, Recipe
 from bimo.models.cascade.conditioners import LowRes, Semantics
 from bimo.models.cascade.pixel_unet import PixelUnet
 from bimo.models.cascade.prior import RootLength
 from bimo.models.composer.conditioners import Intensity, Map, Palette, Sketch
 from bimo.models.composer.denoiser import Composed
-from bimo.models.spaces import Pixels
 from bimo.models.stable_diffusion.conditioners import Masked
 from bimo.models.text_encoders.clip import ClipText
-from bimo.recipes.damo_cascade import prior, upsampler1024
+from bimo.recipes.damo_cascade import decoder, prior, request, stages, upsampler256, upsampler1024
 from bimo.training.objectives.denoise import Denoise
 
-base = Level(
+base = replace(
+    decoder,
     name="base",
-    space=Pixels(factor=16),
     denoiser=Composed(
         denoiser=PixelUnet(spatial=64, text=768, dropout=0.1),
         maps=(("sketch", 1), ("instances", 3), ("depth", 1), ("intensity", 1), ("masked", 4)),
         scalars=(("palette", 275), ("semantics", 768)),
     ),
-    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", variance="learned_range", percentile=0.995, begin=0.9946),
     conditioners=(
         Sketch(),
         Map(name="instances", colours=True),
@@ -36,11 +35,8 @@ base = Level(
         Palette(),
         Semantics(level="prior"),
     ),
-    sampler="dpm-singlestep",
-    steps=50,
-    guidance=Guidance(
-        scale=7.0,
-        channels=3,
+    guidance=replace(
+        decoder.guidance,
         branches=(
             Branch(name="more-words", drop=("text",)),
             Branch(name="more-sketch", drop=("sketch",)),
@@ -53,16 +49,13 @@ base = Level(
     ),
 )
 
-upsampler256 = Level(
-    name="upsampler256",
-    space=Pixels(factor=4),
+upsampler256 = replace(
+    upsampler256,
     denoiser=PixelUnet(spatial=3, answer=3, width=384, attend=(8,), embed=768, dropout=0.1),
-    schedule=Ddpm(beta_schedule="squaredcos_cap_v2", percentile=0.995, begin=0.9946),
     conditioners=(LowRes(level="base"),),
-    sampler="dpm-singlestep",
-    steps=20,
-    guidance=Guidance(scale=3.0),
 )
+
+dream, paint, enlarge256, enlarge1024 = stages
 
 composer = Recipe(
     name="composer",
@@ -74,20 +67,12 @@ composer = Recipe(
     text_fusion=RootLength(),
     levels=(prior, base, upsampler256, upsampler1024),
     stages=(
-        Stage(
-            name="dream the picture's embedding",
-            objective=Denoise(),
-            level="prior",
-            train=("prior.denoiser.*",),
-            size=(1024, 1024),
-            caption_dropout=0.1,
-        ),
-        Stage(
+        replace(dream, note=""),
+        replace(
+            paint,
             name="compose 64 pixels",
-            objective=Denoise(variance=0.001),
             level="base",
             train=("base.denoiser.*",),
-            size=(1024, 1024),
             caption_dropout=0.5,
             condition_dropout=(("*", 0.5), ("intensity", 0.7)),
             joint_dropout=0.1,
@@ -95,24 +80,10 @@ composer = Recipe(
             note="Every condition is left out by itself, half of the time, intensity 0.7, as it says most; all 0.1 and "
             "none 0.1 of the time. Depth and instances must come with the data.",
         ),
-        Stage(
-            name="enlarge to 256",
-            objective=Denoise(crops=(64,)),
-            level="upsampler256",
-            train=("upsampler256.denoiser.*",),
-            size=(1024, 1024),
-            caption_dropout=0.1,
-        ),
-        Stage(
-            name="enlarge to 1024",
-            objective=Denoise(crops=(256,)),
-            level="upsampler1024",
-            train=("upsampler1024.denoiser.*",),
-            size=(1024, 1024),
-            caption_dropout=0.1,
-        ),
+        replace(enlarge256, objective=Denoise(crops=(64,)), note=""),
+        replace(enlarge1024, note=""),
     ),
-    request=Defaults(size=(1024, 1024), multiple=128),
+    request=request,
     note="A picture is varied by its semantics, recoloured by another palette under its own sketch and semantics, and "
     "given the style of another by that one's semantics under its own sketch.",
 )

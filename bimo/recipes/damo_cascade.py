@@ -6,6 +6,8 @@ other parts expect. The released configuration was not available; a folder's own
 prior predicts noise, as the published fast sampler supports nothing else.
 """
 
+from dataclasses import replace
+
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.cascade.conditioners import LowRes, Semantics
@@ -108,7 +110,6 @@ stages = (
     ),
 )
 
-published = Published(modelscope="damo/cv_diffusion_text-to-image-synthesis")
 request = Defaults(size=(1024, 1024), multiple=128)
 
 damo_cascade = Recipe(
@@ -120,19 +121,14 @@ damo_cascade = Recipe(
     text_fusion=RootLength(),
     levels=(prior, decoder, upsampler256, upsampler1024),
     stages=stages,
-    weights=published,
+    weights=Published(modelscope="damo/cv_diffusion_text-to-image-synthesis"),
     request=request,
 )
 
-damo_cascade_xglm = Recipe(
+damo_cascade_xglm = replace(
+    damo_cascade,
     name="damo-cascade-xglm",
     title="通义 文生图 5B（XGLM）",
-    licence="apache-2.0",
     languages=("zh", "en"),
     text_encoders=(XglmText(),),
-    text_fusion=RootLength(),
-    levels=(prior, decoder, upsampler256, upsampler1024),
-    stages=stages,
-    weights=published,
-    request=request,
 )

@@ -2,10 +2,12 @@
 (arXiv:2211.01335).
 """
 
-from bimo.core.recipe import Defaults, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Published, Recipe
 from bimo.models.text_encoders.bert import Bert
 from bimo.recipes.stable_diffusion import sd_v2_base
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import train_denoiser
 
 damo_sd_zh = Recipe(
     name="damo-sd-zh",
@@ -27,12 +29,9 @@ damo_sd_zh = Recipe(
     ),
     levels=(sd_v2_base,),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="adapt the painter",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             steps=350_000,
             note="About 400 M pairs: LAION-400M, CC12M and Open Images translated, and the web's; kept by beauty and "
             "by how well the words fit (thresholds not published); 64 x A100. The words stay Chinese-CLIP ViT-H's.",

@@ -5,23 +5,15 @@ select well-matched, beautiful pictures for training, and score generated ones, 
 a higher guidance scale. Numbers are this project's, with the UNet of Stable Diffusion 1.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
-from bimo.models.spaces import Latent
-from bimo.models.stable_diffusion.unet import Unet
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Recipe, Stage
 from bimo.models.text_encoders.bert import Bert
+from bimo.recipes.stable_diffusion import sd_v1
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.preferences import RewardWeighted
 
-image = Level(
-    name="image",
-    space=Latent(),
-    denoiser=Unet(),
-    schedule=Ddpm(),
-    sampler="dpm++",
-    steps=30,
-    guidance=Guidance(scale=10.0),
-)
+image = replace(sd_v1, sampler="dpm++", steps=30, guidance=Guidance(scale=10.0))
 
 shapes = ((512, 512), (448, 576), (576, 448), (384, 640), (640, 384))
 

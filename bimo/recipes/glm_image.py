@@ -12,8 +12,8 @@ from bimo.models.glm_image.denoiser import GlmImage
 from bimo.models.glm_image.prior import GlmImagePrior
 from bimo.models.glm_image.tokens import GlmImageTokens
 from bimo.models.glm_image.words import GlmImageWords
-from bimo.models.spaces import Latent
 from bimo.models.text_encoders.t5 import T5
+from bimo.recipes.cogview4 import cogview4_latent
 from bimo.recipes.stages import fine_tune
 
 #: Rotary embedding of half of each head, by time, row and column.
@@ -58,17 +58,7 @@ glm_image = Recipe(
         ),
         Level(
             name="image",
-            space=Latent(
-                channels=16,
-                block_channels=(128, 512, 1024, 1024),
-                layers_per_block=3,
-                scaling=1.0,
-                quant=False,
-                post_quant=False,
-                attention=False,
-                mean=MEAN,
-                deviation=DEVIATION,
-            ),
+            space=replace(cogview4_latent, mean=MEAN, deviation=DEVIATION),
             denoiser=GlmImage(),
             schedule=Flow(dynamic="root", curve="linear", base_shift=0.25, max_shift=0.75, grid="whole_open"),
             conditioners=(PriorTokens(), PicturesRead()),

@@ -4,28 +4,26 @@ Published facts: detailed understanding of Chinese and English; maps of skeleton
 models. Numbers are this project's: the UNet of Stable Diffusion 1 with XLM-RoBERTa.
 """
 
-from bimo.core.recipe import Branch, Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
+from dataclasses import replace
+
+from bimo.core.recipe import Branch, Defaults, Recipe
 from bimo.models.composer.conditioners import Map
 from bimo.models.composer.denoiser import Composed
-from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.xlm import XlmText
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.recipes.stages import train_all, train_denoiser
 
-image = Level(
-    name="image",
-    space=Latent(),
+image = replace(
+    sd_v1,
     denoiser=Composed(denoiser=Unet(spatial=16), maps=(("skeleton", 3), ("hands", 3)), width=16, text=768, time=False),
-    schedule=Ddpm(),
     conditioners=(
         Map(name="skeleton", colours=True),
         Map(name="hands", colours=True),
     ),
     sampler="ddim",
-    steps=50,
-    guidance=Guidance(
-        scale=7.5,
+    guidance=replace(
+        sd_v1.guidance,
         branches=(Branch(name="more-skeleton", drop=("skeleton",)), Branch(name="more-hands", drop=("hands",))),
     ),
 )
@@ -38,22 +36,16 @@ hunyuan_closed = Recipe(
     text_encoders=(XlmText(),),
     levels=(image,),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="paint words and bodies",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             caption_dropout=0.1,
             condition_dropout=(("*", 0.5),),
             note="Skeletons and hands come with the data as maps; each is left out half of the time.",
         ),
-        Stage(
+        replace(
+            train_all,
             name="words learn with the painter",
-            objective=Denoise(),
-            level="image",
-            train=("text.*", "image.denoiser.*"),
-            size=(512, 512),
             lr=1e-5,
             caption_dropout=0.1,
             condition_dropout=(("*", 0.5),),

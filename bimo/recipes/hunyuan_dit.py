@@ -6,7 +6,7 @@ Sides of pictures may be any multiples of 16. The training sizes are 1024x1024, 
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Dtype, Guidance, Level, Published, Recipe, Stage
+from bimo.core.recipe import Defaults, Dtype, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.adapters.control_conditioner import Control
 from bimo.models.adapters.controlnet import Controlled, HunyuanControlNet
@@ -14,7 +14,7 @@ from bimo.models.hunyuan_dit.denoiser import Hunyuan
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.t5 import T5
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import train_denoiser
 
 words = (
     Bert(width=1024, layers=24, heads=16, feed=4096, vocab=47020, length=77, masked=True, pooler=False),
@@ -69,11 +69,9 @@ v1_2_controlled = replace(
 
 negative = "错误的眼睛，糟糕的人脸，毁容，糟糕的艺术，变形，多余的肢体，模糊的颜色，模糊，重复，病态，残缺，"
 
-fine_tune = Stage(
+fine_tune = replace(
+    train_denoiser,
     name="fine-tune the whole",
-    objective=Denoise(),
-    level="image",
-    train=("image.denoiser.*",),
     size=(1024, 1024),
     batch=1,
     lr=1e-4,

@@ -2,32 +2,25 @@
 
 from dataclasses import replace
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
-from bimo.models.spaces import Latent
+from bimo.core.recipe import Defaults, Guidance, Published, Recipe, Stage
 from bimo.models.stable_diffusion.conditioners import Masked, Sizes
 from bimo.models.text_encoders.chatglm import ChatGlm
-from bimo.recipes.taiyi_xl import SHAPES, sdxl_unet
+from bimo.recipes.stages import train_denoiser
+from bimo.recipes.taiyi_xl import SHAPES, sdxl, sdxl_schedule, sdxl_unet
 from bimo.training.objectives.denoise import Denoise
 
 #: 1100 timesteps, so that the last one is noisier than that of Stable Diffusion XL.
-kolors_schedule = Ddpm(
+kolors_schedule = replace(
+    sdxl_schedule,
     beta_end=0.014,
     count=1100,
-    config={
-        "_class_name": "EulerDiscreteScheduler",
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.014,
-        "num_train_timesteps": 1100,
-        "prediction_type": "epsilon",
-        "steps_offset": 1,
-        "timestep_spacing": "leading",
-        # Unused by this class, but inherited by samplers that are chosen by name.
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "skip_prk_steps": True,
-    },
+    config={**sdxl_schedule.config, "beta_end": 0.014, "num_train_timesteps": 1100},
+)
+
+terms = (
+    "可图权重用自己的许可：月活不足三亿的可登记商用；不得用它画的图去改进别的模型。",
+    "Kolors' weights have a licence of their own: commercial use by registration below 300 M monthly users; "
+    "what they draw must not be used to improve another model.",
 )
 
 kolors_unet = replace(sdxl_unet, text=2048, bridge=4096, vector=4096)
@@ -39,24 +32,11 @@ kolors = Recipe(
     licence="kolors",
     languages=("zh", "en"),
     text_encoders=(ChatGlm(),),
-    levels=(
-        Level(
-            name="image",
-            space=Latent(scaling=0.13025),
-            denoiser=kolors_unet,
-            schedule=kolors_schedule,
-            conditioners=(Sizes(),),
-            steps=50,
-            guidance=Guidance(scale=5.0),
-        ),
-    ),
+    levels=(replace(sdxl, denoiser=kolors_unet, schedule=kolors_schedule, guidance=Guidance(scale=5.0)),),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="learn concepts",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             caption_dropout=0.1,
             note="Billions of pairs, half with the caption they came with, half described anew by a language model "
             "that sees; pages of the 50 k most frequent Chinese words for glyphs. Size, rate, batch and the share of "
@@ -75,11 +55,7 @@ kolors = Recipe(
     ),
     weights=Published(
         repo="Kwai-Kolors/Kolors-diffusers",
-        terms=(
-            "可图权重用自己的许可：月活不足三亿的可登记商用；不得用它画的图去改进别的模型。",
-            "Kolors' weights have a licence of their own: commercial use by registration below 300 M monthly users; "
-            "what they draw must not be used to improve another model.",
-        ),
+        terms=terms,
         note="The law (0.014, 1100 steps) is known from two independent programs, not from the publisher's file. "
         "ControlNets (canny, depth, pose) and an IP-Adapter-Plus on CLIP ViT-L/14 at 336 pixels were published for "
         "it; they attach to this UNet as to Stable Diffusion XL's.",
@@ -92,22 +68,18 @@ kolors_inpainting = replace(
     name="kolors-inpainting",
     title="可图 Kolors 补画",
     levels=(
-        Level(
-            name="image",
-            space=Latent(scaling=0.13025),
+        replace(
+            kolors.levels[0],
             denoiser=replace(kolors_unet, spatial=5),
-            schedule=kolors_schedule,
             conditioners=(Masked(level="image"), Sizes()),
             steps=25,
             guidance=Guidance(scale=6.0),
         ),
     ),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="learn to fill",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
             size=(1024, 1024),
             caption_dropout=0.1,
             note="From Kolors' weights, the five further channels begun at nothing. Their masks were random strokes, "
@@ -116,11 +88,7 @@ kolors_inpainting = replace(
     ),
     weights=Published(
         repo="Kwai-Kolors/Kolors-Inpainting",
-        terms=(
-            "可图权重用自己的许可：月活不足三亿的可登记商用；不得用它画的图去改进别的模型。",
-            "Kolors' weights have a licence of their own: commercial use by registration below 300 M monthly users; "
-            "what they draw must not be used to improve another model.",
-        ),
+        terms=terms,
     ),
     request=Defaults(size=(1024, 1024), guidance=6.0, steps=25, strength=0.999),
 )

@@ -1,9 +1,11 @@
 """妙笔 MiaoBi beta 0.9 (github.com/ShineChen1024/MiaoBi): Stable Diffusion 1.5 with a Chinese text encoder."""
 
-from bimo.core.recipe import Defaults, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Published, Recipe
 from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import train_all
 
 miaobi = Recipe(
     name="miaobi",
@@ -13,12 +15,9 @@ miaobi = Recipe(
     text_encoders=(ClipText(words="pieces", marks=(49406, 49407)),),
     levels=(sd_v1,),
     stages=(
-        Stage(
+        replace(
+            train_all,
             name="adapt the whole",
-            objective=Denoise(),
-            level="image",
-            train=("text.*", "image.denoiser.*"),
-            size=(512, 512),
             note="LAION-5B's Chinese part cleaned, Midjourney's prompts translated, some 100,000 captions of their "
             "own; 8 x RTX 4090. What learnt, at which rate and for how long was not published: all is a guess.",
         ),

@@ -5,24 +5,22 @@ score of each picture is a condition, which can be set when drawing. Numbers are
 Diffusion 1.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Recipe
 from bimo.models.cascade.conditioners import Score
 from bimo.models.composer.denoiser import Composed
-from bimo.models.spaces import Latent
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.recipes.stages import train_all
 
-image = Level(
-    name="image",
-    space=Latent(),
+image = replace(
+    sd_v1,
     denoiser=Composed(denoiser=Unet(), scalars=(("score", 1),), tokens=1, time=False),
-    schedule=Ddpm(),
     conditioners=(Score(),),
     sampler="dpm++",
     steps=30,
-    guidance=Guidance(scale=7.5),
 )
 
 miracle_vision = Recipe(
@@ -33,12 +31,9 @@ miracle_vision = Recipe(
     text_encoders=(Bert(masked=True, length=128),),
     levels=(image,),
     stages=(
-        Stage(
+        replace(
+            train_all,
             name="paint, told how good it is",
-            objective=Denoise(),
-            level="image",
-            train=("text.*", "image.denoiser.*"),
-            size=(512, 512),
             caption_dropout=0.1,
             note="The data's label score, from 0 to 1, is told with every picture; pictures of low scores may be left "
             "out before.",

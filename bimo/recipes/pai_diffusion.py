@@ -8,6 +8,7 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
+from bimo.recipes.stages import train_denoiser
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
 
@@ -18,12 +19,9 @@ terms = (
     "common_platform_service/20230505180457947/20230505180457947.html",
 )
 
-finetune = Stage(
+finetune = replace(
+    train_denoiser,
     name="adapt to other pictures",
-    objective=Denoise(),
-    level="image",
-    train=("image.denoiser.*",),
-    size=(512, 512),
     steps=15_000,
     accumulate=4,
     lr=1e-5,

@@ -4,7 +4,9 @@ Its text embedding is one vector: the projected and normalised state at [SEP] of
 code divides by the norm over the second axis, which is the width of that vector.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.diffusion.schedules.single_step import SingleStepRegression
 from bimo.models.cascade.conditioners import LowRes
@@ -12,7 +14,7 @@ from bimo.models.pai_diffusion.esrgan import Esrgan
 from bimo.models.spaces import Latent, Pixels
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.clip import ClipText
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import train_denoiser
 
 image = Level(
     name="image",
@@ -45,11 +47,9 @@ pai_ldm = Recipe(
     ),
     levels=(image, enlarge),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="adapt the painter",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
             size=(1024, 1024),
             batch=16,
             lr=4e-5,

@@ -11,7 +11,7 @@ from bimo.models.pangu.experts import Experts
 from bimo.models.spaces import Latent
 from bimo.models.text_encoders.clip import ClipText
 from bimo.models.text_encoders.fusion import Channels
-from bimo.recipes.taiyi_xl import sdxl_unet
+from bimo.recipes.taiyi_xl import openclip_bigg, sdxl_unet
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.online_rewards import OnlineRewards
 from bimo.training.objectives.preferences import DiffusionDPO
@@ -65,15 +65,7 @@ pangu_draw = Recipe(
     languages=("zh", "en"),
     text_encoders=(
         ClipText(layers=11, words="pieces"),
-        ClipText(
-            width=1280,
-            layers=32,
-            heads=20,
-            feed=5120,
-            activation="gelu",
-            penultimate="raw",
-            project=1280,
-        ),
+        openclip_bigg,
     ),
     text_fusion=Channels(),
     levels=(

@@ -1,9 +1,11 @@
 """SkyPaint (github.com/SkyWorkAIGC/SkyPaint-AI-Diffusion): Stable Diffusion 1.5 with a bilingual text encoder."""
 
+from dataclasses import replace
+
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stages import train_denoiser
 from bimo.training.objectives.distil import Distil
 
 skypaint = Recipe(
@@ -29,12 +31,9 @@ skypaint = Recipe(
             "of LAION and Wukong, AI-Challenger, classical poems, phrases of prompt books), in both languages; a "
             "second task writes Chinese. Weights of the losses, rate and batch were not published.",
         ),
-        Stage(
+        replace(
+            train_denoiser,
             name="adapt the painter",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             note="Filtered LAION, every caption after 'sai-v1 art'; 50 h on 16 x A100. Steps, rate, batch and "
             "thresholds were not published.",
         ),

@@ -6,13 +6,14 @@ preserve what Stable Diffusion had learned. How embeddings are combined, lengths
 are BERTs, concatenated by channel.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
-from bimo.models.spaces import Latent
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Recipe
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.fusion import Channels
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.recipes.stages import train_all, train_text
 
 taiji_sd = Recipe(
     name="taiji-sd",
@@ -25,33 +26,17 @@ taiji_sd = Recipe(
         Bert(width=1024, layers=24, heads=16, feed=4096, length=128, pool="mean", masked=True, padding="shown"),
     ),
     text_fusion=Channels(),
-    levels=(
-        Level(
-            name="image",
-            space=Latent(),
-            denoiser=Unet(text=(768, 1024), vector=1024),
-            schedule=Ddpm(),
-            sampler="pndm",
-            steps=50,
-            guidance=Guidance(scale=7.5),
-        ),
-    ),
+    levels=(replace(sd_v1, denoiser=Unet(text=(768, 1024), vector=1024)),),
     stages=(
-        Stage(
+        replace(
+            train_text,
             name="align the words",
-            objective=Denoise(),
-            level="image",
-            train=("text.*",),
-            size=(512, 512),
             caption_dropout=0.1,
             note="The painter is Stable Diffusion's and stays as it is; rates and data were not published.",
         ),
-        Stage(
+        replace(
+            train_all,
             name="learn together",
-            objective=Denoise(),
-            level="image",
-            train=("text.*", "image.denoiser.*"),
-            size=(512, 512),
             caption_dropout=0.1,
             note="Words and painter together; rates and data were not published.",
         ),

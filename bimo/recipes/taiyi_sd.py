@@ -6,6 +6,7 @@ from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1
+from bimo.recipes.stages import train_all, train_text
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.dreambooth import Dreambooth
 
@@ -18,12 +19,9 @@ taiyi_zh = Recipe(
     text_encoders=(Bert(),),
     levels=(sd_v1,),
     stages=(
-        Stage(
+        replace(
+            train_text,
             name="align the words",
-            objective=Denoise(),
-            level="image",
-            train=("text.*",),
-            size=(512, 512),
             weight_decay=0.1,
             note="20 M pairs of Wukong and Zero whose CLIP score is above 0.2, 1 epoch, about 100 h on 32 x A100; "
             "rate and batch were not published. Their fine-tuning code has 1e-4, decay 0.1, no dropped captions.",
@@ -79,12 +77,9 @@ taiyi_anime = replace(
     name="taiyi-sd-anime",
     title="太乙 Stable Diffusion 1B 动漫中文",
     stages=(
-        Stage(
+        replace(
+            train_all,
             name="adapt to pictures of anime",
-            objective=Denoise(),
-            level="image",
-            train=("text.*", "image.denoiser.*"),
-            size=(512, 512),
             note="From taiyi-sd-zh; what learnt, on which pictures and at which rate was not published.",
         ),
     ),
@@ -99,12 +94,9 @@ taiyi_zh_finetune = replace(
     name="taiyi-sd-zh-finetune",
     title="太乙 Stable Diffusion 1B 中文：微调",
     stages=(
-        Stage(
+        replace(
+            train_all,
             name="adapt to other pictures",
-            objective=Denoise(),
-            level="image",
-            train=("text.*", "image.denoiser.*"),
-            size=(512, 512),
             batch=1,
             lr=1e-4,
             weight_decay=0.1,

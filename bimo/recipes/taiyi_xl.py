@@ -2,6 +2,8 @@
 characters.
 """
 
+from dataclasses import replace
+
 from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
 from bimo.diffusion.schedules.ddpm import Ddpm
 from bimo.models.spaces import Latent
@@ -38,26 +40,39 @@ sdxl_unet = Unet(
     linear=True,
 )
 
+sdxl_schedule = Ddpm(
+    config={
+        "_class_name": "EulerDiscreteScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        # Unused by this class, but inherited by samplers that are chosen by name.
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+    }
+)
+
+#: The second text encoder of Stable Diffusion XL, OpenCLIP's ViT-bigG-14.
+openclip_bigg = ClipText(
+    width=1280,
+    layers=32,
+    heads=20,
+    feed=5120,
+    activation="gelu",
+    penultimate="raw",
+    project=1280,
+)
+
 sdxl = Level(
     name="image",
     space=Latent(scaling=0.13025),
     denoiser=sdxl_unet,
-    schedule=Ddpm(
-        config={
-            "_class_name": "EulerDiscreteScheduler",
-            "beta_schedule": "scaled_linear",
-            "beta_start": 0.00085,
-            "beta_end": 0.012,
-            "num_train_timesteps": 1000,
-            "prediction_type": "epsilon",
-            "steps_offset": 1,
-            "timestep_spacing": "leading",
-            # Unused by this class, but inherited by samplers that are chosen by name.
-            "clip_sample": False,
-            "set_alpha_to_one": False,
-            "skip_prk_steps": True,
-        }
-    ),
+    schedule=sdxl_schedule,
     conditioners=(Sizes(),),
     steps=50,
     guidance=Guidance(scale=7.0, unconditional="zeros_without_negative"),
@@ -71,19 +86,7 @@ taiyi_xl = Recipe(
     languages=("zh", "en"),
     text_encoders=(
         ClipText(vocab=57475, positions=512, length=225, penultimate="raw"),
-        ClipText(
-            width=1280,
-            layers=32,
-            heads=20,
-            feed=5120,
-            vocab=57475,
-            positions=512,
-            length=225,
-            activation="gelu",
-            penultimate="raw",
-            project=1280,
-            pool="largest",
-        ),
+        replace(openclip_bigg, vocab=57475, positions=512, length=225, pool="largest"),
     ),
     text_fusion=Channels(),
     levels=(sdxl,),

@@ -1,10 +1,10 @@
 """VisCPM-Paint (arXiv:2308.12038): hidden states of a bilingual language model, projected into Stable Diffusion 2.1."""
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
-from bimo.models.spaces import Latent
-from bimo.models.stable_diffusion.unet import Unet
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.language_model import Bridge, LanguageModel
+from bimo.recipes.stable_diffusion import sd_v2_base
 from bimo.training.objectives.denoise import Denoise
 
 #: CPM-Bee's published sizes in the class of its predecessor CPM-Ant. The prompt is a JSON record.
@@ -30,17 +30,7 @@ viscpm_paint = Recipe(
     paper="arXiv:2308.12038",
     source="published description",
     text_encoders=(cpm_bee_10b,),
-    levels=(
-        Level(
-            name="image",
-            space=Latent(),
-            denoiser=Unet(heads=(5, 10, 20, 20), text=1024, linear=True),
-            schedule=Ddpm(),
-            sampler="ddpm",
-            steps=50,
-            guidance=Guidance(scale=7.5),
-        ),
-    ),
+    levels=(replace(sd_v2_base, sampler="ddpm"),),
     stages=(
         Stage(
             name="bridge",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from bimo.core.recipe import Defaults, Published, Recipe, Stage
 from bimo.models.text_encoders.clip import ClipText
 from bimo.recipes.stable_diffusion import sd_v1, sd_v1_768
+from bimo.recipes.stages import train_denoiser
 from bimo.training.adapters.lora_stage import Lora
 from bimo.training.objectives.denoise import Denoise
 from bimo.training.objectives.dreambooth import Dreambooth
@@ -20,12 +21,9 @@ wukong = Recipe(
     text_encoders=(ClipText(words="pieces", eps=1e-7),),
     levels=(sd_v1,),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="adapt the painter",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             note="About 25 M pairs of Wukong, kept by how well words and picture fit, by watermarks and by beauty "
             "(thresholds not published). The words are those of a Chinese CLIP trained first; their code freezes them.",
         ),
@@ -43,12 +41,9 @@ wukong_finetune = replace(
     name="wukong-huahua-finetune",
     title="悟空画画 1.0：微调",
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="adapt to other pictures",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             batch=3,
             lr=1e-5,
             weight_decay=0.01,

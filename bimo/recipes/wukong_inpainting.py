@@ -2,13 +2,14 @@
 Chinese CLIP.
 """
 
-from bimo.core.recipe import Defaults, Guidance, Level, Published, Recipe, Stage
-from bimo.diffusion.schedules.ddpm import Ddpm
-from bimo.models.spaces import Latent
+from dataclasses import replace
+
+from bimo.core.recipe import Defaults, Published, Recipe
 from bimo.models.stable_diffusion.conditioners import Masked
 from bimo.models.stable_diffusion.unet import Unet
 from bimo.models.text_encoders.clip import ClipText
-from bimo.training.objectives.denoise import Denoise
+from bimo.recipes.stable_diffusion import sd_v1
+from bimo.recipes.stages import train_denoiser
 
 wukong_inpainting = Recipe(
     name="wukong-huahua-inpainting",
@@ -17,25 +18,11 @@ wukong_inpainting = Recipe(
     licence="see the repository, unverified",
     languages=("zh",),
     text_encoders=(ClipText(words="pieces", eps=1e-7),),
-    levels=(
-        Level(
-            name="image",
-            space=Latent(),
-            denoiser=Unet(spatial=5),
-            schedule=Ddpm(),
-            conditioners=(Masked(level="image"),),
-            sampler="pndm",
-            steps=30,
-            guidance=Guidance(scale=7.5),
-        ),
-    ),
+    levels=(replace(sd_v1, denoiser=Unet(spatial=5), conditioners=(Masked(level="image"),), steps=30),),
     stages=(
-        Stage(
+        replace(
+            train_denoiser,
             name="learn to fill",
-            objective=Denoise(),
-            level="image",
-            train=("image.denoiser.*",),
-            size=(512, 512),
             note="How it was trained was not published: this is Stable Diffusion's way, random masks and the words "
             "frozen, as in their fine-tuning code.",
         ),
