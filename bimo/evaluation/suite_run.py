@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bimo.core.errors import DataError
+from bimo.core.errors import DataError, RequestError
 from bimo.core.files import alone, write_whole
 from bimo.core.hashing import digest
 from bimo.core.messages import Message, say
@@ -94,9 +94,9 @@ class ModelResult:
 
 
 def evaluate_suite(entrants: Sequence[Entrant], plan: Plan, out: Path) -> list[ModelResult]:
-    """Draws and measures every model, each in its own folder below ``out``. Raises WeightsError or DataError for what
-    the plan lacks, before anything is drawn; DataError if two were not measured in the same way, or another process is
-    working there.
+    """Draws and measures every model, each in its own folder below ``out``. Raises WeightsError, DataError or
+    RequestError for what the plan lacks, before anything is drawn; DataError if two models were not measured in the
+    same way, or another process is working there.
     """
     references = _References.of(plan)
     with alone(out), ProgressLines() as bar:
@@ -129,8 +129,14 @@ class _References:
     @classmethod
     def of(cls, plan: Plan) -> _References:
         """Raises DataError for a folder without pictures, WeightsError without weights, ModuleNotFoundError without
-        torchmetrics.
+        torchmetrics, RequestError for an endpoint that there is nothing to ask.
         """
+        if plan.endpoint is not None and not any(prompt.checks for prompt in plan.suite.prompts):
+            raise RequestError(
+                "the suite {name} says of no prompt what must be seen, so that there is nothing to ask an endpoint; "
+                "leave out --endpoint",
+                name=plan.suite.name,
+            )
         training = () if plan.training_pictures is None else pictures_of(plan.training_pictures)
         if plan.real is None:
             return cls(training=tuple(training))

@@ -89,6 +89,7 @@ def test_an_earlier_report_is_compared_where_it_was_made_the_same_way(
         (["xiaomo", "--out", "o", "--suite", "xiaomo", "--clip-zh", "x", "--data", "d"], "leave out --clip-zh"),
         (["xiaomo", "./xiaomo", "--out", "o"], "two models are called xiaomo"),
         (["--pictures", "none", "--out", "o"], "no folder of pictures"),
+        (["xiaomo", "--out", "o", "--suite", "mine.txt", "--endpoint", "http://x/v1#m"], "leave out --endpoint"),
         (["xiaomo", "--out", "o", "--known", "none"], "none holds no picture"),
         (["xiaomo", "--out", "o", "--real", "none"], "none holds no picture"),
         (["xiaomo", "--out", "o", "--real", "real"], "6726825d"),
@@ -101,6 +102,7 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "real").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "real" / "1.png")
+    (tmp_path / "mine.txt").write_text("红苹果\n", encoding="utf-8")
     assert main.run(["eval", *words]) in (2, 4, 5)
     assert said in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

@@ -223,8 +223,11 @@ def test_a_suite_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="unigenbench-zh"):
         open_suite("unigenbench:x.csv")
     (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match="holds no prompt"):
+    with pytest.raises(DataError, match="holds no row at all"):
         open_suite(str(tmp_path / "empty.txt"))
+    (tmp_path / "wrong.jsonl").write_text('{"prompt": ""}\n[]\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"holds no prompt \(2 rows are none: no text 1, row of another format 1\)"):
+        open_suite(f"longtext-zh:{tmp_path / 'wrong.jsonl'}")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="UTF-8"):
         open_suite(str(tmp_path / "binary.txt"))

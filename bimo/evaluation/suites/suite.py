@@ -79,6 +79,11 @@ class Suite:
     unverified: bool = False
 
     def __post_init__(self) -> None:
+        if not self.prompts and not self.unusable:
+            raise DataError(
+                "the suite {name} holds no row at all; give a file with a prompt in each line, or of a suite's format",
+                name=self.name,
+            )
         if not self.prompts:
             raise DataError(
                 "the suite {name} holds no prompt ({count} rows are none: {reasons}); give a file of its format",
