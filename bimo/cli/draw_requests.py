@@ -76,18 +76,18 @@ def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPl
     named = model or os.environ.get("BIMO_MODEL")
     if named or adapted:
         return DrawPlan(requests, default_model(model))
-    from bimo.hub.editions import edition_for
+    from bimo.hub.editions import edition_for_all
 
-    editions = {edition_for(request.text) for request in requests}
-    if len(editions) > 1 or editions == {registry.DEFAULT_MODEL}:
-        return DrawPlan(requests, registry.DEFAULT_MODEL)
+    edition = edition_for_all(request.text for request in requests)
+    if edition == registry.DEFAULT_MODEL:
+        return DrawPlan(requests, edition)
     note = say(
-        "drawn by {model}, which learned scenes, verses and dishes (-m {other} is the other); those that its program "
-        "can draw begin with a draft by it (--draft 0: none)",
-        model=min(editions),
+        "drawn by {model}, over a draft by program where it has one (--draft 0: by its weights alone; -m {other}: by "
+        "the other model)",
+        model=edition,
         other=registry.DEFAULT_MODEL,
     )
-    return DrawPlan(requests, min(editions), notes=[note])
+    return DrawPlan(requests, edition, notes=[note])
 
 
 def of_picture(file: Path, images: Mapping[str, Any], model: str | None) -> DrawPlan:

@@ -26,7 +26,9 @@ Draft = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help=say("the share of the steps drawn over a draft by the model's own procedures (scenes, dishes); 0: none"),
+        help=say(
+            "the share of the steps drawn over a draft by the model's own program (scenes, dishes, things); 0: none"
+        ),
     ),
 ]
 

@@ -128,7 +128,7 @@ class Defaults(Part):
     ``multiple`` is what sides must be a multiple of where the space alone would allow more; ``sizes`` are all there
     are where a system knows no others. ``prefix`` stands before every prompt. ``paste`` keeps every pixel outside a
     request's mask as it was given, to the bit, in place of what the decoder makes of it; ``strength`` is the share of
-    the steps that a picture with a mask goes through, ``draft`` that of a model's own draft (``Conditioner.drafter``).
+    the steps that a picture with a mask goes through, ``draft`` that of a model's own draft (``Conditioner.draft``).
     """
 
     size: tuple[int, int] = (512, 512)

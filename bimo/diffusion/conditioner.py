@@ -47,6 +47,16 @@ class Drawing:
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A draft of a picture by program: ``make`` draws it, at the request's size; ``whole`` if it shows every word of
+    the prompt, those that the model never learned, too.
+    """
+
+    make: Callable[[Drawing], Image.Image]
+    whole: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditioner(Part, ABC):
     """Anything besides text that conditions a level: computed from the batch in training, from the request in drawing.
@@ -119,9 +129,9 @@ class Conditioner(Part, ABC):
         """
         return {}
 
-    def drafter(self, system: System, request: Request) -> Callable[[Drawing], Image.Image] | None:
-        """What makes a draft of the picture that a request asks for, by program, which the last level starts from as it
-        starts from the image of image-to-image; None where there is none.
+    def draft(self, system: System, request: Request) -> Draft | None:
+        """A draft of the picture that a request asks for, by program, which the last level starts from as it starts
+        from the image of image-to-image; None where there is none.
         """
         return None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +11,11 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import say
 from bimo.core.request import Request
 from bimo.diffusion import noise as noises
-from bimo.diffusion.conditioner import Drawing
+from bimo.diffusion.conditioner import Draft, Drawing
 from bimo.diffusion.image_inputs import IMAGE, MASK, pixels_of, read_by_conditioners
 from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import System
 from bimo.prompts.a1111 import composed
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 
 def begin(
@@ -70,10 +65,16 @@ def steps_taken(request: Request, steps: int) -> int:
     return steps if share is None else max(1, int(steps * share))
 
 
-def drafter(system: System, request: Request) -> Callable[[Drawing], Image.Image] | None:
-    """What makes a draft of what a request asks for, by a conditioner of the last level; None without one."""
+def draft_of(system: System, request: Request) -> Draft | None:
+    """The draft that a conditioner of the last level has of what a request asks for; None without one."""
     conditioners = system.level(system.recipe.levels[-1].name).conditioners
-    return next((made for each in conditioners if (made := each.drafter(system, request))), None)
+    return next((draft for each in conditioners if (draft := each.draft(system, request))), None)
+
+
+def drawn_whole(system: System, request: Request) -> bool:
+    """Whether a filled request is drawn over a draft that shows every word of its prompt, learned or not."""
+    draft = draft_of(system, request) if request.draft else None
+    return draft is not None and draft.whole
 
 
 def draft_share(system: System, request: Request) -> float | None:
@@ -84,7 +85,7 @@ def draft_share(system: System, request: Request) -> float | None:
     composed_of_parts = request.regions or len(composed(request.read_text)) > 1
     if not system.recipe.request.draft or request.image is not None or request.seamless or composed_of_parts:
         return None
-    return share if drafter(system, request) else None
+    return share if draft_of(system, request) else None
 
 
 def draft_warnings(system: System, asked: bool, request: Request) -> tuple[str, ...]:
@@ -98,10 +99,10 @@ def _start(system: System, name: str, drawing: Drawing) -> Tensor:
     """The picture to start from, [1, 3, H, W]: the request's image, or a draft."""
     if drawing.request.image is not None:
         return drawing.pictures[IMAGE]
-    make = drafter(system, drawing.request)
-    assert make is not None, "a request is filled with a draft only if there is one"
+    draft = draft_of(system, drawing.request)
+    assert draft is not None, "a request is filled with a draft only if there is one"
     assert drawing.request.size is not None
-    return pixels_of(make(drawing), drawing.request.size)
+    return pixels_of(draft.make(drawing), drawing.request.size)
 
 
 def last_times(sampler: Sampler, steps: int, strength: float) -> Tensor:

@@ -99,7 +99,7 @@ def prepare(
         positive = encode(system, reading.prompts, skipped, reading.in_chunks)[0] if skipped else rows
     warnings |= dict.fromkeys(weighting_warnings)
     encoded = tuple(_encoded(one, texts, rows, positive) for one in scheduled)
-    nothing_known = _nothing_known(system, texts)
+    nothing_known = "" if image_to_image.drawn_whole(system, full) else _nothing_known(system, texts)
     return Prepared(filled.asked, full, encoded, tuple(warnings), nothing_known, outpainting.read(full))
 
 
@@ -123,9 +123,11 @@ def _warnings(
         yield say("BREAK begins a chunk of CLIP; this model reads a prompt as one, a comma stands there")
     inscribed = quoted(full.text) if full.inscribe is None else full.inscribe
     positive = (reading.prompts[i].text for one in scheduled for i in one.prompts(len(texts.prefixes)))
+    whole = image_to_image.drawn_whole(system, full)
     for text in dict.fromkeys(positive):
         for budget in system.budgets(text):
             read = replace(budget, lost="") if reading.in_chunks else budget
+            read = replace(read, unknown=(), mostly=False, unread=()) if whole else read
             yield from read.without(inscribed).warnings()
     yield from image_to_image.draft_warnings(system, bool(filled.asked.draft), full)
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]

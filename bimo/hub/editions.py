@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +15,7 @@ from bimo.prompts.paraphrases import paraphrased
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
 from bimo.xiaomo.captions.draftable import can_draft
 from bimo.xiaomo.captions.lexicon import CLAUSE, elements_of, subjects
+from bimo.xiaomo.captions.noun_phrases import has_its_own_colour
 from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
 
@@ -34,11 +35,13 @@ _OF_A_THING = re.compile(r"的|[一两二三四五六七八九十百几群]?[只
 
 
 def edition_for(text: str) -> str:
-    """``xiaomo-2`` for a prompt with the name of a scene or dish, or a clause of a verse, that only it was trained on,
-    or one of which it knows more words; the default model for others, whose pictures of single objects are sharper.
-    What the second edition has a draft of is its own, whoever knows the words.
+    """``xiaomo-2`` for a prompt that it has a draft of, one with the name of a scene or dish, or a clause of a verse,
+    that only it was trained on, or one of which it knows more words; the default model for others. A thing by a name
+    with its own colour (红苹果) is the default model's, which learned it by that name.
     """
     plain = normal(text)
+    if has_its_own_colour(plain):
+        return DEFAULT_MODEL
     if _can_draft(text):
         return SECOND
     if plain in _learned_first():
@@ -61,6 +64,15 @@ def edition_for(text: str) -> str:
     )
     nothing, _ = second.unread
     return SECOND if not nothing and (scene or _RELATIONS.search(plain)) else DEFAULT_MODEL
+
+
+def edition_for_all(texts: Iterable[str]) -> str:
+    """The edition that draws several prompts: that of each if it is the same, else ``xiaomo-2`` if it has a draft of
+    all that are not its own.
+    """
+    editions = {text: edition_for(text) for text in texts}
+    others = [text for text, edition in editions.items() if edition != SECOND]
+    return SECOND if len(others) < len(editions) and all(map(_can_draft, others)) else DEFAULT_MODEL
 
 
 def _can_draft(text: str) -> bool:

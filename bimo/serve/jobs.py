@@ -82,7 +82,7 @@ class Order:
         if CHOSEN not in self.note:
             return ()
         message = Message(
-            "drawn by {model}, which learned scenes, verses and dishes (an early version); name a model for another",
+            "drawn by {model}, over a draft by program where it has one; name a model for another",
             model=self.note[CHOSEN],
         )
         return (message.said(str(self.note.get(LANGUAGE) or language())),)

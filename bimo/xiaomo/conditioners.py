@@ -91,7 +91,7 @@ class Pose(Conditioner):
         """Scalars [1, 5]. Raises RequestError for a pose other than five finite numbers."""
         requested = drawing.request.conditions.get(self.name)
         if requested is None:
-            at_rest = self.scenes_at_rest and self._is_scene(drawing.request.read_text)
+            at_rest = self.scenes_at_rest and (bool(drawing.request.draft) or self._is_scene(drawing.request.read_text))
             return Conditioning(scalars={self.name: torch.tensor([POSE_AT_REST]) if at_rest else self._seeded(drawing)})
         if len(requested) != len(POSE) or not all(math.isfinite(v) for v in requested) or requested[1] <= 0:
             raise RequestError(

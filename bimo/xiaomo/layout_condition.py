@@ -9,7 +9,7 @@ As in layout-to-image models (arXiv:2302.08908), with boxes as maps next to x ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -22,10 +22,10 @@ from torch import Tensor
 from bimo.core.errors import RequestError
 from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Batch, Conditioning
-from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Drawing
+from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Draft, Drawing
 from bimo.diffusion.system import System
 from bimo.prompts.styles import styled
-from bimo.xiaomo.captions.draftable import can_draft
+from bimo.xiaomo.captions.draftable import arranged, can_draft_scene
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
 if TYPE_CHECKING:
@@ -79,8 +79,10 @@ class LayoutBoxes(Conditioner):
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, channels, h, w]. Raises RequestError for invalid boxes."""
         requested = drawing.request.conditions.get(self.name)
-        if requested is None:
-            boxes: Mapping[str, Sequence[Sequence[float]]] = planned_boxes(
+        if requested is None and drawing.request.draft and self._arranged(system, drawing.request):
+            boxes: Mapping[str, Sequence[Sequence[float]]] = {}  # as in the data: things have none
+        elif requested is None:
+            boxes = planned_boxes(
                 drawing.request.read_text, self._key(drawing.request, drawing.generator.initial_seed())
             )
         else:
@@ -99,21 +101,37 @@ class LayoutBoxes(Conditioner):
         seed, _ = seeds_of(request.seed or 0, request.subseed, request.subseed_strength, index)
         return planned_places(request.read_text, self._key(request, seed ^ CONDITIONER_SEED))
 
-    def drafter(self, system: System, request: Request) -> Callable[[Drawing], Image.Image] | None:
-        """The procedures, if they draw the whole of a square picture; not if its boxes are the request's own."""
+    def draft(self, system: System, request: Request) -> Draft | None:
+        """By the procedures, if they draw the whole of a square picture, or put together from references; none if its
+        boxes are the request's own.
+        """
         width, height = request.size or (1, 1)
         if self.name in request.conditions or width != height:
             return None
-        read, written = (styled(text, request.style) for text in (request.read_text, request.text))
-        if not can_draft(read, system.text_encoders[0], written):
+        read, written = self._texts(request)
+        arrangement = arranged(read, system.text_encoders[0], written)
+        if arrangement is None and not can_draft_scene(read, system.text_encoders[0], written):
             return None
 
         def drawn(drawing: Drawing) -> Image.Image:
-            from bimo.xiaomo.drafts import draft  # what paints takes a while to import
+            # What paints takes a while to import.
+            from bimo.xiaomo.artwork.references import put_together
+            from bimo.xiaomo.drafts import draft
 
-            return draft(read, self._key(drawing.request, drawing.generator.initial_seed()), width)
+            key = self._key(drawing.request, drawing.generator.initial_seed())
+            return draft(read, key, width) if arrangement is None else put_together(arrangement, key, width)
 
-        return drawn
+        return Draft(drawn, whole=arrangement is not None)
+
+    def _arranged(self, system: System, request: Request) -> bool:
+        """Whether a request's draft is put together from references."""
+        read, written = self._texts(request)
+        return arranged(read, system.text_encoders[0], written) is not None
+
+    @staticmethod
+    def _texts(request: Request) -> tuple[str, str]:
+        """What is read of a request's text, and what is written there."""
+        return styled(request.read_text, request.style), styled(request.text, request.style)
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

@@ -49,7 +49,7 @@ def test_a_table_has_fields_of_its_own(tmp_path: Path) -> None:
     table.write_text("提示词,种子,size\n红苹果,5,\n一只猫,,64x64\n", encoding="utf-8")
     drawn("--prompts", str(table), "--seed", "9", "-o", str(tmp_path))
     first, second = (read_metadata(tmp_path / f"{name}.png")["request"] for name in ("红苹果", "一只猫"))
-    assert (first["seed"], first["size"]) == (5, [128, 128])
+    assert (first["seed"], first["size"]) == (5, [256, 256])
     assert (second["seed"], second["size"]) == (9, [64, 64])
 
 

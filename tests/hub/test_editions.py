@@ -9,7 +9,7 @@ import pytest
 
 from bimo.cli import main
 from bimo.core.picture import read_metadata
-from bimo.hub.editions import SECOND, edition_for, models_that_know
+from bimo.hub.editions import SECOND, edition_for, edition_for_all, models_that_know
 
 
 @pytest.mark.parametrize(
@@ -28,15 +28,18 @@ from bimo.hub.editions import SECOND, edition_for, models_that_know
         ("bamboo forest in the mist", True),
         ("香港维多利亚港", True),
         ("雪山下的湖泊", True),
-        # Idioms as the things in them; what neither knows is refused by the default.
-        ("守株待兔", False),
+        # What is put together from references.
+        ("草地上的奶牛", True),
+        ("a panda, watercolour", True),
+        ("守株待兔", True),
+        ("一只柯基", True),
+        ("绿色的猫", True),
+        ("一只猫", True),
+        ("月亮", True),
+        # What neither knows is refused by the default.
         ("区块链", False),
-        ("一只柯基", False),
+        # A name with the thing's own colour.
         ("红苹果", False),
-        ("一只猫", False),
-        ("月亮", False),
-        ("草地上的奶牛", False),
-        ("a panda, watercolour", False),
         ("红灯笼上写着「福」", False),
         ("", False),
     ],
@@ -58,7 +61,7 @@ def test_a_dish_is_drawn_by_the_one_that_learned_it(tmp_path: Path, capsys: pyte
 
 
 def test_several_prompts_are_drawn_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "prompts.txt").write_text("红苹果\n宫保鸡丁的碗，红苹果\n", "utf-8")
+    (tmp_path / "prompts.txt").write_text("红灯笼上写着“福”\n宫保鸡丁的碗，红苹果\n", "utf-8")
     words = ["draw", "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1", "-o", str(tmp_path / "out"), "--json"]
     assert main.run(words) == 0
     assert json.loads(capsys.readouterr().out)["recipe"] == "xiaomo"
@@ -68,3 +71,15 @@ def test_who_knows_a_word_is_found_without_weights() -> None:
     assert list(models_that_know("宫保鸡丁", "xiaomo")) == ["xiaomo-2"]
     assert list(models_that_know("赛博朋克", "xiaomo")) == []
     assert list(models_that_know("红苹果", "xiaomo-2")) == ["xiaomo"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "edition"),
+    [
+        (("红苹果",), "xiaomo"),
+        (("长城", "红苹果", "猫"), SECOND),  # it has a draft of the apple
+        (("长城", "红灯笼上写着「福」"), "xiaomo"),
+    ],
+)
+def test_the_edition_of_several_prompts(prompts: tuple[str, ...], edition: str) -> None:
+    assert edition_for_all(prompts) == edition

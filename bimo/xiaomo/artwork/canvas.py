@@ -33,6 +33,7 @@ from bimo.xiaomo.artwork.editions import FIRST, Edition
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import held_out, held_out_composition, held_out_relation, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, EFFECTS, PLACES, RELATIONS, SCENES
+from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, LAYOUTS, PLAIN_FACES
 from bimo.xiaomo.artwork.sprites import Kind, SpriteStore
 
 STYLE_WEIGHTS: Mapping[str, float] = {
@@ -40,28 +41,6 @@ STYLE_WEIGHTS: Mapping[str, float] = {
     "vector": 1.3, "minimal": 1.0, "outlined": 1.3,
 }  # fmt: skip
 ALIASED_WEIGHT = 3.0
-ANIMAL_FACES = "🐱🐶🐼🐻🐨🦊🐸🐯🦁🐮🐷🐭🐰🐹🐵🐴🐺"
-PLAIN_FACES = "😀😊😍😂😋😴😢😡🤔😳🤖👽👻🎅👶👦👧👨👩👸🧒👴👵🌞🎃"
-# across, down and long side on the canvas, for a face centred at (0.5, 0.58) with long side 0.74
-ACCESSORIES: Mapping[str, tuple[float, float, float]] = {
-    "🕶": (0.5, 0.53, 0.56),
-    "👓": (0.5, 0.53, 0.56),
-    "👑": (0.5, 0.19, 0.36),
-    "🎩": (0.5, 0.19, 0.40),
-    "👒": (0.5, 0.22, 0.50),
-    "🎓": (0.5, 0.20, 0.46),
-    "🧢": (0.5, 0.22, 0.44),
-    "🎀": (0.68, 0.25, 0.32),
-}
-CENTRES: Mapping[str, tuple[float, float]] = {
-    "left": (0.23, 0.5), "right": (0.77, 0.5), "top": (0.5, 0.23), "bottom": (0.5, 0.77), "top left": (0.23, 0.23),
-    "top right": (0.77, 0.23), "bottom left": (0.23, 0.77), "bottom right": (0.77, 0.77),
-}  # fmt: skip
-LAYOUTS: Mapping[int, tuple[tuple[float, float, float], ...]] = {
-    2: ((0.26, 0.5, 0.44), (0.74, 0.5, 0.44)),
-    3: ((0.5, 0.27, 0.40), (0.26, 0.73, 0.40), (0.74, 0.73, 0.40)),
-    4: ((0.27, 0.27, 0.38), (0.73, 0.27, 0.38), (0.27, 0.73, 0.38), (0.73, 0.73, 0.38)),
-}
 TRANSPORT = range(54, 57)
 UNCOUNTED = frozenset("对双副束串摞道团滴片份家所沓套")
 NO_FLIP = re.compile(

@@ -31,14 +31,11 @@ from bimo.xiaomo.artwork.lexicon import (
     STYLES,
     word_groups,
 )
+from bimo.xiaomo.artwork.places import FACE_OF
 from bimo.xiaomo.artwork.sprites import Kind
 
 LANGUAGES: Mapping[str, float] = {"zh": 0.50, "zh-Hant": 0.06, "en": 0.38, "mixed": 0.06}
 DEFAULT_UNSAID = 0.55
-# An animal's face has the animal's name if it wears or eats something.
-FACE_OF: Mapping[str, str] = {
-    "🐱": "🐈", "🐶": "🐕", "🐯": "🐅", "🐴": "🐎", "🐮": "🐄", "🐷": "🐖", "🐭": "🐁", "🐰": "🐇", "🐵": "🐒"
-}  # fmt: skip
 CONNECTIVES = ("a picture of ", "an image of ", "a drawing of ", "draw ", "please draw ")
 ASKS = ("画", "画一下", "请画", "来", "我想要", "帮我画")
 FULL_WIDTH = str.maketrans({chr(code): chr(code + 0xFEE0) for code in range(0x30, 0x7B) if chr(code).isalnum()})

@@ -302,6 +302,10 @@ class SpriteStore:
         self._archives = {path.stem: zipfile.ZipFile(path) for path in sorted(cache.glob("*.zip"))}
         self._load = lru_cache(maxsize=3000)(self._read)
 
+    def kinds(self, style: str) -> set[str]:
+        """The kinds (hexcodes) that there is a sprite of in a style."""
+        return {Path(name).stem for name in self._archives[style].namelist() if name.endswith(".png")}
+
     def _read(self, kind: str, style: str) -> Image.Image:
         try:
             data = self._archives[style].read(sprite_name(kind, style))

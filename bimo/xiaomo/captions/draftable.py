@@ -1,4 +1,6 @@
-"""Which prompts the procedures of the training data draw whole, by their words; painters are imported for scenes."""
+"""Which prompts have a draft, by their words: those that the procedures of the training data draw whole, and those of
+things that there are references of. Painters are imported for these alone.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import re
 from typing import TYPE_CHECKING
 
 from bimo.prompts.negation import negation
-from bimo.xiaomo.captions.asked import asked, is_scene, is_scenic_word, rest_of, without_name
+from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
+from bimo.xiaomo.captions.asked import asked, is_landscape, is_scene, is_scenic_word, rest_of, without_name
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
 from bimo.xiaomo.captions.verses import is_verse
 
@@ -20,9 +23,15 @@ _EMPTY = re.compile(
 
 
 def can_draft(text: str, encoder: TextEncoder, written: str = "") -> bool:
+    """Whether all that a text asks for is drawn by the procedures or put together from references. ``written`` is the
+    text before it was said in learned words.
+    """
+    return arranged(text, encoder, written) is not None or can_draft_scene(text, encoder, written)
+
+
+def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
     """Whether the procedures draw all that a text asks for: a scene, verse or dish, in a style of theirs, and nothing
-    beside it that the model learned, by its text ``encoder``. ``written`` is the text before it was said in learned
-    words, by which a verse is known.
+    beside it that the model learned, by its text ``encoder``. A verse is known by the text as it was ``written``.
     """
     if not is_scene(text) or negation(text).things or not _fits(text):
         return False
@@ -30,6 +39,23 @@ def can_draft(text: str, encoder: TextEncoder, written: str = "") -> bool:
         return True
     rest = _EMPTY.sub("", rest_of(text)).strip()
     return (not rest or encoder.budget(rest).wholly) and not _of_other_words(text, encoder)
+
+
+def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement | None:
+    """What is put together from references for a text as it was ``written``, else in learned words.
+
+    None if it says anything else, where there is no reference, and for a dish, a landscape, a verse or a subject of
+    scenes (荷花和鱼) that the procedures draw.
+    """
+    arrangement = arrangement_of(written) or arrangement_of(text)
+    if arrangement is None:
+        return None
+    of_scenes = asked(text)[0] == "scene" or is_verse(written or text) or is_landscape(text)
+    if (of_scenes or arrangement.is_one_thing) and can_draft_scene(text, encoder, written):
+        return None
+    from bimo.xiaomo.artwork.references import has_references
+
+    return arrangement if has_references(arrangement) else None
 
 
 def _fits(text: str) -> bool:

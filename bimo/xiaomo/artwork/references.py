@@ -1,0 +1,123 @@
+"""Reference pictures of single things in two drawn styles, and pictures put together from them.
+
+``references.zip`` has a WebP file for each kind, cropped to its content, and the licences of the artwork; it is made by
+``python tools/references.py``.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Set
+from functools import lru_cache
+from importlib import resources
+
+from PIL import Image
+
+from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
+from bimo.xiaomo.artwork.canvas import NO_FLIP
+from bimo.xiaomo.artwork.compose import (
+    Pose,
+    apply_pose,
+    keep_inside,
+    on_colour,
+    paste_at,
+    paste_standing,
+    recolour,
+)
+from bimo.xiaomo.artwork.effects import APPLY
+from bimo.xiaomo.artwork.held_out import hexcode
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE
+from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP
+from bimo.xiaomo.artwork.sprites import canonical
+from bimo.xiaomo.artwork.words_table import read_aliases
+from bimo.xiaomo.captions.arranged import FLAT, Arrangement
+from bimo.xiaomo.captions.noun_phrases import DYES
+from bimo.xiaomo.chance import Chance
+
+ARCHIVE = "references.zip"
+#: The name of a reference in the archive, by style and hexcode.
+NAME = "{style}/{kind}.webp"
+#: The styles that there are references in.
+DRAWN: Mapping[bool, str] = {False: DEFAULT_STYLE, True: "flat"}
+
+
+@lru_cache(maxsize=1)
+def _archive() -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(resources.files("bimo.xiaomo.artwork").joinpath(ARCHIVE).read_bytes()))
+
+
+@lru_cache(maxsize=1)
+def _names() -> Set[str]:
+    return frozenset(_archive().namelist())
+
+
+def has_references(arrangement: Arrangement) -> bool:
+    """Whether there is a picture of each thing in the arrangement's style."""
+    style = DRAWN[arrangement.style in FLAT]
+    return all(NAME.format(style=style, kind=thing.kind) in _names() for thing in arrangement.things)
+
+
+@lru_cache(maxsize=256)
+def reference(kind: str, style: str, side: int) -> Image.Image:
+    """The picture of a kind (a hexcode) in the style "3d" or "flat" as a sprite: RGBA, ``side`` pixels square, at rest.
+
+    Raises KeyError if there is none.
+    """
+    with _archive().open(NAME.format(style=style, kind=kind)) as stream:
+        sprite = canonical(Image.open(stream), side)
+    assert sprite is not None, "no reference is empty"
+    return sprite
+
+
+def put_together(arrangement: Arrangement, key: str, side: int) -> Image.Image:
+    """The picture of an arrangement, RGB, ``side`` pixels square. What it leaves open, how far each thing is turned and
+    moved, is taken from the key.
+    """
+    style, chance = DRAWN[arrangement.style in FLAT], Chance(f"{key}/things")
+    layer = Image.new("RGBA", (side, side))
+    alike = len({thing.kind for thing in arrangement.things}) == 1
+    for number, thing in enumerate(arrangement.things):
+        image = reference(thing.kind, style, side)
+        if thing.colour:
+            image = recolour(image, DYES[thing.colour])
+        across, down, long_side = thing.box
+        if alike:  # each a little otherwise
+            image = _turned(image, chance.fork(str(number)), thing.kind)
+        paste_at(layer, image, across, down, long_side)
+    if arrangement.scene:
+        return _in_scene(layer, arrangement, chance)
+    pose = _pose(layer, chance, alone=len(arrangement.things) == 1)
+    layer = apply_pose(layer, pose)
+    if arrangement.style in APPLY:
+        return APPLY[arrangement.style](layer)
+    return on_colour(layer, COLOURS[arrangement.background].background if arrangement.background else (255, 255, 255))
+
+
+def _pose(layer: Image.Image, chance: Chance, alone: bool) -> Pose:
+    """As the poses of the training data; of several things nearer to rest, and they keep their sides."""
+    reach = 1.0 if alone else 0.4
+    scale, dx, dy = chance.uniform(1 - 0.2 * reach, 1.03), chance.uniform(-0.1, 0.1), chance.uniform(-0.1, 0.1)
+    angle = round(chance.uniform(-5, 5) * reach, 2)
+    return keep_inside(layer, Pose(0, scale, dx * reach, dy * reach, angle))
+
+
+def _turned(image: Image.Image, chance: Chance, kind: str) -> Image.Image:
+    """A picture flipped or not, and turned by some degrees."""
+    flip = chance.uniform() < 0.5 and not NO_FLIP.search(_english().get(kind, "hand"))
+    return apply_pose(image, Pose(int(flip), angle=chance.uniform(-8, 8)))
+
+
+def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance) -> Image.Image:
+    stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, layer.width).copy()
+    left, _, right, _ = layer.getbbox() or (0, 0, *layer.size)
+    size = stand.size if len(arrangement.things) == 1 else min(WIDTH_ON_BACKDROP, (right - left) / layer.width)
+    across = stand.across + chance.uniform(-0.05, 0.05)
+    paste_standing(canvas, layer, across, stand.foot, size, stand.shadow)
+    return canvas
+
+
+@lru_cache(maxsize=1)
+def _english() -> Mapping[str, str]:
+    """The first English word of each kind, by which the data knows what may not be mirrored."""
+    return {hexcode(emoji): english[0] for emoji, (_, _, english) in read_aliases().items()}

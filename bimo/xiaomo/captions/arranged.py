@@ -1,0 +1,368 @@
+"""Which prompts ask for several things, or a thing somewhere, that can be put together from pictures of single ones.
+
+What is understood are the captions of ``artwork.captions`` and what people write in their place
+(``relations.tsv``): 骑自行车的熊猫, 五只羊, a cat on the grass, 守株待兔. Every word has to be understood.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+
+from bimo.prompts.emoji import sequences
+from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.compositions import Box, compositions, idioms
+from bimo.xiaomo.artwork.held_out import hexcode
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, PLACES, SCENES, STYLES
+from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, FACE_OF, LAYOUTS, PLAIN_FACES
+from bimo.xiaomo.artwork.sprites import FILL
+from bimo.xiaomo.captions.noun_phrases import MOST, Things, things_of
+
+#: The styles that are drawn from flat artwork, and those that an effect makes of the default style's.
+FLAT = frozenset(("cartoon", "twemoji", "flat", "vector", "minimal", "outlined"))
+EFFECTS = frozenset(("watercolour", "ink", "sketch", "oil", "pixel", "papercut", "neon", "porcelain"))
+#: Of at most so many kinds a list is drawn.
+LISTED = 6
+#: No longer text is read, in characters: patterns take their time, and what is told at length is never all understood.
+LONGEST = 80
+_SIZES: Mapping[str, float] = {"small": 0.6, "": 1.0, "large": 1.25}
+_HATS = frozenset("👑🎩👒🎓🧢🎀")
+_FACE = (0.5, 0.58, 0.74)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One thing: its kind (a hexcode), colour (of ``DYES``, "" for its own), centre across and down, and long side."""
+
+    kind: str
+    colour: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Things from back to front in a ``style`` or effect, on a colour of the lexicon or in a scene; "" for none."""
+
+    things: tuple[Placed, ...]
+    style: str = DEFAULT_STYLE
+    background: str = ""
+    scene: str = ""
+
+    @property
+    def is_one_thing(self) -> bool:
+        """Whether it is one thing and nothing besides."""
+        return len(self.things) == 1 and not (self.background or self.scene) and self.style == DEFAULT_STYLE
+
+
+@lru_cache(maxsize=256)
+def arrangement_of(text: str) -> Arrangement | None:
+    """What to put together for a text, None if it says anything else."""
+    if len(text) > LONGEST:
+        return None
+    plain = normal(text)
+    core, style = _without_style(plain)
+    core = core if _idiom(core) else _tidy(core)
+    if style not in (DEFAULT_STYLE, *FLAT, *EFFECTS):
+        return None
+    core, background = _without_background(core)
+    for scene, rest in _scenes(core):
+        things = _placed(rest)
+        if things is not None:
+            return None if background or style in EFFECTS else Arrangement(_side_by_side(things), style, "", scene)
+    idiom = _idiom(core)
+    if idiom:
+        things = tuple(Placed(hexcode(emoji), "", box) for emoji, box in idioms()[idiom].things)
+        return Arrangement(things, style, background)
+    things = _placed(core)
+    return None if things is None else Arrangement(things, style, background)
+
+
+_ASKED = re.compile(
+    r"^(?:请|帮我|给我|我想要|我要|想要)*(?:画一下|画|来|生成|绘制)?(?:(?:一|1)(?:张|幅|副))?"
+    r"|^(?:please )?(?:draw |paint )?(?:(?:a |an )?(?:picture|image|drawing|photo|illustration) of )?"
+)
+_ENDING = re.compile(r"(?:的)?(?:图片|图画|照片|插图|图)?[.!?~\s]*$")
+
+
+def _tidy(text: str) -> str:
+    asked = _ASKED.match(text)
+    core = text[asked.end() :] if asked is not None else text
+    return _ENDING.sub("", core.strip()).strip(" ,.;:") or text
+
+
+def _idiom(text: str) -> str:
+    """The idiom that a text is, by its name or literally; "" for none. 画 is part of some."""
+    said = _without_style(text)[0].removeprefix("成语")
+    return next((name for name, one in idioms().items() if said in map(normal, (name, one.literal, one.en))), "")
+
+
+def _without_style(text: str) -> tuple[str, str]:
+    """A text without the words of a drawn style or effect, and its name; that of the default where it says none."""
+    found = _style_pattern().search(text)
+    if found is None:
+        return text, DEFAULT_STYLE
+    rest = f"{text[: found.start()]} {text[found.end() :]}"
+    rest = re.sub(r"^\s*(?:of\s+|的)|\s+(?:in|as)(?:\s+an?)?\s*$|\s*[,]\s*$|^\s*[,]\s*", " ", rest)
+    return re.sub(r"\s*,\s*(?=,|$)", "", rest).strip(" ,的"), _style_words()[found["style"]]
+
+
+@lru_cache(maxsize=1)
+def _style_words() -> Mapping[str, str]:
+    return {normal(word): style for style, words in STYLES.items() for word in (*words.zh, *words.en)}
+
+
+@lru_cache(maxsize=1)
+def _style_pattern() -> re.Pattern[str]:
+    words = "|".join(map(re.escape, sorted(_style_words(), key=len, reverse=True)))
+    ending = r"(?:画?风格?|插?画)?(?: (?:painting|style|art|drawing))?(?:的|图)?"
+    return re.compile(rf"(?<![a-z0-9])(?:一[张幅])?(?P<style>{words})(?![a-z0-9]){ending}")
+
+
+def _without_background(text: str) -> tuple[str, str]:
+    found = _background_pattern().search(text)
+    if found is None:
+        return text, ""
+    word = found["zh"] or found["zh2"] or found["en"]
+    name = next(name for name, colour in COLOURS.items() if word in (*colour.zh, *colour.en))
+    return f"{text[: found.start()]}{text[found.end() :]}".strip(" ,的"), name
+
+
+@lru_cache(maxsize=1)
+def _background_pattern() -> re.Pattern[str]:
+    zh = "|".join(sorted({word for colour in COLOURS.values() for word in colour.zh}, key=len, reverse=True))
+    en = "|".join(sorted({word for colour in COLOURS.values() for word in colour.en}, key=len, reverse=True))
+    return re.compile(
+        rf"(?P<zh>{zh})色?的?背景(?:上|下|里|中)?(?:的|,)?|,?\s*背景[是为]?(?P<zh2>{zh})色?"
+        rf"|,?\s*(?:(?:on|with|against)\s+)?(?:an?\s+)?(?P<en>{en}) background"
+    )
+
+
+def _scenes(text: str) -> Iterator[tuple[str, str]]:
+    """(scene, what is in it) of every way to read a text."""
+    for scene, patterns in _scene_patterns().items():
+        for pattern in patterns:
+            found = pattern.fullmatch(text)
+            if found is not None:
+                yield scene, found["rest"]
+
+
+@lru_cache(maxsize=1)
+def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
+    more = {"sea": ("水里", "水中", "海中", "大海里", "海水里"), "night": ("星空里", "夜里", "夜色中", "月光下")}
+    patterns: dict[str, tuple[re.Pattern[str], ...]] = {}
+    for scene, words in SCENES.items():
+        zh = "|".join(sorted((*words.zh, *more.get(scene, ())), key=len, reverse=True))
+        en = "|".join(words.en)
+        patterns[scene] = (
+            re.compile(rf"在?(?:{zh})(?:[上里中下])?(?:的|有|,\s*|\s+)*(?P<rest>.+)"),
+            re.compile(rf"(?P<rest>.+?)(?:站|坐|走|跑|趴|躺|在|,|\s)+(?:{zh})"),
+            re.compile(rf"(?P<rest>.+?)(?: is| are|,)? (?:{en})"),
+        )
+    return patterns
+
+
+def _placed(text: str) -> tuple[Placed, ...] | None:
+    """The things that a text without style, background and scene names, and where they are."""
+    return _at_a_place(text) or _related(text) or _listed(text)
+
+
+def _at_a_place(text: str) -> tuple[Placed, ...] | None:
+    for place, patterns in _place_patterns().items():
+        for pattern in patterns:
+            found = pattern.fullmatch(text)
+            things = found and things_of(found["rest"])
+            if things and things.count == 1:
+                return (Placed(things.kind, things.colour, (*CENTRES[place], 0.40 * min(_SIZES[things.size], 1.0))),)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _place_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
+    return {
+        place: (
+            re.compile(rf"在?(?:画面)?的?(?:{'|'.join(words.zh)})(?:的|是|有|,)?(?P<rest>.+)"),
+            re.compile(rf"(?P<rest>.+?),?在(?:画面)?的?(?:{'|'.join(words.zh)})"),
+            re.compile(rf"(?P<rest>.+?),?(?: is)? (?:{'|'.join(words.en)})"),
+        )
+        for place, words in PLACES.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Relation:
+    """How a first thing and a second stand to each other; ``any``: whatever they are."""
+
+    pattern: re.Pattern[str]
+    name: str
+    first: Box
+    second: Box
+    over: str
+    any: bool
+
+
+def _related(text: str) -> tuple[Placed, ...] | None:
+    worn = _worn(text)
+    if worn is not None:
+        return worn
+    for relation in _relations():
+        found = relation.pattern.fullmatch(text)
+        first = found and things_of(found["a"])
+        if not found or not first or first.count != 1:
+            continue
+        one = compositions().get(relation.name)
+        named = found.groupdict().get("b")
+        second = things_of(named) if named is not None else Things(hexcode(one.things[0])) if one is not None else None
+        if (
+            second is None
+            or second.count != 1
+            or not (relation.any or (one and second.kind in map(hexcode, one.things)))
+        ):
+            continue
+        face = _face_of(first.kind) if one is not None or relation.name == "eating" else first.kind
+        placed = (
+            Placed(face, first.colour, _sized(relation.first, first.size)),
+            Placed(second.kind, second.colour, _sized(relation.second, second.size)),
+        )
+        return placed[::-1] if relation.over == "first" else placed
+    return None
+
+
+@lru_cache(maxsize=1)
+def _relations() -> Sequence[_Relation]:
+    """Those of the captions first, then what people write besides; each with what the captions have before anything
+    else.
+    """
+    found = [
+        _Relation(_pattern(form), name, one.first, one.second, one.over, False)
+        for name, one in compositions().items()
+        for form in (*one.zh, *one.en)
+    ]
+    text = resources.files("bimo.xiaomo.captions").joinpath("relations.tsv").read_text("utf-8")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    later: list[_Relation] = []
+    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+        name, anything = row["relation"], row["any"] == "yes"
+        one = compositions().get(name)
+        if one is None:
+            first, second, over = _box(row["first"]), _box(row["second"]), row["over"]
+        else:
+            first, second, over = one.first, one.second, one.over
+        forms = [form for cell in (row["zh"], row["en"]) for form in cell.split(";") if form]
+        found += [_Relation(_pattern(form), name, first, second, over, one is None and anything) for form in forms]
+        if one is not None and anything:
+            forms += [form for form in (*one.zh, *one.en) if not form.startswith("{a} in ")]
+            later += [_Relation(_pattern(form), name, first, second, over, True) for form in forms]
+    # 宇航员骑马 is somebody who rides, not 骑马 in a spacesuit.
+    found.sort(key=lambda relation: "(?P<b>" not in relation.pattern.pattern)
+    return (*found, *later)
+
+
+def _box(cell: str) -> Box:
+    across, down, side = (float(part) for part in cell.split(","))
+    return across, down, side
+
+
+def _pattern(form: str) -> re.Pattern[str]:
+    escaped = "".join(part if part in (",?",) else re.escape(part) for part in re.split(r"(,\?)", form))
+    return re.compile(escaped.replace(r"\{a\}", "(?P<a>.+?)").replace(r"\{b\}", "(?P<b>.+?)").replace(",", r",\s*"))
+
+
+def _worn(text: str) -> tuple[Placed, ...] | None:
+    """A face with what it wears."""
+    for pattern in _WORN:
+        found = pattern.fullmatch(text)
+        face, worn = (things_of(found[name]) for name in "ab") if found else (None, None)
+        if face is None or worn is None or face.count != 1 or worn.count != 1:
+            continue
+        place = _accessories().get(worn.kind)
+        code = _face_of(face.kind)
+        # Glasses sit where the eyes of these faces are; a hat sits on anything.
+        if place is not None and (code in _faces() or worn.kind in _hats()):
+            return Placed(code, face.colour, _FACE), Placed(worn.kind, worn.colour, place)
+    return None
+
+
+_WORN = (
+    re.compile(r"戴着?(?P<b>.+)的(?P<a>.+)"),
+    re.compile(r"(?P<a>.+?)头?戴着?(?P<b>.+)"),
+    re.compile(r"(?P<a>.+?)(?: is)? wearing (?P<b>.+)"),
+    re.compile(r"(?P<a>.+?) (?:with|in) (?P<b>.+)"),
+)
+
+
+@lru_cache(maxsize=1)
+def _accessories() -> Mapping[str, Box]:
+    return {hexcode(emoji): place for emoji, place in ACCESSORIES.items()}
+
+
+@lru_cache(maxsize=1)
+def _faces() -> frozenset[str]:
+    return frozenset(map(hexcode, ANIMAL_FACES + PLAIN_FACES))
+
+
+@lru_cache(maxsize=1)
+def _hats() -> frozenset[str]:
+    return frozenset(map(hexcode, _HATS))
+
+
+def _face_of(kind: str) -> str:
+    """The face of an animal that has one."""
+    return next((hexcode(face) for face, body in FACE_OF.items() if hexcode(body) == kind), kind)
+
+
+_AND = re.compile(r"\s*(?:和|与|跟|以及|还有|加上?|[,+&]|\band\b|\bwith\b)\s*(?:还有)?")
+
+
+def _listed(text: str) -> tuple[Placed, ...] | None:
+    """One kind, so many of it, or a few kinds side by side."""
+    whole = things_of(text)
+    parts = [whole] if whole is not None else [things_of(part) for part in _parts(text)]
+    if not parts or len(parts) > LISTED or any(part is None for part in parts):
+        return None
+    each = [one for one in parts if one is not None for _ in range(one.count)]
+    if len(each) > MOST:
+        return None
+    if len(each) == 1:
+        side = {"": FILL, "small": 0.32, "large": 0.98}[each[0].size]
+        return (Placed(each[0].kind, each[0].colour, (0.5, 0.5, side)),)
+    return tuple(
+        Placed(one.kind, one.colour, _sized(box, one.size)) for one, box in zip(each, rows(len(each)), strict=True)
+    )
+
+
+def _parts(text: str) -> list[str]:
+    emoji = [text[start:end] for start, end in sequences(text)]
+    alone = len(emoji) > 1 and not re.sub(r"[\s,]", "", text).replace("".join(emoji), "")
+    return emoji if alone else _AND.split(text)
+
+
+def rows(count: int) -> tuple[Box, ...]:
+    """Places for ``count`` things, in rows as even as can be, the longer ones first."""
+    if count in LAYOUTS:
+        return LAYOUTS[count]
+    many = 2 if count <= 8 else 3
+    short, longer = divmod(count, many)
+    lengths = [short + 1] * longer + [short] * (many - longer)
+    side = 0.86 / max(lengths)
+    return tuple(
+        ((place + 0.5) / length, 0.5 + (row - (many - 1) / 2) * (0.92 / many), side)
+        for row, length in enumerate(lengths)
+        for place in range(length)
+    )
+
+
+def _side_by_side(things: tuple[Placed, ...]) -> tuple[Placed, ...]:
+    """Things in rows, in one: they stand on the ground of a scene."""
+    count = len(things)
+    if count not in LAYOUTS or [thing.box for thing in things] != list(rows(count)):
+        return things
+    return tuple(replace(each, box=((place + 0.5) / count, 0.5, 0.9 / count)) for place, each in enumerate(things))
+
+
+def _sized(box: Box, size: str) -> Box:
+    across, down, side = box
+    return across, down, side * _SIZES[size]

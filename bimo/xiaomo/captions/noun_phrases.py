@@ -1,0 +1,179 @@
+"""The things that a noun phrase names (三只小猪, a red apple): their kind, number, colour and size.
+
+Kinds are those of ``artwork/words.tsv``, by its words in both languages, by their emoji, by ``more_words.tsv``, and by
+the commoner words that ``prompts.paraphrases`` has for others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import resources
+
+from bimo.prompts.normalise import normal
+from bimo.prompts.paraphrases import Row
+from bimo.prompts.paraphrases import table as paraphrases
+from bimo.xiaomo.artwork.english import plural
+from bimo.xiaomo.artwork.held_out import hexcode
+from bimo.xiaomo.artwork.lexicon import COLOURS, SIZES, Colour
+from bimo.xiaomo.artwork.words_table import read_aliases
+
+#: The most of one kind that are drawn one by one; 一群 is SEVERAL, 几只 A_FEW.
+MOST, SEVERAL, A_FEW = 12, 6, 3
+_NUMBERS: Mapping[str, int] = {
+    "一": 1, "二": 2, "两": 2, "俩": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9, "十": 10,
+    "十一": 11, "十二": 12, "几": A_FEW, "a": 1, "an": 1, "the": 1, "some": A_FEW, "several": A_FEW, "a few": A_FEW,
+    "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12, **{str(number): number for number in range(1, MOST + 1)},
+}  # fmt: skip
+_UNITS = (
+    "个只条头匹尾位名朵颗粒棵株根块片张幅面本册把支枝杯碗盘碟瓶罐盒袋双对辆台架艘座间栋盏顶件套串滴枚轮口道所家节部份群"
+)
+_ADJECTIVES = re.compile(
+    r"(?:可爱的?|漂亮的?|美丽的?|好看的?|胖胖的|胖|毛茸茸的|快乐的?|开心的?|聪明的?|cute的?)"
+    r"|(?:cute|little|small|big|large|old|young|beautiful|lovely|happy|fat|fluffy|nice)\s+"
+)
+#: The colours that things are dyed in: those of the data, and two that it lacks.
+DYES: Mapping[str, Colour] = {
+    **COLOURS,
+    "white": Colour(("白色", "白", "雪白"), ("white",), (246, 246, 248), (250, 250, 250), None),
+    "gold": Colour(("金色", "金", "金黄"), ("golden", "gold"), (226, 172, 44), (244, 214, 120), 42),
+}
+#: What stands before a word that is drawn as the word alone: 小兔子.
+_SMALL_OR_LARGE = "小大老"
+#: Drawn singly though they come by the pair.
+_ONE_OF_A_PAIR = "👞👟🥾👠👡👢"
+
+
+@dataclass(frozen=True)
+class Things:
+    """``count`` things of one ``kind`` (a hexcode), in a ``colour`` of ``DYES`` and a ``size`` of the lexicon; "" where
+    none is named.
+    """
+
+    kind: str
+    count: int = 1
+    colour: str = ""
+    size: str = ""
+
+
+@lru_cache(maxsize=1024)
+def things_of(phrase: str) -> Things | None:
+    """What a noun phrase in its normal form names, by all of its words; None if it says anything else."""
+    return _named(phrase, paraphrases())
+
+
+def has_its_own_colour(phrase: str) -> bool:
+    """Whether a phrase is a kind's name with the colour that it has by itself: 红苹果 is 苹果."""
+    found = _colour_pattern().match(phrase)
+    return found is not None and phrase in kinds() and kinds()[phrase] == kinds().get(phrase[found.end() :])
+
+
+_Rows = Mapping[str, Row]
+
+
+def _named(phrase: str, rows: _Rows) -> Things | None:
+    """What a phrase names, in words that ``rows`` has commoner ones for, too."""
+    phrase = phrase.strip(" 的,.!?;")
+    kind = kinds().get(phrase)
+    if kind is not None:
+        return Things(kind)
+    return _counted(phrase, rows) or _sized(phrase, rows) or _coloured(phrase, rows) or _commoner(phrase, rows)
+
+
+def _counted(phrase: str, rows: _Rows) -> Things | None:
+    for pattern, of_many in _number_patterns():
+        found = pattern.match(phrase)
+        things = found and _named(phrase[found.end() :], rows)
+        if not found or not things or things.count != 1:
+            continue
+        count = SEVERAL if of_many else _NUMBERS[found["number"]]
+        unit = found.groupdict().get("unit")
+        if unit in ("双", "对") and (things.kind in _singles() or _classifiers().get(things.kind) != unit):
+            count *= 2
+        elif unit == "群":
+            count = SEVERAL
+        return replace(things, count=count) if count <= MOST else None
+    return None
+
+
+def _sized(phrase: str, rows: _Rows) -> Things | None:
+    adjective = _ADJECTIVES.match(phrase)
+    if adjective is not None:
+        return _named(phrase[adjective.end() :], rows)
+    for size, words in SIZES.items():
+        for word in (*words.zh, *(f"{each} " for each in words.en)):
+            if phrase.startswith(word):
+                things = _named(phrase[len(word) :], rows)
+                return things and replace(things, size=size)
+    return None
+
+
+def _coloured(phrase: str, rows: _Rows) -> Things | None:
+    found = _colour_pattern().match(phrase)
+    things = found and _named(phrase[found.end() :], rows)
+    if found and things and not things.colour:
+        return replace(things, colour=_colours()[found["colour"]])
+    return _named(phrase[1:], rows) if phrase[:1] in _SMALL_OR_LARGE and len(phrase) > 1 else None
+
+
+def _commoner(phrase: str, rows: _Rows) -> Things | None:
+    row = rows.get(phrase)
+    words = () if row is None else row.plain(not phrase.isascii())
+    return next((things for word in words if (things := _named(normal(word), {}))), None)
+
+
+@lru_cache(maxsize=1)
+def kinds() -> Mapping[str, str]:
+    """Every word for a kind in its normal form, English ones in the plural, too, and its emoji -> the kind's hexcode;
+    of several kinds with a word the first, in ``more_words.tsv`` before ``words.tsv``.
+    """
+    found: dict[str, str] = {}
+    text = resources.files("bimo.xiaomo.captions").joinpath("more_words.tsv").read_text("utf-8")
+    lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+    rows = [(emoji, tuple(words.split("/"))) for emoji, words in lines[1:]]
+    rows += [(emoji, (*zh, *en)) for emoji, (_, zh, en) in read_aliases().items()]
+    for emoji, words in rows:
+        for word in (emoji, *words):
+            found.setdefault(normal(word), hexcode(emoji))
+    for emoji, words in rows:
+        for word in words:
+            if word.isascii():
+                found.setdefault(plural(word), hexcode(emoji))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _classifiers() -> Mapping[str, str]:
+    return {hexcode(emoji): classifier for emoji, (classifier, _, _) in read_aliases().items()}
+
+
+@lru_cache(maxsize=1)
+def _singles() -> frozenset[str]:
+    return frozenset(map(hexcode, _ONE_OF_A_PAIR))
+
+
+@lru_cache(maxsize=1)
+def _colours() -> Mapping[str, str]:
+    return {word: name for name, colour in DYES.items() for word in (*colour.zh, *colour.en)}
+
+
+@lru_cache(maxsize=1)
+def _colour_pattern() -> re.Pattern[str]:
+    words = "|".join(sorted(_colours(), key=len, reverse=True))
+    return re.compile(rf"(?P<colour>{words})(?:的|\s+|(?=[\u4e00-\u9fff]))")
+
+
+@lru_cache(maxsize=1)
+def _number_patterns() -> tuple[tuple[re.Pattern[str], bool], ...]:
+    """Patterns of a number at the beginning of a phrase, and whether it is a number that is not said."""
+    han = "|".join(sorted((word for word in _NUMBERS if not word.isascii()), key=len, reverse=True))
+    english = "|".join(sorted((word for word in _NUMBERS if word.isalpha() and word.isascii()), key=len, reverse=True))
+    return (
+        (re.compile(rf"(?:一群|一堆|成群的|许多|很多|好多|好几)(?P<unit>[{_UNITS}])?"), True),
+        (re.compile(r"(?:a (?:group|flock|herd|bunch|lot) of|many|lots of)\s+"), True),
+        (re.compile(rf"(?P<number>{han}|\d+)(?P<unit>[{_UNITS}])"), False),
+        (re.compile(rf"(?P<number>a few|{english}|\d+)\s+"), False),
+    )
