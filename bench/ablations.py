@@ -164,7 +164,7 @@ class Ablations:
             "model": self.engine.recipe.name,
             "weights": self.engine.system.weights_hash,
             "questions": len(self.asked),
-            "core-seconds a picture": round(spent / drawn, 3) if drawn == len(requests) else None,
+            "core-seconds a picture": round(spent / drawn, 3) if drawn else None,
             "answers": answers(measures(self.judge), seen),
         }
         write_whole(path, json.dumps(record, ensure_ascii=False).encode())
@@ -173,7 +173,9 @@ class Ablations:
         # A picture's name depends on its request and weights, not on what is withheld.
         name = "-".join(["pictures", *(kind.__name__.lower() for kind in setting.without)])
         cache = DrawingCache(self.engine, self.out / name, BATCH, self.on_progress)
-        return cache.draw(requests), cache.drawn
+        new = not any(cache.path(request).is_file() for request in requests)
+        images = cache.draw(requests)
+        return images, cache.drawn if new else 0  # a part of them says nothing of the whole
 
 
 def request_of(question: SceneQuestion, setting: Setting) -> Request:
