@@ -297,8 +297,8 @@ def compare(count: int, runs: int, peers: str, sides: Sequence[str], kept: Path 
             for side in can:
                 source = clean if side.endswith("clean") else table
                 done = run(side, source, folder / "out", sys.executable if side == "bimo" else peers)
-                told = f"{side}: {done['seconds']:.1f} s of the clock, {done['cpu']:.1f} s of processors"
-                print(told, file=sys.stderr, flush=True)
+                summary = f"{side}: {done['seconds']:.1f} s of the clock, {done['cpu']:.1f} s of processors"
+                print(summary, file=sys.stderr, flush=True)
                 found[side].append(done)
         middle = {s: {k: statistics.median(one[k] for one in f) for k in ("seconds", "cpu")} for s, f in found.items()}
         ours = middle.get("bimo")
@@ -309,8 +309,8 @@ def compare(count: int, runs: int, peers: str, sides: Sequence[str], kept: Path 
             by = [one[k] / rows_in / (ours[k] / count) for k in ("seconds", "cpu")] if ours else []
             ratio = ", ".join(f"{value:.2f}" for value in by)
             speed = f"{rows_in / one['seconds']:9.0f} {rows_in / one['cpu']:8.0f}"
-            told = ", ".join(f"{k} {v}" for k, v in found[side][0].items() if k not in ("seconds", "cpu"))
-            print(f"{side:18} {one['seconds']:8.1f} {one['cpu']:10.1f} {speed}   {ratio:14} {rows_in} in: {told}")
+            summary = ", ".join(f"{k} {v}" for k, v in found[side][0].items() if k not in ("seconds", "cpu"))
+            print(f"{side:18} {one['seconds']:8.1f} {one['cpu']:10.1f} {speed}   {ratio:14} {rows_in} in: {summary}")
 
 
 def memory(counts: Sequence[int]) -> None:

@@ -53,11 +53,11 @@ def of_diffusers(folder: Path, device: str, dtype: str) -> Draw:
     kind = {"fp32": torch.float32, "fp16": torch.float16}[dtype]
     pipeline = StableDiffusionPipeline.from_pretrained(str(folder), torch_dtype=kind, local_files_only=True).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    told = {"negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "num_inference_steps": STEPS}
+    settings = {"negative_prompt": NEGATIVE, "guidance_scale": GUIDANCE, "num_inference_steps": STEPS}
 
     def draw() -> Any:
         generator = torch.Generator().manual_seed(SEED)
-        return pipeline(PROMPT, generator=generator, width=SIDE, height=SIDE, **told).images[0]
+        return pipeline(PROMPT, generator=generator, width=SIDE, height=SIDE, **settings).images[0]
 
     return draw
 

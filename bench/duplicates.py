@@ -148,8 +148,8 @@ def main() -> None:
         print(line)
     print(f"{'pairs of originals':26}" + "".join(f"{len(way(own, hashes)):>18}" for way in ways.values()))
     for name, way in ways.items():
-        told = ", ".join(f"{paths[a].name} {paths[b].name}" for a, b in way(own, hashes))
-        print(f"  {name}: {told}")
+        summary = ", ".join(f"{paths[a].name} {paths[b].name}" for a, b in way(own, hashes))
+        print(f"  {name}: {summary}")
     print(f"measure: median {1000 * float(np.median(seconds)):.2f} ms a picture")
 
 

@@ -107,8 +107,8 @@ def main() -> None:
         whole = accuracies["as it is"]
         for name, found in accuracies.items():
             better = [float(a > b) + 0.5 * (a == b) for a, b in zip(whole, found, strict=True)]
-            told = {"column": upright, "spoilt": name, "accuracy": round(statistics.fmean(found), 3)}
-            print(json.dumps(told | {"whole one worth more": round(100 * statistics.fmean(better), 1)}))
+            settings = {"column": upright, "spoilt": name, "accuracy": round(statistics.fmean(found), 3)}
+            print(json.dumps(settings | {"whole one worth more": round(100 * statistics.fmean(better), 1)}))
     print(json.dumps({"condition_images": read, "seconds a picture": round((time.perf_counter() - began) / read, 3)}))
 
 

@@ -65,8 +65,8 @@ def make(folder: Path, half: bool) -> int:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     (words / "vocab.txt").write_text("\n".join([*special, *(chr(0x4E00 + i) for i in range(20000))]), "utf-8")
     (words / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512}))
-    law = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-    PNDMScheduler(**law, skip_prk_steps=True).save_config(str(folder / "scheduler"))
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    PNDMScheduler(**schedule, skip_prk_steps=True).save_config(str(folder / "scheduler"))
     index |= {"tokenizer": ["transformers", "BertTokenizer"], "scheduler": ["diffusers", "PNDMScheduler"]}
     index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index))

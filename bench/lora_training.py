@@ -130,8 +130,8 @@ class Script:
             del self.vae, self.text_encoder
         self.cached = cached
         loader = DataLoader(rows, shuffle=True, batch_size=options.batch, num_workers=0)
-        law = get_scheduler("constant", optimizer=optimizer, num_warmup_steps=0, num_training_steps=10**6)
-        self.unet, self.optimizer, self.loader, self.law = self.accelerator.prepare(unet, optimizer, loader, law)
+        schedule = get_scheduler("constant", optimizer=optimizer, num_warmup_steps=0, num_training_steps=10**6)
+        self.unet, self.optimizer, self.loader, self.law = self.accelerator.prepare(unet, optimizer, loader, schedule)
         self.unet.train()
         self._batches = self._endless()
 

@@ -92,8 +92,8 @@ def of_bimo(folder: Path, name: str) -> Draw:
     request = {"text": PROMPT, "negative": NEGATIVE, "guidance": GUIDANCE, "seed": SEED}
 
     def draw(size: int, steps: int, note: Callable[[], None]) -> Any:
-        told = {**request, "size": (size, size), "steps": steps}
-        return engine.draw(told, progress=lambda *step: note())[0].image
+        conditioned = {**request, "size": (size, size), "steps": steps}
+        return engine.draw(conditioned, progress=lambda *step: note())[0].image
 
     return draw
 

@@ -137,7 +137,7 @@ def main() -> None:
         reward = stage.objective.reward  # type: ignore[attr-defined]
         pair = [rewards(reward, images, unseen) for images in (before, after)]
         mean, low, high = interval([b - a for a, b in zip(*pair, strict=True)])
-        told = {
+        settings = {
             "way": way,
             "reward": type(reward).__name__,
             "seconds": round(seconds),
@@ -148,8 +148,8 @@ def main() -> None:
             "better": sum(b > a for a, b in zip(*pair, strict=True)),
             "rounds": [row["scores"]["score"] for row in rounds_of(run)],
         }
-        print(json.dumps(told, ensure_ascii=False))
-        (given.out / f"{way}.json").write_text(json.dumps(told, ensure_ascii=False, indent=1), "utf-8")
+        print(json.dumps(settings, ensure_ascii=False))
+        (given.out / f"{way}.json").write_text(json.dumps(settings, ensure_ascii=False, indent=1), "utf-8")
         beside(before, after, unseen, given.out / f"{way}.png")
 
 

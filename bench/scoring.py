@@ -153,8 +153,8 @@ def compare(pairs: int, peer: str) -> None:
             if short := [n for n, one in took.items() if one["kept"] != n]:
                 # All rows must be kept: a missing one was not scored.
                 sys.exit(f"{side}: of {short[0]} pairs {took[short[0]]['kept']} were scored")
-            told = ", ".join(f"{n}: {one['seconds']:.1f} s ({one['cpu']:.1f} cpu)" for n, one in took.items())
-            print(f"{side:24} {told}; {1 / costs[side]:.1f} pairs a second beyond the start", flush=True)
+            summary = ", ".join(f"{n}: {one['seconds']:.1f} s ({one['cpu']:.1f} cpu)" for n, one in took.items())
+            print(f"{side:24} {summary}; {1 / costs[side]:.1f} pairs a second beyond the start", flush=True)
         exact, fast = (scores(folder / f"out-{place}-{pairs}") for place in (1, 0))
         print(f"cosines of bimo against its fp32: {differences(exact, fast)}; deviation {exact.std():.4f}")
         best = min(cost for side, cost in costs.items() if side.startswith("data-juicer"))

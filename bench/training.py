@@ -205,7 +205,7 @@ def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
     scheduler = DDPMScheduler(**level.schedule._law())
     parameters = list(learning.parameters.values())
     optimiser = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.01, eps=1e-8, fused=True)
-    law = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0)
     rows = [(image, row["captions"][0]["text"]) for _, image, row in read(data)]
     place = [0]
 
@@ -230,7 +230,7 @@ def plain(run: Trainer, learning: Any, data: Path) -> Callable[[], None]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        law.step()
+        schedule.step()
         optimiser.zero_grad()
 
     return step

@@ -107,12 +107,12 @@ def _process(model: str, steps: int, threads: int | None) -> tuple[float, float]
         start = time.perf_counter()
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
-            told = process.stderr.read()
+            output = process.stderr.read()
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - start
             process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        typer.echo(told, err=True, nl=False)
+        typer.echo(output, err=True, nl=False)
         raise typer.Exit(process.returncode)
     return seconds, usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
@@ -137,10 +137,10 @@ def like_xiaomo(recipe: Recipe) -> bool:
     from bimo.diffusion.schedules.single_step import SingleStepRegression
 
     schedules = [type(level.schedule) for level in recipe.levels]
-    hints = [[type(hint).__name__ for hint in level.conditioners] for level in recipe.levels]
+    conditioners = [[type(conditioner).__name__ for conditioner in level.conditioners] for level in recipe.levels]
     return (
         schedules == [SingleStepRegression, Flow]
-        and hints == [["Pose"], ["Earlier", "Pose"]]
+        and conditioners == [["Pose"], ["Earlier", "Pose"]]
         and len(recipe.text_encoders) == 1
     )
 

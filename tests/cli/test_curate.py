@@ -53,7 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     return runner(capfd)
 
 
-def test_a_list_of_ones_own_and_another_threshold(here: Run) -> None:
+def test_a_recipe_file_and_a_threshold_given_by_set(here: Run) -> None:
     command = ("curate", "photos", "data", "--recipe", "./mine.py:mine", "--workers", "1")
     status, out, err = here(*command)
     assert status == 0, err
@@ -89,7 +89,7 @@ def test_a_list_of_ones_own_and_another_threshold(here: Run) -> None:
         (("--recipe", "wukong", "--select-only"), "run once without --select-only first"),
     ],
 )
-def test_what_cannot_be_done_is_said(here: Run, words: tuple[str, ...], said: str) -> None:
+def test_invalid_arguments_are_refused(here: Run, words: tuple[str, ...], said: str) -> None:
     status, _, err = here("curate", "photos", "data", *words)
     assert status != 0
     assert "Traceback" not in err
@@ -113,9 +113,9 @@ def test_the_output_is_that_of_one_source(here: Run) -> None:
     for more in ((), ("--select-only",)):
         status, out, err = here("curate", "others", "data", *command, *more)
         assert (status, out) == (5, "")
-        told = " ".join(err.split())
-        assert f"data holds what was made of {Path('photos').resolve()}" in told
-        assert f"the source is {Path('others').resolve()} now; write to another folder, or delete data first" in told
+        summary = " ".join(err.split())
+        assert f"data holds what was made of {Path('photos').resolve()}" in summary
+        assert f"the source is {Path('others').resolve()} now; write to another folder, or delete data first" in summary
     assert {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file()} == before
     # The same source in another place is the same, and without its stored scores the folder is still its own.
     Path("photos").rename("moved")
@@ -130,7 +130,7 @@ def test_the_output_is_that_of_one_source(here: Run) -> None:
     assert [path.name for path in Path("foreign").iterdir()] == ["shard-000000.tar"]
 
 
-def test_beauty_is_judged_by_weights_of_the_users(here: Run) -> None:
+def test_aesthetic_scores_use_the_users_weights(here: Run) -> None:
     every = curate.lists()
     Path("head.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"there is no file none\.pth"):
@@ -188,7 +188,7 @@ def test_every_list_is_data_and_can_be_a_file(here: Run) -> None:
     assert (changed.steps[0].pixels, changed.steps[-1].scorer) == (256, "./clip")  # type: ignore[attr-defined]
 
 
-def test_scorer_is_a_system_with_two_towers(tmp_path: Path) -> None:
+def test_the_scorer_has_a_text_and_an_image_encoder(tmp_path: Path) -> None:
     import torch
 
     from bimo.diffusion.system import System
@@ -214,7 +214,7 @@ def test_scorer_is_a_system_with_two_towers(tmp_path: Path) -> None:
     assert not np.array_equal(rounded.words(["一只猫", "猫"]), words)
 
 
-def test_scores_stay_in_the_numbers_they_began_in(
+def test_a_continued_run_scores_in_the_dtype_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from bimo.models.clip import scoring
@@ -236,7 +236,7 @@ def test_scores_stay_in_the_numbers_they_began_in(
     assert chosen(4.3) == ("bf16", "scoring in bf16 (measured: bf16 is 4.3 times as fast as fp32)\n")
 
 
-def test_not_one_row_kept_is_no_success(here: Run) -> None:
+def test_a_run_that_keeps_no_row_fails(here: Run) -> None:
     command = ("curate", "photos", "data", "--recipe", "./mine.py:mine", "--workers", "1")
     status, out, err = here(*command, "--set", "steps.0.pixels=999")
     assert out.splitlines()[0] == "rows in 10 = kept 0 + dropped 9 + failed 1"

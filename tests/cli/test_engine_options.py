@@ -48,7 +48,7 @@ def test_every_command_that_draws_has_them_all(command: Any) -> None:
 
 
 @pytest.mark.parametrize("words", [("draw", "a"), ("chat", "-m", "xiaomo"), ("eval", "xiaomo", "--out", "out")])
-def test_what_is_given_is_what_is_loaded(
+def test_options_reach_the_loader(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def test_what_is_given_is_what_is_loaded(
     assert expected["keeping"].flags == "--dtype bf16 --offload parts --quantise int8 --tiles"
 
 
-def test_a_server_loads_so_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_server_loads_with_the_same_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from bimo.serve import pool, run
     from bimo.serve.settings import ServeSettings
 

@@ -136,18 +136,18 @@ def test_a_plan_is_of_what_is_set(here: Run, photos: Path, tiny_folder: Path) ->
         (("--captioner", "http://127.0.0.1:9/v1"), 2, "--captioner-model"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_nothing_is_lost(
+def test_invalid_arguments_are_refused_and_files_kept(
     more: tuple[str, ...], status: int, said: str, here: Run, photos: Path, tiny_folder: Path
 ) -> None:
     before = sorted(photos.iterdir())
-    told = words(tiny_folder, "run", *more)
+    arguments = words(tiny_folder, "run", *more)
     if "--embedding" in more:
-        told = tuple("🦄" if word == "猫" else word for word in told)
-    refused(here(*told), status, said)
+        arguments = tuple("🦄" if word == "猫" else word for word in arguments)
+    refused(here(*arguments), status, said)
     assert sorted(photos.iterdir()) == before
 
 
-def test_one_picture_is_learnt_and_said(here: Run, photos: Path, tiny_folder: Path) -> None:
+def test_a_single_picture_is_trained_on_with_a_warning(here: Run, photos: Path, tiny_folder: Path) -> None:
     for path in sorted(photos.iterdir())[1:]:
         path.unlink()
     status, _, err = here(*words(tiny_folder, "run"))
@@ -184,7 +184,7 @@ def test_killed_twice_it_ends_in_the_same_bytes(here: Run, photos: Path, tiny_fo
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
 
 
-def test_told_to_end_it_saves_first(
+def test_sigterm_saves_before_it_ends(
     here: Run, photos: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert here(*words(tiny_folder, "whole", "--steps", "4"))[0] == 0
@@ -242,7 +242,7 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_ends_in_what_draws(way: str, here: Run, photos: Path, tmp_path: Path, small: None) -> None:
+def test_every_method_writes_a_file_that_draws(way: str, here: Run, photos: Path, tmp_path: Path, small: None) -> None:
     model = tmp_path / "model"
     FAMILIES["taiyi"][1](model)
     learn, given = WAYS[way]
@@ -252,8 +252,8 @@ def test_every_way_ends_in_what_draws(way: str, here: Run, photos: Path, tmp_pat
         Image.new("RGBA", (64, 64), (90, 90, 60, 0)).save(photos / "IMG_2.png")
     if way == "masked beside":
         Image.new("L", (64, 64)).save(photos / "IMG_2-masklabel.png")
-    told = words(model, "run", "--lr", "0.1", "--set", "stages.0.max_unknown=1", *learn)
-    status, out, err = here(*("苹果" if word == "猫" else word for word in told))
+    arguments = words(model, "run", "--lr", "0.1", "--set", "stages.0.max_unknown=1", *learn)
+    status, out, err = here(*("苹果" if word == "猫" else word for word in arguments))
     assert status == 0, err
     assert ("1 of 5 pictures have an alpha channel" in out) == (way == "masked")
     assert ("1 of 5 pictures have a mask beside them" in out) == (way == "masked beside")
@@ -303,8 +303,8 @@ def test_diffusers_draws_what_was_learnt(here: Run, photos: Path, tmp_path: Path
 
     model = tmp_path / "model"
     FAMILIES["stable-diffusion"][1](model)
-    told = words(model, "run", "--lr", "0.1", "--steps", "8", "--set", "stages.0.lr_schedule=constant")
-    assert here(*told)[0] == 0
+    arguments = words(model, "run", "--lr", "0.1", "--steps", "8", "--set", "stages.0.lr_schedule=constant")
+    assert here(*arguments)[0] == 0
     pipeline = read_by_diffusers(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -125,16 +125,16 @@ def test_a_record_without_a_prompt_is_said(tmp_path: Path, text: str) -> None:
             foreign(saved(tmp_path / "b.png", parameters=text if len(text) > 2 else "Steps: 1, Seed: 1"))
 
 
-def test_theirs_is_drawn_with_ours_and_what_does_not_go_is_named(
+def test_foreign_settings_are_drawn_and_unsupported_ones_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     theirs = saved(tmp_path / "theirs.png", parameters=A1111.replace("Size: 64x64", "Size: 61x64"))
     ours = tmp_path / "ours.png"
     assert main.run(["draw", "--again", str(theirs), "-o", str(ours), "--parameters"]) == 0
-    told = capsys.readouterr().err
-    assert "ENSD" in told
-    assert "left out, size" in told
+    output = capsys.readouterr().err
+    assert "ENSD" in output
+    assert "left out, size" in output
     request = read_metadata(ours)["request"]
     assert (request["text"], request["seed"], request["steps"]) == ("a red cat, (masterpiece)", 42, 3)
     with Image.open(ours) as image:

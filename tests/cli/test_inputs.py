@@ -41,8 +41,8 @@ def draw(
 
     def run(*words: str) -> tuple[int, str]:
         status = main.run(["draw", "-m", str(tiny_folder), *words])
-        told = capsys.readouterr()
-        return status, told.out + told.err
+        output = capsys.readouterr()
+        return status, output.out + output.err
 
     return run
 
@@ -65,23 +65,23 @@ def test_pictures_are_edited_by_words(draw: Draw, tmp_path: Path) -> None:
     own = ("--steps", "2", "--seed", "1", "-m", str(tmp_path / "edit"))
     red, blue = ("--image", "red.png"), ("--image", "blue.png")
     words = ("让图1里的人戴上图2里的帽子", *own, *red)
-    status, told = draw(*words, *blue, "-o", "both.png")
-    assert status == 0, told
+    status, output = draw(*words, *blue, "-o", "both.png")
+    assert status == 0, output
     assert draw(*words, "-o", "one.png")[0] == 0
     assert draw(*words, "--image", "red.png", "-o", "same.png")[0] == 0
     assert len({Image.open(f"{name}.png").tobytes() for name in ("both", "one", "same")}) == 3
     request = read_metadata("both.png")["request"]
     assert (request["size"], request["strength"]) == ([64, 64], 1.0)
     assert request["image"] != request["condition_images"]["image-2"]
-    status, told = draw("--again", "both.png", "-m", str(tmp_path / "edit"), *red)
-    assert (status, "--image" in told) == (2, True)
+    status, output = draw("--again", "both.png", "-m", str(tmp_path / "edit"), *red)
+    assert (status, "--image" in output) == (2, True)
     assert draw("--again", "both.png", "-m", str(tmp_path / "edit"), *red, *blue, "-o", "again.png")[0] == 0
     assert Image.open("again.png").tobytes() == Image.open("both.png").tobytes()
 
 
 def test_a_second_picture_is_for_models_that_read_it(draw: Draw) -> None:
-    status, told = draw(*PLAIN, "two.png", "--image", "red.png", "--image", "blue.png")
-    assert (status, "image-2" in told) == (2, True)
+    status, output = draw(*PLAIN, "two.png", "--image", "red.png", "--image", "blue.png")
+    assert (status, "image-2" in output) == (2, True)
 
 
 def test_a_mask_keeps_what_is_black(draw: Draw) -> None:
@@ -110,7 +110,7 @@ def test_a_mask_keeps_what_is_transparent(draw: Draw, mode: str) -> None:
         assert layered.crop((0, 0, 32, 64)).getcolors() == [(32 * 64, (255, 0, 0))]
 
 
-def test_what_a_sampler_is_told_is_on_record_and_drawn_again(draw: Draw) -> None:
+def test_sampler_settings_are_recorded_and_drawn_again(draw: Draw) -> None:
     words = ("--schedule", "Karras", "--guidance-rescale", "0.5", "--negative", "", "--sampler", "Euler")
     assert draw(*PLAIN, "some.png", *words)[0] == 0
     assert draw(*PLAIN, "plain.png")[0] == 0
@@ -120,12 +120,12 @@ def test_what_a_sampler_is_told_is_on_record_and_drawn_again(draw: Draw) -> None
     assert json.loads(draw("--again", "some.png", "-o", "again.png", "--json")[1].splitlines()[0])["identical"] is True
 
 
-def test_brackets_that_may_be_weights_are_told(draw: Draw) -> None:
+def test_ambiguous_prompt_weights_are_reported(draw: Draw) -> None:
     status, said = draw("苹果(甲队:3)", "--size", "64", "--steps", "1", "--seed", "1", "-o", "a.png")
     assert (status, "3 is no weight from 0 to 2" in said) == (0, True)
 
 
-def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
+def test_again_needs_the_input_image_and_verifies_it(draw: Draw) -> None:
     assert draw(*PLAIN, "some.png", "--image", "red.png", "--strength", "0.5")[0] == 0
     status, said = draw("--again", "some.png", "-o", "again.png")
     assert (status, "--image" in said, "sha256:" in said) == (RequestError.exit_status, True, True)
@@ -189,12 +189,12 @@ def test_again_asks_for_the_picture_and_knows_it(draw: Draw) -> None:
         (("--again", "red.png", "--strength", "0.5"), "give no prompt and no settings"),
     ],
 )
-def test_what_cannot_be_used_is_named(draw: Draw, words: tuple[str, ...], said: str) -> None:
+def test_invalid_inputs_are_refused(draw: Draw, words: tuple[str, ...], said: str) -> None:
     before = sorted(Path().iterdir())
-    status, told = draw(*PLAIN, "out.png", *words)
-    assert said in told
+    status, output = draw(*PLAIN, "out.png", *words)
+    assert said in output
     assert 0 < status < main.BUG
-    assert len(told.strip().splitlines()) == 1
+    assert len(output.strip().splitlines()) == 1
     assert sorted(Path().iterdir()) == before
 
 
@@ -236,8 +236,8 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tiny_checkpoints import checkpoint
 
     place = tmp_path_factory.mktemp("painter")
-    law = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    checkpoint(place / "sd", "clip", law)
+    schedule = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    checkpoint(place / "sd", "clip", schedule)
     torch.manual_seed(2)
     net = diffusers.ControlNetModel(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -266,8 +266,8 @@ SMALL = ("a red cat", "--size", "64", "--steps", "2", "--seed", "1")
 def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
     def pixels(name: str, *words: str) -> bytes:
         # The last -m counts: the fixture names the toy system first.
-        status, told = draw("-m", str(painter / "sd"), *SMALL, "-o", name, *words)
-        assert status == 0, told
+        status, output = draw("-m", str(painter / "sd"), *SMALL, "-o", name, *words)
+        assert status == 0, output
         with Image.open(name) as image:
             return image.tobytes()
 
@@ -282,10 +282,10 @@ def test_adapters_end_to_end(draw: Draw, painter: Path) -> None:
     assert len({plain, along, other, both}) == 4
     assert list(read_metadata("both.png")["request"]["condition_images"]) == ["control"]
     again = ("--again", "both.png", "-m", str(painter / "sd"), "-o", "same.png", "--json")
-    told = draw(*again, "--control", f"grey.png={net}", "--lora", f"{ink}:0.8")[1]
-    assert json.loads(told.splitlines()[0])["identical"] is True
-    told = draw(*again, "--control", f"red.png={net}", "--lora", f"{ink}:0.8")[1]
-    assert "is not the picture" in told
+    output = draw(*again, "--control", f"grey.png={net}", "--lora", f"{ink}:0.8")[1]
+    assert json.loads(output.splitlines()[0])["identical"] is True
+    output = draw(*again, "--control", f"red.png={net}", "--lora", f"{ink}:0.8")[1]
+    assert "is not the picture" in output
 
 
 @pytest.mark.slow
@@ -305,8 +305,8 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
     Image.linear_gradient("L").resize((64, 64)).save("grey.png")
 
     def pixels(name: str, *words: str) -> bytes:
-        status, told = draw("-m", str(painter / "sd"), *SMALL, "-o", name, *words)
-        assert status == 0, told
+        status, output = draw("-m", str(painter / "sd"), *SMALL, "-o", name, *words)
+        assert status == 0, output
         with Image.open(name) as image:
             return image.tobytes()
 
@@ -337,10 +337,10 @@ def test_ip_adapters_end_to_end(draw: Draw, painter: Path, tmp_path: Path) -> No
     assert "recorded is 0.6" in draw(*again, "--ip-adapter", f"{plain}=red.png:0.7", *every[2:])[1]
     assert "--ip-adapter NETWORK=PICTURE" in draw(*again, *every[4:])[1]
     (place / "models" / "image_encoder").rename(place / "tower")
-    status, told = draw("-m", str(painter / "sd"), *SMALL, "-o", "out.png", "--ip-adapter", f"{plain}=red.png")
+    status, output = draw("-m", str(painter / "sd"), *SMALL, "-o", "out.png", "--ip-adapter", f"{plain}=red.png")
     assert 0 < status < main.BUG
-    assert "--image-encoder" in told
-    assert "projection_dim 12" in told
+    assert "--image-encoder" in output
+    assert "projection_dim 12" in output
     assert pixels("named.png", "--ip-adapter", f"{plain}=red.png", "--image-encoder", str(place / "tower")) == drawn[0]
 
 
@@ -356,15 +356,15 @@ def test_adapters_that_do_not_fit_are_named(draw: Draw, painter: Path) -> None:
         ("", ("--control", f"red.png={net}"), "net"),
     ):
         which = ("-m", str(painter / model)) if model else ()
-        status, told = draw(*which, *SMALL, "-o", "out.png", *words)
-        assert 0 < status < main.BUG, told
-        assert said in told
-        assert len(told.strip().splitlines()) == 1
+        status, output = draw(*which, *SMALL, "-o", "out.png", *words)
+        assert 0 < status < main.BUG, output
+        assert said in output
+        assert len(output.strip().splitlines()) == 1
     assert sorted(Path().iterdir()) == before
 
 
 @pytest.mark.parametrize("words", ["--offload parts", "--dtype bf16", "--dtype fp16 --offload parts"])
-def test_weights_kept_otherwise_still_draw(draw: Draw, words: str) -> None:
+def test_weights_in_other_dtypes_draw(draw: Draw, words: str) -> None:
     assert draw(*PLAIN, "plain.png", "-n", "2")[0] == 0
     assert draw(*PLAIN, "kept.png", "-n", "2", *words.split())[0] == 0
     for one, other in (("plain.png", "kept.png"), ("plain-2.png", "kept-2.png")):

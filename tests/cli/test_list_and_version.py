@@ -96,13 +96,13 @@ def test_the_list_fits_and_splits_no_name(columns: int, language: str, here: Cal
         (("sd", "--reads", "zh", "--source", "weights"), "taiyi-sd-zh", "taiji-sd"),
     ],
 )
-def test_the_list_is_asked(words: tuple[str, ...], some: str, none: str, here: Callable[..., Any]) -> None:
+def test_list_filters_by_its_options(words: tuple[str, ...], some: str, none: str, here: Callable[..., Any]) -> None:
     names = {row["name"] for row in json.loads(here("list", *words, "--json")[1])}
     assert some in names
     assert none not in names
 
 
-def test_nothing_like_it_is_a_sentence(here: Callable[..., Any]) -> None:
+def test_an_unknown_name_without_a_near_match_is_one_sentence(here: Callable[..., Any]) -> None:
     status, out, err = here("list", "nothing-like-it")
     assert (status, out) == (2, "")
     assert "bimo list" in err

@@ -88,16 +88,16 @@ def test_draws_saves_and_draws_again(tiny_folder: Path, tmp_path: Path) -> None:
     words = ("draw", "红苹果", "-m", str(tiny_folder), "--seed", "1", "--steps", "2")
     assert bimo(*words, "-n", "2", cwd=tmp_path).stdout.split() == ["红苹果.png", "红苹果-2.png"]
     again = bimo("draw", "--again", "红苹果-2.png", "-m", str(tiny_folder), "--json", cwd=tmp_path)
-    told = json.loads(again.stdout)
-    assert told["identical"] is True
-    assert told["seeds"] == [2]
-    assert told["files"] == ["红苹果-2-2.png"] or told["files"] == ["红苹果-3.png"]
-    assert (tmp_path / told["files"][0]).read_bytes() == (tmp_path / "红苹果-2.png").read_bytes()
+    report = json.loads(again.stdout)
+    assert report["identical"] is True
+    assert report["seeds"] == [2]
+    assert report["files"] == ["红苹果-2-2.png"] or report["files"] == ["红苹果-3.png"]
+    assert (tmp_path / report["files"][0]).read_bytes() == (tmp_path / "红苹果-2.png").read_bytes()
     # Without the folder the record's own name is looked up, and it is no recipe.
     assert "-m" in one_sentence(bimo("draw", "--again", "红苹果.png", cwd=tmp_path), ENGLISH)
 
 
-def test_the_collector_rests_until_the_model_is_read(tmp_path: Path) -> None:
+def test_the_garbage_collector_is_off_until_the_model_is_loaded(tmp_path: Path) -> None:
     code = f"""
 import gc, json
 from bimo.cli import main
@@ -126,17 +126,17 @@ def test_a_picture_of_0_1_is_drawn_again_by_its_record(here: Run) -> None:
     """Its record calls the conditions otherwise, so that the file is another and the picture the same."""
     saved = ROOT / "tests" / "fixtures" / "saved_0_1" / "pose.png"
     done = here("draw", "--again", str(saved), "-o", "again.png", "--json")
-    told = json.loads(done.stdout)
-    assert told["request"]["conditions"] == {"pose": [0.0, 1.0, 0.0, 0.0, 0.0]}
-    before, after = (numpy.asarray(Image.open(file), int) for file in (saved, told["files"][0]))
+    report = json.loads(done.stdout)
+    assert report["request"]["conditions"] == {"pose": [0.0, 1.0, 0.0, 0.0, 0.0]}
+    before, after = (numpy.asarray(Image.open(file), int) for file in (saved, report["files"][0]))
     worst = int(numpy.abs(before - after).max())
     # Other machines round otherwise; another pose is another picture.
     assert worst <= 2
-    assert told["identical"] is False
-    assert bool(told["warnings"]) == (worst > 0)
+    assert report["identical"] is False
+    assert bool(report["warnings"]) == (worst > 0)
 
 
-def test_other_weights_are_told_of(tiny_folder: Path, tmp_path: Path, here: Run) -> None:
+def test_drawing_again_with_other_weights_is_warned_of(tiny_folder: Path, tmp_path: Path, here: Run) -> None:
     import torch
 
     from bimo.hub import registry
@@ -158,11 +158,11 @@ def test_json_names_what_was_not_learned(tiny_folder: Path, here: Run) -> None:
     assert "龙" in refused
     assert "--anyway" in refused
     done = here(*words, "--anyway", locale=CHINESE)
-    told = json.loads(done.stdout)
-    assert told["files"] == ["dragon.png"]
-    assert any("龙" in warning for warning in told["warnings"])
+    report = json.loads(done.stdout)
+    assert report["files"] == ["dragon.png"]
+    assert any("龙" in warning for warning in report["warnings"])
     assert "没有学过" in done.stderr
-    assert told["request"]["style"] == "水墨"
+    assert report["request"]["style"] == "水墨"
 
 
 BAD = {
@@ -243,7 +243,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("locale", [ENGLISH, CHINESE])
-def test_interrupted_in_the_middle(locale: str, tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_interrupt_exits_with_130(locale: str, tiny_folder: Path, tmp_path: Path) -> None:
     words = [*BIMO, "draw", "猫", "-m", str(tiny_folder), "--steps", "20", "-n", "64"]
     running = subprocess.Popen(
         words,
@@ -292,7 +292,7 @@ def test_an_unknown_option_names_those_that_are_like_it(
         ("draw a --image x\0", "里面有零字节", "it holds a zero byte"),
     ],
 )
-def test_the_parser_speaks_as_its_reader_does(
+def test_parser_errors_are_in_the_users_language(
     line: str, zh: str, en: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for language, said in (("zh", zh), ("en", en)):
@@ -301,7 +301,7 @@ def test_the_parser_speaks_as_its_reader_does(
         assert said in capsys.readouterr().err
 
 
-def test_surprises_are_one_sentence() -> None:
+def test_unexpected_errors_are_one_sentence() -> None:
     assert main.status_and_sentence(MemoryError())[0] == main.NO_MEMORY
     torch_says = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried ..."
     assert main.status_and_sentence(RuntimeError(torch_says))[0] == main.NO_MEMORY
@@ -351,8 +351,8 @@ def test_commands_print_what_they_should(tiny_folder: Path, tmp_path: Path, here
     assert here("export", str(tiny_folder), "out", "--dtype", "fp32").stdout.strip() == "out"
     assert (tmp_path / "out" / "weights.safetensors").is_file()
     assert "not empty" in one_sentence(here("export", str(tiny_folder), "out"), ENGLISH)
-    told = here("export", str(tiny_folder), "other", "--to", "diffusers")
-    assert "--to bimo" in one_sentence(told, ENGLISH)
+    output = here("export", str(tiny_folder), "other", "--to", "diffusers")
+    assert "--to bimo" in one_sentence(output, ENGLISH)
     assert not (tmp_path / "other").exists()
 
 
@@ -403,7 +403,7 @@ def test_nothing_is_overwritten_unless_named(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["猫-2.png", "猫-3.png", "猫-4.png", "猫.png"]
 
 
-def test_memory_is_asked_before() -> None:
+def test_memory_is_checked_before_loading() -> None:
     memory.check((512, 512), free=2_000_000_000)
     with pytest.raises(RequestError) as caught:
         memory.check((4096, 4096), free=2_000_000_000)

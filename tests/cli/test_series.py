@@ -24,7 +24,7 @@ def drawn(*arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_lies_there_is_not_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_skips_existing_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = "{红|绿}__水果__"
     drawn(prompt, "-n", "2", "--resume", "-o", str(tmp_path))
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.png")}
@@ -88,7 +88,7 @@ def test_a_sheet_has_a_cell_for_every_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("axis", "said"), [("steps", "FIELD=value"), ("stepz=1", "steps"), ("seed=" + "1," * 2000 + "1", "at most")]
 )
-def test_a_sheet_over_nothing_is_said(axis: str, said: str) -> None:
+def test_invalid_axes_are_refused(axis: str, said: str) -> None:
     with pytest.raises(RequestError, match=said):
         list(series.cells({"text": "a"}, [series.Axis.of("--x", axis, "a cat")]))
 

@@ -265,7 +265,7 @@ def lines(seed: int, count: int) -> Iterator[list[str]]:
         yield words
 
 
-def test_no_command_line_is_a_surprise(
+def test_random_command_lines_end_in_a_known_status(
     here: Callable[..., Any], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")

@@ -80,8 +80,8 @@ def test_a_prompt_in_chinese_for_a_model_of_english_is_said_and_translated() -> 
     assert words.unread(english, "a red apple “福”") == ""
     assert words.unread(xiaomo, "红苹果") == ""
     assert translated("红苹果，写着“福”") == "red apple, write “福”"
-    fields, told = words.translation("一只猫", None)
+    fields, output = words.translation("一只猫", None)
     assert "cat" in fields["text"]
     assert fields["original_text"] == "一只猫"
-    assert "cat" in told[0]
+    assert "cat" in output[0]
     assert words.translation("a cat", None) == ({"text": "a cat"}, [])

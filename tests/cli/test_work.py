@@ -69,7 +69,9 @@ def test_train_begins_as_another_system(here: Run, painting: str, tiny_folder: P
     assert here("draw", "红色", "-m", "run", "--steps", "1", "-o", "a.png")[0] == 0
 
 
-def test_train_refuses_what_it_cannot_begin_as(here: Run, painting: str, tiny_shards: Path, teacher: Path) -> None:
+def test_train_refuses_starting_weights_of_another_system(
+    here: Run, painting: str, tiny_shards: Path, teacher: Path
+) -> None:
     words = ("train", painting, "--data", str(tiny_shards), "--out", "run", "--threads", "1")
     refused(here(*words, "--start", "./nowhere"), WeightsError.exit_status, "nowhere")
     refused(here(*words, "--start", str(teacher)), TrainingError.exit_status, "begin from another system")
@@ -92,7 +94,7 @@ def test_train_begins_as_a_part_that_was_exported(here: Run, painting: str, tiny
     assert not Path("none.safetensors").exists()
 
 
-def test_two_systems_are_exported_as_one_between_them(here: Run, tiny_folder: Path, teacher: Path) -> None:
+def test_two_systems_are_exported_as_their_interpolation(here: Run, tiny_folder: Path, teacher: Path) -> None:
     first = registry.load(str(tiny_folder))
     second = registry.load(str(tiny_folder))
     with torch.no_grad():
@@ -201,8 +203,8 @@ def test_train_takes_rewards_of_ones_own(here: Run, tiny_shards: Path) -> None:
     )
     words = ("--data", str(tiny_shards), "--threads", "1")
     assert here("train", "./mine.py:recipe", *words, "--out", "run")[0] == 0
-    told = json.loads(Path("run/stage-1/round-0001/round.json").read_text("utf-8"))["scores"]
-    assert list(told) == ["score", "redness", "lengths"]
+    report = json.loads(Path("run/stage-1/round-0001/round.json").read_text("utf-8"))["scores"]
+    assert list(report) == ["score", "redness", "lengths"]
     # The same as data: it has the functions from the command line alone, and the same weights.
     Path("data.json").write_text(Path("run/recipe.json").read_text("utf-8"), "utf-8")
     refused(here("train", "data.json", *words, "--out", "lost"), RecipeError.exit_status, "--reward ./mine.py:redness")
@@ -284,7 +286,7 @@ def test_feedback_and_texts_on_the_command_line(here: Run, tiny_shards: Path) ->
     assert (status, out.splitlines()) == (0, ["kept: 2", "texts"])
 
 
-def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
+def test_rewards_score_a_folder(here: Run, tiny_shards: Path) -> None:
     """A Chinese-CLIP in a folder is opened by its path, by rounds and along its gradient."""
     saved(chinese, Path("clip"))
     reward = ClipReward(scorer="clip")
@@ -297,9 +299,9 @@ def test_rewards_look_through_a_folder(here: Run, tiny_shards: Path) -> None:
     assert here(*words)[0] == 0
     losses = [json.loads(row)["loss"] for row in Path("run/log.jsonl").read_text("utf-8").splitlines()]
     assert -1 <= losses[0] <= 1  # minus a cosine
-    told = json.loads(Path("run/stage-2/round-0001/round.json").read_text("utf-8"))["scores"]["score"]
-    assert told["count"] == 4
-    assert -1 <= told["mean"] <= 1
+    report = json.loads(Path("run/stage-2/round-0001/round.json").read_text("utf-8"))["scores"]["score"]
+    assert report["count"] == 4
+    assert -1 <= report["mean"] <= 1
     beauty = replace(ascent, objective=DRaFT(reward=AestheticReward(scorer="clip", head="none.safetensors"), steps=1))
     Path("beauty.json").write_text(dumps(replace(xiaomo.tiny(), stages=(beauty,), prompts=())), "utf-8")
     refused(here("train", "beauty.json", *words[2:-1], "other"), WeightsError.exit_status, "none.safetensors")

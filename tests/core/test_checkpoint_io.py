@@ -240,12 +240,12 @@ BAD: dict[str, tuple[str, Any, str]] = {
 def test_a_bad_file_gives_one_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    name, spoil, told = BAD[case]
+    name, spoil, output = BAD[case]
     monkeypatch.chdir(tmp_path)
     spoil(tmp_path / name)
     before = sorted(tmp_path.rglob("*"))
     for read in (checkpoint_io.read, checkpoint_io.shapes):
-        with pytest.raises(WeightsError, match=told) as caught:
+        with pytest.raises(WeightsError, match=output) as caught:
             read(tmp_path / name)
         assert caught.value.zh != caught.value.en
         assert name in caught.value.en

@@ -34,7 +34,7 @@ def test_it_is_the_sha256_in_pieces_and_of_nothing(file: Path, monkeypatch: pyte
     assert digest(file) == hashlib.sha256(b"").hexdigest()
 
 
-def test_late_is_of_the_file_that_was_there(file: Path) -> None:
+def test_a_late_hash_is_of_the_file_that_was_opened(file: Path) -> None:
     """Another file under the name, or none, changes nothing; a second call and a copy read nothing again."""
     late, gone = LateDigest(file), LateDigest(file)
     other = file.with_name("other")
@@ -66,7 +66,7 @@ def test_it_may_be_asked_for_by_several_threads(file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell")
-def test_files_are_let_go(file: Path) -> None:
+def test_files_are_closed_after_hashing(file: Path) -> None:
     def held() -> int:
         places = Path("/proc/self/fd").iterdir()
         return sum(os.path.realpath(place) == str(file.resolve()) for place in places)

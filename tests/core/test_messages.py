@@ -47,7 +47,7 @@ MESSAGES = [
 CATALOGUE = read_po(io.BytesIO(PO.read_bytes()))
 
 
-def test_none_lacks_its_chinese() -> None:
+def test_every_message_has_a_chinese_translation() -> None:
     assert len(MESSAGES) > 500
     missing = {place: text for place, text, _ in MESSAGES if text and not CATALOGUE.get(text)}
     assert not missing, "add them: make messages"
@@ -58,7 +58,7 @@ def test_both_languages_name_the_same_values() -> None:
     assert not {m.id for m in CATALOGUE if m.id and values_in(str(m.id)) != values_in(str(m.string))}
 
 
-def test_a_message_is_given_what_it_names() -> None:
+def test_every_placeholder_is_given_a_value() -> None:
     wrong = {place: text for place, text, given in MESSAGES if "**" not in given and values_in(text) - given}
     assert not wrong
 
@@ -87,7 +87,7 @@ def test_english_has_no_chinese_marks() -> None:
     assert not joined, "Listed puts the comma of the reader's language"
 
 
-def test_what_nothing_says_any_more_is_gone() -> None:
+def test_the_catalogue_has_no_unused_message() -> None:
     assert not {m.id for m in CATALOGUE if m.id} - {text for _, text, _ in MESSAGES}, "make messages"
 
 

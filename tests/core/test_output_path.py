@@ -23,7 +23,7 @@ def test_a_slash_makes_the_folder(tmp_path: Path) -> None:
     assert OutputPath(f"{tmp_path}/cat", "猫").write(b"4") == tmp_path / "cat.png"
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"")
     with pytest.raises(RequestError, match=r"cat\.png"):
         OutputPath(f"{tmp_path}/cat.png/", "猫").check()

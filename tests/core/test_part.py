@@ -96,14 +96,14 @@ def test_dump_fills_in_every_field(part: Part) -> None:
 def test_of_many_choices_the_nearest_are_offered_and_never_the_whole_list() -> None:
     many = [f"system-{number}" for number in range(40)]
     assert meant("systen-7", many).en.startswith("; did you mean system-7")
-    told = meant("qqq", [*many, "quick"]).en
-    assert told.startswith("; of 41 the nearest are quick")
-    assert told.count("system") == 2
+    message = meant("qqq", [*many, "quick"]).en
+    assert message.startswith("; of 41 the nearest are quick")
+    assert message.count("system") == 2
     assert meant("qqq", ["a", "b"]).en == "; there is a, b"
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ({"kind": "Guidance", "scal": 2}, "has no field 'scal'; did you mean scale"),
         ({"kind": "Guidance", "zzzz": 2}, "there is baseline_scale, branches, channels"),
@@ -124,10 +124,10 @@ def test_of_many_choices_the_nearest_are_offered_and_never_the_whole_list() -> N
         ({"kind": "Defaults", "size": {"kind": "os:getcwd"}}, "unknown part"),
     ],
 )
-def test_wrong_data_is_reported(data: Any, told: str) -> None:
+def test_wrong_data_is_reported(data: Any, message: str) -> None:
     with pytest.raises(RecipeError) as raised:
         load(data)
-    assert told in raised.value.en
+    assert message in raised.value.en
     assert raised.value.zh != raised.value.en
 
 
@@ -146,7 +146,7 @@ def test_what_is_not_json_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: Guidance(scale="7"), "Guidance.scale is '7'; expected float"),  # type: ignore[arg-type]
         (lambda: Guidance(scale=True), "Guidance.scale"),
@@ -159,10 +159,10 @@ def test_what_is_not_json_is_reported() -> None:
         (lambda: Ddpm(config=[1]), "Ddpm.config"),  # type: ignore[arg-type]
     ],
 )
-def test_wrong_types_are_reported(make: Any, told: str) -> None:
+def test_wrong_types_are_reported(make: Any, message: str) -> None:
     with pytest.raises(RecipeError) as raised:
         make()
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 def test_a_part_is_frozen_and_by_name() -> None:
@@ -201,7 +201,7 @@ def test_override_sets_one_field(path: str, value: Any, read: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("stage.0.lr", "1", "stage.0.lr: no field 'stage'; did you mean stages?"),
         ("stages.0.lrr", "1", "did you mean lr"),
@@ -217,10 +217,10 @@ def test_override_sets_one_field(path: str, value: Any, read: Any) -> None:
         ("stages.1.level", "imag", "did you mean image"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_reported(path: str, value: Any, told: str) -> None:
+def test_a_path_that_leads_nowhere_is_reported(path: str, value: Any, message: str) -> None:
     with pytest.raises(RecipeError) as raised:
         override(RECIPE, path, value)
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 def test_tiny_shrinks_what_a_recipe_holds() -> None:
@@ -231,7 +231,7 @@ def test_tiny_shrinks_what_a_recipe_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "hint", "expected"),
+    ("value", "conditioner", "expected"),
     [
         (1, float, True),
         (True, int, False),
@@ -248,8 +248,8 @@ def test_tiny_shrinks_what_a_recipe_holds() -> None:
         (object(), Any, True),
     ],
 )
-def test_fits(value: Any, hint: Any, expected: bool) -> None:
-    assert fits(value, hint) is expected
+def test_fits(value: Any, conditioner: Any, expected: bool) -> None:
+    assert fits(value, conditioner) is expected
 
 
 def test_nearest_is_best_first() -> None:

@@ -149,15 +149,15 @@ def test_a_saved_picture_is_drawn_again_by_its_record() -> None:
 def test_a_record_of_0_1_is_read_by_the_names_of_now(tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    pose, dials, pictures = {"pose": [0, 1, 0, 0, 0]}, {"text": 2.0}, {"sketch": "sha256:0"}
-    request = {"text": "猫", "hints": pose, "dials": dials, "pictures": pictures}
+    pose, branches, pictures = {"pose": [0, 1, 0, 0, 0]}, {"text": 2.0}, {"sketch": "sha256:0"}
+    request = {"text": "猫", "hints": pose, "dials": branches, "pictures": pictures}
     info = PngInfo()
     info.add_text("bimo", json.dumps({"recipe": "xiaomo", "weights": "", "request": request}))
     Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=info)
     assert read_metadata(tmp_path / "old.png")["request"] == {
         "text": "猫",
         "conditions": pose,
-        "guidance_weights": dials,
+        "guidance_weights": branches,
         "condition_images": pictures,
     }
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_decoded(data: bytes, reason: str) -> None:
         assert error.value.reason == reason
 
 
-def test_limit_is_that_of_the_house() -> None:
+def test_the_pixel_limit_is_the_packages() -> None:
     assert MAXIMUM_PICTURE_PIXELS == 8192 * 8192
     seen = decode_image(encoded(Image.new("1", (30_000, 20)), "PNG"))
     assert (seen.size, seen.image.size, seen.mode) == ((30_000, 20), (30_000, 20), "1")

@@ -124,7 +124,7 @@ def test_no_spread_of_bits_over_the_parts_escapes(parts: int) -> None:
         assert all(any(own <= radius for own, radius in zip(s, radii, strict=True)) for s in spreads)
 
 
-def test_a_heap_of_copies_costs_no_memory_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_copies_need_constant_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept does not depend on how many rows are looked up together."""
     noise = np.random.default_rng(0)
     heap = [0x0F0F0F0F0F0F0F0F ^ (1 << int(bit)) ^ (1 << int(other)) for bit, other in noise.integers(0, 63, (60, 2))]

@@ -47,7 +47,7 @@ def test_no_key_is_sent_where_none_is_named(standin: Standin, client: Make) -> N
     assert "authorization" not in standin.headers[0]
 
 
-def test_passing_trouble_is_waited_out(standin: Standin, client: Make) -> None:
+def test_temporary_errors_are_retried(standin: Standin, client: Make) -> None:
     replies: list[Reply] = [(429, {"error": "slow down"}, {"Retry-After": "7"}), (500, b"oops", {}), None, said("好")]
     standin.reply = lambda body, count: replies[count]
     asker, waits = client()
@@ -57,7 +57,7 @@ def test_passing_trouble_is_waited_out(standin: Standin, client: Make) -> None:
 
 
 @pytest.mark.parametrize("after", ["1e9", "nan", "-5", "Wed, 21 Oct 2026 07:28:00 GMT"])
-def test_the_wait_is_bounded(standin: Standin, client: Make, after: str) -> None:
+def test_the_retry_delay_is_bounded(standin: Standin, client: Make, after: str) -> None:
     standin.reply = lambda body, count: said("好") if count else (429, {}, {"Retry-After": after})
     asker, waits = client()
     asker.ask(ASK)
@@ -78,7 +78,7 @@ def test_the_wait_is_bounded(standin: Standin, client: Make, after: str) -> None
         None,
     ],
 )
-def test_what_is_no_answer_is_asked_again_and_given_up(standin: Standin, client: Make, reply: Reply) -> None:
+def test_malformed_answers_are_retried_then_given_up(standin: Standin, client: Make, reply: Reply) -> None:
     standin.reply = lambda body, count: reply
     asker, waits = client(tries=3)
     with pytest.raises(Unanswered):
@@ -102,9 +102,9 @@ def test_a_wrong_key_or_model_ends_it_at_once(
     monkeypatch.setenv("SOME_KEY", "sk-secret")
     standin.reply = lambda body, count: (status, {"error": "key sk-secret is wrong"}, {})
     asker, _ = client(key="SOME_KEY", together=1)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as raised:
         asker.ask_all([ASK, ASK])
-    for text in (told.value.zh, told.value.en):
+    for text in (raised.value.zh, raised.value.en):
         assert str(status) in text
         assert "***" in text
         assert "secret" not in text
@@ -124,7 +124,7 @@ def test_an_endless_answer_is_not_read(standin: Standin, client: Make, monkeypat
         client()[0].ask(ASK)
 
 
-def test_silence_is_timed_out(standin: Standin, client: Make) -> None:
+def test_a_silent_endpoint_times_out(standin: Standin, client: Make) -> None:
     def hang(body: dict[str, Any], count: int) -> Reply:
         if count == 0:
             standin.open.wait(30)
@@ -136,7 +136,7 @@ def test_silence_is_timed_out(standin: Standin, client: Make) -> None:
     assert waits == [1.0]
 
 
-def test_nobody_there(standin: Standin, client: Make) -> None:
+def test_an_unreachable_endpoint_is_reported(standin: Standin, client: Make) -> None:
     asker, waits = client(address="http://127.0.0.1:9/v1", tries=2)
     with pytest.raises(DataError, match=r"127\.0\.0\.1:9"):
         asker.ask_all([ASK, ASK])
@@ -182,9 +182,9 @@ def test_the_key_is_nowhere_but_in_the_environment(monkeypatch: pytest.MonkeyPat
         {"seconds": 0.0},
     ],
 )
-def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError) as told:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError) as raised:
         Endpoint(**{"address": "https://a/v1", "model": "m", **wrong})
     # What may be a key or a password is not repeated.
-    assert "1234" not in told.value.en
-    assert "user:word" not in told.value.en
+    assert "1234" not in raised.value.en
+    assert "user:word" not in raised.value.en

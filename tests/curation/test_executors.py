@@ -46,7 +46,7 @@ def test_every_job_is_answered_once() -> None:
     assert dict(SerialExecutor().answers(steps.Square(), [4])) == {4: 16}
 
 
-def test_what_a_task_raises_is_raised() -> None:
+def test_exceptions_of_a_task_are_raised_to_the_caller() -> None:
     with pytest.raises(DataError, match="not 3"):
         list(ProcessExecutor(2, FILES).answers(steps.Square(refuses=3), range(5)))
     with pytest.raises(RuntimeError, match=r"ZeroDivisionError"):

@@ -175,7 +175,7 @@ def test_in_order_each_once(site: Site, tmp_path: Path) -> None:
         ("file", "address not allowed", 1),
     ],
 )
-def test_what_goes_wrong_is_reported(name: str, reason: str, times: int, site: Site, tmp_path: Path) -> None:
+def test_failures_are_reported_by_their_kind(name: str, reason: str, times: int, site: Site, tmp_path: Path) -> None:
     found = list(fetch(asked(site, "1.png", name, "2.png"), tmp_path, LIMITS, no_wait))
     assert told(found, tmp_path) == [photo(1), reason, photo(2)]
     assert site.asked[f"/{name}"] == times
@@ -202,7 +202,7 @@ def test_no_answer_in_time(site: Site, tmp_path: Path) -> None:
     assert site.asked["/silent"] == 2
 
 
-def test_nobody_listens(site: Site, tmp_path: Path) -> None:
+def test_a_refused_connection_is_reported(site: Site, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.png"
@@ -231,18 +231,18 @@ def test_nobody_listens(site: Site, tmp_path: Path) -> None:
         "http://a:99999/",
     ],
 )
-def test_nothing_inside_the_house_is_asked(url: str, site: Site, tmp_path: Path) -> None:
+def test_private_addresses_are_not_fetched(url: str, site: Site, tmp_path: Path) -> None:
     found = list(fetch(asked(site, url), tmp_path, Limits(workers=1), no_wait))
     assert told(found, tmp_path) == ["address not allowed"]
 
 
-def test_addresses_of_the_world() -> None:
+def test_public_addresses_are_fetched() -> None:
     assert [is_public(one) for one in ("1.1.1.1", "2606:4700::1111", "64:ff9b::101:101")] == [True] * 3
     inside = ("100.64.0.1", "224.0.0.1", "fe80::1", "fc00::1", "2002:7f00:1::", "64:ff9b::a00:1", "::ffff:10.0.0.1")
     assert [is_public(one) for one in inside] == [False] * 7
 
 
-def test_who_asks_not_to_be_learnt_from() -> None:
+def test_pages_that_opt_out_of_training_are_respected() -> None:
     for tag in ("noai", "noindex, NoImageAI", "bimo: noai", "otherbot: noindex, bimo: noimageai"):
         assert forbids_training([tag])
     for tag in ("noindex", "otherbot: noai", "unavailable_after: 1 Jan 2030, all", ""):
@@ -267,7 +267,7 @@ def test_segments(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(list(tmp_path.glob("fetched-*.bin"))) == 3
 
 
-def test_bytes_that_are_not_there_are_asked_for_again(site: Site, tmp_path: Path) -> None:
+def test_missing_bytes_are_requested_again(site: Site, tmp_path: Path) -> None:
     rows = asked(site, "1.png", "2.png", "3.png")
     list(fetch(rows, tmp_path, LIMITS))
     os.truncate(tmp_path / "fetched-00000.bin", len(photo(1)) + 5)
@@ -288,7 +288,7 @@ for row in fetch(rows, Path(folder), Limits(workers=2, hosts=frozenset({"127.0.0
 """
 
 
-def test_killed_and_run_again(site: Site, tmp_path: Path) -> None:
+def test_a_killed_run_resumes(site: Site, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, site.url, str(tmp_path / "killed")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None

@@ -532,7 +532,7 @@ def outcomes(source: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.en)
-def test_hostile(case: Hostile, tmp_path: Path) -> None:
+def test_every_hostile_file_has_its_listed_outcome(case: Hostile, tmp_path: Path) -> None:
     if case.en == "a picture that may not be read" and os.geteuid() == 0:
         pytest.skip("root may read everything")
     source = tmp_path / "source"

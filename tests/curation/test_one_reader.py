@@ -441,7 +441,7 @@ def samples(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize("case", SOURCES, ids=lambda case: case.name)
-def test_all_of_them_agree(case: Source, tmp_path: Path) -> None:
+def test_all_readers_give_the_same_rows(case: Source, tmp_path: Path) -> None:
     source = tmp_path / "source"
     case.make(source)
     report = build_folder(source, tmp_path / "folder")

@@ -117,8 +117,8 @@ def test_csv_in_every_encoding(encoding: str, newline: str, tmp_path: Path) -> N
     assert [row.source for row in rows] == ["t.csv:2", "t.csv:3", "t.csv:6"]
     assert [dict(row.labels) for row in rows] == [{"score": 0.25}, {}, {"score": "007"}]
     assert reading.picture_bytes(tmp_path, rows[0].picture) == photo(1)
-    told = {"utf-8-sig": "utf-8", "gbk": "gb18030", "utf-16": "utf-16-le"}.get(encoding, encoding)
-    assert reading.kind(tmp_path) == f"tables: 1 of them; CSV in {told}"
+    settings = {"utf-8-sig": "utf-8", "gbk": "gb18030", "utf-16": "utf-16-le"}.get(encoding, encoding)
+    assert reading.kind(tmp_path) == f"tables: 1 of them; CSV in {settings}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "gb18030", "utf-16"])

@@ -36,11 +36,11 @@ class Overflowing(nn.Module):
 
 @pytest.mark.parametrize("black", [False, True])
 @torch.no_grad()
-def test_what_overflows_is_decoded_again(black: bool) -> None:
+def test_an_overflow_is_decoded_again_in_float32(black: bool) -> None:
     space, x = Overflowing(black).half(), torch.full((1, 3, 2, 2), 0.5)
-    pixels, told = decode(space, x)
+    pixels, warnings = decode(space, x)
     torch.testing.assert_close(pixels, x)
-    assert "overflowed in fp16" in str(told[0])
+    assert "overflowed in fp16" in str(warnings[0])
     assert space.decoded == [torch.float16, torch.float32]
     assert space.weight.dtype == torch.float16
 
@@ -59,7 +59,7 @@ def test_what_is_sound_or_wrong_before_the_decoder_is_decoded_once() -> None:
 @torch.no_grad()
 def test_a_picture_that_is_black_is_not_blamed_on_the_decoder() -> None:
     space = Overflowing().bfloat16()
-    pixels, told = decode(space, torch.full((1, 3, 2, 2), -1.0))
-    assert told == ()
+    pixels, warnings = decode(space, torch.full((1, 3, 2, 2), -1.0))
+    assert warnings == ()
     assert len(space.decoded) == 2
     assert float(pixels.max()) == -1.0

@@ -19,14 +19,14 @@ def answers(seed: int) -> torch.Tensor:
 
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(1, 20))
-def test_is_a_line_from_null_through_given(seed: int, scale: float) -> None:
+def test_guidance_extrapolates_from_the_unconditional_through_the_conditional(seed: int, scale: float) -> None:
     answer = answers(seed)
     found = combine(Guidance(), scale, answer)
     assert found.shape == (1, 3, 4, 4)
     assert torch.allclose(found, (1 - scale) * answer[:1] + scale * answer[1:], atol=1e-4)
 
 
-def test_scale_of_one_is_the_given_branch() -> None:
+def test_scale_one_is_the_conditional_branch() -> None:
     answer = answers(0)
     assert torch.allclose(combine(Guidance(), 1.0, answer), answer[1:], atol=1e-6)
     assert combine(Guidance(rescale=0.7), 7.5, answer[1:]) is not None
@@ -72,7 +72,7 @@ def test_only_the_first_channels_are_guided() -> None:
     assert torch.allclose(found[:, :2], combine(Guidance(), 5.0, answer[:, :2]))
 
 
-def test_a_norm_is_never_longer_than_that_of_the_given_branch() -> None:
+def test_the_norm_is_capped_at_that_of_the_conditional_branch() -> None:
     answer = answers(1)
     whole = combine(Guidance(norm="whole"), 9.0, answer)
     assert float(whole.norm()) == pytest.approx(float(answer[1:].norm()), rel=1e-5)
@@ -103,7 +103,7 @@ def test_a_shorter_answer_is_lengthened_only_where_asked(norm: Any) -> None:
     assert torch.allclose(combine(Guidance(norm=norm, lengthen=True), 2.0, answer), answer[1:], atol=1e-5)
 
 
-def test_a_scale_may_count_from_zero() -> None:
+def test_the_baseline_scale_may_be_zero() -> None:
     answer = answers(4)
     guide = Guidance(baseline_scale=0.0)
     assert torch.allclose(combine(guide, 3.0, answer), answer[1:] + 3 * (answer[1:] - answer[:1]), atol=1e-5)

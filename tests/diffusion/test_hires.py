@@ -24,19 +24,19 @@ from bimo.engine.engine import Engine
 from bimo.serve.infotext import infotext, request_of
 from tests.support.tiny_checkpoints import checkpoint
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"text": "猫", "size": (64, 48), "steps": 4, "seed": 3}
 
 
 @pytest.fixture(scope="module")
 def engines(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
     folder = tmp_path_factory.mktemp("unet")
-    checkpoint(folder, "bert", diffusers.DDIMScheduler(**LAW, clip_sample=False, steps_offset=1))
+    checkpoint(folder, "bert", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1))
     return {"unet": bimo.load(folder), "xiaomo": bimo.load(tiny_folder)}
 
 
 @pytest.mark.parametrize("name", ["unet", "xiaomo"])
-def test_it_is_the_enlarged_picture_drawn_over(engines: dict[str, Engine], name: str) -> None:
+def test_hires_is_image_to_image_of_the_enlarged_picture(engines: dict[str, Engine], name: str) -> None:
     engine = engines[name]
     (picture,) = engine.draw(REQUEST, hires=2, hires_strength=0.5)
     larger = engine.draw(REQUEST)[0].image.resize((128, 96), Image.Resampling.LANCZOS)
@@ -61,10 +61,10 @@ def asks(engine: Engine, **settings: Any) -> tuple[int, int, Picture]:
     prepared = engine.prepare(REQUEST, **settings)
     loop = sample(engine.system, prepared)
     with engine.working():
-        ask, count = next(loop), 1
+        denoiser_input, count = next(loop), 1
         while True:
             try:
-                ask = loop.send(engine.denoise([ask])[0])
+                denoiser_input = loop.send(engine.denoise([denoiser_input])[0])
                 count += 1
             except StopIteration as end:
                 return count, calls(engine.system, prepared.request), end.value
@@ -81,7 +81,9 @@ def asks(engine: Engine, **settings: Any) -> tuple[int, int, Picture]:
         {"regions": [{"text": "狗", "box": (0, 0, 0.5, 1)}], "tile_size": 48},
     ],
 )
-def test_calls_are_foreseen(engines: dict[str, Engine], name: str, settings: dict[str, Any]) -> None:
+def test_the_number_of_denoiser_calls_is_predicted(
+    engines: dict[str, Engine], name: str, settings: dict[str, Any]
+) -> None:
     count, foreseen, _ = asks(engines[name], **settings)
     assert count == foreseen
 
@@ -105,8 +107,10 @@ def test_windows_cover_all_and_blend_to_what_all_agree_on(shape: Any, overlap: i
     x, spatial = torch.randn(2, *shape), torch.randn(2, 1, *shape[1:])
     picture = torch.randn(2, 3, shape[1] * 8, shape[2] * 8)
     pictures = {"control": picture, "prompt": torch.ones(2, 4, 768)}
-    ask = DenoiserInput("image", x, torch.ones(2), Conditioning(spatial=spatial, pictures=pictures))
-    assert torch.allclose(summed(predict_in_windows(ask, seen)), x + spatial + picture[:, :1, ::8, ::8], atol=1e-5)
+    denoiser_input = DenoiserInput("image", x, torch.ones(2), Conditioning(spatial=spatial, pictures=pictures))
+    assert torch.allclose(
+        summed(predict_in_windows(denoiser_input, seen)), x + spatial + picture[:, :1, ::8, ::8], atol=1e-5
+    )
 
 
 def summed(loop: Generator[DenoiserInput, torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -158,7 +162,7 @@ def test_a1111_reads_and_is_read(engines: dict[str, Engine]) -> None:
         ({"hires": 2, "seamless": "x"}, "a coder has edges"),
     ],
 )
-def test_what_cannot_be_is_refused(engines: dict[str, Engine], fields: dict[str, Any], said: str) -> None:
+def test_impossible_settings_are_refused(engines: dict[str, Engine], fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         engines["unet"].draw({**REQUEST, **fields})
 

@@ -125,7 +125,7 @@ def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "message"),
     [
         ({"strength": 0.5}, "strength without an image"),
         ({"mask": red()}, "mask without an image"),
@@ -135,16 +135,16 @@ def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.Mon
         ({"condition_images": {"pose": red()}}, "reads no picture 'pose'"),
     ],
 )
-def test_what_cannot_be_used_is_refused(system: System, request_: dict[str, Any], told: str) -> None:
+def test_invalid_images_are_refused(system: System, request_: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as raised:
         draw(system, {"text": "红苹果", "size": (128, 128), "seed": 1, **request_})
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 def test_numbers_of_a_condition_that_nothing_reads_are_said(system: System) -> None:
     request = {"text": "红苹果", "size": (128, 128), "seed": 1, "steps": 1}
-    told = draw(system, request | {"conditions": {"score": [0.5], "layers": [2]}})[0].warnings
-    assert any("score" in warning and "layers" in warning for warning in told)
+    warnings = draw(system, request | {"conditions": {"score": [0.5], "layers": [2]}})[0].warnings
+    assert any("score" in warning and "layers" in warning for warning in warnings)
     assert not any("score" in warning for warning in draw(system, request)[0].warnings)
 
 
@@ -161,7 +161,7 @@ def test_a_sampler_that_cannot_begin_with_a_picture_says_so(system: System) -> N
 
 def test_a_cascade_refuses_a_picture_for_its_last_level(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     first, last = system.recipe.levels
-    assert [getattr(hint, "level", "") for hint in last.conditioners].count(first.name) == 1
+    assert [getattr(conditioner, "level", "") for conditioner in last.conditioners].count(first.name) == 1
     space = system.space(last.name)
     shapes = {first.name: (4, 8, 8)}
     monkeypatch.setattr(system, "space", lambda name: _Shaped(space, shapes.get(name)))

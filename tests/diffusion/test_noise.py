@@ -26,7 +26,7 @@ def pixels(picture: Picture) -> bytes:
     return picture.image.tobytes()
 
 
-def test_what_lies_between_two_noises_is_as_long_as_they_are() -> None:
+def test_interpolated_noise_keeps_its_norm() -> None:
     one, other = (torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     between = slerp(one, other, 0.3)
     assert float(between.norm()) == pytest.approx(0.7 * float(one.norm()) + 0.3 * float(other.norm()), rel=0.02)
@@ -66,6 +66,6 @@ def test_of_several_the_second_seed_counts_on_and_each_record_draws_its_own(engi
         ({"subseed": 2**63 - 1, "subseed_strength": 0.5, "count": 2}, "the last seed of 2 pictures"),
     ],
 )
-def test_half_a_variation_is_refused(engine: Engine, fields: dict[str, Any], said: str) -> None:
+def test_a_subseed_without_a_strength_is_refused(engine: Engine, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         engine.draw(REQUEST, **fields)

@@ -19,7 +19,7 @@ from bimo.diffusion.outpainting import match_seam
 from bimo.engine.engine import Engine
 from tests.support.tiny_checkpoints import checkpoint
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"text": "猫", "steps": 2, "seed": 3}
 
 
@@ -35,7 +35,7 @@ def engines(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     found = {"xiaomo": bimo.load(tiny_folder)}
     for name, channels in (("unet", 4), ("inpainting", 9)):
         folder = tmp_path_factory.mktemp(name)
-        scheduler = diffusers.DDIMScheduler(**LAW, clip_sample=False, steps_offset=1)
+        scheduler = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1)
         checkpoint(folder, "bert", scheduler, in_channels=channels)
         found[name] = bimo.load(folder)
     return found
@@ -99,7 +99,7 @@ def test_a_mask_has_a_seam_as_well(engines: dict[str, Engine]) -> None:
         ({"feather": 4, "image": photograph()}, "there is no seam"),
     ],
 )
-def test_what_is_no_border_is_refused(engines: dict[str, Engine], fields: dict[str, Any], said: str) -> None:
+def test_invalid_borders_are_refused(engines: dict[str, Engine], fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         engines["unet"].draw(REQUEST, **fields)
 

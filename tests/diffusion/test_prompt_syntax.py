@@ -27,15 +27,15 @@ from tests.support.drawing import draw
 from tests.support.plain_text_encoder import PlainTextEncoder
 from tests.support.tiny_checkpoints import checkpoint
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 3.0, "size": (64, 64), "spacing": "trailing"}
 
 
 @pytest.fixture(scope="module", params=["clip", "bert"])
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> System:
     place = tmp_path_factory.mktemp("sd") / "saved"
-    law = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    checkpoint(place, request.param, law)
+    schedule = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    checkpoint(place, request.param, schedule)
     return read_folder(place)
 
 

@@ -26,7 +26,7 @@ from bimo.hub import registry
 from tests.support.tiny_checkpoints import checkpoint
 from tests.support.tiny_systems import TEXT, tiny_system
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"text": "小桥流水人家", "size": (64, 64), "steps": 2, "seed": 3}
 RIGHT = {"text": "红苹果", "box": (0.5, 0, 0.5, 1)}
 
@@ -34,7 +34,7 @@ RIGHT = {"text": "红苹果", "box": (0.5, 0, 0.5, 1)}
 @pytest.fixture(scope="module")
 def engines(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
     folder = tmp_path_factory.mktemp("unet")
-    checkpoint(folder, "bert", diffusers.DDIMScheduler(**LAW, clip_sample=False, steps_offset=1))
+    checkpoint(folder, "bert", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1))
     return {"unet": bimo.load(folder), "xiaomo": bimo.load(tiny_folder)}
 
 
@@ -80,8 +80,8 @@ def test_in_one_step_each_region_is_a_whole_picture_at_its_place() -> None:
     """Of a picture twice as wide as high, a region of its right half has room for one of half the size."""
     asked: list[DenoiserInput] = []
     request = checked({**REQUEST, "regions": [RIGHT]})
-    ask = DenoiserInput("first", torch.zeros(1, 2, 8, 16), torch.ones(1), Conditioning())
-    loop = compose_regions(ask, request, [Conditioning()])
+    denoiser_input = DenoiserInput("first", torch.zeros(1, 2, 8, 16), torch.ones(1), Conditioning())
+    loop = compose_regions(denoiser_input, request, [Conditioning()])
     asked.append(next(loop))
     asked.append(loop.send(torch.full((1, 2, 8, 16), 1.0)))
     with pytest.raises(StopIteration) as end:
@@ -115,7 +115,7 @@ def test_in_one_step_each_region_is_a_whole_picture_at_its_place() -> None:
         ({"regions": [RIGHT], "guidance_every": 2}, "by which AND and regions join"),
     ],
 )
-def test_what_is_no_region_is_refused(engines: dict[str, Engine], fields: dict[str, Any], said: str) -> None:
+def test_invalid_regions_are_refused(engines: dict[str, Engine], fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError, match=said):
         engines["unet"].draw(REQUEST, **fields)
 

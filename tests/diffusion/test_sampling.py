@@ -164,7 +164,7 @@ def latents(system: System, requests: list[dict[str, Any]]) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize("length", [8, 0])
-def test_same_alone_and_among_others(name: str, length: int) -> None:
+def test_a_picture_is_the_same_alone_and_in_a_batch(name: str, length: int) -> None:
     system = built(*LEVELS[name], length=length)
     requests: list[dict[str, Any]] = [
         {"text": "红苹果", "seed": 1},
@@ -214,10 +214,10 @@ def test_first_noise_is_that_of_the_seeded_generator(name: str, sigma: float) ->
     system = built(*LEVELS[name])
     prepared = prepare(system, {"text": "a", "seed": 40, "count": 3})
     for index in range(3):
-        ask = next(sample(system, prepared, index))
+        denoiser_input = next(sample(system, prepared, index))
         noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(40 + index))
-        assert torch.equal(ask.x, (noise * sigma).expand(2, -1, -1, -1))
-        assert (ask.step, ask.steps) == (0, 4)
+        assert torch.equal(denoiser_input.x, (noise * sigma).expand(2, -1, -1, -1))
+        assert (denoiser_input.step, denoiser_input.steps) == (0, 4)
 
 
 def test_the_second_picture_is_that_of_the_next_seed() -> None:
@@ -239,9 +239,9 @@ def test_words_are_encoded_once_for_all_pictures() -> None:
 def test_closing_a_drawing_cancels_it() -> None:
     system = built(*LEVELS["ddim"])
     painting = sample(system, prepare(system, {"text": "a", "seed": 1}))
-    ask = next(painting)
+    denoiser_input = next(painting)
     with torch.inference_mode():
-        painting.send(system.denoise(ask))
+        painting.send(system.denoise(denoiser_input))
     painting.close()
     with pytest.raises(StopIteration):
         next(painting)
@@ -249,9 +249,9 @@ def test_closing_a_drawing_cancels_it() -> None:
 
 def test_progress_counts_and_may_cancel() -> None:
     system = built(*LEVELS["ddim"])
-    told: list[tuple[int, int, int, int]] = []
-    draw(system, "a", seed=1, count=2, progress=lambda *seen: told.append(seen))
-    assert told == [(picture, 2, step, 4) for picture in range(2) for step in range(4)]
+    reported: list[tuple[int, int, int, int]] = []
+    draw(system, "a", seed=1, count=2, progress=lambda *seen: reported.append(seen))
+    assert reported == [(picture, 2, step, 4) for picture in range(2) for step in range(4)]
 
     def stop(picture: int, count: int, step: int, steps: int) -> None:
         if step == 2:
@@ -272,7 +272,7 @@ def test_a_request_is_filled_from_the_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "message"),
     [
         ({"text": " "}, "empty"),
         ({"text": "a", "size": (15, 16)}, "multiple of 2; use 14 or 16"),
@@ -283,10 +283,10 @@ def test_a_request_is_filled_from_the_recipe() -> None:
         ({"text": "a", "guidance": float("nan")}, "guidance"),
     ],
 )
-def test_what_cannot_be_drawn_is_reported(request_: dict[str, Any], told: str) -> None:
+def test_invalid_requests_are_reported(request_: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as raised:
         draw(built(*LEVELS["ddim"]), request_)
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 def test_lost_text_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

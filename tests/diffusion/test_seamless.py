@@ -22,7 +22,7 @@ from bimo.models.flow_tokens import REFERENCE
 from bimo.models.glm_image.denoiser import REFERENCE_TOKENS, TOKENS, GlmImage
 from tests.support.tiny_checkpoints import checkpoint
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"text": "小桥流水人家", "size": (96, 64), "steps": 2, "seed": 3, "guidance": 3.0}
 #: Positions of x that noise is shifted by, and pixels of one.
 SHIFT, FACTOR = 4, 8
@@ -31,7 +31,7 @@ SHIFT, FACTOR = 4, 8
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("seamless")
-    checkpoint(made, "bert", diffusers.DDIMScheduler(**LAW, clip_sample=False, steps_offset=1))
+    checkpoint(made, "bert", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1))
     return made
 
 
@@ -53,7 +53,9 @@ def shifted(engine: Engine, monkeypatch: pytest.MonkeyPatch, axis: int, **settin
 
 
 @pytest.mark.parametrize(("edges", "axis"), [("x", 3), ("y", 2), ("both", 3), ("both", 2)])
-def test_no_place_is_an_edge(engine: Engine, monkeypatch: pytest.MonkeyPatch, edges: str, axis: int) -> None:
+def test_circular_padding_leaves_no_edge(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, edges: str, axis: int
+) -> None:
     """Where edges are neighbours a picture may begin anywhere: noise rolled along them draws the rolled picture."""
     picture = numpy.roll(drawn(engine, seamless=edges), SHIFT * FACTOR, axis - 2)
     assert numpy.abs(shifted(engine, monkeypatch, axis, seamless=edges) - picture).max() <= 1
@@ -191,6 +193,6 @@ def test_what_a_cache_keeps_of_blocks_does_not_lie_where_x_was_rolled_to(tiny_fo
         fill_request(bimo.load(tiny_folder).system, {"text": "猫", "seamless": "both", "step_cache": "taylor"})
 
 
-def test_tiles_and_seams_contradict_each_other(folder: Path) -> None:
+def test_tiles_and_seamless_are_refused_together(folder: Path) -> None:
     with pytest.raises(RequestError, match="--tiles"):
         bimo.load(folder, tiles=True).draw(REQUEST, seamless="both")

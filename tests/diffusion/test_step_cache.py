@@ -62,7 +62,7 @@ class Asked(Engine):
         ({"guidance": 1.0, "nag": 3.0}, [1] * 6),
     ],
 )
-def test_so_many_rows_are_asked_and_the_picture_changes(
+def test_shortcuts_save_denoiser_rows_and_change_the_picture(
     system: System, settings: dict[str, Any], rows: list[int]
 ) -> None:
     engine = Asked(system)
@@ -79,7 +79,7 @@ def test_a_step_cache_leaves_out_more_the_more_change_is_let_pass(system: System
     assert counts[0] > counts[1] >= counts[2] >= 3  # the first two and the last are whole
 
 
-def test_what_is_nearly_nothing_changes_nearly_nothing(system: System) -> None:
+def test_a_tiny_tolerance_changes_almost_nothing(system: System) -> None:
     engine = Asked(system)
     plain = engine.rows()[0]
     assert (engine.rows(guidance_interval=(0.0, 1.0))[0] == plain).all()
@@ -137,7 +137,7 @@ def test_kept_branches_are_as_far_from_the_given_one_as_they_were() -> None:
     assert not kept.holds()
 
 
-def test_an_answer_that_follows_x_is_guessed_right() -> None:
+def test_an_output_linear_in_x_is_predicted_exactly() -> None:
     cache = EasyCache(1.0)
     for step in range(2):
         x = torch.full((1, 1, 2, 2), float(step))
@@ -150,7 +150,7 @@ def test_an_answer_that_follows_x_is_guessed_right() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "fast", "easy:0", "easy:2", "deep:1", "deep:2.5", "easy:x", "deep:nan"])
-def test_a_step_cache_that_there_is_not_is_refused(text: str) -> None:
+def test_unknown_step_caches_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match=r"easy:0\.05"):
         StepCacheSetting.named(text)
 
@@ -167,7 +167,7 @@ def test_a_step_cache_that_there_is_not_is_refused(text: str) -> None:
         ({"tiny_decoder": True}, "--tiny-decoder"),
     ],
 )
-def test_what_cannot_be_left_out_is_refused(system: System, settings: dict[str, Any], words: str) -> None:
+def test_invalid_shortcuts_are_refused(system: System, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         Engine(system).draw({**REQUEST, **settings})
 
@@ -209,7 +209,7 @@ def test_a_distilled_adapter_is_told_by_its_name(name: str, settings: dict[str, 
     assert Fast.of(Path(f"{name}.safetensors")).settings == settings
 
 
-def test_what_a_request_says_stays(system: System) -> None:
+def test_settings_of_the_request_override_fast(system: System) -> None:
     from bimo.core.request import Request
 
     fast = Fast.of(Path("lcm.safetensors"))
@@ -220,7 +220,7 @@ def test_what_a_request_says_stays(system: System) -> None:
         Fast.of(Path("ink.safetensors"))
 
 
-def test_no_guidance_is_by_the_systems_own_count(system: System) -> None:
+def test_fast_without_guidance_uses_the_systems_baseline_scale(system: System) -> None:
     from dataclasses import replace
 
     from bimo.core.request import Request

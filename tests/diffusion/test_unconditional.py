@@ -42,13 +42,13 @@ def built(folder: Path, null: Any) -> System:
     return system
 
 
-def test_some_rows_are_silenced() -> None:
+def test_zero_text_zeroes_the_chosen_rows() -> None:
     mask = torch.tensor([[True, True, False]] * 2)
     words = TextEncoding(torch.ones(2, 3, 4), mask, torch.ones(2, 5))
-    told = Conditioning((words,), torch.ones(2, 5), torch.ones(2, 1, 2, 2), {"score": torch.ones(2, 1)})
+    conditioning = Conditioning((words,), torch.ones(2, 5), torch.ones(2, 1, 2, 2), {"score": torch.ones(2, 1)})
     rows = torch.tensor([False, True])
     for hidden in (False, True):
-        found = zero_text(told, rows, hidden)
+        found = zero_text(conditioning, rows, hidden)
         stream = found.streams[0]
         assert stream.tokens.sum(dim=(1, 2)).tolist() == [12, 0]
         assert found.vector is not None
@@ -56,8 +56,8 @@ def test_some_rows_are_silenced() -> None:
         assert stream.mask is not None
         assert stream.mask.sum(1).tolist() == [2, 0 if hidden else 2]
         # What is not words stays.
-        assert found.spatial is told.spatial
-        assert found.scalars is told.scalars
+        assert found.spatial is conditioning.spatial
+        assert found.scalars is conditioning.scalars
 
 
 @pytest.mark.parametrize(("null", "seen"), [("zeros", 7), ("masked", 0), ("empty", 2)])
@@ -81,7 +81,7 @@ def test_a_negative_prompt_that_changes_nothing_is_reported(tmp_path: Path, null
 
 
 @pytest.mark.parametrize("null", ["zeros", "masked", "empty"])
-def test_a_dropped_caption_is_what_the_null_branch_will_be(tmp_path: Path, null: str) -> None:
+def test_a_dropped_caption_equals_the_unconditional_branch(tmp_path: Path, null: str) -> None:
     system = built(tmp_path / "words", null)
     dropped = torch.tensor([False, True])
     encodings = system.encode(["一只红苹果", ""])

@@ -42,7 +42,7 @@ def test_parts_are_one_system(parts: Path, tiny_folder: Path) -> None:
     assert System.read(parts / "saved").files == (parts / "saved" / WEIGHTS_FILE,)
 
 
-def test_another_painter_is_another_model(parts: Path) -> None:
+def test_another_denoiser_gives_another_hash(parts: Path) -> None:
     before = System.read(parts).weights_hash
     state = checkpoint_io.read(parts / "painter.safetensors")
     checkpoint_io.write(parts / "painter.safetensors", {name: value + 1 for name, value in state.items()})

@@ -28,7 +28,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
 
 
-def test_without_a_card_it_is_the_processor() -> None:
+def test_without_a_gpu_the_device_is_the_cpu() -> None:
     assert cards() == []
     assert device_of("auto") == device_of("cpu") == torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str) ->
     ],
 )
 @pytest.mark.usefixtures("two_cards")
-def test_numbers_are_those_that_the_recipe_is_safe_in(name: str, expected: str) -> None:
+def test_the_default_dtype_is_one_that_the_recipe_allows(name: str, expected: str) -> None:
     recipe = registry.recipe(name)
     assert dtype_for(recipe, torch.device("cuda", 1)) == expected
     assert dtype_for(recipe, torch.device("cpu")) == "fp32"
@@ -81,7 +81,7 @@ def test_a_card_without_bfloat16_draws_in_what_it_has(monkeypatch: pytest.Monkey
         dtype_for(registry.recipe("kolors"), card, "bf16")
 
 
-def test_numbers_that_are_not_known_to_be_safe_are_warned_of() -> None:
+def test_unverified_dtypes_are_warned_of() -> None:
     (warning,) = dtype_warnings(registry.recipe("z-image"), "fp16")
     assert "z-image is not known to stay finite in fp16; it does in bf16, fp32" in str(warning)
     assert dtype_warnings(Recipe(name="any"), "fp32") == ()

@@ -50,10 +50,10 @@ def test_a_range_of_steps_is_attaching_and_detaching_by_hand(tiny_folder: Path, 
     ranged = bimo.load(tiny_folder, loras=[f"{loras}/ink.safetensors:0.8@0.25-0.75", f"{loras}/oil.safetensors:0.5"])
     assert ranged.lora_weights == [("ink", LoraWeight(0.8, 0.25, 0.75)), ("oil", LoraWeight(0.5))]
     engine = bimo.load(tiny_folder, loras=[f"{loras}/oil.safetensors:0.5"])
-    told: list[int] = []
+    reported: list[int] = []
 
     def switch(step: int) -> None:
-        told.append(step)
+        reported.append(step)
         attached = "ink" in dict(attach.adapters(engine.system))
         if 1 <= step < 3 and not attached:
             attach.unadapt(engine.system, "oil")  # the same order, so that sums are rounded alike
@@ -63,7 +63,7 @@ def test_a_range_of_steps_is_attaching_and_detaching_by_hand(tiny_folder: Path, 
             attach.unadapt(engine.system, "ink")
 
     hand = by_hand(engine, REQUEST, switch)
-    assert told[-4:] == [0, 1, 2, 3]  # after the step of an earlier level
+    assert reported[-4:] == [0, 1, 2, 3]  # after the step of an earlier level
     drawn = ranged.draw(REQUEST)[0]
     assert drawn.image.tobytes() == hand
     assert ranged.draw(REQUEST)[0].png() == drawn.png()  # the weights are left as they were found

@@ -70,7 +70,7 @@ def test_sizes_are_read(text: str, count: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["much", "0", "-3GB", "8 apples", "GB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_invalid_memory_sizes_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="expected a size such as 8GB"):
         bytes_of(text)
 
@@ -80,7 +80,7 @@ def drawn(folder: Path, **how: Any) -> numpy.ndarray[Any, Any]:
     return numpy.asarray(engine.draw(TEXT, seed=3, steps=2)[0].image).astype(int)
 
 
-def test_every_way_draws_the_same(tiny_folder: Path) -> None:
+def test_every_memory_plan_draws_the_same_picture(tiny_folder: Path) -> None:
     plain = drawn(tiny_folder)
     for offload in ("parts", "disk"):
         assert (drawn(tiny_folder, offload=offload) == plain).all()
@@ -111,7 +111,7 @@ def test_a_limit_is_kept_and_said(tiny_folder: Path, monkeypatch: pytest.MonkeyP
         ({"memory": "8GB", "engine": "torch-onednn"}, "goes without --memory"),
     ],
 )
-def test_what_does_not_go_is_refused(tiny_folder: Path, how: dict[str, Any], sentence: str) -> None:
+def test_incompatible_memory_options_are_refused(tiny_folder: Path, how: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
         bimo.load(tiny_folder, **how)
 

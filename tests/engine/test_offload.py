@@ -34,10 +34,12 @@ pytestmark = pytest.mark.slow
 REQUEST = {"text": "一只红苹果", "seed": 3, "steps": 3, "guidance": 3.0, "size": (64, 64)}
 
 
-def drawn(shelf: Offloader, index: int = 0) -> Picture:
-    with shelf.text_encoders():
-        prepared = prepare(shelf.system, REQUEST)
-    (picture,) = run_batched(shelf.system, [sample(shelf.system, prepared, index)], lambda _, ask: shelf.on_step(ask))
+def drawn(offloader: Offloader, index: int = 0) -> Picture:
+    with offloader.text_encoders():
+        prepared = prepare(offloader.system, REQUEST)
+    (picture,) = run_batched(
+        offloader.system, [sample(offloader.system, prepared, index)], lambda _, ask: offloader.on_step(ask)
+    )
     return picture
 
 
@@ -58,40 +60,40 @@ def test_float32_is_the_same_picture_to_the_byte(tiny_folder: Path, away: bool) 
 def test_half_precision_is_nearly_the_same_picture(tiny_folder: Path, dtype: torch.dtype, away: bool) -> None:
     plain = Offloader(System.read(tiny_folder), torch.float32, offload="none")
     kept = Offloader(System.read(tiny_folder, None), dtype, offload="parts" if away else "none")
-    one, other = (numpy.asarray(drawn(shelf).image).astype(int) for shelf in (plain, kept))
+    one, other = (numpy.asarray(drawn(offloader).image).astype(int) for offloader in (plain, kept))
     assert 0 < numpy.abs(one - other).mean() < 2
     space = space_dtype(kept.system.recipe.level("image"), dtype)
     assert space == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     assert all(p.dtype == space for p in kept.system.space("image").parameters())  # type: ignore[attr-defined]
 
 
-def test_only_what_works_is_turned(tiny_folder: Path) -> None:
+def test_only_the_running_module_is_cast(tiny_folder: Path) -> None:
     system = System.read(tiny_folder, None)
-    shelf = Offloader(system, torch.bfloat16, offload="parts")
+    offloader = Offloader(system, torch.bfloat16, offload="parts")
     stored, half = {torch.float32}, {torch.bfloat16}
     assert all(found == stored for found in kinds(system).values())
-    with shelf.text_encoders():
+    with offloader.text_encoders():
         assert kinds(system) == {"text.0": half, "expected.denoiser": stored, "image.denoiser": stored}
         prepared = prepare(system, REQUEST)
     working: list[str] = []
 
     def told(_: int, ask: object) -> None:
-        shelf.on_step(ask)  # type: ignore[arg-type]
-        working.append(shelf.working)
-        assert [name for name, found in kinds(system).items() if found == half] == [shelf.working]
+        offloader.on_step(ask)  # type: ignore[arg-type]
+        working.append(offloader.working)
+        assert [name for name, found in kinds(system).items() if found == half] == [offloader.working]
 
     run_batched(system, [sample(system, prepared)], told)  # type: ignore[arg-type]
     assert working == ["expected.denoiser", *["image.denoiser"] * 3]
-    shelf.rest()
+    offloader.rest()
     assert all(found == stored for found in kinds(system).values())
 
 
 def test_weights_come_back_bit_for_bit(tiny_folder: Path) -> None:
     system = System.read(tiny_folder, None)
     before = {name: value.clone() for name, value in system.state_dict().items()}
-    shelf = Offloader(system, torch.float16, offload="parts")
-    drawn(shelf)
-    shelf.rest()
+    offloader = Offloader(system, torch.float16, offload="parts")
+    drawn(offloader)
+    offloader.rest()
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
 
 

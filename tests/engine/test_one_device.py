@@ -67,7 +67,7 @@ def request_of(recipe: Recipe) -> dict[str, Any]:
     return wanted | ({"condition_images": others} if others else {})
 
 
-def test_float16_gives_numbers(engine: Engine) -> None:
+def test_float16_gives_finite_values(engine: Engine) -> None:
     (picture,) = Engine(engine.system, dtype=torch.float16).draw(request_of(engine.recipe))
     assert not [warning for warning in picture.warnings if "fp32" in warning]
 

@@ -56,7 +56,7 @@ def demand_all_there(engine: Engine) -> None:
     assert picture.image.size == (64, 64)
 
 
-def test_adapters_that_were_there_before(place: Path) -> None:
+def test_adapters_attached_at_loading(place: Path) -> None:
     adapters = Adapters.from_files([place / "ink.safetensors"], **every(place))
     with counted(), OneDevice():
         demand_all_there(
@@ -64,7 +64,7 @@ def test_adapters_that_were_there_before(place: Path) -> None:
         )
 
 
-def test_adapters_that_come_and_go_later(place: Path, there: Engine) -> None:
+def test_adapters_attached_and_detached_later(place: Path, there: Engine) -> None:
     there.attach(place / "ink.safetensors", **every(place))
     demand_all_there(there)
     there.detach("ink")

@@ -20,7 +20,7 @@ def load(folder: Path, device: str) -> Engine:
 
 
 @pytest.mark.slow
-def test_they_draw_what_each_draws_alone(tiny_folder: Path) -> None:
+def test_parallel_devices_draw_what_one_draws(tiny_folder: Path) -> None:
     alone = [picture.png() for request in REQUESTS for picture in bimo.load(tiny_folder).draw(request)]
     with parallel(partial(load, tiny_folder), ["cpu", "cpu"]) as engines:
         assert [picture.png() for pictures in engines.draw(REQUESTS) for picture in pictures] == alone

@@ -66,7 +66,7 @@ def decibels(one: numpy.ndarray, other: numpy.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "least"), [("torch-onednn", 50), ("torch-bf16", 25), ("openvino", 50)])
-def test_a_picture_is_within_its_distance(folder: Path, cache: Path, name: str, least: float) -> None:
+def test_each_engine_is_near_float32(folder: Path, cache: Path, name: str, least: float) -> None:
     plain, other = engine(folder, "torch"), engine(folder, name)
     assert decibels(pixels(plain), pixels(other)) >= least
     assert (pixels(other) == pixels(other)).all()
@@ -99,7 +99,7 @@ def test_int8_leaves_the_decoder_in_bfloat16(folder: Path, cache: Path) -> None:
     assert not list(cache.rglob("*decoder*.int8.xml"))
 
 
-def test_what_is_kept_is_of_these_weights_read_so(folder: Path, tmp_path: Path) -> None:
+def test_a_cached_conversion_is_of_these_weights_and_dtype(folder: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
     from bimo.engine.openvino_cache import ConversionCache
@@ -122,7 +122,7 @@ def test_where_nothing_can_be_kept_it_draws_all_the_same(folder: Path, cache: Pa
     assert sorted(cache.rglob("*.xml")) == before
 
 
-def test_weights_are_given_back(folder: Path, cache: Path) -> None:
+def test_restoring_gives_back_the_torch_weights(folder: Path, cache: Path) -> None:
     made = engine(folder, "openvino", cache_converted=False)
     expected = {name: value.clone() for name, value in read_folder(folder).state_dict().items()}
     pixels(made)
@@ -205,7 +205,7 @@ def test_the_probe_measures_what_is_installed() -> None:
     assert 1e-4 < found["openvino-int8"].text_error < 0.02
 
 
-def test_auto_is_the_fastest_that_is_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_fastest_engine_for_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor, "measured", lambda: PROBE)
     assert processor.chosen("auto", 10**9) == "openvino-bf16"
     assert processor.chosen("auto", 10**6) == "torch"
@@ -226,7 +226,7 @@ def test_auto_is_the_fastest_that_is_what_it_says(monkeypatch: pytest.MonkeyPatc
         ({"engine": "tensorrt"}, "tensorrt"),
     ],
 )
-def test_what_does_not_go_together_is_refused(folder: Path, settings: dict[str, Any], words: str) -> None:
+def test_incompatible_engine_options_are_refused(folder: Path, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         load(folder, **settings)
 

@@ -62,7 +62,7 @@ def needs(kind: Quantise) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", list(DISTANCES))
-def test_a_product_is_within_its_distance(kind: Quantise, dtype: torch.dtype) -> None:
+def test_quantised_products_are_near_float32(kind: Quantise, dtype: torch.dtype) -> None:
     needs(kind)
     torch.manual_seed(0)
     x = torch.randn(3, 17, 512)

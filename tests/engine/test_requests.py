@@ -142,7 +142,7 @@ def requests(seed: int, count: int) -> Iterator[dict[str, Any]]:
         yield request
 
 
-def test_no_request_is_a_surprise(tiny_folder: Path) -> None:
+def test_random_requests_are_drawn_or_refused(tiny_folder: Path) -> None:
     assert values().keys() == Request.model_fields.keys()
     engine = bimo.load(tiny_folder)
     drawn = 0

@@ -64,7 +64,7 @@ def test_cards_are_filled_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize(("free", "taken"), [([6, 6], 0), ([13, 20], 14)])
-def test_what_fits_on_no_cards_is_one_sentence(free: list[int], taken: int) -> None:
+def test_a_model_too_large_for_all_devices_is_refused(free: list[int], taken: int) -> None:
     with pytest.raises(RequestError, match=r"the weights take 0\.0 GB and cuda:0\+cuda:1 have .* GB free; name more"):
         shared(free, taken=taken)
 

@@ -71,7 +71,7 @@ def test_after_a_cancelled_drawing_nothing_is_left(system: System) -> None:
     assert asked(system) == plain
 
 
-def test_it_remembers_one_drawing_at_a_time(system: System) -> None:
+def test_stateful_step_caches_refuse_batches(system: System) -> None:
     with pytest.raises(RequestError, match="one by one"):
         Engine(system).draw_together([{**REQUEST, "step_cache": "taylor:3"}] * 2)
     assert len(Engine(system).draw({**REQUEST, "step_cache": "taylor:3", "count": 2, "steps": 2})) == 2

@@ -65,13 +65,13 @@ def test_what_lies_there_is_not_drawn_again(suite: Suite, tmp_path: Path) -> Non
 def test_two_processes_draw_the_same_pictures(suite: Suite, tmp_path: Path) -> None:
     prompts = suite.prompts[:4]
     draw_suite(LOAD, ("cpu",), prompts, (1,), STEPS, tmp_path / "one", 2, quiet)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     both = draw_suite(
-        LOAD, ("cpu", "cpu"), prompts, (1,), STEPS, tmp_path / "two", 2, lambda t, d, n: told.append((d, n))
+        LOAD, ("cpu", "cpu"), prompts, (1,), STEPS, tmp_path / "two", 2, lambda t, d, n: reported.append((d, n))
     )
     assert pictures(tmp_path / "two") == pictures(tmp_path / "one")
     assert [one.key for one in both.drawn] == [prompt.key for prompt in prompts]
-    assert told[-1] == (4, 4)
+    assert reported[-1] == (4, 4)
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_text_encoders_out_of_reach_say_where_each_belongs(hub: Hub) -> None:
         download.fetch("some/gone", indices=download.TEXT_ENCODER_FILES)
 
 
-def test_what_broke_off_is_taken_up_where_it_was(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_resumes(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants, file_download
 
     own = file_download.http_get
@@ -234,7 +234,7 @@ def test_a_repository_of_a_single_file_is_reported(hub: Hub) -> None:
         download.fetch("some/model")
 
 
-def test_nobody_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match=r"model_index\.json"):
         download.fetch("nobody/nothing")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -242,7 +242,7 @@ def test_nobody_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         download.fetch("some/model")
 
 
-def test_offline_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_makes_no_request(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -42,7 +42,7 @@ def test_bytes_of_weights() -> None:
     assert memory.weighed(registry.recipe("xiaomo")).denoisers == (9_540_659, 14_203_808)
 
 
-def test_what_it_takes_is_said(taiyi: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_is_reported(taiyi: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", "C")
     said = memory.plan(taiyi, None, free=64 * GIGA)
     assert "5.8 GB" in said
@@ -50,7 +50,7 @@ def test_what_it_takes_is_said(taiyi: Recipe, monkeypatch: pytest.MonkeyPatch) -
     assert "0.6 for libraries" in said
 
 
-def test_of_a_small_model_nothing_is_said() -> None:
+def test_small_models_are_not_reported() -> None:
     assert memory.plan(registry.recipe("xiaomo"), None, free=64 * GIGA) == ""
 
 

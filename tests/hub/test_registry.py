@@ -99,7 +99,7 @@ def test_a_system_is_loaded_and_draws(tiny_folder: Path) -> None:
     assert first.weights == engine.system.weights_hash != ""
 
 
-def test_loading_the_front_door_is_light() -> None:
+def test_importing_the_package_is_light() -> None:
     import subprocess
 
     code = "import sys, bimo; bimo.Request; assert 'torch' not in sys.modules"

@@ -43,7 +43,7 @@ def test_wrong_strokes_are_found(faces: tuple[Face, ...], kind: Corruption) -> N
     assert sum(judged) <= 1
 
 
-def test_what_a_blur_makes_one_is_not_right(faces: tuple[Face, ...]) -> None:
+def test_strokes_merged_by_blur_are_wrong(faces: tuple[Face, ...]) -> None:
     drawn = glyph(faces[0], "疆", SIDE)
     assert not compare(on_paper(drawn, blur=4.0), drawn).right
 

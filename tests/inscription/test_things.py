@@ -63,7 +63,7 @@ def test_a_dark_ground_has_things_too() -> None:
         Image.linear_gradient("L").convert("RGB").point(lambda value: 200 + value // 20),
     ],
 )
-def test_without_a_thing_it_is_said(picture: Image.Image) -> None:
+def test_a_picture_without_an_object_is_refused(picture: Image.Image) -> None:
     with pytest.raises(RequestError, match="no thing stands out"):
         box_on_thing(picture, "福", Writing.HORIZONTAL)
 

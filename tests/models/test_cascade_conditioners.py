@@ -67,15 +67,15 @@ def test_the_smaller_picture_is_the_same_in_training_and_drawing() -> None:
     pixels = picture((200, 30, 60))
     small = pixels.unfold(2, 4, 4).unfold(3, 4, 4).mean(dim=(4, 5))
     wanted = functional.interpolate(small, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-    hint = LowRes(level="small")
-    learnt = hint.from_batch(system, batch(pixels, pixels))
-    seen = hint.from_request(system, drawing(results={"small": small}), (3, SIDE, SIDE))
+    conditioner = LowRes(level="small")
+    learnt = conditioner.from_batch(system, batch(pixels, pixels))
+    seen = conditioner.from_request(system, drawing(results={"small": small}), (3, SIDE, SIDE))
     assert learnt.spatial is not None
     assert seen.spatial is not None
     assert torch.allclose(learnt.spatial, wanted, atol=1e-5)
     assert torch.allclose(seen.spatial, wanted, atol=1e-5)
     assert not seen.scalars
-    assert hint.unconditional(seen) == seen
+    assert conditioner.unconditional(seen) == seen
     as_it_is = LowRes(level="small", resize="none").from_request(
         system, drawing(results={"small": 2 * small}), (3, 64, 64)
     )
@@ -83,21 +83,21 @@ def test_the_smaller_picture_is_the_same_in_training_and_drawing() -> None:
     assert as_it_is.spatial.shape == (1, 3, 16, 16)
     assert float(as_it_is.spatial.max()) == 1.0
     with pytest.raises(TrainingError, match="reads pixels"):
-        hint.from_batch(system, batch(pixels, None))
+        conditioner.from_batch(system, batch(pixels, None))
 
 
 def test_noise_on_the_smaller_picture_is_reported() -> None:
     system = two_levels()
     pixels = picture((200, 30, 60), 32)
-    hint = LowRes(level="small", resize="none", noise=0.5, noise_name="noise")
-    learnt = hint.from_batch(system, batch(pixels, pixels))
+    conditioner = LowRes(level="small", resize="none", noise=0.5, noise_name="noise")
+    learnt = conditioner.from_batch(system, batch(pixels, pixels))
     times = learnt.scalars["noise"][:, 0]
     assert 0 <= float(times.min()) < float(times.max()) < 500
     assert learnt.spatial is not None
     off = (learnt.spatial - functional.avg_pool2d(pixels, 4)).flatten(1).std(1)
     # The later the time, the further from the picture.
     assert float(torch.corrcoef(torch.stack([off, times]))[0, 1]) > 0.8
-    seen = hint.from_request(system, drawing(results={"small": torch.zeros(1, 3, 16, 16)}), (3, SIDE, SIDE))
+    seen = conditioner.from_request(system, drawing(results={"small": torch.zeros(1, 3, 16, 16)}), (3, SIDE, SIDE))
     assert torch.equal(seen.scalars["noise"], torch.zeros(1, 1))
 
 
@@ -123,16 +123,18 @@ def test_the_embedding_is_that_of_clips_own_preparation() -> None:
 def test_an_earlier_embedding_or_that_of_a_given_picture() -> None:
     torch.manual_seed(0)
     system = two_levels(space=ClipImage().tiny())
-    hint = Semantics(level="small")
+    conditioner = Semantics(level="small")
     pixels = picture((200, 30, 60))
     own = system.space("small").encode(pixels)
     dreamt = torch.randn(1, 16)
-    assert torch.equal(hint.from_batch(system, batch(pixels, pixels)).scalars["semantics"], own)
-    assert torch.equal(hint.from_request(system, drawing(results={"small": dreamt}), ()).scalars["semantics"], dreamt)
+    assert torch.equal(conditioner.from_batch(system, batch(pixels, pixels)).scalars["semantics"], own)
+    assert torch.equal(
+        conditioner.from_request(system, drawing(results={"small": dreamt}), ()).scalars["semantics"], dreamt
+    )
     given = drawing(results={"small": dreamt}, pictures={"semantics": pixels})
-    value = hint.from_request(system, given, ())
+    value = conditioner.from_request(system, given, ())
     assert torch.equal(value.scalars["semantics"], own)
-    assert not hint.unconditional(value).scalars["semantics"].any()
+    assert not conditioner.unconditional(value).scalars["semantics"].any()
 
 
 def test_a_smaller_picture_in_latents() -> None:
@@ -150,21 +152,21 @@ def test_a_smaller_picture_in_latents() -> None:
 
 
 def test_a_score_is_the_datas_or_what_is_wanted() -> None:
-    hint = Score(wanted=0.9, low=0.1)
+    conditioner = Score(wanted=0.9, low=0.1)
     x = torch.zeros(2, 3, 4, 4)
     dropped = torch.tensor([False, True])
-    learnt = hint.from_batch(
+    learnt = conditioner.from_batch(
         cast(Any, None), batch(x, None, scalars={"score": torch.tensor([0.7, 0.8])}, dropped=dropped)
     )
     assert torch.allclose(learnt.scalars["score"], torch.tensor([[0.7], [0.1]]))
-    assert hint.from_request(cast(Any, None), drawing(), ()).scalars["score"].tolist() == [[pytest.approx(0.9)]]
-    value = hint.from_request(cast(Any, None), drawing(conditions={"score": [0.5]}), ())
+    assert conditioner.from_request(cast(Any, None), drawing(), ()).scalars["score"].tolist() == [[pytest.approx(0.9)]]
+    value = conditioner.from_request(cast(Any, None), drawing(conditions={"score": [0.5]}), ())
     assert value.scalars["score"].tolist() == [[0.5]]
-    assert hint.unconditional(value).scalars["score"].tolist() == [[pytest.approx(0.1)]]
+    assert conditioner.unconditional(value).scalars["score"].tolist() == [[pytest.approx(0.1)]]
     with pytest.raises(RequestError, match="one number"):
-        hint.from_request(cast(Any, None), drawing(conditions={"score": [0.5, 1.0]}), ())
+        conditioner.from_request(cast(Any, None), drawing(conditions={"score": [0.5, 1.0]}), ())
     with pytest.raises(TrainingError, match="score every picture"):
-        hint.from_batch(cast(Any, None), batch(x, None))
+        conditioner.from_batch(cast(Any, None), batch(x, None))
 
 
 @pytest.mark.parametrize(
@@ -184,8 +186,8 @@ def test_known_colours_in_cielab(colour: tuple[int, int, int], wanted: tuple[flo
 
 
 def test_a_palette_counts_every_colour_once_and_changes_smoothly() -> None:
-    hint = Palette()
-    red = hint.counted(picture((255, 0, 0)))
+    conditioner = Palette()
+    red = conditioner.counted(picture((255, 0, 0)))
     assert red.shape == (1, 275)
     assert float(red.mean()) == pytest.approx(1.0, rel=1e-4)
     bins = red.reshape(11, 5, 5)
@@ -193,12 +195,12 @@ def test_a_palette_counts_every_colour_once_and_changes_smoothly() -> None:
     assert float(bins[:, 0, 4].sum()) == pytest.approx(275 / 16, rel=0.01)
     hue = math.atan2(67.2, 80.09) / (2 * math.pi) * 11
     assert float(bins[1, 4].sum()) == pytest.approx(275 * 15 / 16 * (1 - abs(hue - 1)), rel=0.02)
-    near, far = hint.counted(picture((250, 4, 4))), hint.counted(picture((0, 0, 255)))
+    near, far = conditioner.counted(picture((250, 4, 4))), conditioner.counted(picture((0, 0, 255)))
     assert float((red - near).abs().sum()) < 0.1 * float((red - far).abs().sum())
     # Where things lie does not matter.
-    assert torch.allclose(hint.counted(picture((255, 0, 0)).flip(3)), red, atol=1e-4)
-    assert not hint.from_request(cast(Any, None), drawing(), (3, 8, 8)).scalars["palette"].any()
-    assert hint.tiny().counted(picture((9, 9, 9))).shape == (1, 16)
+    assert torch.allclose(conditioner.counted(picture((255, 0, 0)).flip(3)), red, atol=1e-4)
+    assert not conditioner.from_request(cast(Any, None), drawing(), (3, 8, 8)).scalars["palette"].any()
+    assert conditioner.tiny().counted(picture((9, 9, 9))).shape == (1, 16)
 
 
 def test_outlines_follow_sobel() -> None:
@@ -242,13 +244,13 @@ def test_maps_come_with_the_picture() -> None:
 
 
 def test_intensity_has_no_colour() -> None:
-    hint = Intensity()
+    conditioner = Intensity()
     for colour, wanted in (((255, 0, 0), 0.299), ((0, 0, 255), 0.114)):
         given = drawing(pictures={"intensity": picture(colour)})
-        map_ = hint.from_request(cast(Any, None), given, (3, 16, 16)).spatial
+        map_ = conditioner.from_request(cast(Any, None), given, (3, 16, 16)).spatial
         assert map_ is not None
         assert float(map_[0, 0, 0, 0]) == pytest.approx(wanted, abs=1e-4)
-    assert hint.unconditional(Conditioning(spatial=torch.ones(1, 1, 2, 2))).spatial is not None
+    assert conditioner.unconditional(Conditioning(spatial=torch.ones(1, 1, 2, 2))).spatial is not None
 
 
 def test_conditioners_read_back_equal() -> None:

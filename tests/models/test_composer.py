@@ -49,7 +49,7 @@ def test_maps_are_summed_before_x_and_scalars_join_the_words() -> None:
         torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 2 + [False] * 3]), torch.randn(2, 16)
     )
     palette = torch.rand(2, 16)
-    told = Conditioning((words,), words.pooled, torch.cat([maps, low], dim=1), {"palette": palette})
+    conditioning = Conditioning((words,), words.pooled, torch.cat([maps, low], dim=1), {"palette": palette})
 
     def convolved(layers: Any, value: Tensor) -> Tensor:
         return layers[2](functional.silu(layers[0](value)))
@@ -61,7 +61,7 @@ def test_maps_are_summed_before_x_and_scalars_join_the_words() -> None:
     mask = torch.cat([words.mask, torch.ones(2, 4, dtype=torch.bool)], dim=1)
     vector = words.pooled + net.pooled["palette"](palette)
     inner = Conditioning((TextEncoding(tokens, mask),), vector, torch.cat([summed, low], dim=1))
-    assert torch.allclose(net(x, t, told), net.denoiser(x, t, inner), atol=1e-5)
+    assert torch.allclose(net(x, t, conditioning), net.denoiser(x, t, inner), atol=1e-5)
     with pytest.raises(RecipeError, match="maps a 1, b 2"):
         net(x, t, Conditioning((words,), words.pooled, maps[:, :1], {"palette": palette}))
     with pytest.raises(RecipeError, match="words and a pooled text of 16"):
@@ -94,9 +94,9 @@ def image(colours: Sequence[str]) -> Image.Image:
     return made
 
 
-def pixels(system: System, dials: dict[str, float] | None = None, **pictures: Image.Image) -> numpy.ndarray:
+def pixels(system: System, branches: dict[str, float] | None = None, **pictures: Image.Image) -> numpy.ndarray:
     request: dict[str, Any] = {"text": TEXT, "size": SIZE, "seed": 1, "steps": 1, "condition_images": pictures}
-    drawn = draw(system, request | {"guidance_weights": dials or {}})[0]
+    drawn = draw(system, request | {"guidance_weights": branches or {}})[0]
     return numpy.asarray(drawn.image, dtype=float)
 
 
@@ -132,13 +132,17 @@ def test_a_condition_has_a_weight_of_its_own(system: System) -> None:
     }
     painting = sample(system, prepare(system, request))
     with torch.inference_mode():
-        ask = next(painting)
-        while ask.level != "base":
-            ask = painting.send(system.denoise(ask))
+        denoiser_input = next(painting)
+        while denoiser_input.level != "base":
+            denoiser_input = painting.send(system.denoise(denoiser_input))
     # No words and no conditions; all of them; all but the palette.
-    assert [bool(row.any()) for row in ask.conditioning.scalars["palette"]] == [False, True, False]
-    assert torch.equal(ask.conditioning.scalars["semantics"][1], ask.conditioning.scalars["semantics"][2])
-    assert torch.equal(ask.conditioning.streams[0].tokens[1], ask.conditioning.streams[0].tokens[2])
+    assert [bool(row.any()) for row in denoiser_input.conditioning.scalars["palette"]] == [False, True, False]
+    assert torch.equal(
+        denoiser_input.conditioning.scalars["semantics"][1], denoiser_input.conditioning.scalars["semantics"][2]
+    )
+    assert torch.equal(
+        denoiser_input.conditioning.streams[0].tokens[1], denoiser_input.conditioning.streams[0].tokens[2]
+    )
     base = pixels(system, palette=one)
     # At this width a weight of 3 moves one pixel by 1 of 255: another processor's rounding may take it away.
     assert numpy.abs(pixels(system, {"more-palette": 300.0}, palette=one) - base).max() > 0

@@ -31,14 +31,16 @@ def drawing(**fields: Any) -> Any:
 
 
 def test_sizes_are_those_of_a_whole_picture_unless_said() -> None:
-    hint, system = Sizes(), Any
-    assert hint.from_batch(system, batch(16, 8)).scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]] * 3
+    conditioner, system = Sizes(), Any
+    assert conditioner.from_batch(system, batch(16, 8)).scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]] * 3
     told = torch.arange(18.0).reshape(3, 6)
-    assert hint.from_batch(system, batch(16, 8, size_ids=told)).scalars["size_ids"] is told
-    drawn = hint.from_request(system, drawing(size=(64, 128)), (4, 16, 8))
+    assert conditioner.from_batch(system, batch(16, 8, size_ids=told)).scalars["size_ids"] is told
+    drawn = conditioner.from_request(system, drawing(size=(64, 128)), (4, 16, 8))
     assert drawn.scalars["size_ids"].tolist() == [[128, 64, 0, 0, 128, 64]]
-    assert hint.unconditional(drawn) is drawn
-    given = hint.from_request(system, drawing(size=(64, 128), conditions={"size_ids": [9, 8, 7, 6, 5, 4]}), (4, 16, 8))
+    assert conditioner.unconditional(drawn) is drawn
+    given = conditioner.from_request(
+        system, drawing(size=(64, 128), conditions={"size_ids": [9, 8, 7, 6, 5, 4]}), (4, 16, 8)
+    )
     assert given.scalars["size_ids"].tolist() == [[9, 8, 7, 6, 5, 4]]
 
 
@@ -49,14 +51,14 @@ def test_sizes_that_are_not_six_numbers_are_refused(bad: list[float]) -> None:
 
 
 def test_a_bucket_is_a_place_in_the_list() -> None:
-    hint = Bucket(sizes=BUCKETS)
-    assert hint.from_request(Any, drawing(size=(1024, 256)), (4, 32, 128)).scalars["bucket"].tolist() == [[2]]
-    assert hint.from_batch(Any, batch(64, 64)).scalars["bucket"].tolist() == [[1]] * 3
-    assert hint.from_batch(Any, batch(16, 5)).scalars["bucket"].tolist() == [[0]] * 3  # the nearest in shape
+    conditioner = Bucket(sizes=BUCKETS)
+    assert conditioner.from_request(Any, drawing(size=(1024, 256)), (4, 32, 128)).scalars["bucket"].tolist() == [[2]]
+    assert conditioner.from_batch(Any, batch(64, 64)).scalars["bucket"].tolist() == [[1]] * 3
+    assert conditioner.from_batch(Any, batch(16, 5)).scalars["bucket"].tolist() == [[0]] * 3  # the nearest in shape
     told = torch.tensor([[2.0], [0.0], [1.0]])
-    assert hint.from_batch(Any, batch(64, 64, bucket=told)).scalars["bucket"] is told
+    assert conditioner.from_batch(Any, batch(64, 64, bucket=told)).scalars["bucket"] is told
     with pytest.raises(RequestError, match="1024x256"):
-        hint.from_request(Any, drawing(size=(512, 256)), (4, 32, 64))
+        conditioner.from_request(Any, drawing(size=(512, 256)), (4, 32, 64))
 
 
 def test_random_masks_differ_and_are_as_often_whole_as_said() -> None:
@@ -120,7 +122,7 @@ def test_text_encoders_are_joined_on_the_width() -> None:
         Channels().build().fuse((one, TextEncoding(torch.zeros(2, 6, 4))))
 
 
-def test_a_unet_says_what_it_was_not_told() -> None:
+def test_a_unet_reports_missing_conditions() -> None:
     unet = Unet(vector=16, ids=("size_ids", 6)).tiny().build()
     x, t, words = torch.randn(1, 4, 16, 16), torch.zeros(1), TextEncoding(torch.zeros(1, 2, 16))
     with pytest.raises(RecipeError, match="size_ids"):

@@ -31,7 +31,12 @@ from tests.support.tiny_checkpoints import BERT_WORDS, checkpoint
 
 pytestmark = pytest.mark.slow
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+SCHEDULE: dict[str, Any] = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 UNET: dict[str, Any] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "block_out_channels": (8, 16),
@@ -48,7 +53,7 @@ PICTURE = Image.fromarray((numpy.indices((64, 64)).sum(0) % 24 * 10).astype("uin
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sd") / "saved"
-    checkpoint(place, "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    checkpoint(place, "clip", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
     return place
 
 
@@ -69,7 +74,7 @@ def bytes_of(system: System, **more: Any) -> bytes:
     return draw(system, {**REQUEST, **more})[0].image.tobytes()
 
 
-def test_without_a_picture_or_weight_it_says_nothing(folder: Path, net: Path) -> None:
+def test_without_a_picture_or_weight_it_has_no_effect(folder: Path, net: Path) -> None:
     plain = read_folder(folder)
     system = control(plain, net, "canny")
     assert bytes_of(system) == bytes_of(plain)
@@ -242,7 +247,7 @@ def test_lora_and_two_adapters_in_one_system(folder: Path, net: Path, tmp_path: 
     assert lora.inject(system, ("*.transformer_blocks.0.attn1.to_q",), 1, 1.0)
 
 
-def test_a_new_one_begins_silent_and_learns(folder: Path) -> None:
+def test_a_new_adapter_begins_at_zero_and_learns(folder: Path) -> None:
     system = begin_control(read_folder(folder))
     own = system.get_submodule("image.denoiser.adapter.model")
     within = system.get_submodule("image.denoiser.denoiser.model")

@@ -39,9 +39,9 @@ def sized(names: Names, rows: int, positions: int = 77) -> Names:
     return {name: shape(name, old) for name, old in names.items()}
 
 
-def whole(unet: str, *towers: Names) -> Names:
+def whole(unet: str, *encoders: Names) -> Names:
     names = under("model.diffusion_model.", load(unet)) | under("first_stage_model.", load("vae"))
-    for tower in towers:
+    for tower in encoders:
         names |= tower
     return names
 
@@ -96,7 +96,7 @@ def test_names_and_shapes_tell_the_system_and_why(case: str) -> None:
     assert found.why.zh != found.why.en
 
 
-def test_what_no_rule_knows_is_nothing() -> None:
+def test_unknown_tensors_are_no_system() -> None:
     assert detect({"layer.weight": (3, 3)}) is None
 
 
@@ -147,8 +147,8 @@ def test_sd2_does_not_guess_what_it_predicts(tmp_path: Path) -> None:
     tower = found.text_encoders[0]
     assert (tower.layers, tower.activation, tower.width) == (23, "gelu", 1024)
     assert found.levels[0].denoiser.heads == (5, 10, 20, 20)
-    told = hollow(tmp_path / "told.safetensors", names, {"modelspec.prediction_type": "epsilon"})
-    assert recipe_of_file(told).levels[0].schedule.prediction == "epsilon"  # type: ignore[attr-defined]
+    message = hollow(tmp_path / "told.safetensors", names, {"modelspec.prediction_type": "epsilon"})
+    assert recipe_of_file(message).levels[0].schedule.prediction == "epsilon"  # type: ignore[attr-defined]
     file.with_suffix(".yaml").write_bytes("# 预测 v\nparameterization: 'v'\n".encode("gbk"))
     assert recipe_of_file(file).levels[0].schedule.prediction == "v_prediction"  # type: ignore[attr-defined]
     marked = hollow(tmp_path / "marked.safetensors", {**names, "v_pred": ()})
@@ -182,7 +182,7 @@ def test_errors_name_the_file_and_its_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "message"),
     [
         ("lora", "--lora FILE"),
         ("inversion", "--embedding FILE"),
@@ -191,12 +191,12 @@ def test_errors_name_the_file_and_its_key(tmp_path: Path) -> None:
         ("controlnet", "--control PICTURE=FOLDER"),
     ],
 )
-def test_what_is_no_model_is_told_by_its_name(tmp_path: Path, case: str, told: str) -> None:
+def test_what_is_no_model_is_told_by_its_name(tmp_path: Path, case: str, message: str) -> None:
     file = hollow(tmp_path / "model.safetensors", SYSTEMS[case][1]())
     for read in (read_file, recipe_of_file):
         with pytest.raises(WeightsError) as caught:
             read(file)
-        assert told in caught.value.en
+        assert message in caught.value.en
         assert SYSTEMS[case][0] in caught.value.zh
 
 
@@ -223,7 +223,7 @@ def test_without_words_the_files_and_their_place_are_reported(tmp_path: Path, ca
         assert str(tmp_path / place) in text
 
 
-def test_half_a_model_is_reported(tmp_path: Path) -> None:
+def test_an_incomplete_model_is_reported(tmp_path: Path) -> None:
     names = {n: s for n, s in SYSTEMS["taiyi zh"][1]().items() if not n.startswith("first_stage_model.")}
     with pytest.raises(WeightsError, match=r"first_stage_model"):
         recipe_of_file(hollow(tmp_path / "model.safetensors", names))

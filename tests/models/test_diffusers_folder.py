@@ -164,14 +164,14 @@ BAD: dict[str, tuple[Callable[[Path], Any], type[BimoError], str]] = {
 def test_bad_folder_says_what_is_wrong(
     good: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    spoil, error, told = BAD[case]
+    spoil, error, output = BAD[case]
     folder = tmp_path / "bad"
     shutil.copytree(good["bert"], folder)
     spoil(folder)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error) as raised:
         read_folder(folder)
-    assert told in raised.value.en
+    assert output in raised.value.en
     assert raised.value.zh != raised.value.en
     assert not (tmp_path / "it-ran").exists()
 
@@ -298,7 +298,7 @@ def published(folder: Path, kind: str) -> Path:
         "sample_size": 512,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
     }
-    law = {
+    schedule = {
         "_class_name": "PNDMScheduler",
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
@@ -323,7 +323,7 @@ def published(folder: Path, kind: str) -> Path:
         "text_encoder/config.json": bert if kind == "bert" else clip,
         "unet/config.json": unet,
         "vae/config.json": vae,
-        "scheduler/scheduler_config.json": law,
+        "scheduler/scheduler_config.json": schedule,
         "tokenizer/tokenizer_config.json": {"model_max_length": names[2], "do_lower_case": True},
     }
     for name, content in files.items():

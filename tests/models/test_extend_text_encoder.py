@@ -51,10 +51,12 @@ def test_a_new_word_begins_as_the_mean_of_its_pieces(tower: ClipTextEncoder, tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "positions", "told"), [(["a"], 20, "'a'"), (["红", "红"], 20, "'红'"), (["红"], 8, "only become more")]
+    ("words", "positions", "message"), [(["a"], 20, "'a'"), (["红", "红"], 20, "'红'"), (["红"], 8, "only become more")]
 )
-def test_what_cannot_be_added_is_refused(tower: ClipTextEncoder, words: list[str], positions: int, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_what_cannot_be_added_is_refused(
+    tower: ClipTextEncoder, words: list[str], positions: int, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
         extended(tower, words, positions, 8)
 
 

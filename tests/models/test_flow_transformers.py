@@ -151,17 +151,17 @@ def test_a_row_is_the_same_beside_a_longer_text(kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_a_batch_by_heart(kind: str) -> None:
+def test_a_batch_is_overfitted(kind: str) -> None:
     torch.manual_seed(0)
     denoiser = KINDS[kind].tiny().build()
-    law, words = Flow(), conditioning(kind, (5, 5))
+    schedule, words = Flow(), conditioning(kind, (5, 5))
     generator = torch.Generator().manual_seed(4)
     x, noise = torch.randn(2, 2, CHANNELS.get(kind, 16), 4, 4, generator=generator).unbind()
     t = torch.tensor([400.0, 800.0])
     optimiser = torch.optim.Adam(denoiser.parameters(), lr=1e-2)
     losses: list[float] = []
     for _ in range(40):
-        loss = (denoiser(law.add_noise(x, noise, t), t, words) - law.target(x, noise, t)).square().mean()
+        loss = (denoiser(schedule.add_noise(x, noise, t), t, words) - schedule.target(x, noise, t)).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

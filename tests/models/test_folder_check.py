@@ -59,7 +59,7 @@ def test_a_part_without_its_files_is_named(folder: Path, part: str) -> None:
     assert str(folder / part) in found.lacking[0].why.en
 
 
-def test_a_system_that_nobody_reads_yet(folder: Path) -> None:
+def test_an_unknown_pipeline_is_reported(folder: Path) -> None:
     """Its text encoder and autoencoder are known, its denoiser is diffusers', one more is of code of its own."""
     index(
         folder,
@@ -103,8 +103,8 @@ def test_another_class_in_a_known_pipeline(folder: Path) -> None:
     found = check(folder)
     assert states(found)["text_encoder"] == State.other
     assert states(found)["vae"] == State.absent
-    told = {component.name: component.why.en for component in found.lacking}
-    assert told["text_encoder"] == (
+    settings = {component.name: component.why.en for component in found.lacking}
+    assert settings["text_encoder"] == (
         "its pipeline is read with transformers.Qwen3Model or transformers.Qwen3ForCausalLM"
     )
     assert found.exit_status == RecipeError.exit_status

@@ -210,9 +210,9 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 def test_refused_in_one_sentence(case: str, z_image: Path, tmp_path: Path) -> None:
     file = tmp_path / "x.gguf"
     REFUSED[case][0](file, z_image)
-    with pytest.raises(WeightsError, match=REFUSED[case][1]) as told:
+    with pytest.raises(WeightsError, match=REFUSED[case][1]) as raised:
         registry.load(z_image, denoiser=file)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_base_of_another_layout_and_a_missing_library(

@@ -191,9 +191,9 @@ def test_what_does_not_go_is_one_sentence(z_image: Path, tmp_path: Path) -> None
     for number, (architecture, tensors, sentence) in enumerate(cases):
         file = tmp_path / f"{number}.gguf"
         write(file, tensors, "Q8_0", architecture)
-        with pytest.raises(WeightsError, match=re.escape(sentence)) as told:
+        with pytest.raises(WeightsError, match=re.escape(sentence)) as raised:
             registry.load(z_image, text_encoder=file)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(raised.value)
     with pytest.raises(WeightsError, match=re.escape("a text encoder (--text-encoder)")):
         registry.load(file)
     with pytest.raises(WeightsError, match=r"--text-encoder is .*expected a file of GGUF"):

@@ -202,10 +202,10 @@ def test_the_recipes_are_of_full_size() -> None:
     with torch.device("meta"):
         made = [System(each) for each in (hunyuan_dit_1_1, hunyuan_dit_1_2, hunyuan_dit_1_2_control)]
     heads = [{name: p.numel() for name, p in system.named_parameters()} for system in made]
-    towers = [sum(n for name, n in each.items() if name.startswith("text.0.")) for each in heads]
+    encoders = [sum(n for name, n in each.items() if name.startswith("text.0.")) for each in heads]
     # BERT of 24 layers, 1,024 wide, 47,020 words: about 350 M.
     layer = 4 * (1024 * 1024 + 1024) + 2 * 1024 * 4096 + 4096 + 1024 + 4 * 1024
-    assert towers == [(47020 + 512 + 2 + 2) * 1024 + 24 * layer] * 3
+    assert encoders == [(47020 + 512 + 2 + 2) * 1024 + 24 * layer] * 3
     control = sum(n for name, n in heads[2].items() if ".adapter." in name)
     # The nineteen blocks that are joined to the last ones, and what leads into them.
     assert len({name.split(".blocks.")[1].split(".")[0] for name in heads[2] if ".adapter.model.blocks." in name}) == 19

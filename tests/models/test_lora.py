@@ -18,16 +18,18 @@ from bimo.models.layouts.diffusers_folder import read_folder
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST = {"text": "a red cat", "seed": 3, "steps": 2, "size": (64, 64)}
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
-TOWER = "encoder.layers.1.self_attn"
+ENCODER = "encoder.layers.1.self_attn"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sd") / "saved"
-    checkpoint(place, "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1))
+    checkpoint(
+        place, "clip", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    )
     return place
 
 
@@ -49,7 +51,7 @@ def weight_of(system: System, name: str) -> torch.Tensor:
 def spelled(kind: str) -> tuple[dict[str, torch.Tensor], float]:
     """A LoRA for one attention's q and out and one tower's k, spelled as a publisher does; its scale."""
     q, out, k = halves(1, 8, 8), halves(2, 8, 8), halves(3, 16, 16)
-    te = f"text_encoder.text_model.{TOWER}"
+    te = f"text_encoder.text_model.{ENCODER}"
     under = ATTENTION.replace(".", "_")
     tables: dict[str, dict[str, Any]] = {
         "peft": {
@@ -103,7 +105,7 @@ def test_every_spelling_changes_the_same_layers(system: System, tmp_path: Path, 
     changes = {
         f"image.denoiser.model.{ATTENTION}.to_q.weight": q,
         f"image.denoiser.model.{ATTENTION}.to_out.0.weight": out,
-        f"text.0.model.{TOWER}.k_proj.weight": k,
+        f"text.0.model.{ENCODER}.k_proj.weight": k,
     }
     for name, value in system.state_dict().items():
         wanted = before[name]

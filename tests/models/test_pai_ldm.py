@@ -37,7 +37,7 @@ VAE = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
     "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
-TOWER = {
+ENCODER = {
     "context_length": 32, "vocab_size": len(BERT_WORDS), "output_dim": PROJECT, "width": WIDTH, "layers": LAYERS,
     "heads": HEADS,
 }  # fmt: skip
@@ -47,7 +47,7 @@ SYSTEM: dict[str, Any] = {
     "cond_stage_trainable": False, "conditioning_key": "crossattn", "scale_factor": 0.2,
     "unet_config": {"target": "UNetModel", "params": UNET},
     "first_stage_config": {"target": "AutoencoderKL", "params": {"embed_dim": 4, "ddconfig": VAE, "lossconfig": {}}},
-    "cond_stage_config": {"target": "Text", "params": {"version": "", "text_encoder": TOWER}},
+    "cond_stage_config": {"target": "Text", "params": {"version": "", "text_encoder": ENCODER}},
 }  # fmt: skip
 REQUEST: dict[str, Any] = {"text": "一只红色苹果", "seed": 3, "steps": 2, "size": (128, 128)}
 ESRGAN = (("conv_body", "trunk_conv"), ("body", "RRDB_trunk"), ("conv_up", "upconv"), ("conv_hr", "HRconv"))
@@ -110,9 +110,9 @@ def saved(folder: Path) -> tuple[System, dict[str, Tensor]]:
     }
     turned = ldm_names.vae_to_ldm({str(name): value for name, value in coder.items()})
     state |= {f"first_stage_model.{name}": value for name, value in turned.items()}
-    law = ("betas", "alphas_cumprod_prev", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod")
-    law += ("sqrt_recipm1_alphas_cumprod", "posterior_log_variance_clipped", "posterior_mean_coef1")
-    state |= dict.fromkeys((*law, "model_ema.decay", "model_ema.num_updates"), torch.zeros(1))
+    schedule = ("betas", "alphas_cumprod_prev", "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod")
+    schedule += ("sqrt_recipm1_alphas_cumprod", "posterior_log_variance_clipped", "posterior_mean_coef1")
+    state |= dict.fromkeys((*schedule, "model_ema.decay", "model_ema.num_updates"), torch.zeros(1))
     torch.save({"state_dict": state}, folder / "pytorch_model.bin")
     large: dict[str, Tensor] = {}
     for name, value in system.level("enlarge").denoiser.state_dict().items():
@@ -205,10 +205,10 @@ def test_what_does_not_fit_is_listed(
         ({"conditioning_key": "concat"}, "crossattn"),
         ({"unet_config": {"params": UNET | {"num_classes": 3}}}, "num_classes"),
         ({"first_stage_config": {"params": {"embed_dim": 3, "ddconfig": VAE}}}, "embed_dim"),
-        ({"cond_stage_config": {"params": {"text_encoder": TOWER, "normalize": False}}}, "normalize"),
+        ({"cond_stage_config": {"params": {"text_encoder": ENCODER, "normalize": False}}}, "normalize"),
     ],
 )
-def test_configs_that_would_draw_otherwise_are_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+def test_unsupported_configs_are_refused(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
     wanted: Recipe = WANTED
     (tmp_path / "config.json").write_text(json.dumps({"model": {"params": SYSTEM | fields}}))
     with pytest.raises(RecipeError, match=said):

@@ -222,6 +222,6 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed(made: tuple[System,
     written(folder / HIGH, high)
     with pytest.raises(WeightsError) as caught:
         layout.read(folder, wanted)
-    told = str(caught.value)
+    message = str(caught.value)
     for part in ("high.model.conv_out.weight", "out.3.weight", "high.model.conv_norm_out.weight (3,)"):
-        assert part in told
+        assert part in message

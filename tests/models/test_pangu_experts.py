@@ -30,7 +30,7 @@ def told(rows: int) -> tuple[Tensor, Conditioning]:
     return torch.randn(rows, 4, 16, 16, generator=generator), Conditioning((words,), vector, None, scalars)
 
 
-def test_each_row_is_answered_by_the_expert_of_its_time() -> None:
+def test_each_row_goes_to_the_expert_of_its_timestep() -> None:
     made = experts()
     t = torch.tensor([999.0, 499.0, 500.0, 0.0, 499.9])
     x, conditioning = told(5)
@@ -44,7 +44,7 @@ def test_each_row_is_answered_by_the_expert_of_its_time() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("t", "idle"), [([500.0, 900.0], "low"), ([0.0, 499.0], "high")])
-def test_the_idle_expert_is_not_asked(t: list[float], idle: str) -> None:
+def test_the_idle_expert_is_not_run(t: list[float], idle: str) -> None:
     made = experts()
     x, conditioning = told(2)
     getattr(made, idle).forward = None
@@ -73,7 +73,7 @@ def test_weights_as_they_are_used_stay_in_their_file(tmp_path: Path) -> None:
         assert any(low <= parameter.data_ptr() < high for low, high in ranges)
 
 
-def test_a_drawing_changes_experts_by_the_time_of_the_law(tmp_path: Path) -> None:
+def test_sampling_switches_experts_at_the_boundary_timestep(tmp_path: Path) -> None:
     from bimo.diffusion.batching import run_batched
     from bimo.diffusion.preparation import prepare
     from bimo.diffusion.sampling import sample

@@ -27,7 +27,7 @@ def shaken(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def test_words_stand_beside_places_in_one_attention() -> None:
+def test_text_and_pixels_share_one_attention() -> None:
     block = shaken(AttentionBlock(8, 6, 4, 4))
     x, words = torch.randn(2, 8, 2, 3), torch.randn(2, 5, 6)
     mask = torch.tensor([[True, True, False, False, False], [True] * 5])
@@ -163,7 +163,7 @@ def test_pooled_words_at_the_length_of_pictures() -> None:
 
 
 @torch.no_grad()
-def test_esrgan_by_hand() -> None:
+def test_esrgan_equals_a_manual_computation() -> None:
     net = shaken(Esrgan().tiny().build())
     small = torch.rand(1, 3, 4, 4) * 2 - 1
     state = net.state_dict()

@@ -201,7 +201,7 @@ def test_without_a_picture_it_says_so(copying: System) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({"tile_size": 64, "size": (128, 128)}, "looks at whole pictures"),
         ({"hires": 2}, "cannot draw over a larger picture"),
@@ -209,10 +209,10 @@ def test_without_a_picture_it_says_so(copying: System) -> None:
         ({"condition_images": {"image-4": photo()}}, "reads no picture 'image-4'"),
     ],
 )
-def test_what_does_not_go_with_it_is_refused(copying: System, more: dict[str, Any], told: str) -> None:
+def test_what_does_not_go_with_it_is_refused(copying: System, more: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError) as raised:
         draw(copying, {"text": "红", "image": photo(), "size": (64, 64), "steps": 2, "seed": 1, **more})
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 def test_a_vision_tower_is_for_its_own_family_alone() -> None:

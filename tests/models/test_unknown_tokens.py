@@ -91,10 +91,10 @@ def test_a_prompt_of_which_nothing_was_learned(
     xiaomo: Any, prompt: str, style: str | None, nothing: bool, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
-    told = prepare(xiaomo, Request(text=prompt, style=style, seed=1)).nothing_known
-    assert bool(told) is nothing
+    reason = prepare(xiaomo, Request(text=prompt, style=style, seed=1)).nothing_known
+    assert bool(reason) is nothing
     if prompt == "a catt":
-        assert "learned words like it: cat" in told
+        assert "learned words like it: cat" in reason
 
 
 def tower_of(model: Any, **parts: Any) -> Any:

@@ -69,7 +69,7 @@ def test_one_file_is_read_by_prefix_and_draws_the_same(family: str, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"trans_block.layernorm.bias": None}, "norm.bias"),
         ({"trans_block.other": torch.zeros(1)}, "trans_block.other"),
@@ -78,14 +78,14 @@ def test_one_file_is_read_by_prefix_and_draws_the_same(family: str, tmp_path: Pa
         ({"image.denoiser": torch.zeros(1)}, "image.denoiser"),
     ],
 )
-def test_what_does_not_fit_is_listed(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_listed(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     system = System(small("llama"))
     file, vae = published(system, tmp_path)
     state: dict[str, Any] = torch.load(file, weights_only=True) | change
     torch.save({name: value for name, value in state.items() if value is not None}, file)
     with pytest.raises(WeightsError) as raised:
         fill(System(small("llama")), file, vae)
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 def test_padding_up_to_the_longer_text_is_seen(tmp_path: Path) -> None:

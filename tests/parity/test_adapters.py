@@ -24,7 +24,12 @@ from tests.support.hunyuan_checkpoints import checkpoint as hunyuan_checkpoint
 from tests.support.hunyuan_checkpoints import read_by_diffusers as hunyuan_by_diffusers
 from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+SCHEDULE: dict[str, Any] = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 UNET: dict[str, Any] = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "block_out_channels": (8, 16),
@@ -39,7 +44,7 @@ REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("sd") / "saved"
-    checkpoint(place, "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    checkpoint(place, "clip", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
     return place
 
 
@@ -222,9 +227,9 @@ def test_controlnet(folder: Path, tmp_path: Path, weight: float, order: str, req
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
     system = control(read_folder(folder), tmp_path / "net")
     request = {**REQUEST, **request_}
-    told = {**request, "condition_images": {"control": lines()}, "conditions": {"control": [weight]}}
+    conditioned = {**request, "condition_images": {"control": lines()}, "conditions": {"control": [weight]}}
     expected = by_diffusers(pipeline, request, image=lines(), controlnet_conditioning_scale=weight)
-    compare(draw(system, told, batch=2), expected, draw(system, request))
+    compare(draw(system, conditioned, batch=2), expected, draw(system, request))
 
 
 @pytest.mark.slow
@@ -243,11 +248,11 @@ def test_two_controlnets_are_added(folder: Path, tmp_path: Path, steps: tuple[fl
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=nets, requires_safety_checker=False)
     other = lines((64, 64)).rotate(90)
     weight = [0.5, *(steps or ())]
-    told = {**REQUEST, "condition_images": {"canny": lines(), "depth": other}, "conditions": {"depth": weight}}
+    conditioned = {**REQUEST, "condition_images": {"canny": lines(), "depth": other}, "conditions": {"depth": weight}}
     settings: dict[str, Any] = {"image": [lines(), other], "controlnet_conditioning_scale": [1.0, 0.5]}
     if steps is not None:
         settings |= {"control_guidance_start": [0.0, steps[0]], "control_guidance_end": [1.0, steps[1]]}
-    compare(draw(system, told), by_diffusers(pipeline, REQUEST, **settings), draw(system, REQUEST))
+    compare(draw(system, conditioned), by_diffusers(pipeline, REQUEST, **settings), draw(system, REQUEST))
 
 
 #: A light one has one block more than it says: of those published for Stable Diffusion 1 there are three widths.
@@ -268,9 +273,9 @@ def test_t2i_adapter(folder: Path, tmp_path: Path, kind: str, channels: int, wid
     system = control(read_folder(folder), tmp_path / "net", "sketch")
     picture = lines(mode="L" if channels == 1 else "RGB")
     request = {**REQUEST, "negative": "apple", "count": 2}
-    told = {**request, "condition_images": {"sketch": picture}, "conditions": {"sketch": [0.8]}}
+    conditioned = {**request, "condition_images": {"sketch": picture}, "conditions": {"sketch": [0.8]}}
     expected = by_diffusers(pipeline, request, image=picture, adapter_conditioning_scale=0.8)
-    compare(draw(system, told), expected, draw(system, request))
+    compare(draw(system, conditioned), expected, draw(system, request))
 
 
 def test_a_pooled_controlnet(folder: Path, tmp_path: Path) -> None:
@@ -282,9 +287,9 @@ def test_a_pooled_controlnet(folder: Path, tmp_path: Path) -> None:
     parts = read_by_diffusers(folder).components
     pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
     system = control(read_folder(folder), tmp_path / "net")
-    told = {**REQUEST, "condition_images": {"control": lines()}, "conditions": {"control": [0.8]}}
+    conditioned = {**REQUEST, "condition_images": {"control": lines()}, "conditions": {"control": [0.8]}}
     expected = by_diffusers(pipeline, REQUEST, image=lines(), controlnet_conditioning_scale=0.8)
-    compare(draw(system, told), expected, draw(system, REQUEST))
+    compare(draw(system, conditioned), expected, draw(system, REQUEST))
 
 
 @pytest.fixture(scope="module")
@@ -308,13 +313,13 @@ def test_controlnet_of_xl(xl: Path, tmp_path: Path) -> None:
     net.save_pretrained(str(tmp_path / "net"))
     pipeline = diffusers.StableDiffusionXLControlNetPipeline(**parts, controlnet=net, add_watermarker=False)
     system = read_folder(xl)
-    told = {**REQUEST, "condition_images": {"control": lines()}, "conditions": {"control": [0.7]}}
+    conditioned = {**REQUEST, "condition_images": {"control": lines()}, "conditions": {"control": [0.7]}}
     expected = by_diffusers(pipeline, REQUEST, image=lines(), controlnet_conditioning_scale=0.7)
-    drawn = draw(control(system, tmp_path / "net"), told)
+    drawn = draw(control(system, tmp_path / "net"), conditioned)
     compare(drawn, expected, draw(system, REQUEST))
     authors = authors_controlnet(net)
     torch.save({f"control_model.{name}": value for name, value in authors.items()}, tmp_path / "xl.pth")
-    within_one(draw(control(system, tmp_path / "xl.pth"), told)[0].image, drawn[0].image)
+    within_one(draw(control(system, tmp_path / "xl.pth"), conditioned)[0].image, drawn[0].image)
 
 
 def test_t2i_adapter_of_xl(xl: Path, tmp_path: Path) -> None:
@@ -329,12 +334,12 @@ def test_t2i_adapter_of_xl(xl: Path, tmp_path: Path) -> None:
     net.save_pretrained(str(tmp_path / "net"))
     pipeline = diffusers.StableDiffusionXLAdapterPipeline(**parts, adapter=net)
     system = read_folder(xl)
-    told = {**REQUEST, "condition_images": {"sketch": lines()}, "conditions": {"sketch": [0.8]}}
+    conditioned = {**REQUEST, "condition_images": {"sketch": lines()}, "conditions": {"sketch": [0.8]}}
     expected = by_diffusers(pipeline, REQUEST, image=lines(), adapter_conditioning_scale=0.8)
-    drawn = draw(control(system, tmp_path / "net", "sketch"), told)
+    drawn = draw(control(system, tmp_path / "net", "sketch"), conditioned)
     compare(drawn, expected, draw(system, REQUEST))
     torch.save(authors_t2i(net), tmp_path / "t2i.pth")
-    found = draw(control(system, tmp_path / "t2i.pth", "sketch"), told)
+    found = draw(control(system, tmp_path / "t2i.pth", "sketch"), conditioned)
     within_one(found[0].image, drawn[0].image)
 
 
@@ -406,16 +411,16 @@ def test_controlnets_in_one_file(folder: Path, tmp_path: Path) -> None:
     save_file({name: value.clone() for name, value in below.items()}, tmp_path / "control.safetensors")
     save_file({name: value.clone() for name, value in net.state_dict().items()}, tmp_path / "one.safetensors")
     system = read_folder(folder)
-    told = {**REQUEST, "steps": 1, "condition_images": {"control": lines()}}
-    expected = draw(control(system, tmp_path / "net"), told)[0].image.tobytes()
+    conditioned = {**REQUEST, "steps": 1, "condition_images": {"control": lines()}}
+    expected = draw(control(system, tmp_path / "net"), conditioned)[0].image.tobytes()
     for name in ("bare.pth", "whole.pth", "control.safetensors", "one.safetensors"):
-        assert draw(control(system, tmp_path / name), told)[0].image.tobytes() == expected
+        assert draw(control(system, tmp_path / name), conditioned)[0].image.tobytes() == expected
     pooled = tmp_path / "control_v11e_shuffle.pth"
     torch.save(authors, pooled)
-    other = draw(control(system, pooled), told)[0].image.tobytes()
+    other = draw(control(system, pooled), conditioned)[0].image.tobytes()
     assert other != expected
     pooled.with_suffix(".yaml").write_bytes("# 打乱\nglobal_average_pooling: False\n".encode("gbk"))
-    assert draw(control(system, pooled), told)[0].image.tobytes() == expected
+    assert draw(control(system, pooled), conditioned)[0].image.tobytes() == expected
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("full_adapter", 3), ("full_adapter", 1), ("light_adapter", 3)])
@@ -431,10 +436,10 @@ def test_t2i_adapters_in_one_file(folder: Path, tmp_path: Path, kind: str, chann
     torch.save(authors_t2i(net), tmp_path / "authors.pth")
     save_file({name: value.clone() for name, value in net.state_dict().items()}, tmp_path / "diffusers.safetensors")
     system = read_folder(folder)
-    told = {**REQUEST, "steps": 1, "condition_images": {"control": lines()}}
-    expected = draw(control(system, tmp_path / "net"), told)[0].image.tobytes()
+    conditioned = {**REQUEST, "steps": 1, "condition_images": {"control": lines()}}
+    expected = draw(control(system, tmp_path / "net"), conditioned)[0].image.tobytes()
     for name in ("authors.pth", "diffusers.safetensors"):
-        assert draw(control(system, tmp_path / name), told)[0].image.tobytes() == expected
+        assert draw(control(system, tmp_path / name), conditioned)[0].image.tobytes() == expected
 
 
 def test_controlnet_of_hunyuan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,12 +453,12 @@ def test_controlnet_of_hunyuan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pipeline = diffusers.HunyuanDiTControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
     system = control(read_folder(tmp_path / "saved"), tmp_path / "net")
     request = {**REQUEST, "text": "一只红苹果", "negative": "小桥", "guidance": 5.0, "size": (80, 48)}
-    told = {**request, "condition_images": {"control": lines()}, "conditions": {"control": [0.9]}}
+    conditioned = {**request, "condition_images": {"control": lines()}, "conditions": {"control": [0.9]}}
     # diffusers codes the picture by chance, whatever the seed; the mean is what it is by.
     monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, *rest: self.mode())
     settings = {"control_image": lines().resize((80, 48), Image.Resampling.LANCZOS), "use_resolution_binning": False}
     expected = by_diffusers(pipeline, request, **settings, controlnet_conditioning_scale=0.9)
-    compare(draw(system, told), expected, draw(system, request))
+    compare(draw(system, conditioned), expected, draw(system, request))
 
 
 def image_tower(folder: Path) -> Any:
@@ -525,10 +530,10 @@ def test_ip_adapter(folder: Path, tmp_path: Path, plus: bool) -> None:
     pipeline.set_ip_adapter_scale(0.7)
     system = image_prompt(read_folder(folder), file, tmp_path / "tower")
     request = {**REQUEST, "negative": "apple", "count": 2}
-    told = {**request, "condition_images": {"prompt": lines()}, "conditions": {"prompt": [0.7]}}
+    conditioned = {**request, "condition_images": {"prompt": lines()}, "conditions": {"prompt": [0.7]}}
     plain = draw(system, request)
     assert [p.image.tobytes() for p in plain] == [p.image.tobytes() for p in draw(read_folder(folder), request)]
-    compare(draw(system, told, batch=2), by_diffusers(pipeline, request, ip_adapter_image=lines()), plain)
+    compare(draw(system, conditioned, batch=2), by_diffusers(pipeline, request, ip_adapter_image=lines()), plain)
 
 
 def full_projection(words: int = 16) -> dict[str, torch.Tensor]:
@@ -557,23 +562,23 @@ def test_two_ip_adapters_at_once(folder: Path, tmp_path: Path) -> None:
     system = image_prompt(read_folder(folder), tmp_path / "0.bin", name="first")
     system = image_prompt(system, tmp_path / "1.bin", name="second")
     other = lines((64, 64)).rotate(90)
-    told = {
+    settings = {
         **REQUEST,
         "condition_images": {"first": lines(), "second": other},
         "conditions": {"first": [0.7], "second": [0.4]},
     }
     expected = by_diffusers(pipeline, REQUEST, ip_adapter_image=[lines(), other])
     plain = draw(read_folder(folder), REQUEST)
-    compare(draw(system, told), expected, plain)
+    compare(draw(system, settings), expected, plain)
     assert draw(system, REQUEST)[0].image.tobytes() == plain[0].image.tobytes()
     net = loud(diffusers.ControlNetModel(**UNET, conditioning_embedding_out_channels=(4, 4, 4, 4)))
     net.save_pretrained(str(tmp_path / "net"))
     around = control(system, tmp_path / "net")
-    assert draw(around, told)[0].image.tobytes() == draw(system, told)[0].image.tobytes()
-    both = {**told, "condition_images": {**told["condition_images"], "control": other}}
-    assert draw(around, both)[0].image.tobytes() != draw(system, told)[0].image.tobytes()
+    assert draw(around, settings)[0].image.tobytes() == draw(system, settings)[0].image.tobytes()
+    both = {**settings, "condition_images": {**settings["condition_images"], "control": other}}
+    assert draw(around, both)[0].image.tobytes() != draw(system, settings)[0].image.tobytes()
     system.save(tmp_path / "kept")
-    alike(system, System.read(tmp_path / "kept"), told)
+    alike(system, System.read(tmp_path / "kept"), settings)
 
 
 def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
@@ -602,9 +607,9 @@ def test_ip_adapter_plus_of_kolors(tmp_path: Path) -> None:
     )
     ids, seen = torch.arange(12.0).reshape(2, 6), torch.randn(2, 17, 24)
     scalars = {"size_ids": ids, "prompt.weight": torch.full((2, 1), 0.7)}
-    told = Conditioning((TextEncoding(tokens),), vector, None, scalars, {"prompt": seen})
+    conditioning = Conditioning((TextEncoding(tokens),), vector, None, scalars, {"prompt": seen})
     with torch.inference_mode():
-        found = system.level("image").denoiser(x, t, told)
+        found = system.level("image").denoiser(x, t, conditioning)
         added = {"text_embeds": vector, "time_ids": ids, "image_embeds": [seen[:, None]]}
         expected = theirs(x, t, tokens, added_cond_kwargs=added, return_dict=False)[0]
         silent = system.level("image").denoiser(

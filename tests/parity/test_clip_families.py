@@ -26,8 +26,8 @@ from tests.support.chinese_checkpoints import sentence_words
 from tests.support.tiny_checkpoints import BERT_WORDS, bert_words, clip_words
 
 SIDE = 16
-TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-VISION = {**TOWER, "image_size": SIDE, "patch_size": 8}
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+VISION = {**ENCODER, "image_size": SIDE, "patch_size": 8}
 TEXTS = ["一只红苹果", "小桥流水人家，山水画。", "a red cat", "红" * 60]
 
 
@@ -40,7 +40,7 @@ def images() -> list[Image.Image]:
 
 def clip(folder: Path) -> tuple[Any, Any]:
     words = clip_words(folder)
-    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 16, "eos_token_id": len(words) - 1}
+    text = {**ENCODER, "vocab_size": len(words), "max_position_embeddings": 16, "eos_token_id": len(words) - 1}
     text |= {"bos_token_id": len(words) - 2}
     made = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=12))
     return made, lambda texts: words(texts, padding="max_length", max_length=16, truncation=True, return_tensors="pt")
@@ -48,7 +48,7 @@ def clip(folder: Path) -> tuple[Any, Any]:
 
 def chinese(folder: Path) -> tuple[Any, Any]:
     words = bert_words(folder)
-    text = {**TOWER, "vocab_size": len(BERT_WORDS), "max_position_embeddings": 64}
+    text = {**ENCODER, "vocab_size": len(BERT_WORDS), "max_position_embeddings": 64}
     config = transformers.ChineseCLIPConfig(text_config=text, vision_config=VISION, projection_dim=12)
     made = transformers.ChineseCLIPModel(config)
     return made, lambda texts: words(texts, padding="max_length", max_length=52, truncation=True, return_tensors="pt")
@@ -56,7 +56,7 @@ def chinese(folder: Path) -> tuple[Any, Any]:
 
 def alt(folder: Path) -> tuple[Any, Any]:
     words = sentence_words(folder, 77)
-    text = {**TOWER, "vocab_size": len(words), "max_position_embeddings": 40, "project_dim": 20}
+    text = {**ENCODER, "vocab_size": len(words), "max_position_embeddings": 40, "project_dim": 20}
     made = transformers.AltCLIPModel(
         transformers.AltCLIPConfig(text_config=text, vision_config=VISION, projection_dim=12)
     )

@@ -184,9 +184,9 @@ def test_the_large_cascade_reads_back_with_either_text_encoder(cascade: tuple[Pa
     assert read.text_encoders[0].budget("red cat").used == 4
     # Both were published with the same networks; only the first system's were saved.
     other = layout.read(folder, damo_cascade_xglm)
-    told, found = chinese.state_dict(), other.state_dict()
-    assert {n for n in told if n.startswith("text.")} <= found.keys()
-    assert all(torch.equal(v, found[n]) for n, v in told.items() if "text.0" in n)
+    output, found = chinese.state_dict(), other.state_dict()
+    assert {n for n in output if n.startswith("text.")} <= found.keys()
+    assert all(torch.equal(v, found[n]) for n, v in output.items() if "text.0" in n)
     assert same(replaced(other, english), english)
 
 
@@ -225,12 +225,14 @@ def test_what_does_not_fit_is_reported(tiny: tuple[Path, System], tmp_path: Path
     assert not layout.is_folder(tmp_path)
 
 
-def solved(system: System, name: str, x: Tensor, ask: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+def solved(
+    system: System, name: str, x: Tensor, denoiser_input: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
     """x of a level drawn by its sampler; ``ask`` gives the answers of both branches, of which noise is 3 channels."""
     level = system.recipe.level(name)
     sampler = system.level(name).schedule.sampler(level.sampler, level.steps)
     for t in sampler.timesteps:
-        given, null = ask(x, t)
+        given, null = denoiser_input(x, t)
         x = sampler.step(null + level.guidance.scale * (given - null), t, x)
     return x
 

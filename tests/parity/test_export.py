@@ -149,17 +149,17 @@ def changed(system: System, **parts: Any) -> System:
 def test_a_mask_of_kolors_has_no_pipeline(tmp_path: Path) -> None:
     nine = kolors_unet(in_channels=9, out_channels=4)
     save(tmp_path / "nine", random(chatglm(VOCAB)), nine, vae().eval(), scheduler(), "KolorsInpaintPipeline")
-    told = refused(to_diffusers, read_folder(tmp_path / "nine"), tmp_path / "out")
-    assert "kolors-inpainting (ChatGLMModel + UNet2DConditionModel, 1 levels, with a mask)" in told
+    message = refused(to_diffusers, read_folder(tmp_path / "nine"), tmp_path / "out")
+    assert "kolors-inpainting (ChatGLMModel + UNet2DConditionModel, 1 levels, with a mask)" in message
 
 
 def test_several_levels_have_no_pipeline(tmp_path: Path) -> None:
-    told = refused(to_diffusers, System(damo_tiny.tiny()), tmp_path / "out")
-    assert "damo-tiny-tiny (BertModel + PixelDenoiser, 3 levels)" in told
+    message = refused(to_diffusers, System(damo_tiny.tiny()), tmp_path / "out")
+    assert "damo-tiny-tiny (BertModel + PixelDenoiser, 3 levels)" in message
 
 
 @pytest.mark.parametrize(
-    ("row", "change", "told"),
+    ("row", "change", "message"),
     [
         # Nothing of diffusers hides the padding from the painter.
         ("damo", {"padding": "hidden"}, "diffusers' layout cannot keep text.0.masked"),
@@ -171,22 +171,22 @@ def test_several_levels_have_no_pipeline(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_folder_cannot_keep_is_named(
-    made: Any, tmp_path: Path, row: str, change: dict[str, Any], told: str
+    made: Any, tmp_path: Path, row: str, change: dict[str, Any], message: str
 ) -> None:
-    assert told in refused(to_diffusers, changed(read_folder(made(row)), **change), tmp_path / "out")
+    assert message in refused(to_diffusers, changed(read_folder(made(row)), **change), tmp_path / "out")
 
 
 @pytest.mark.parametrize("row", ["damo", "kolors"])
 def test_single_files_have_no_names_for_it(made: Any, system: System, tmp_path: Path, row: str) -> None:
     wanted = system if row == "kolors" else read_folder(made(row))
-    told = refused(to_single, wanted, tmp_path / "out.safetensors")
-    assert f"has no names for the parts of {wanted.recipe.name}" in told
+    message = refused(to_single, wanted, tmp_path / "out.safetensors")
+    assert f"has no names for the parts of {wanted.recipe.name}" in message
 
 
 def test_what_a_single_file_cannot_keep_is_named(made: Any, tmp_path: Path) -> None:
     """MiaoBi's tokenizer would begin and end with BERT's marks."""
-    told = refused(to_single, read_folder(made("miaobi")), tmp_path / "out.safetensors")
-    assert "the layout of single files cannot keep text.0." in told
+    message = refused(to_single, read_folder(made("miaobi")), tmp_path / "out.safetensors")
+    assert "the layout of single files cannot keep text.0." in message
     assert not list(tmp_path.iterdir())
 
 

@@ -352,14 +352,14 @@ def test_every_scheduler_draws_as_the_pipeline_or_is_refused(places: Any, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("sampler", "told"),
+    ("sampler", "message"),
     [("DPM++ 2M", "does not go with"), ("DDIM", "there is euler, lcm"), ("Heun", "there is euler, lcm")],
 )
-def test_samplers_of_other_noise_are_refused(places: Any, sampler: str, told: str) -> None:
+def test_samplers_of_other_noise_are_refused(places: Any, sampler: str, message: str) -> None:
     folder, _ = places("z_image")
     with pytest.raises(RequestError) as raised:
         draw(read_folder(folder), {"text": "苹果", "steps": 2, "size": (64, 64), "sampler": sampler})
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "FlowMatchEulerDiscreteScheduler", "euler Karras", "LCM"])

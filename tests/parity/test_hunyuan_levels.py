@@ -118,20 +118,20 @@ def test_latents_are_those_of_diffusers_and_all_that_is_given_moves_them(places:
 
 def test_a_mean_flow_is_told_where_each_step_leads_to(places: Any) -> None:
     system = read_folder(places("hunyuan_distilled")[0])
-    told: list[tuple[float, float]] = []
+    reported: list[tuple[float, float]] = []
     own = system.level("image").denoiser.model
     forward = own.forward
 
     def kept(**given: Any) -> Any:
-        told.append((float(given["timestep"][0]), float(given["timestep_r"][0])))
+        reported.append((float(given["timestep"][0]), float(given["timestep_r"][0])))
         return forward(**given)
 
     own.forward = kept
     draw(system, filled("hunyuan_distilled", text="红"))
     own.forward = forward
-    assert [t for t, _ in told[1:]] == [r for _, r in told[:-1]]
-    assert told[-1][1] == 0.0
-    assert told[0][0] == 1000.0
+    assert [t for t, _ in reported[1:]] == [r for _, r in reported[:-1]]
+    assert reported[-1][1] == 0.0
+    assert reported[0][0] == 1000.0
 
 
 def test_without_a_picture_the_refiner_says_so(places: Any) -> None:

@@ -46,10 +46,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def place(scheduler: str) -> Path:
         if scheduler not in made:
             made[scheduler] = tmp_path_factory.mktemp(scheduler) / "saved"
-            law = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+            schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
             more = {
-                "heun": lambda: diffusers.HeunDiscreteScheduler(**law),
-                "euler-a": lambda: diffusers.EulerAncestralDiscreteScheduler(**law),
+                "heun": lambda: diffusers.HeunDiscreteScheduler(**schedule),
+                "euler-a": lambda: diffusers.EulerAncestralDiscreteScheduler(**schedule),
             }
             checkpoint(made[scheduler], "bert", {**SCHEDULERS, **more}[scheduler]())
         return made[scheduler]

@@ -159,9 +159,9 @@ def test_paints_in_a_mask_as_computed_step_by_step(pipeline: Any, tmp_path: Path
     with torch.inference_mode():
         tokens, null, pooled, null_pooled = pipeline.encode_prompt("红", negative_prompt="")
         generator = torch.Generator().manual_seed(4)
-        law = scheduler()
-        law.set_timesteps(4)
-        x = torch.randn(1, 4, 8, 8, generator=generator) * law.init_noise_sigma
+        schedule = scheduler()
+        schedule.set_timesteps(4)
+        x = torch.randn(1, 4, 8, 8, generator=generator) * schedule.init_noise_sigma
         mask = mask_of(hole(), (64, 64))
         left = pixels_of(photo(), (64, 64)) * (mask < 0.5)
         coded = pipeline.vae.encode(left).latent_dist.sample(generator) * pipeline.vae.config.scaling_factor
@@ -170,10 +170,10 @@ def test_paints_in_a_mask_as_computed_step_by_step(pipeline: Any, tmp_path: Path
             "text_embeds": torch.cat([null_pooled, pooled]),
             "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2),
         }
-        for t in law.timesteps:
-            told = torch.cat([law.scale_model_input(x, t), beside], dim=1)
+        for t in schedule.timesteps:
+            told = torch.cat([schedule.scale_model_input(x, t), beside], dim=1)
             answer = nine(torch.cat([told] * 2), t, torch.cat([null, tokens]), added_cond_kwargs=added).sample
-            x = law.step(answer[:1] + 6.0 * (answer[1:] - answer[:1]), t, x, generator=generator).prev_sample
+            x = schedule.step(answer[:1] + 6.0 * (answer[1:] - answer[:1]), t, x, generator=generator).prev_sample
         pixels = pipeline.vae.decode(x / pipeline.vae.config.scaling_factor).sample
     expected = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).mul(255).round().to(torch.uint8).numpy()
     compare(draw(system, request), [expected])
@@ -207,7 +207,7 @@ def test_budget_counts_what_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "not of byte pairs"),
         (model_file()[:100], "truncated"),
@@ -217,16 +217,16 @@ def test_budget_counts_what_is_lost(tmp_path: Path) -> None:
         (model_file(pieces=PIECES + [(f"w{i}", -99.0, 1) for i in range(9)]), "do not belong together"),
     ],
 )
-def test_bad_words_say_what_is_wrong(tmp_path: Path, content: bytes | None, told: str) -> None:
+def test_bad_words_say_what_is_wrong(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(WeightsError) as raised:
         ChatGlm(vocab=VOCAB).tiny().build().load_tokenizer(tmp_path)
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "told"),
+    ("file", "changes", "message"),
     [
         ("text_encoder/config.json", {"add_qkv_bias": False}, "add_qkv_bias"),
         ("text_encoder/config.json", {"swirl": 2}, "swirl"),
@@ -235,14 +235,14 @@ def test_bad_words_say_what_is_wrong(tmp_path: Path, content: bytes | None, told
     ],
 )
 def test_what_does_not_belong_together_is_refused(
-    folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], told: str
+    folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], message: str
 ) -> None:
     shutil.copytree(folder, tmp_path / "bad", ignore=shutil.ignore_patterns("*.safetensors"))
     path = tmp_path / "bad" / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(RecipeError) as raised:
         recipe_of(tmp_path / "bad")
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def published(folder: Path, channels: int) -> Path:
         "projection_class_embeddings_input_dim": 5632,
         "in_channels": channels,
     }
-    law = {"beta_end": 0.014, "num_train_timesteps": 1100}
+    schedule = {"beta_end": 0.014, "num_train_timesteps": 1100}
     index = {
         "_class_name": "KolorsPipeline" if channels == 4 else "KolorsInpaintPipeline",
         "force_zeros_for_empty_prompt": False,
@@ -75,7 +75,7 @@ def published(folder: Path, channels: int) -> Path:
     }
     (folder / "text_encoder/config.json").write_text(json.dumps(glm))
     (folder / "model_index.json").write_text(json.dumps(index))
-    for name, changes in (("unet/config.json", unet), ("scheduler/scheduler_config.json", law)):
+    for name, changes in (("unet/config.json", unet), ("scheduler/scheduler_config.json", schedule)):
         found = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(found | changes))
     return folder

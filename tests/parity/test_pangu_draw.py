@@ -62,14 +62,14 @@ def answered(unet: Any, x: Tensor, t: float, tokens: Tensor, pooled: Tensor, pla
     added = unet.add_embedding(torch.cat([pooled, place_of(place, 8)], dim=1))
     hook = unet.add_embedding.register_forward_hook(lambda *_: added)
     # The numbers given here are not read: the hook stands for what they are made into.
-    told = {"text_embeds": pooled, "time_ids": torch.full((1, 1), -1.0)}
-    answer = unet(x, t, tokens, added_cond_kwargs=told).sample
+    settings = {"text_embeds": pooled, "time_ids": torch.full((1, 1), -1.0)}
+    answer = unet(x, t, tokens, added_cond_kwargs=settings).sample
     hook.remove()
     return answer
 
 
 def by_hand(
-    system: System, text: str, dials: dict[str, float], scale: float, steps: int, seed: int, negative: str = ""
+    system: System, text: str, branches: dict[str, float], scale: float, steps: int, seed: int, negative: str = ""
 ) -> numpy.ndarray:
     """Euler's steps from sigma to sigma over the noise of 1000 steps, the guidance a sum of branches."""
     prefixes = {"aesthetic": "義 ", "anime": "饅 ", "photography": "霙 "}
@@ -81,7 +81,7 @@ def by_hand(
     sigmas = [*(float(((1 - signal[t]) / signal[t]) ** 0.5) for t in times), 0.0]
     given = encoded(system, text)
     null = encoded(system, negative)
-    others = [(weight, encoded(system, prefixes[name] + text)) for name, weight in dials.items()]
+    others = [(weight, encoded(system, prefixes[name] + text)) for name, weight in branches.items()]
     x = torch.randn(1, 4, SIZE[1] // 8, SIZE[0] // 8, generator=torch.Generator().manual_seed(seed)) * sigmas[0]
     for t, sigma, following in zip(times, sigmas, sigmas[1:], strict=False):
         expert = (level.denoiser.high if t >= 500 else level.denoiser.low).model
@@ -96,11 +96,11 @@ def by_hand(
 
 
 @pytest.mark.parametrize(
-    "dials", [{"aesthetic": 4.0}, {"aesthetic": 0.0}, {"aesthetic": 2.0, "anime": 1.5, "photography": 3.0}]
+    "branches", [{"aesthetic": 4.0}, {"aesthetic": 0.0}, {"aesthetic": 2.0, "anime": 1.5, "photography": 3.0}]
 )
-def test_draws_as_computed_by_hand(system: System, dials: dict[str, float]) -> None:
-    request = {"text": "一只红苹果", "size": SIZE, "seed": 3, "steps": 4, "guidance": 6.0, "guidance_weights": dials}
-    on = {name: weight for name, weight in dials.items() if weight}
+def test_draws_as_computed_by_hand(system: System, branches: dict[str, float]) -> None:
+    request = {"text": "一只红苹果", "size": SIZE, "seed": 3, "steps": 4, "guidance": 6.0, "guidance_weights": branches}
+    on = {name: weight for name, weight in branches.items() if weight}
     with torch.inference_mode():
         expected = by_hand(system, "一只红苹果", on, 6.0, 4, 3)
     compare(draw(system, request), [expected])
@@ -156,7 +156,7 @@ def test_words_of_the_shipped_size_fit(tmp_path: Path) -> None:
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     with module_weights.unfilled():
-        towers = [part.build() for part in pangu_draw.text_encoders]  # type: ignore[attr-defined]
+        encoders = [part.build() for part in pangu_draw.text_encoders]  # type: ignore[attr-defined]
         config = CLIPTextConfig(
             hidden_size=1280,
             intermediate_size=5120,
@@ -166,6 +166,8 @@ def test_words_of_the_shipped_size_fit(tmp_path: Path) -> None:
             hidden_act="gelu",
         )
         larger = CLIPTextModelWithProjection(config)
-    assert sum(p.numel() for p in towers[1].parameters()) == sum(p.numel() for p in larger.parameters()) == 694_659_840
+    assert (
+        sum(p.numel() for p in encoders[1].parameters()) == sum(p.numel() for p in larger.parameters()) == 694_659_840
+    )
     layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
-    assert sum(p.numel() for p in towers[0].parameters()) == 123_060_480 - layer
+    assert sum(p.numel() for p in encoders[0].parameters()) == 123_060_480 - layer

@@ -17,7 +17,7 @@ from bimo.diffusion.system import System
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.prompts.weighting import emphasis
 from bimo.recipes.z_image import z_image
-from tests.parity.test_stable_diffusion import LAW
+from tests.parity.test_stable_diffusion import SCHEDULE
 from tests.support.chinese_checkpoints import published
 from tests.support.comparison import compare
 from tests.support.drawing import draw
@@ -46,7 +46,7 @@ def weighed(tokens: torch.Tensor, empty: torch.Tensor, weights: dict[int, float]
 def test_weighed_words_draw_as_weighed_embeddings_do(
     tmp_path: Path, kind: Any, prompt: str, plain: str, places: dict[int, float]
 ) -> None:
-    scheduler = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     checkpoint(tmp_path / "saved", kind, scheduler)
     pipeline = read_by_diffusers(tmp_path / "saved")
     given, null = pipeline.encode_prompt(plain, torch.device("cpu"), 1, True)
@@ -71,8 +71,8 @@ def test_text_encoders_of_one_token_a_place_are_weighed_where_the_word_stands(tm
     system = read_folder(published(tmp_path / row, row).folder)
     (both,) = system.encode(["红苹果", ""])
     plain, empty = both.tokens[:1], both.tokens[1:]
-    ((found,), told) = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
-    assert not told
+    ((found,), warnings) = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
+    assert not warnings
     tower = system.text_encoders[0]
     first, last = (tower.budget(text).used - tower.budget("").used + 1 for text in ("红", "红苹果"))
     torch.testing.assert_close(found.tokens, weighed(plain, empty, dict.fromkeys(range(first, last), 2.0)))
@@ -87,13 +87,13 @@ def test_a_system_that_cannot_weigh_says_so_and_draws_the_plain_words() -> None:
 
     system = System(z_image.tiny())
     system.text[0] = Chat()
-    plain, told = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
+    plain, warnings = prompt_weighting.encoded(system, [emphasis("红（苹果：2）")])
     assert torch.equal(plain[0].tokens, torch.ones(1, 2, 4))
-    assert told == (say("the text encoder of this system cannot weigh words: (word:1.3) changed nothing"),)
+    assert warnings == (say("the text encoder of this system cannot weigh words: (word:1.3) changed nothing"),)
 
 
 def test_what_is_lost_is_counted_without_the_marks(tmp_path: Path) -> None:
-    scheduler = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     checkpoint(tmp_path / "saved", "bert", scheduler)
     system = read_folder(tmp_path / "saved")
     limit = system.text_encoders[0].budget("").limit

@@ -24,7 +24,7 @@ from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST: dict[str, Any] = {"text": "a red cat 苹果", "seed": 3, "steps": 3, "guidance": 6.0, "size": (64, 64)}
 SETTINGS: dict[str, dict[str, Any]] = {
     # As pruned models have it: no block in the middle.
@@ -50,8 +50,8 @@ def drawn(folder: Path, tmp_path: Path, request: dict[str, Any], expected: list[
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_unet_of_other_settings(tmp_path: Path, name: str) -> None:
-    law = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    pipeline = checkpoint(tmp_path / "saved", "clip", law, **SETTINGS[name])
+    schedule = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    pipeline = checkpoint(tmp_path / "saved", "clip", schedule, **SETTINGS[name])
     drawn(tmp_path / "saved", tmp_path, REQUEST, by_diffusers(pipeline, REQUEST))
 
 
@@ -67,7 +67,7 @@ def test_transformers_laid_out_as_in_distilled_xl(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("guidance", [1.0, 8.5])
 def test_a_consistency_model_is_told_the_scale(tmp_path: Path, guidance: float) -> None:
     """As LatentConsistencyModelPipeline draws: one branch, and the scale among what the UNet is told."""
-    checkpoint(tmp_path / "saved", "clip", diffusers.LCMScheduler(**LAW, steps_offset=1), time_cond_proj_dim=8)
+    checkpoint(tmp_path / "saved", "clip", diffusers.LCMScheduler(**SCHEDULE, steps_offset=1), time_cond_proj_dim=8)
     path = tmp_path / "saved" / "model_index.json"
     path.write_text(path.read_text().replace('"StableDiffusionPipeline"', '"LatentConsistencyModelPipeline"'))
     pipeline = diffusers.LatentConsistencyModelPipeline.from_pretrained(
@@ -95,7 +95,7 @@ def test_a_consistency_model_is_told_the_scale(tmp_path: Path, guidance: float) 
 @pytest.mark.slow
 def test_a_consistency_model_of_xl(tmp_path: Path) -> None:
     folder = xl.checkpoint(
-        tmp_path / "xl", scheduler=diffusers.LCMScheduler(**LAW, steps_offset=1), time_cond_proj_dim=8
+        tmp_path / "xl", scheduler=diffusers.LCMScheduler(**SCHEDULE, steps_offset=1), time_cond_proj_dim=8
     )
     drawn(folder, tmp_path, REQUEST, by_diffusers(xl.read_by_diffusers(folder), REQUEST))
 
@@ -134,8 +134,8 @@ def test_latents_with_means_and_deviations(tmp_path: Path) -> None:
 
 def test_what_a_familys_pipeline_leaves_alone_is_left_alone(tmp_path: Path) -> None:
     """StableDiffusionPipeline of diffusers does not look at shift, means and deviations."""
-    law = diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    checkpoint(tmp_path / "saved", "clip", law)
+    schedule = diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    checkpoint(tmp_path / "saved", "clip", schedule)
     folder = edited(tmp_path / "saved", tmp_path / "other", **MOMENTS, shift_factor=0.3)
     compare(draw(read_folder(folder), REQUEST), by_diffusers(read_by_diffusers(folder), REQUEST))
     with pytest.raises(RecipeError, match=r"latents_std of .*vae.config\.json are 2 numbers"):

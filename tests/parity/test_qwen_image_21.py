@@ -184,8 +184,8 @@ def test_the_transformer_is_given_all_on_its_device() -> None:
     text = TextEncoding(torch.zeros(2, 9, 16, device=ELSEWHERE))
     places = torch.tensor([[3], [3]]).to(ELSEWHERE)
     with counted(), OneDevice():
-        told = Conditioning((text,), scalars={PLACES: places}, pictures={"reference.1": picture})
-        answer = denoiser(x, torch.zeros(2, device=ELSEWHERE), told)
+        conditioning = Conditioning((text,), scalars={PLACES: places}, pictures={"reference.1": picture})
+        answer = denoiser(x, torch.zeros(2, device=ELSEWHERE), conditioning)
     assert (answer.shape, answer.device) == (x.shape, ELSEWHERE)
     tensors = {name: value for name, value in given[0].items() if isinstance(value, torch.Tensor)}
     assert {value.device for value in tensors.values()} == {ELSEWHERE}

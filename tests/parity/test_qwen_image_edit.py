@@ -138,15 +138,15 @@ def test_a_folder_of_it_is_whole_or_wants_its_processor(places: Any, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("change", "told"), [({"image_mean": [0.5, 0.5, 0.5]}, "image_mean"), ({"patch_size": 16}, "patch_size")]
+    ("change", "message"), [({"image_mean": [0.5, 0.5, 0.5]}, "image_mean"), ({"patch_size": 16}, "patch_size")]
 )
 def test_a_processor_that_shows_pictures_otherwise_is_refused(
-    places: Any, tmp_path: Path, change: dict[str, Any], told: str
+    places: Any, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     shutil.copytree(places("edit")[0], tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors"))
     path = tmp_path / "other" / "processor" / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         recipe_of(tmp_path / "other")
 
 

@@ -136,7 +136,7 @@ def test_a_label_leaves_the_rest_as_transparent_as_it_was(place: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"conditions": {"layers": [0]}}, "layers"),
         ({"conditions": {"layers": [1.5]}}, "layers"),
@@ -145,8 +145,8 @@ def test_a_label_leaves_the_rest_as_transparent_as_it_was(place: Any) -> None:
         ({"tile_size": 32}, "tile_size"),
     ],
 )
-def test_what_is_not_of_layers_is_refused(place: Any, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(RequestError, match=told):
+def test_what_is_not_of_layers_is_refused(place: Any, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
         draw(read(place[0]), filled(**({"text": "红"} | change)))
 
 

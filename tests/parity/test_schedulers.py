@@ -27,7 +27,7 @@ from tests.support.tiny_checkpoints import checkpoint
 #: diffusers warns of settings that its pipelines mend, and of those that do not go together.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 REQUEST = {"text": "a red cat", "negative": "apple", "seed": 3, "guidance": 5.0, "size": (64, 64)}
 CLASSES = sorted(
     name
@@ -85,7 +85,7 @@ REFUSED = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("schedulers") / "saved"
     # One level of channels: a denoiser as small as can be, which the text still moves.
-    checkpoint(folder, "clip", diffusers.EulerDiscreteScheduler(**LAW, steps_offset=1), channels=(8,))
+    checkpoint(folder, "clip", diffusers.EulerDiscreteScheduler(**SCHEDULE, steps_offset=1), channels=(8,))
     return folder
 
 
@@ -96,7 +96,7 @@ def system(place: Path) -> System:
 
 @pytest.fixture(scope="module")
 def parts(system: System, place: Path) -> dict[str, Any]:
-    scheduler = {"_class_name": "EulerDiscreteScheduler", **LAW, "steps_offset": 1}
+    scheduler = {"_class_name": "EulerDiscreteScheduler", **SCHEDULE, "steps_offset": 1}
     (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     return dict(diffusers.StableDiffusionPipeline.from_pretrained(str(place), local_files_only=True).components)
 
@@ -135,7 +135,7 @@ def cases() -> list[Any]:
             continue
         cls: Any = getattr(diffusers, name)
         known = inspect.signature(cls.__init__).parameters
-        law = LAW if "beta_schedule" in known else {}
+        schedule = SCHEDULE if "beta_schedule" in known else {}
         every: list[dict[str, Any]] = [{}]
         if "prediction_type" in known:
             every = [{"prediction_type": kind} for kind in ("epsilon", "v_prediction", "sample")]
@@ -148,10 +148,10 @@ def cases() -> list[Any]:
         if "use_flow_sigmas" in known:
             every.append({"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"})
         for number, settings in enumerate(every):
-            told = ",".join(f"{n}={v if not isinstance(v, list) else '...'}" for n, v in settings.items())
+            summary = ",".join(f"{n}={v if not isinstance(v, list) else '...'}" for n, v in settings.items())
             # While writing, each class as it comes is enough.
             marks = (pytest.mark.slow,) * (number > 0)
-            found.append(pytest.param(name, {**law, **settings}, id=f"{name}-{told}", marks=marks))
+            found.append(pytest.param(name, {**schedule, **settings}, id=f"{name}-{summary}", marks=marks))
     return found
 
 
@@ -224,11 +224,16 @@ TYPED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 #: Folders by what their scheduler says, each with something that a named sampler has to take over.
 FOLDERS: dict[str, dict[str, Any]] = {
-    "leading": {"_class_name": "EulerDiscreteScheduler", **LAW, "timestep_spacing": "leading", "steps_offset": 1},
-    "lightning": {"_class_name": "EulerDiscreteScheduler", **LAW, "timestep_spacing": "trailing", "steps_offset": 0},
+    "leading": {"_class_name": "EulerDiscreteScheduler", **SCHEDULE, "timestep_spacing": "leading", "steps_offset": 1},
+    "lightning": {
+        "_class_name": "EulerDiscreteScheduler",
+        **SCHEDULE,
+        "timestep_spacing": "trailing",
+        "steps_offset": 0,
+    },
     "v": {
         "_class_name": "DDIMScheduler",
-        **LAW,
+        **SCHEDULE,
         "prediction_type": "v_prediction",
         "set_alpha_to_one": False,
         "clip_sample": False,
@@ -237,7 +242,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     },
     "zero terminal": {
         "_class_name": "EulerDiscreteScheduler",
-        **LAW,
+        **SCHEDULE,
         "prediction_type": "v_prediction",
         "steps_offset": 1,
         "rescale_betas_zero_snr": True,
@@ -246,7 +251,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     },
     "sde": {
         "_class_name": "DPMSolverMultistepScheduler",
-        **LAW,
+        **SCHEDULE,
         "algorithm_type": "sde-dpmsolver++",
         "solver_order": 2,
         "use_karras_sigmas": True,
@@ -317,7 +322,7 @@ def test_eta_is_that_of_the_pipeline(system: System, place: Path, parts: dict[st
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "message"),
     [
         ({"sampler": "DPM+ 2M Karas"}, "did you mean"),
         ({"sampler": "FlowMatchEulerDiscreteScheduler"}, "does not go with the noise of this system; there is ddim,"),
@@ -335,12 +340,12 @@ def test_eta_is_that_of_the_pipeline(system: System, place: Path, parts: dict[st
     ],
 )
 def test_what_a_sampler_cannot_do_is_a_sentence(
-    system: System, place: Path, request_: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+    system: System, place: Path, request_: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     with pytest.raises(RequestError) as raised:
         ours(system, place, FOLDERS["leading"], **request_)
-    assert told in raised.value.en
+    assert message in raised.value.en
 
 
 @pytest.mark.parametrize(

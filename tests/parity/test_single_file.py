@@ -35,7 +35,12 @@ from tests.support.tiny_checkpoints import BERT_WORDS, LENGTH, bert_words, clip_
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LAW: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+SCHEDULE: dict[str, Any] = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 REQUEST = {"text": "a red cat 苹果", "negative": "小桥", "seed": 3, "steps": 3, "guidance": 7.5, "size": (64, 64)}
 #: Widths that group norms of 32 and heads of 64 allow: what a single file does not tell is as in the published ones.
 WIDE: dict[str, Any] = {"block_out_channels": (32, 64), "norm_num_groups": 32, "attention_head_dim": 8}
@@ -75,10 +80,10 @@ def clip(words: Any, activation: str, cls: Any = CLIPTextModel, layers: int = 2)
     )
 
 
-def louder(*towers: Any) -> None:
+def louder(*encoders: Any) -> None:
     """Random weights hardly listen to the words: make what they say count."""
     with torch.no_grad():
-        for tower in towers:
+        for tower in encoders:
             for parameter in tower.parameters():
                 parameter.mul_(4)
 
@@ -105,7 +110,7 @@ def made(folder: Path, kind: str) -> Path:
         text_encoder=tower.eval(),
         tokenizer=words,
         unet=unet(**{**settings, "sample_size": 64}).eval(),
-        scheduler=diffusers.PNDMScheduler(**LAW, skip_prk_steps=True, prediction_type=prediction),
+        scheduler=diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, prediction_type=prediction),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -132,8 +137,8 @@ def xl_made(folder: Path) -> Path:
     """A folder of the shapes of SDXL, saved by diffusers."""
     torch.manual_seed(6)
     words = clip_words(folder / "words")
-    towers = clip(words, "quick_gelu", layers=3), clip(words, "gelu", CLIPTextModelWithProjection, layers=3)
-    louder(*towers)
+    encoders = clip(words, "quick_gelu", layers=3), clip(words, "gelu", CLIPTextModelWithProjection, layers=3)
+    louder(*encoders)
     settings: dict[str, Any] = {
         "block_out_channels": (64, 64, 64),
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -151,12 +156,12 @@ def xl_made(folder: Path) -> Path:
     autoencoding.register_to_config(scaling_factor=0.13025)
     diffusers.StableDiffusionXLPipeline(
         vae=autoencoding.eval(),
-        text_encoder=towers[0].eval(),
-        text_encoder_2=towers[1].eval(),
+        text_encoder=encoders[0].eval(),
+        text_encoder_2=encoders[1].eval(),
         tokenizer=words,
         tokenizer_2=words,
         unet=unet(128, **settings).eval(),
-        scheduler=diffusers.EulerDiscreteScheduler(**LAW, timestep_spacing="leading"),
+        scheduler=diffusers.EulerDiscreteScheduler(**SCHEDULE, timestep_spacing="leading"),
         add_watermarker=False,
     ).save_pretrained(str(folder / "saved"))
     return folder / "saved"
@@ -234,7 +239,7 @@ def test_altdiffusion_goes_out_and_comes_back(tmp_path: Path, row: str) -> None:
         text_encoder=tower,
         tokenizer=words,
         unet=painter,
-        scheduler=diffusers.PNDMScheduler(**LAW, skip_prk_steps=True),
+        scheduler=diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -306,8 +311,8 @@ def test_rescaled_betas_in_a_folder_and_by_marks(places: Any, tmp_path: Path) ->
     folder, file = places("clip")
     shutil.copytree(folder, tmp_path / "v")
     ddim = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"}
-    told = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
-    diffusers.DDIMScheduler(**{**LAW, **ddim, **told}).save_pretrained(str(tmp_path / "v" / "scheduler"))
+    settings = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    diffusers.DDIMScheduler(**{**SCHEDULE, **ddim, **settings}).save_pretrained(str(tmp_path / "v" / "scheduler"))
     index = tmp_path / "v" / "model_index.json"
     index.write_text(index.read_text().replace("PNDMScheduler", "DDIMScheduler"))
     expected = by_diffusers(read_by_diffusers(tmp_path / "v"), REQUEST)
@@ -326,10 +331,10 @@ def test_rescaled_betas_in_a_folder_and_by_marks(places: Any, tmp_path: Path) ->
 
 #: What the publishers' folders say of their sampler (of Stable Diffusion 1.5, 2.1 and XL).
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "clip": {"_class_name": "PNDMScheduler", **LAW, "clip_sample": False, "set_alpha_to_one": False},
+    "clip": {"_class_name": "PNDMScheduler", **SCHEDULE, "clip_sample": False, "set_alpha_to_one": False},
     "xl": {
         "_class_name": "EulerDiscreteScheduler",
-        **LAW,
+        **SCHEDULE,
         "clip_sample": False,
         "set_alpha_to_one": False,
         "timestep_spacing": "leading",
@@ -512,6 +517,6 @@ def test_a_file_that_lacks_what_tells_its_sizes_is_incomplete(places: Any, tmp_p
     state = load_file(file)
     del state[lacking]
     save_file(state, tmp_path / "model.safetensors")
-    told = lacking.removeprefix("model.diffusion_model.")
-    with pytest.raises(WeightsError, match=rf"model\.safetensors is incomplete: it has no '{told}'"):
+    message = lacking.removeprefix("model.diffusion_model.")
+    with pytest.raises(WeightsError, match=rf"model\.safetensors is incomplete: it has no '{message}'"):
         recipe_of_file(tmp_path / "model.safetensors")

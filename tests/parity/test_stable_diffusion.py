@@ -20,12 +20,12 @@ from tests.support.tiny_checkpoints import checkpoint, read_by_diffusers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SCHEDULERS: dict[str, Any] = {
-    "pndm": lambda: diffusers.PNDMScheduler(**LAW, skip_prk_steps=True, steps_offset=1),
-    "ddim": lambda: diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-    "euler": lambda: diffusers.EulerDiscreteScheduler(**LAW, steps_offset=1),
-    "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(**LAW, steps_offset=1),
+    "pndm": lambda: diffusers.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, steps_offset=1),
+    "ddim": lambda: diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    "euler": lambda: diffusers.EulerDiscreteScheduler(**SCHEDULE, steps_offset=1),
+    "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(**SCHEDULE, steps_offset=1),
 }
 #: What nothing is said of: latents are never clipped.
 UNCLIPPED = {"ddim": {"clip_sample": False}, "pndm": {"skip_prk_steps": True}}
@@ -98,7 +98,7 @@ def test_named_samplers_are_those_of_diffusers(places: Any, name: str) -> None:
 
 def test_v_prediction_and_stable_diffusion_2_fields(tmp_path: Path) -> None:
     scheduler = diffusers.DDIMScheduler(
-        **LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
+        **SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
     )
     settings = {"attention_head_dim": (2, 4), "use_linear_projection": True, "upcast_attention": True}
     pipeline = checkpoint(tmp_path / "saved", "clip", scheduler, **settings)
@@ -122,8 +122,8 @@ def test_outdated_scheduler_is_mended_as_in_diffusers(places: Any, tmp_path: Pat
     folder = tmp_path / "old"
     shutil.copytree(places("bert", "ddim"), folder)
     path = folder / "scheduler" / "scheduler_config.json"
-    law = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-    path.write_text(json.dumps({"_class_name": "DDIMScheduler", "_diffusers_version": "0.2.2", **law}))
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+    path.write_text(json.dumps({"_class_name": "DDIMScheduler", "_diffusers_version": "0.2.2", **schedule}))
     request = {"text": "一只红苹果", "seed": 3, "steps": 6, "guidance": 7.5}
     with pytest.warns(FutureWarning):
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)

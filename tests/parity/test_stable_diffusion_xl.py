@@ -28,7 +28,7 @@ from tests.support.tiny_checkpoints import clip_words, unet, vae
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 #: Words added to the byte pairs, as Taiyi-XL's added_tokens.json adds Chinese characters.
 ADDED = ("苹", "果", "红")
 XL: dict[str, Any] = {
@@ -71,18 +71,18 @@ def checkpoint(folder: Path, eos: int | None = None, scheduler: Any = None, **se
         bos_token_id=words[0].bos_token_id,
         eos_token_id=words[0].eos_token_id if eos is None else eos,
     )
-    towers = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
+    encoders = CLIPTextModel(config).eval(), CLIPTextModelWithProjection(config).eval()
     with torch.no_grad():
-        for parameter in (*towers[0].parameters(), *towers[1].parameters()):
+        for parameter in (*encoders[0].parameters(), *encoders[1].parameters()):
             parameter.mul_(2)
     pipeline = diffusers.StableDiffusionXLPipeline(
         vae=vae().eval(),
-        text_encoder=towers[0],
-        text_encoder_2=towers[1],
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
         tokenizer=words[0],
         tokenizer_2=words[1],
         unet=unet(32, projection_class_embeddings_input_dim=12 + 6 * 8, **XL, **settings).eval(),
-        scheduler=scheduler or diffusers.EulerDiscreteScheduler(**LAW, steps_offset=1, timestep_spacing="leading"),
+        scheduler=scheduler or diffusers.EulerDiscreteScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading"),
         add_watermarker=False,
     )
     pipeline.save_pretrained(str(folder))
@@ -153,8 +153,8 @@ def test_records_of_old_that_say_nothing_of_it_had_none(system: System, tmp_path
 @pytest.mark.parametrize("skip", [1, 2])
 def test_clip_skip_is_counted_as_a1111_does(system: System, pipeline: Any, skip: int) -> None:
     request = {"text": "a red cat", "negative": "red", "seed": 3, "steps": 4, "guidance": 5.0, "size": (64, 64)}
-    told = {"negative_prompt": "red", "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 5.0}
-    image = pipeline("a red cat", clip_skip=skip - 1, generator=torch.Generator().manual_seed(3), **told).images[0]
+    settings = {"negative_prompt": "red", "width": 64, "height": 64, "num_inference_steps": 4, "guidance_scale": 5.0}
+    image = pipeline("a red cat", clip_skip=skip - 1, generator=torch.Generator().manual_seed(3), **settings).images[0]
     found = draw(system, request | {"clip_skip": skip})
     compare(found, [numpy.asarray(image)])
     assert (numpy.abs(pixels(found[0]) - pixels(draw(system, request)[0])).max() > 3) == (skip > 1)
@@ -182,8 +182,8 @@ def test_sizes_may_be_said(system: System, pipeline: Any) -> None:
         target_size=(512, 256),
         generator=torch.Generator().manual_seed(2),
     )
-    told = {"conditions": {"size_ids": [32, 48, 4, 8, 512, 256]}}
-    compare(draw(system, request | told), [numpy.asarray(image) for image in drawn.images])
+    settings = {"conditions": {"size_ids": [32, 48, 4, 8, 512, 256]}}
+    compare(draw(system, request | settings), [numpy.asarray(image) for image in drawn.images])
 
 
 def test_end_is_where_the_config_has_it(system: System, tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_end_is_where_the_config_has_it(system: System, tmp_path: Path) -> None:
     request = {"text": "一只红苹果", "seed": 3, "steps": 3, "guidance": 5.0, "size": (64, 64)}
     pictures = draw(read_folder(other), request)
     compare(pictures, by_diffusers(read_by_diffusers(other), request))
-    towers: list[Any] = [system.recipe.text_encoders[1], recipe_of(other).text_encoders[1]]
-    assert [tower.pool for tower in towers] == ["end", "largest"]
+    encoders: list[Any] = [system.recipe.text_encoders[1], recipe_of(other).text_encoders[1]]
+    assert [tower.pool for tower in encoders] == ["end", "largest"]
     assert pictures[0].image.tobytes() != draw(system, request)[0].image.tobytes()
 
 
@@ -273,7 +273,7 @@ def test_nine_channels_paint_as_diffusers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "told"),
+    ("file", "changes", "message"),
     [
         ("unet/config.json", {"cross_attention_dim": 40}, "words 40"),
         ("unet/config.json", {"projection_class_embeddings_input_dim": 40}, "no room"),
@@ -284,11 +284,11 @@ def test_nine_channels_paint_as_diffusers(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_belong_together_is_refused(
-    folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], told: str
+    folder: Path, tmp_path: Path, file: str, changes: dict[str, Any], message: str
 ) -> None:
     shutil.copytree(folder, tmp_path / "bad", ignore=shutil.ignore_patterns("*.safetensors"))
     path = tmp_path / "bad" / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(RecipeError) as raised:
         recipe_of(tmp_path / "bad")
-    assert told in raised.value.en
+    assert message in raised.value.en

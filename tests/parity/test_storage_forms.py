@@ -60,8 +60,8 @@ def shards(name: str, index: str, save: Callable[[State, Path], None]) -> Callab
             save({n: state[n] for n in names}, folder / file)
             table |= dict.fromkeys(names, file)
         if index:
-            told = {"metadata": {"total_size": 0}, "weight_map": table}
-            (folder / index.format(stem=stem)).write_text(json.dumps(told))
+            settings = {"metadata": {"total_size": 0}, "weight_map": table}
+            (folder / index.format(stem=stem)).write_text(json.dumps(settings))
 
     return write
 
@@ -179,8 +179,8 @@ def test_parts_may_be_stored_each_in_its_own_way(places: Any, tmp_path: Path, fa
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("safe", [False, True])
 def test_what_diffusers_writes_itself(tmp_path: Path, variant: str | None, sharded: bool, safe: bool) -> None:
-    law = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
-    pipeline: Any = checkpoint(tmp_path / "plain", "clip", diffusers.DDIMScheduler(**law, clip_sample=False))
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    pipeline: Any = checkpoint(tmp_path / "plain", "clip", diffusers.DDIMScheduler(**schedule, clip_sample=False))
     more: dict[str, Any] = {"max_shard_size": "20KB"} if sharded else {}
     pipeline.save_pretrained(str(tmp_path / "other"), variant=variant, safe_serialization=safe, **more)
     if sharded:
@@ -220,11 +220,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("case", BROKEN)
 @pytest.mark.parametrize("family", ["stable-diffusion", "kolors", "z_image"])
 def test_what_is_not_whole_is_named(places: Any, tmp_path: Path, family: str, case: str) -> None:
-    form, spoil, told = BROKEN[case]
+    form, spoil, output = BROKEN[case]
     folder = stored(places(family)[0], tmp_path / "bad", form)
     part = folder / ("unet" if (folder / "unet").is_dir() else "transformer")
     spoil(part)
-    with pytest.raises(WeightsError, match=told.replace("unet", part.name)):
+    with pytest.raises(WeightsError, match=output.replace("unet", part.name)):
         read_folder(folder)
 
 

@@ -92,7 +92,7 @@ def published(folder: Path) -> Path:
         "scaling_factor": 0.13025,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
     }
-    law = {
+    schedule = {
         "_class_name": "EulerDiscreteScheduler",
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
@@ -126,7 +126,7 @@ def published(folder: Path) -> Path:
         "text_encoder_2/config.json": larger,
         "unet/config.json": unet,
         "vae/config.json": vae,
-        "scheduler/scheduler_config.json": law,
+        "scheduler/scheduler_config.json": schedule,
         "tokenizer/tokenizer_config.json": {"model_max_length": 225},
         "tokenizer_2/tokenizer_config.json": {"model_max_length": 225},
     }

@@ -16,7 +16,7 @@ from bimo.engine.adapters import embedding
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.models.text_encoders.bert import Bert
 from bimo.models.text_encoders.textual_inversion import begin_word, end_word, save_word, table_of, teach, vectors_of
-from tests.parity.test_adapters import LAW, by_diffusers, compare
+from tests.parity.test_adapters import SCHEDULE, by_diffusers, compare
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import bert_words, checkpoint, read_by_diffusers
 
@@ -28,7 +28,7 @@ REQUEST: dict[str, Any] = {"seed": 3, "steps": 4, "guidance": 7.5, "size": (64, 
 @pytest.fixture(scope="module", params=["clip", "bert"])
 def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     place = tmp_path_factory.mktemp("sd") / "saved"
-    checkpoint(place, request.param, diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    checkpoint(place, request.param, diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
     return place
 
 

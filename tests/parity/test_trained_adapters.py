@@ -226,7 +226,7 @@ def test_what_learns_is_what_the_file_is_read_as(folders: Any, tmp_path: Path, f
 
 
 @pytest.mark.parametrize(
-    ("family", "fields", "told"),
+    ("family", "fields", "message"),
     [
         ("stable-diffusion", {"spelling": "comfyui"}, "let it be 'kohya'"),
         ("z_image", {"spelling": "kohya"}, "let it be 'comfyui'"),
@@ -236,6 +236,6 @@ def test_what_learns_is_what_the_file_is_read_as(folders: Any, tmp_path: Path, f
         ("z_image", {"rank": 0}, "at least 1"),
     ],
 )
-def test_what_no_program_reads_is_refused(folders: Any, family: str, fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_what_no_program_reads_is_refused(folders: Any, family: str, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         Lora(**{"targets": ("image.*to_q",), **fields}).put(read_folder(folders(family)))

@@ -149,7 +149,7 @@ def test_written_for_diffusers_it_draws_the_same(place: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("component", "change", "told"),
+    ("component", "change", "message"),
     [
         ("siglip_processor", {"image_mean": [0.4, 0.5, 0.5]}, "image_mean"),
         ("siglip_processor", {"patch_size": 14}, "patch_size"),
@@ -157,13 +157,13 @@ def test_written_for_diffusers_it_draws_the_same(place: Any, tmp_path: Path) -> 
     ],
 )
 def test_what_would_be_seen_otherwise_is_refused(
-    place: Any, tmp_path: Path, component: str, change: dict[str, Any], told: str
+    place: Any, tmp_path: Path, component: str, change: dict[str, Any], message: str
 ) -> None:
     shutil.copytree(place[0], tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors"))
     name = "config.json" if component == "siglip" else "preprocessor_config.json"
     path = tmp_path / "other" / component / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         recipe_of(tmp_path / "other")
 
 

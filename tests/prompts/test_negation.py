@@ -27,7 +27,7 @@ from bimo.prompts.negation import Negation, negation
         ("a cat and no dog, no bird", "a cat", ("dog", "bird")),
     ],
 )
-def test_what_is_denied(prompt: str, text: str, things: tuple[str, ...]) -> None:
+def test_negated_words_are_found(prompt: str, text: str, things: tuple[str, ...]) -> None:
     found = negation(prompt)
     assert (found.text, found.things) == (text, things)
     assert len(found.phrases) == len(things)

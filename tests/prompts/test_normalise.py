@@ -45,7 +45,7 @@ def test_bytes_that_are_no_text_do_not_break_it() -> None:
 @given(st.text() | st.text(st.characters(min_codepoint=0x3000, max_codepoint=0x9FFF)))
 @example("\u0130\u03a3 \ufb03")
 @example("\uff9e\u304b")
-def test_it_settles(text: str) -> None:
+def test_normalising_is_idempotent(text: str) -> None:
     once = normal(text)
     assert normal(once) == once
 
@@ -57,7 +57,7 @@ def test_above_the_basic_plane_nothing_is_lost_or_moved(text: str) -> None:
     assert all(c in found for c in text if c > "\uffff")
 
 
-def test_every_character_settles() -> None:
+def test_normalising_every_character_is_idempotent() -> None:
     every = [chr(c) for c in (*range(0xD800), *range(0xE000, 0x30000))]
     settled = [normal(c) for c in every]
     # What is left as it is has settled.

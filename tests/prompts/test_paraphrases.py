@@ -130,8 +130,8 @@ def test_what_is_only_like_something_is_refused_with_it(tmp_path: Path, capsys: 
 def test_a_model_with_a_published_vocabulary_reads_the_prompt_itself(tmp_path: Path) -> None:
     import diffusers
 
-    law: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    scheduler = diffusers.DDIMScheduler(**law, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
+    schedule: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.DDIMScheduler(**schedule, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
     checkpoint(tmp_path / "model", "bert", scheduler)
     engine = bimo.load(tmp_path / "model")
     prepared = engine.prepare({"text": "一只可爱的柯基，8K", "seed": 1})

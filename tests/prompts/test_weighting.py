@@ -25,7 +25,7 @@ from bimo.prompts.weighting import Emphasis, emphasis
         ("", "", ()),
     ],
 )
-def test_what_counts_and_what_is_text(prompt: str, text: str, spans: tuple[tuple[int, int, float], ...]) -> None:
+def test_weights_and_plain_brackets(prompt: str, text: str, spans: tuple[tuple[int, int, float], ...]) -> None:
     found = emphasis(prompt)
     assert Emphasis(found.text, found.spans) == Emphasis(text, spans)
 

@@ -39,7 +39,7 @@ def test_lists_of_ones_own_come_first_and_may_name_lists(tmp_path: Path) -> None
     assert lists.chosen("__动物/水里__", 3).removeprefix("一条").removesuffix("的鱼") in bundled()["颜色"]
 
 
-def test_what_cannot_be_chosen_is_said(tmp_path: Path) -> None:
+def test_invalid_wildcards_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("__b__")
     (tmp_path / "b.txt").write_text("__a__")
     (tmp_path / "空.txt").write_text("#\n")

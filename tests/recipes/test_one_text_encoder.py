@@ -92,7 +92,12 @@ def published(folder: Path, row: str) -> Path:
         unet["sample_size"] = 96
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
     space = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
-    law = {"_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_start": 0.00085, "beta_schedule": "scaled_linear"}
+    schedule = {
+        "_class_name": "PNDMScheduler",
+        "beta_end": 0.012,
+        "beta_start": 0.00085,
+        "beta_schedule": "scaled_linear",
+    }
     clip: dict[str, Any] = {"model_type": "clip_text_model", "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     clip |= {"attention_dropout": 0.0, "projection_dim": 512}
     alt: dict[str, Any] = {"_name_or_path": "", "learn_encoder": False, "pooler_fn": "cls", "output_past": True}
@@ -145,7 +150,7 @@ def published(folder: Path, row: str) -> Path:
         "text_encoder/config.json": config,
         "unet/config.json": unet,
         "vae/config.json": {**space, **blocks},
-        "scheduler/scheduler_config.json": law,
+        "scheduler/scheduler_config.json": schedule,
         "tokenizer/tokenizer_config.json": {"model_max_length": limit, "do_lower_case": True},
     }
     for name, content in files.items():
@@ -155,7 +160,7 @@ def published(folder: Path, row: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("row", "name", "told"),
+    ("row", "name", "message"),
     [
         ("pai-diffusion", "pai-diffusion-artist-large", "(21128 x 768 word embeddings): PAI-Diffusion"),
         ("pai-diffusion-xl", "pai-diffusion-artist-xlarge", "(21128 x 768 word embeddings): PAI-Diffusion"),
@@ -168,7 +173,7 @@ def published(folder: Path, row: str) -> Path:
     ],
 )
 def test_published_folder_is_the_recipe(
-    tmp_path: Path, row: str, name: str, told: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, row: str, name: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     found, wanted = recipe_of(published(tmp_path, row)), recipe(name)
@@ -176,7 +181,7 @@ def test_published_folder_is_the_recipe(
     assert (found.levels[0].denoiser, found.levels[0].space) == (wanted.levels[0].denoiser, wanted.levels[0].space)
     assert found.request.size == wanted.request.size
     assert wanted.name.startswith(found.name)
-    assert told in found.note
+    assert message in found.note
 
 
 def test_stable_diffusion_2_is_known_by_its_text_encoder(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tiny_checkpoints import checkpoint
 
     folder = tmp_path_factory.mktemp("photo") / "model"
-    law: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-    scheduler = diffusers.DDIMScheduler(**law, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
+    schedule: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    scheduler = diffusers.DDIMScheduler(**schedule, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
     checkpoint(folder, "bert", scheduler)
     return folder
 

@@ -65,8 +65,8 @@ def service(
 def expected(photo_engine: Engine, networks: dict[str, Path]) -> tuple[bytes, bytes]:
     """Pixels with the ControlNet at 0.5, and without."""
     controlled = photo_engine.with_adapters(controls=[networks["lines"]])
-    told = {**VALUES, "condition_images": {"control": lines()}, "conditions": {"control": [0.5]}}
-    (picture,), (plain,) = controlled.draw(told), photo_engine.draw(dict(VALUES))
+    conditioned = {**VALUES, "condition_images": {"control": lines()}, "conditions": {"control": [0.5]}}
+    (picture,), (plain,) = controlled.draw(conditioned), photo_engine.draw(dict(VALUES))
     return picture.image.convert("RGB").tobytes(), plain.image.convert("RGB").tobytes()
 
 

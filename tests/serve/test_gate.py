@@ -79,8 +79,8 @@ def asked(
     async def app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        told = {"type": message["type"], "length": len(message.get("body", b""))}
-        await send({"type": "http.response.body", "body": json.dumps(told).encode()})
+        settings = {"type": message["type"], "length": len(message.get("body", b""))}
+        await send({"type": "http.response.body", "body": json.dumps(settings).encode()})
 
     gate = Gate(app, keys=keys, limits=limits, on_page_closed=lambda session: heard.append(session))
     named = {"host": "127.0.0.1:1", "accept-language": "en"} | (headers or {})

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from bimo.models.adapters.lora import extract, inject, injected, save_lora
 from bimo.models.layouts.diffusers_folder import read_folder
-from tests.models.test_control_adapters import LAW, UNET
+from tests.models.test_control_adapters import SCHEDULE, UNET
 from tests.parity.test_adapters import image_tower, ip_adapter
 from tests.support.tiny_checkpoints import checkpoint
 
@@ -20,7 +20,7 @@ def with_adapters(place: Path) -> Path:
     """Writes sd/, net/ (a ControlNet), tower/ and ip.safetensors, duck.safetensors (a word), ink.safetensors (a LoRA)
     into a folder, which it answers.
     """
-    checkpoint(place / "sd", "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    checkpoint(place / "sd", "clip", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
     torch.manual_seed(2)
     net = diffusers.ControlNetModel(**UNET)
     with torch.no_grad():

@@ -28,7 +28,7 @@ from transformers import (
 
 from tests.support.tiny_checkpoints import BERT_WORDS, unet, vae
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 #: What Stable Diffusion 2's UNet has and 1's has not.
 SECOND = {"attention_head_dim": (2, 4), "use_linear_projection": True}
@@ -95,8 +95,10 @@ def published(folder: Path, row: str) -> Published:
     second = row in ("damo", "alt-m18")
     painter = unet(**SECOND if second else {}).eval()
     prediction = "v_prediction" if row == "damo" else "epsilon"
-    law = DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction)
-    named = {"vae": vae().eval(), "unet": painter, "scheduler": law, "text_encoder": tower}
+    schedule = DDIMScheduler(
+        **SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction
+    )
+    named = {"vae": vae().eval(), "unet": painter, "scheduler": schedule, "text_encoder": tower}
     for name, part in named.items():
         part.save_pretrained(str(folder / name))
     names = {

@@ -16,20 +16,20 @@ from tests.support.kolors_checkpoints import chatglm, random
 from tests.support.kolors_checkpoints import save as save_kolors
 from tests.support.tiny_checkpoints import checkpoint, vae
 
-LAW = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
 
 def _stable_diffusion(folder: Path) -> None:
-    checkpoint(folder, "clip", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    checkpoint(folder, "clip", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
 
 
 def _bert(folder: Path) -> None:
-    checkpoint(folder, "bert", diffusers.DDIMScheduler(**LAW, clip_sample=False, set_alpha_to_one=False))
+    checkpoint(folder, "bert", diffusers.DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False))
 
 
 def _kolors(folder: Path) -> None:
     torch.manual_seed(3)
-    scheduler = diffusers.EulerDiscreteScheduler(**{**LAW, "beta_end": 0.014, "num_train_timesteps": 1100})
+    scheduler = diffusers.EulerDiscreteScheduler(**{**SCHEDULE, "beta_end": 0.014, "num_train_timesteps": 1100})
     save_kolors(folder, random(chatglm(VOCAB)), kolors_unet(), vae().eval(), scheduler)
 
 

@@ -238,11 +238,11 @@ def hunyuan_transformer(**settings: Any) -> Any:
 def hunyuan_distilled(folder: Path, **times: Any) -> Any:
     """It is told the scale of guidance, and where a step leads to."""
     whole = hunyuan_image(folder, **times)
-    told = {"guidance_embeds": True, "use_meanflow": True}
+    settings = {"guidance_embeds": True, "use_meanflow": True}
     whole.register_modules(
         guider=None,
         ocr_guider=None,
-        transformer=hunyuan_transformer(text_embed_2_dim=16, rope_axes_dim=(4, 4), **told),
+        transformer=hunyuan_transformer(text_embed_2_dim=16, rope_axes_dim=(4, 4), **settings),
     )
     return whole
 

@@ -36,10 +36,10 @@ class OneDevice(TorchDispatchMode):
         devices = {tensor.device.type for tensor in given if tensor.ndim or tensor.device.type != "cpu"}
         indexed = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
         if len(devices) > 1 and str(func) not in COPIES:
-            told = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in given)
+            summary = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in given)
             # An index of the processor is taken to the device by torch itself.
-            assert indexed, f"{func} is given {told}"
-            assert given[0].device == ELSEWHERE, f"{func} is given {told}"
+            assert indexed, f"{func} is given {summary}"
+            assert given[0].device == ELSEWHERE, f"{func} is given {summary}"
         if func is torch.ops.aten.index.Tensor and args[0].device == ELSEWHERE and _is_mask(args[1]):
             return _all_of(args[0], args[1][0])
         if devices == {ELSEWHERE.type} and _is_fresh(func):
@@ -101,8 +101,8 @@ def _described(value: Any) -> Any:
 
 def brought_back(value: Any) -> Tensor:
     """A tensor as if its numbers had come back from a device: small ones; whatever is asked to be so is so."""
-    told = {torch.bool: True}.get(value.dtype, 0.01 if value.is_floating_point() else 0)
-    return torch.full(value.shape, told, dtype=value.dtype, device="cpu")
+    settings = {torch.bool: True}.get(value.dtype, 0.01 if value.is_floating_point() else 0)
+    return torch.full(value.shape, settings, dtype=value.dtype, device="cpu")
 
 
 def _leaves(named: Any) -> bool:

@@ -104,10 +104,10 @@ def test_a_run_does_not_begin_with_captions_it_cannot_read(tiny_shards: Path, tm
 def test_sizes_too_small_for_a_batch_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [(64, 64)] * 5 + [(64, 128)] * 3 + [(128, 64)] * 4
     checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(12)], sizes, 4, 0))
-    told = capsys.readouterr().out
-    assert "64x128 (3)" in told
-    assert "64x64" not in told
-    assert "128x64" not in told
+    output = capsys.readouterr().out
+    assert "64x128 (3)" in output
+    assert "64x64" not in output
+    assert "128x64" not in output
     checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(12)], [(0, 0)] * 12, 4, 0))
     assert not capsys.readouterr().out
     checks.check_sizes(STAGE, BatchSampler([(row,) for row in range(3)], [(0, 0)] * 3, 4, 0))

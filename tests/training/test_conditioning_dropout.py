@@ -106,13 +106,13 @@ def test_a_group_does_without_it_together() -> None:
         ({"encoder_dropout": (0.1, 0.1)}, "encoder_dropout"),
     ],
 )
-def test_shares_that_cannot_be_are_reported(fields: dict[str, Any], found: str) -> None:
+def test_invalid_shares_are_refused(fields: dict[str, Any], found: str) -> None:
     with pytest.raises(RecipeError, match=found):
         of(**fields)
 
 
 @pytest.mark.parametrize(
-    ("hint", "value"),
+    ("conditioner", "value"),
     [
         (LowRes(level="a"), Conditioning(spatial=torch.ones(1, 3, 2, 2))),
         (Semantics(level="a"), Conditioning(scalars={"semantics": torch.ones(1, 2)})),
@@ -131,8 +131,8 @@ def test_shares_that_cannot_be_are_reported(fields: dict[str, Any], found: str) 
     ],
     ids=lambda part: type(part).__name__,
 )
-def test_conditions_of_the_null_branch_are_never_dropped(hint: Any, value: Conditioning) -> None:
-    assert hint.droppable == (hint.unconditional(value) is not value)
+def test_conditions_of_the_null_branch_are_never_dropped(conditioner: Any, value: Conditioning) -> None:
+    assert conditioner.droppable == (conditioner.unconditional(value) is not value)
 
 
 def test_a_run_of_composer_leaves_out_what_it_says(tiny_shards: Path, tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_run_of_composer_leaves_out_what_it_says(tiny_shards: Path, tmp_path: 
         "semantics",
     }
     assert batch.dropped_captions.any()
-    for hint, value in zip(level.conditioners, level.conditions_of(run.system, batch), strict=True):
-        name = getattr(hint, "name", "")
+    for conditioner, value in zip(level.conditioners, level.conditions_of(run.system, batch), strict=True):
+        name = getattr(conditioner, "name", "")
         told = value.scalars[name] if value.spatial is None else value.spatial.flatten(1)
         gone = batch.dropped_conditions[name]
         assert torch.equal(told.abs().sum(1) == 0, gone), name

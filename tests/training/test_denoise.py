@@ -51,10 +51,10 @@ class Fake:
         return self
 
     def conditions_of(self, system: Any, batch: Batch) -> list[Conditioning]:
-        return [hint.learned(system, batch) for hint in self.hints]
+        return [conditioner.learned(system, batch) for conditioner in self.hints]
 
-    def condition(self, encodings: Any, hints: Any) -> Conditioning:
-        return merge_conditioning(Conditioning(), hints)
+    def condition(self, encodings: Any, conditioners: Any) -> Conditioning:
+        return merge_conditioning(Conditioning(), conditioners)
 
     def denoise(self, denoiser_input: DenoiserInput) -> Tensor:
         self.asks.append(denoiser_input)
@@ -73,19 +73,19 @@ def zeros(denoiser_input: DenoiserInput) -> Tensor:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_min_snr_weighs_the_error_of_x_alike_for_every_answer(prediction: Any) -> None:
+def test_min_snr_weights_are_equal_for_every_prediction_type(prediction: Any) -> None:
     # Of whatever is predicted the error of x is the error times a factor: weighted they must be equal.
-    law = Ddpm(prediction=prediction)
+    schedule = Ddpm(prediction=prediction)
     torch.manual_seed(0)
     x, noise, off = torch.randn(3, 6, 2, 4, 4)
     t = torch.tensor([0.0, 3.0, 100.0, 500.0, 900.0, 999.0])
     objective = Denoise(snr=5.0)
-    answer = law.target(x, noise, t) + off
-    system = Fake(law, lambda denoiser_input: answer)
+    answer = schedule.target(x, noise, t) + off
+    system = Fake(schedule, lambda denoiser_input: answer)
     question = replace_question(objective, system, x, noise, t)
     found = objective.errors(question, answer)
-    clean = law.clean(answer, law.add_noise(x, noise, t), t)
-    a = law.signal()[t.long()]
+    clean = schedule.clean(answer, schedule.add_noise(x, noise, t), t)
+    a = schedule.signal()[t.long()]
     expected = (clean - x).square().flatten(1).mean(1) * (a / (1 - a)).clamp(max=5.0)
     assert torch.allclose(found, expected, rtol=2e-3)
 
@@ -100,14 +100,14 @@ def replace_question(objective: Denoise, system: Fake, x: Tensor, noise: Tensor,
 
 
 @pytest.mark.parametrize("asked", [{"snr": 5.0}, {"debiased": True}, {"loss_type": "huber"}])
-def test_a_weight_needs_a_law_that_has_one(asked: dict[str, Any]) -> None:
+def test_a_loss_weight_needs_a_schedule_that_defines_it(asked: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="not for SingleStepRegression"):
         Denoise(**asked).check(SingleStepRegression())
 
 
 @pytest.mark.parametrize("schedule", [Ddpm(prediction=p) for p in ("epsilon", "sample", "v_prediction")] + [Flow()])
 @pytest.mark.parametrize("asked", [{"snr": 5.0}, {"debiased": True}])
-def test_a_weight_is_on_the_error_of_x_whatever_is_answered(schedule: Any, asked: dict[str, Any]) -> None:
+def test_a_loss_weight_is_on_the_error_of_x_for_every_prediction_type(schedule: Any, asked: dict[str, Any]) -> None:
     """An answer that is off by as much of x has the error of x times min(snr, gamma), or times sqrt(snr)."""
     torch.manual_seed(0)
     x, noise, off = torch.randn(5, 2, 4, 4), torch.randn(5, 2, 4, 4), torch.randn(5, 2, 4, 4)
@@ -144,13 +144,13 @@ def test_huber_is_square_near_and_straight_far() -> None:
     assert squared_or_huber(far, "smooth_l1", c).item() == pytest.approx(2 * (100 - 0.1), rel=1e-4)
 
 
-def test_where_the_change_lies_depends_on_the_time() -> None:
+def test_huber_delta_depends_on_the_timestep() -> None:
     t = torch.tensor([0.0, 500.0, 999.0])
-    law = Ddpm()
-    assert huber_c(law, t, 0.1, "constant").tolist() == pytest.approx([0.1] * 3)
-    assert huber_c(law, t, 0.1, "exponential").tolist() == pytest.approx([1.0, 0.1**0.5, 0.1**0.999])
-    by_ratio = huber_c(law, t, 0.1, "snr")
-    sigma = ((1 - law.signal()) / law.signal()).sqrt()[t.long()]
+    schedule = Ddpm()
+    assert huber_c(schedule, t, 0.1, "constant").tolist() == pytest.approx([0.1] * 3)
+    assert huber_c(schedule, t, 0.1, "exponential").tolist() == pytest.approx([1.0, 0.1**0.5, 0.1**0.999])
+    by_ratio = huber_c(schedule, t, 0.1, "snr")
+    sigma = ((1 - schedule.signal()) / schedule.signal()).sqrt()[t.long()]
     assert by_ratio.tolist() == pytest.approx((0.9 / (1 + sigma) ** 2 + 0.1).tolist(), rel=1e-4)
 
 
@@ -211,7 +211,7 @@ def test_noise_of_many_sizes_has_a_deviation_of_one_and_is_smoother() -> None:
     assert means[1] > 2 * means[0]
 
 
-def test_perturbed_is_what_is_given_and_not_what_is_asked() -> None:
+def test_input_perturbation_changes_the_input_and_not_the_target() -> None:
     questions = []
     for perturbation in (0.0, 0.5):
         system = Fake(Flow(), zeros)
@@ -224,7 +224,7 @@ def test_perturbed_is_what_is_given_and_not_what_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"snr": 5.0, "debiased": True}, "two weights"),
         ({"perturbation": -0.1}, "perturbation"),
@@ -233,12 +233,12 @@ def test_perturbed_is_what_is_given_and_not_what_is_asked() -> None:
         ({"outside": 2.0}, "outside"),
     ],
 )
-def test_values_that_cannot_be_meant(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_invalid_values_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         Denoise(**fields)
 
 
-def test_plain_it_is_the_mean_squared_error() -> None:
+def test_the_default_loss_is_the_mean_squared_error() -> None:
     system = Fake(Flow(), zeros)
     x = torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     loss = Denoise().loss(train_inputs(system, x))
@@ -250,9 +250,9 @@ def test_plain_it_is_the_mean_squared_error() -> None:
 
 
 @pytest.mark.parametrize("times", [(500.0, 1000.0), (0.0, 500.0)])
-@pytest.mark.parametrize("law", [Ddpm(), Flow()], ids=["ddpm", "flow"])
-def test_an_expert_learns_its_times_alone(law: Any, times: tuple[float, float]) -> None:
-    system = Fake(law, zeros)
+@pytest.mark.parametrize("schedule", [Ddpm(), Flow()], ids=["ddpm", "flow"])
+def test_a_range_of_times_limits_the_sampled_timesteps(schedule: Any, times: tuple[float, float]) -> None:
+    system = Fake(schedule, zeros)
     Denoise(times=times).loss(train_inputs(system, torch.zeros(64, 1, 2, 2)))
     t = system.asks[0].t
     assert t.min() >= times[0]
@@ -260,19 +260,19 @@ def test_an_expert_learns_its_times_alone(law: Any, times: tuple[float, float]) 
     assert t.unique().numel() > 30
 
 
-def test_a_range_that_the_law_never_draws_is_refused() -> None:
+def test_an_empty_range_of_times_is_refused() -> None:
     with pytest.raises(RecipeError, match="times"):
         Denoise(times=(2000.0, 3000.0)).loss(train_inputs(Fake(Ddpm(), zeros), torch.zeros(2, 1, 2, 2)))
 
 
 def test_a_learnt_variance_has_its_term_and_no_hold_of_the_mean() -> None:
-    law = Ddpm(variance="learned_range")
+    schedule = Ddpm(variance="learned_range")
     parameter = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     x = torch.rand(4, 2, 4, 4, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
     def gradient(weight: float) -> Tensor:
         parameter.grad = None
-        Denoise(variance=weight).loss(train_inputs(Fake(law, lambda denoiser_input: parameter), x)).backward()
+        Denoise(variance=weight).loss(train_inputs(Fake(schedule, lambda denoiser_input: parameter), x)).backward()
         assert parameter.grad is not None
         return parameter.grad
 

@@ -105,17 +105,17 @@ def test_each_text_goes_through_the_text_encoder_once_in_all_runs(tiny_shards: P
     assert not count
 
 
-def test_what_is_kept_is_found_by_the_text_whatever_the_order(tiny_shards: Path, tmp_path: Path) -> None:
+def test_cached_encodings_are_found_by_text_in_any_order(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     texts = ["一个红色的方块", "a blue square", "一个黑色的方块"]
-    ask = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)
+    denoiser_input = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)
     count = counted(run)
     other = encoding_cache.cached_encoder(run.system, [*reversed(texts), texts[0]], MANY, run.out)
     assert not count
     for one in texts:
-        assert torch.equal(ask([[one]])[0].tokens, other([[one]])[0].tokens)
-        assert torch.equal(ask([[one]])[0].tokens, alone(run, [one]).tokens)
-    both = ask([["", texts[1]]])[0]
+        assert torch.equal(denoiser_input([[one]])[0].tokens, other([[one]])[0].tokens)
+        assert torch.equal(denoiser_input([[one]])[0].tokens, alone(run, [one]).tokens)
+    both = denoiser_input([["", texts[1]]])[0]
     assert both.mask is not None
     assert both.mask.sum(1).tolist() == [2, 5]
 
@@ -245,8 +245,8 @@ def test_padding_in_front_is_that_of_a_batch(tiny_shards: Path, tmp_path: Path) 
     tower: Any = run.system.eval().text_encoders[0]
     run.system.requires_grad_(False)
     texts = ["", "一个红色的方块", "a"]
-    ask = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)
-    wanted, found = tower.encode(texts), ask([texts])[0]
+    denoiser_input = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)
+    wanted, found = tower.encode(texts), denoiser_input([texts])[0]
     assert len(kept(run.out)) == 1
     assert wanted.mask is None
     assert found.mask is None
@@ -283,17 +283,15 @@ class Neighbourly(PlainTextEncoder):
         return TextEncoding(torch.ones(len(texts), max(map(len, texts)) + 1, 4))
 
 
-def test_a_text_encoder_that_minds_its_neighbours_is_not_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_encoder_that_depends_on_the_batch_is_not_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     system = System(Recipe(name="r", text_encoders=(xiaomo.tiny().text_encoders[0],)))
     system.text = torch.nn.ModuleList([Neighbourly()])
-    ask = encoding_cache.cached_encoder(system, ["一", "一二三"], MANY, tmp_path)
-    assert ask([["一", "一二三"]])[0].mask is None
+    denoiser_input = encoding_cache.cached_encoder(system, ["一", "一二三"], MANY, tmp_path)
+    assert denoiser_input([["一", "一二三"]])[0].mask is None
     assert "cached" in capsys.readouterr().out
 
 
-def test_a_disk_that_is_full_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_partial_cache(
     tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
@@ -307,17 +305,17 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(encoding_cache, "_append", full)
-    ask = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)
+    denoiser_input = encoding_cache.cached_encoder(run.system, texts, MANY, run.out)
     assert "No space left" in capsys.readouterr().out
-    assert torch.equal(ask([texts])[0].tokens, wanted.tokens)
+    assert torch.equal(denoiser_input([texts])[0].tokens, wanted.tokens)
     assert kept(run.out) == []
 
 
-def test_half_of_a_cache_is_made_anew(tiny_shards: Path, tmp_path: Path) -> None:
+def test_a_partial_cache_is_rebuilt(tiny_shards: Path, tmp_path: Path) -> None:
     run = run_of(tiny_shards, tmp_path / "run")
     encoding_cache.cached_encoder(run.system, ["红"], MANY, run.out)
     folder = next((run.out / "cache").glob("words-*"))
     shutil.move(folder, folder.with_suffix(".part"))
-    ask = encoding_cache.cached_encoder(run.system, ["红"], MANY, run.out)
+    denoiser_input = encoding_cache.cached_encoder(run.system, ["红"], MANY, run.out)
     assert kept(run.out) == [folder.name]
-    assert torch.equal(ask([["红"]])[0].tokens, alone(run, ["红"]).tokens)
+    assert torch.equal(denoiser_input([["红"]])[0].tokens, alone(run, ["红"]).tokens)

@@ -86,7 +86,7 @@ def test_products_are_those_of_autocast() -> None:
     assert torch.autograd.grad(answer.float().sum(), x)[0].dtype == torch.float32
 
 
-def test_what_stays_behind_is_fetched_for_each_product() -> None:
+def test_offloaded_weights_are_fetched_for_each_product() -> None:
     """torch's device without contents stands for a card: the layer is there, its weight in the processor's memory."""
     fetched: list[str] = []
 
@@ -167,7 +167,9 @@ def test_dora_and_others_read_the_weight_beside_which_they_learn(tiny_shards: Pa
         assert all(bool(value.isfinite().all()) for value in state.values() if value.is_floating_point())
 
 
-def test_what_cannot_be_kept_so_is_said(tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_frozen_formats_are_refused(
+    tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BIMO_LANGUAGE", "en")
     made = recipe()
     away = replace(made, stages=tuple(replace(stage, offload="parts") for stage in made.stages))

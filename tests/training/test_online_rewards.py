@@ -183,7 +183,7 @@ def mean_reward(system: System, reward: Part) -> float:
     return float(Judges().scores(reward, shown)["score"].mean())
 
 
-def test_ascent_climbs_and_is_exact(tiny_shards: Path, tmp_path: Path) -> None:
+def test_draft_raises_the_reward_and_resumes_exactly(tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(DRaFT(reward=BLUE, through=2, steps=2), steps=20, batch=2, lr=1e-2)
     whole = train(wanted, tiny_shards, tmp_path / "whole", threads=1)
     losses = [json.loads(row)["loss"] for row in (whole / "log.jsonl").read_text("utf-8").splitlines()]
@@ -224,7 +224,7 @@ def test_the_gradient_is_that_of_drawing(tiny_shards: Path, tmp_path: Path) -> N
     assert changed == pytest.approx(-step * square, rel=0.1)
 
 
-def test_an_anchor_holds(tiny_shards: Path, tmp_path: Path) -> None:
+def test_the_anchor_limits_the_distance_from_the_start(tiny_shards: Path, tmp_path: Path) -> None:
     free, held = (
         recipe(DRaFT(reward=BLUE, steps=2, anchor=weight), steps=6, batch=2, lr=5e-3) for weight in (0.0, 50.0)
     )
@@ -236,7 +236,7 @@ def test_an_anchor_holds(tiny_shards: Path, tmp_path: Path) -> None:
     assert drifted[1] < drifted[0]
 
 
-def test_ascent_says_what_it_cannot_learn(tiny_shards: Path, tmp_path: Path) -> None:
+def test_draft_refuses_unsupported_samplers_and_rewards(tiny_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="OnlineRewards"):
         DRaFT(reward=GlyphReward())
     with pytest.raises(RecipeError, match="through"):

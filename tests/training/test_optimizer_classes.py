@@ -42,7 +42,7 @@ def learn(made: torch.optim.Optimizer, learning: nn.Module, steps: range) -> Non
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in LIBRARY if name not in UNUSABLE])
-def test_every_one_of_the_library_goes_on_to_the_bit(name: str) -> None:
+def test_every_library_optimizer_resumes_exactly(name: str) -> None:
     whole, stage = module(), replace(STAGE, optimiser=name)
     made = optimiser(stage, dict(whole.named_parameters()))
     before = [parameter.detach().clone() for parameter in whole.parameters()]
@@ -79,7 +79,7 @@ def test_names_of_trainers_and_classes_of_ones_own(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"optimiser": "lyon"}, "nearest are lion"),
         ({"optimiser": "torch.optim:Adamant"}, "subclass of torch.optim.Optimizer"),
@@ -89,8 +89,8 @@ def test_names_of_trainers_and_classes_of_ones_own(name: str) -> None:
         ({"optimiser": "schedulefreeadamw", "ema": 0.99}, "let ema be 0"),
     ],
 )
-def test_settings_that_would_do_nothing_are_refused(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_settings_that_would_do_nothing_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         check_optimiser(replace(STAGE, **fields))
 
 
@@ -125,7 +125,7 @@ def test_a_step_in_the_backward_pass_is_the_same_step(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "told", "options"),
+    ("schedule", "told", "options"),
     [
         ("constant_with_warmup", {"lr_schedule": "constant"}, {}),
         ("linear", {"lr_schedule": "linear"}, {}),
@@ -139,13 +139,13 @@ def test_a_step_in_the_backward_pass_is_the_same_step(name: str) -> None:
         ),
     ],
 )
-def test_rates_are_those_of_diffusers(law: str, told: dict[str, Any], options: dict[str, Any]) -> None:
+def test_rates_are_those_of_diffusers(schedule: str, told: dict[str, Any], options: dict[str, Any]) -> None:
     stage = replace(STAGE, **told)
     theirs = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=stage.lr)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        steps = {} if law == "piecewise_constant" else {"num_warmup_steps": stage.warmup}
-        scheduler = get_scheduler(law, theirs, num_training_steps=stage.steps, **steps, **options)
+        steps = {} if schedule == "piecewise_constant" else {"num_warmup_steps": stage.warmup}
+        scheduler = get_scheduler(schedule, theirs, num_training_steps=stage.steps, **steps, **options)
         for step in range(stage.steps):
             # They begin to warm up from 0, which is no step at all.
             if step >= stage.warmup:
@@ -154,7 +154,7 @@ def test_rates_are_those_of_diffusers(law: str, told: dict[str, Any], options: d
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"lr_cycles": 0}, "lr_cycles"),
         ({"lr_cycles": 2}, "cosine_with_restarts"),
@@ -165,6 +165,6 @@ def test_rates_are_those_of_diffusers(law: str, told: dict[str, Any], options: d
         ({"fused_backward": True, "max_grad_norm": 0.0, "accumulate": 2}, "accumulate=1"),
     ],
 )
-def test_values_that_cannot_be_meant(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_invalid_values_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         replace(STAGE, **fields)

@@ -32,10 +32,11 @@ STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10,
 
 
 @pytest.mark.parametrize(
-    ("law", "middle", "last"), [("constant", 1e-3, 1e-3), ("linear", 5.5e-4, 1.09e-4), ("cosine", 5.5e-4, 1.0022e-4)]
+    ("schedule", "middle", "last"),
+    [("constant", 1e-3, 1e-3), ("linear", 5.5e-4, 1.09e-4), ("cosine", 5.5e-4, 1.0022e-4)],
 )
-def test_laws_fall_to_their_floor(law: str, middle: float, last: float) -> None:
-    stage = replace(STAGE, lr_schedule=law, floor=1e-4)  # type: ignore[arg-type]
+def test_lr_schedules_decay_to_their_floor(schedule: str, middle: float, last: float) -> None:
+    stage = replace(STAGE, lr_schedule=schedule, floor=1e-4)  # type: ignore[arg-type]
     assert rate(stage, 0) == pytest.approx(1e-4)
     assert rate(stage, 9) == pytest.approx(1e-3)
     assert rate(stage, 60) == pytest.approx(middle)

@@ -58,7 +58,7 @@ def begun(objective: Any, folder: Path, out: Path) -> tuple[Trainer, Any]:
     return run, learning
 
 
-def test_scores_weigh_the_errors(scored: Path, tmp_path: Path) -> None:
+def test_reward_weighted_losses_follow_the_scores(scored: Path, tmp_path: Path) -> None:
     run, learning = begun(RewardWeighted(temperature=0.2), scored, tmp_path / "run")
     assert len(learning.batches.pictures.groups) == 15
     inputs = learning.batches.inputs(0, torch.Generator().manual_seed(3))
@@ -78,7 +78,7 @@ def test_without_scores_it_says_so(tiny_shards: Path, tmp_path: Path) -> None:
         begun(DiffusionDPO(score="stars"), tiny_shards, tmp_path / "prefer")
 
 
-def test_the_better_of_two_gains(scored: Path, tmp_path: Path) -> None:
+def test_dpo_raises_the_preferred_sample(scored: Path, tmp_path: Path) -> None:
     run, learning = begun(DiffusionDPO(beta=50.0), scored, tmp_path / "run")
     groups, labels = learning.batches.pictures.groups, learning.batches.pictures.labels
     assert groups

@@ -222,9 +222,7 @@ def test_each_process_keeps_frozen_weights_and_goes_on_exactly(
 
 
 @pytest.mark.parametrize("fields", [{"sharded": True}, {"zero": True}], ids=str)
-def test_processes_that_part_what_learns_keep_no_frozen_weights(
-    fields: dict[str, bool], tiny_shards: Path, tmp_path: Path
-) -> None:
+def test_sharded_training_refuses_frozen_formats(fields: dict[str, bool], tiny_shards: Path, tmp_path: Path) -> None:
     wanted = recipe(4)
     wanted = replace(wanted, stages=(replace(wanted.stages[-1], frozen="bf16"),))
     run = Trainer(wanted, Pictures(tiny_shards), tmp_path / "run", processes=Processes(**cast(Any, fields)))
@@ -256,15 +254,15 @@ def test_deepspeed_leaves_the_run_of_one_process(tiny_shards: Path, tmp_path: Pa
     wanted = replace(wanted, stages=tuple(replace(it, lr=1e-2, weight_decay=0.5) for it in wanted.stages))
     one = train(wanted, tiny_shards, tmp_path / "one", threads=1)
     (tmp_path / "recipe.json").write_text(dumps(wanted), "utf-8")
-    told = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    settings = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
     arguments = [str(tmp_path / "recipe.json"), str(tiny_shards)]
     run, killed = tmp_path / "run", tmp_path / "killed"
-    finished(2, [*arguments, str(run)], **told)
+    finished(2, [*arguments, str(run)], **settings)
     alike(one, run)
-    ended(launched(2, [*arguments, str(killed), "8"], **told))
+    ended(launched(2, [*arguments, str(killed), "8"], **settings))
     assert not (killed / "weights.safetensors").is_file()
     other = shutil.copytree(killed, tmp_path / "other")
-    finished(2, [*arguments, str(killed)], **told)
+    finished(2, [*arguments, str(killed)], **settings)
     assert (killed / "weights.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()
     assert losses(killed) == losses(run)
     # What is kept is AdamW's own: one process goes on with it.
@@ -337,7 +335,7 @@ def test_two_processes_share_the_drawing_of_a_round(tiny_shards: Path, tmp_path:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(one)).read_bytes()
 
 
-def test_a_sum_is_let_go_of_before_it_is_answered() -> None:
+def test_an_all_reduce_releases_its_buffer() -> None:
     # Else a process that ends just then is aborted.
     finished(2, [], SUMS)
 

@@ -132,7 +132,7 @@ def test_the_best_adapter_is_a_file_of_its_own(tiny_shards: Path, tmp_path: Path
     assert not (run / "best-1").exists()
 
 
-def test_the_folder_says_what_it_is(whole: Path) -> None:
+def test_the_run_folder_has_a_readme_and_a_report(whole: Path) -> None:
     readme = (whole / "README.md").read_text("utf-8")
     assert 'bimo draw -m . "红色的<方块>"' in readme
     assert "unknown" in readme
@@ -268,11 +268,11 @@ def test_tensorboard_itself_writes_its_events(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("tensorbored", "did you mean tensorboard"), ("swanlab", "pip install swanlab")]
+    ("name", "message"), [("tensorbored", "did you mean tensorboard"), ("swanlab", "pip install swanlab")]
 )
-def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["tensorboard"])
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         check_trackers(replace(recipe().stages[0], trackers=(name,)))
 
 

@@ -131,7 +131,7 @@ def recipe(**fields: Any) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"objective": DRaFT(reward=ColourfulReward()), "captions": CaptionEdits(shuffle=True)}, "captions do nothing"),
         ({"objective": DRaFT(reward=ColourfulReward()), "repeats": (("*", 2),)}, "repeats do nothing"),
@@ -139,14 +139,14 @@ def recipe(**fields: Any) -> Recipe:
     ],
 )
 def test_where_nothing_would_come_of_it_it_is_refused(
-    tiny_shards: Path, tmp_path: Path, fields: dict[str, Any], told: str
+    tiny_shards: Path, tmp_path: Path, fields: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(BimoError, match=told):
+    with pytest.raises(BimoError, match=message):
         train(recipe(**fields), tiny_shards, tmp_path / "run", threads=1)
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: CaptionEdits(tag_dropout=1.0), "tag_dropout"),
         (lambda: CaptionEdits(keep_tokens=2), "does nothing"),
@@ -155,6 +155,6 @@ def test_where_nothing_would_come_of_it_it_is_refused(
         (lambda: recipe(repeats=(("*", -1),)), "counts from 0"),
     ],
 )
-def test_values_that_cannot_be_meant(make: Any, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_invalid_values_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         make()

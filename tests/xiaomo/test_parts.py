@@ -154,24 +154,24 @@ def test_features_move_as_pictures_do(pose: tuple[float, ...]) -> None:
     assert np.abs(found - wanted).mean() < 1.5
 
 
-def drawing(seed: int, hints: dict[str, list[float]] | None = None) -> Drawing:
-    request = Request(text="猫", seed=seed, conditions=hints or {})
+def drawing(seed: int, conditioners: dict[str, list[float]] | None = None) -> Drawing:
+    request = Request(text="猫", seed=seed, conditions=conditioners or {})
     source = torch.Generator().manual_seed(seed)
     return Drawing(request, source, (), source)
 
 
-def pose_of(hint: Pose, drawn: Drawing) -> list[float]:
-    value: Conditioning = hint.from_request(cast(System, None), drawn, (1, 1, 1))
+def pose_of(conditioner: Pose, drawn: Drawing) -> list[float]:
+    value: Conditioning = conditioner.from_request(cast(System, None), drawn, (1, 1, 1))
     return value.scalars["pose"][0].tolist()
 
 
 def test_a_pose_comes_from_the_seed_or_the_request() -> None:
-    hint = Pose()
-    assert pose_of(hint, drawing(1)) == pose_of(hint, drawing(1)) != pose_of(hint, drawing(2))
-    assert pose_of(hint, drawing(1, {"pose": list(POSE_AT_REST)})) == list(POSE_AT_REST)
+    conditioner = Pose()
+    assert pose_of(conditioner, drawing(1)) == pose_of(conditioner, drawing(1)) != pose_of(conditioner, drawing(2))
+    assert pose_of(conditioner, drawing(1, {"pose": list(POSE_AT_REST)})) == list(POSE_AT_REST)
     for wrong in ([1.0], [0, 0.0, 0, 0, 0], [0, float("nan"), 0, 0, 0]):
         with pytest.raises(RequestError):
-            hint.from_request(cast(System, None), drawing(1, {"pose": wrong}), (1, 1, 1))
+            conditioner.from_request(cast(System, None), drawing(1, {"pose": wrong}), (1, 1, 1))
 
 
 def test_a_pose_that_is_not_declared_is_at_rest() -> None:

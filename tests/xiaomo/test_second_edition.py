@@ -229,8 +229,8 @@ def test_an_hourglass_reads_words_time_pose_and_conditioners_but_no_padding() ->
     torch.testing.assert_close(made(x, t, same), answer)
     words = replace(conditioning, streams=(TextEncoding(stream.tokens + 1, stream.mask),))
     pose = replace(conditioning, scalars={"pose": conditioning.scalars["pose"] + 1})
-    hints = replace(conditioning, spatial=cast(Any, conditioning.spatial) + 1)
-    for changed in (made(x, t, words), made(x, t + 50, conditioning), made(x, t, pose), made(x, t, hints)):
+    conditioners = replace(conditioning, spatial=cast(Any, conditioning.spatial) + 1)
+    for changed in (made(x, t, words), made(x, t + 50, conditioning), made(x, t, pose), made(x, t, conditioners)):
         assert not torch.allclose(changed, answer, atol=1e-4)
 
 

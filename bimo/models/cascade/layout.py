@@ -125,7 +125,7 @@ XGLM: dict[str, Any] = {
 }
 NO_EFFECT_CLIP = {"attn_dropout", "proj_dropout", "embedding_dropout"}
 PRIOR: dict[str, Any] = {"dim": 2048, "clip_dim": 768, "num_heads": 32, "num_layers": 24}
-LAW: dict[str, Any] = {
+SCHEDULE: dict[str, Any] = {
     "schedule": "linear",
     "num_timesteps": 1000,
     "init_beta": None,
@@ -269,7 +269,7 @@ def prior(config: Config) -> Prior:
 
 def schedule_of(config: Config, wanted: Ddpm) -> Ddpm:
     """``wanted`` with the beta schedule, prediction and variance of a section. Raises RecipeError for other kinds."""
-    read = config.of(LAW, LAW, ())
+    read = config.of(SCHEDULE, SCHEDULE, ())
     kinds = {"eps": "epsilon", "x0": "sample"}
     variances = {"fixed_small": "fixed", "fixed_large": "fixed", "learned_range": "learned_range"}
     wrong = [

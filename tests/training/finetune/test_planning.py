@@ -227,10 +227,10 @@ def test_on_a_card_frozen_weights_are_narrowed_then_rounded_then_away(
 def test_a_module_that_asks_how_long_texts_are_is_counted() -> None:
     recipe = lumina_image.tiny()
     tokens = torch.zeros(1, 12, 16)
-    told = Conditioning((TextEncoding(tokens, torch.ones(1, 12, dtype=torch.bool)),))
+    conditioning = Conditioning((TextEncoding(tokens, torch.ones(1, 12, dtype=torch.bool)),))
     level = recipe.levels[0].name
     learns = stage(level=level, adapter=Lora(targets=(f"{level}.denoiser.*.to_q",), rank=2, alpha=2.0))
-    held = footprint_of(recipe, learns, (64, 64), told)
+    held = footprint_of(recipe, learns, (64, 64), conditioning)
     assert held.activations is not None
     counted = held.frozen
     whole = counted.text + counted.text_rest + counted.matrices + counted.kernels + counted.rest + counted.spaces
