@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 pytest.importorskip("gradio")
 
+import gradio as gr
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
@@ -30,6 +32,7 @@ from bimo.serve.jobs import Job, State
 from bimo.serve.keys import KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes, rows, sheet
+from bimo.serve.page.drawing import Drawing
 from bimo.serve.page.dropped import settings_of
 from bimo.serve.page.form import Form, filled
 from bimo.serve.page.fragments import EXAMPLES
@@ -483,3 +486,21 @@ def test_a_closed_page_ends_its_drawing(make_service: Callable[..., DrawingServi
     service.start()
     page.closed("tab")
     assert service.wait_here(job.id).state is State.cancelled
+
+
+def test_what_is_begun_last_has_the_stage_though_it_ends_first(service: DrawingService) -> None:
+    page = Page(service)
+    drawing = Drawing(page, MagicMock(), {"row": None})
+
+    async def outputs(job: Job) -> list[Any]:
+        return [each async for each in drawing.follow(job, (128, 128), VISITOR)]
+
+    async def both() -> list[list[Any]]:
+        jobs = [await page.accept(replace(FORM, steps=steps, count=2), VISITOR) for steps in (40, 2)]
+        return await asyncio.gather(*map(outputs, jobs))
+
+    first, last = asyncio.run(both())
+    assert "done" in last[-1][0]
+    assert first[-1][0] == gr.skip()  # its pictures go to the gallery alone
+    assert first[-1][2].count("data-pick") == 4
+    assert not page.staged

@@ -361,6 +361,13 @@ def test_by_keyboard_alone(tab: Tab) -> None:
     tab.until(lambda d: len(d.find_elements("css selector", "#stage .done img")) == 1)
 
 
+def test_what_is_shown_over_the_page_is_headed_in_its_language(tab: Tab) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    tab.write(" ", Keys.ENTER)
+    tab.until(lambda d: d.find_element("css selector", ".toast-title.error").text.strip() == "画不了")
+
+
 def test_a_table_over_two_settings_and_a_vote(tab: Tab) -> None:
     tab.write("红苹果")
     tabs = tab.driver.find_elements("css selector", "button[role=tab]")

@@ -68,18 +68,21 @@ class Drawing:
             job = await self.page.accept(form, who)
         except (BimoError, MemoryError) as error:
             raise who.toast(error) from None
-        async for outputs in self._follow(job, (form.width, form.height), who):
+        async for outputs in self.follow(job, (form.width, form.height), who):
             yield outputs
 
-    async def _follow(self, job: Job, size: tuple[int, int], who: Visitor) -> AsyncGenerator[tuple[Any, ...]]:
-        """The outputs while a job is drawn, and when it has ended."""
+    async def follow(self, job: Job, size: tuple[int, int], who: Visitor) -> AsyncGenerator[tuple[Any, ...]]:
+        """The outputs while a job is drawn, and when it has ended. Where another was begun in the same tab, such as by
+        an example, the stage is that one's, and this one's pictures go to the gallery alone.
+        """
         unchanged, page, count = gr.skip(), self.page, job.order.count
+        page.staged[who.session] = job.id
         preview, place, shown_at = None, -1, 0.0
         try:
             waiting = gallery.working(who.language, 0, 1, 0, count, size, None)
             yield waiting, "", unchanged, "", gr.Row(visible=False)
             async for event in page.service.events(job.id):
-                if event.kind != "step":
+                if event.kind != "step" or page.staged.get(who.session) != job.id:
                     continue
                 preview = event.preview or (preview if event.place == place else None)
                 place = event.place
@@ -89,10 +92,15 @@ class Drawing:
                 stage = gallery.working(who.language, event.done, event.steps, event.place, count, size, preview)
                 yield stage, unchanged, unchanged, unchanged, unchanged
             ended_job = await asyncio.to_thread(page.service.job, job.id)
+            outputs = await self._final_outputs(ended_job, who)
+            if page.staged.get(who.session) != job.id:
+                outputs = (unchanged, unchanged, outputs[2], unchanged, unchanged)
         finally:
             page.service.cancel(job.id)
             page.done(job.id, who)
-        yield await self._final_outputs(ended_job, who)
+            if page.staged.get(who.session) == job.id:
+                del page.staged[who.session]
+        yield outputs
 
     async def _final_outputs(self, job: Job | None, who: Visitor) -> tuple[Any, ...]:
         if job is not None and (pictures := gallery.visible_pictures(job)):
@@ -122,7 +130,8 @@ class Drawing:
         # The initial image is deleted after drawing; without it the picture would be a different one.
         if "strength" in job.order.values:
             values |= {"image": "", "mask": ""}
-            gr.Info(who.says(Message("The image it was drawn from is not kept; open it again for the same picture.")))
+            note = Message("The image it was drawn from is not kept; open it again for the same picture.")
+            who.tell(who.says(note))
         return updates(values | {"seed": picture.seed, "count": 1})
 
     async def vary(self, browser: gr.Request, text: Any) -> list[Any]:
@@ -148,7 +157,7 @@ class Drawing:
             larger = await self.page.enlarge(job, picture, who)
         except (BimoError, MemoryError) as error:
             raise who.toast(error) from None
-        async for outputs in self._follow(larger, (TIMES * picture.width, TIMES * picture.height), who):
+        async for outputs in self.follow(larger, (TIMES * picture.width, TIMES * picture.height), who):
             yield outputs
 
     async def use(self, browser: gr.Request, text: Any) -> tuple[Any, ...]:

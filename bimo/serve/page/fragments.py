@@ -21,11 +21,11 @@ HERE = Path(__file__).parent
 #: Example prompts in both languages with a style, which the bundled model draws well and without warnings.
 EXAMPLES = (
     ("红苹果", "a red apple", "3d"),
-    ("一只猫", "a cat", "watercolour"),
+    ("一只猫", "a cat", "flat"),
     ("一只熊猫", "a panda", "ink"),
-    ("一条鱼", "a fish", "papercut"),
-    ("机器人", "a robot", "pixel"),
-    ("绿色的汽车", "a green car", "flat"),
+    ("蝴蝶", "a butterfly", "papercut"),
+    ("一颗草莓", "a strawberry", "pixel"),
+    ("一朵向日葵", "a sunflower", "watercolour"),
 )
 WRITINGS = ("horizontal", "vertical", "couplet", "seal")
 FONTS = (
@@ -180,8 +180,12 @@ def model_choices(language: str, page: Page) -> list[tuple[str, str]]:
 
 
 def title_html(language: str, page: Page, who: Visitor | None = None) -> str:
-    """The heading of the page; with keys also the visitor's name and a link to log out."""
+    """The heading of the page, with the headings of what is shown over it; with keys also the visitor's name and a link
+    to log out.
+    """
     tagline = escaped(Message("From a sentence to a picture").said(language))
     leave_text = escaped(Message("Leave").said(language))
     leave_link = "" if page.keys is None or who is None else f'<a href="/logout">{escaped(who.user)} · {leave_text}</a>'
-    return f"<h1>笔墨 bimo <small>{tagline}</small></h1>{leave_link}"
+    over = {"error": Message("Cannot draw"), "warning": Message("Note"), "info": Message("Note")}
+    heads = "".join(f' data-{kind}="{escaped(head.said(language))}"' for kind, head in over.items())
+    return f"<h1{heads}>笔墨 bimo <small>{tagline}</small></h1>{leave_link}"

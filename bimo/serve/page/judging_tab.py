@@ -57,7 +57,7 @@ def on_judging(page: Page, tab: JudgingTab) -> None:
     outputs = [tab.pictures, tab.row, tab.notice]
 
     async def show(browser: gr.Request) -> tuple[Any, ...]:
-        return await _next(judging, Visitor.of(browser))
+        return await _next(page, judging, Visitor.of(browser))
 
     tab.go.click(show, None, outputs, **QUIET)
 
@@ -68,7 +68,7 @@ def on_judging(page: Page, tab: JudgingTab) -> None:
                 await asyncio.to_thread(judging.vote, who.session, who.user, choice)
             except BimoError as error:
                 raise who.toast(error) from None
-            return await _next(judging, who)
+            return await _next(page, judging, who)
 
         return vote
 
@@ -85,7 +85,7 @@ def on_judging(page: Page, tab: JudgingTab) -> None:
     tab.ratings.click(rate, None, tab.table, **QUIET)
 
 
-async def _next(judging: Judging, who: Visitor) -> tuple[Any, ...]:
+async def _next(page: Page, judging: Judging, who: Visitor) -> tuple[Any, ...]:
     shown = await asyncio.to_thread(judging.show, who.session, who.user, who.language)
     left = judging.pairs.left_for(who.user)
     message = Message(
@@ -93,6 +93,6 @@ async def _next(judging: Judging, who: Visitor) -> tuple[Any, ...]:
         "feedback {path} PAIRS",
         done=len(judging.pairs.pairs) - left,
         count=len(judging.pairs.pairs),
-        path=judging.table,
+        path=page.named(judging.table),
     )
     return shown, gr.Row(visible=bool(shown)), gallery.notice(who.says(message))

@@ -6,7 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
-from bimo.core.messages import Both, Message
+from bimo.core.messages import Both, Message, language
 from bimo.core.recipe import Recipe
 from bimo.diffusion import image_inputs
 from bimo.diffusion.request_validation import heeds_empty
@@ -146,7 +146,9 @@ def meter(engine: Engine, text: str) -> str:
 
 
 def words_of(engine: Engine, text: str) -> str:
-    """The words of a model's vocabulary that contain ``text``, as buttons that insert them into the prompt."""
+    """The words of a model's vocabulary that contain ``text``, as buttons that insert them into the prompt; those of
+    the speaker's language first.
+    """
     vocabulary = {
         word
         for encoder in engine.system.text_encoders
@@ -158,8 +160,12 @@ def words_of(engine: Engine, text: str) -> str:
         return f'<p class="nothing">{escaped(sentence)}</p>'
     query = text.strip().lower()
     matches = [word for word in vocabulary if query in word]
+    chinese = language() == "zh"
     # Words before single characters, the shortest first.
-    ordered = sorted(matches, key=lambda word: (word != query, len(word) < 2, len(word) if query else 0, word))
+    ordered = sorted(
+        matches,
+        key=lambda word: (word != query, word.isascii() is chinese, len(word) < 2, len(word) if query else 0, word),
+    )
     count = Message("{count} of {every} words", count=len(matches), every=len(vocabulary))
     buttons = "".join(
         f'<button type="button" class="word" data-word="{escaped(word)}">{escaped(word)}</button>'

@@ -87,7 +87,7 @@
       pen.drawImage(this.base, 0, 0);
       pen.drawImage(this.paint("sketch"), 0, 0);
       pen.globalAlpha = 0.55;
-      pen.drawImage(this.paint("mask", "#b93a2b"), 0, 0);
+      pen.drawImage(this.paint("mask", "#2456d6"), 0, 0); // blue: most of what is drawn is warmer
       pen.globalAlpha = 1;
     },
     changed() {
@@ -203,6 +203,16 @@
       write("dropped", "unreadable " + Date.now());
     }
   });
+
+  /* gradio heads what it shows over the page by its kind, in English alone. */
+  new MutationObserver(() => {
+    const said = one("#title [data-error]")?.dataset;
+    for (const title of document.querySelectorAll(".toast-title")) {
+      const words = said?.[["error", "warning", "info"].find((kind) => title.classList.contains(kind))];
+      const node = [...title.childNodes].find((each) => each.nodeType === Node.TEXT_NODE && each.nodeValue.trim());
+      if (words && node && node.nodeValue.trim() !== words) node.nodeValue = `${words} `;
+    }
+  }).observe(document.body, { childList: true, subtree: true });
 
   /* What the server wants on the canvas it says in #onto. */
   let last = "";

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import gradio as gr
 
@@ -57,6 +58,8 @@ class Page:
         self.votes = Votes(service.settings.folder / "preferences")
         reports = service.settings.reports
         self.judging = Judging(reports, service.settings.folder / "judgements") if reports else None
+        #: The job that a tab's stage shows, by session; it may wait for others as well.
+        self.staged: dict[str, str] = {}
         #: Jobs that a tab waits for, by session.
         self._waiting: dict[str, set[str]] = {}
 
@@ -80,6 +83,10 @@ class Page:
             yield lambda: mark in self._waiting.get(who.session, ())
         finally:
             self.done(mark, who)
+
+    def named(self, path: Path) -> Path:
+        """A file of the server as its visitors may see it: with keys, they are not those who run it."""
+        return path if self.keys is None else Path(path.parent.name, path.name)
 
     async def offer(self, model: str) -> Offer:
         """The settings that a model offers; loads it if necessary. Raises BimoError."""
@@ -193,6 +200,10 @@ class Visitor:
     def says(self, message: Sayable) -> str:
         """A sentence in the visitor's language."""
         return message.said(self.language)
+
+    def tell(self, sentence: str) -> None:
+        """Shows a sentence over the page; gradio renders it as HTML."""
+        gr.Info(html.escape(sentence, quote=False), duration=12, title=self.says(Message("Note")))
 
     def toast(self, error: BaseException) -> gr.Error:
         """An error to show over the page; gradio renders it as HTML."""

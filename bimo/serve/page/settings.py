@@ -134,7 +134,7 @@ class Settings:
         except BimoError as error:
             raise who.toast(error) from None
         for note in dropped.notes:
-            gr.Info(gallery.escaped(note))
+            who.tell(note)
         return updates(dropped.values)
 
     async def example(self, browser: gr.Request, text: Any) -> list[Any]:

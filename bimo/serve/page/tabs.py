@@ -215,7 +215,7 @@ def on_dueling(page: Page, parts: Components, dueled: Dueling) -> None:
                 "Left: {left}, right: {right}. Kept; train with: bimo data feedback {path} PAIRS",
                 left=left.order.model,
                 right=right.order.model,
-                path=path,
+                path=page.named(path),
             )
             return gr.Row(visible=False), gallery.notice(who.says(message)), ""
 
