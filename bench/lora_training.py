@@ -210,8 +210,8 @@ class Bimo:
 
     def step(self) -> None:
         """A step, its line in the journal and the bar."""
-        loss, lr = self.run._step(self.stage, self.learning)
-        self.progress.on_step(self.run.place.step, loss, lr)
+        self.run._step(self.stage, self.learning)
+        self.run._log(self.stage, self.learning, self.progress)
 
 
 def check_equal(ours: Bimo, script: Script) -> None:

@@ -183,8 +183,8 @@ def ours(case: Case, number: int, data: Path, out: Path) -> tuple[Trainer, Any, 
     progress = Progress(stage, 0, Journal(out))
 
     def step() -> None:
-        loss, lr = run._step(stage, learning)
-        progress.on_step(run.place.step, loss, lr)
+        run._step(stage, learning)
+        run._log(stage, learning, progress)
 
     return run, learning, step
 

@@ -93,6 +93,24 @@ def finetune(
         str | None,
         typer.Option(help=say("learn where it is white: alpha, the pictures' own, or maps of that name")),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help=say("have torch compile the blocks of the denoisers: minutes before step 1")),
+    ] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help=say("kernels of convolutions as tensor cores read them (UNets)"))
+    ] = False,
+    exact: Annotated[
+        bool | None,
+        typer.Option(
+            "--exact/--no-exact",
+            help=say("on CUDA: deterministic kernels alone, or the fastest; unless said, deterministic ones if any"),
+        ),
+    ] = None,
+    log_every: Annotated[
+        int,
+        typer.Option(min=0, max=MOST, help=say("after how many steps losses are read of a card, which waits for it")),
+    ] = 0,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help=say("how many threads"))] = None,
     seed: Annotated[int, typer.Option(min=0, help=say("another one: other rows and noise"))] = 0,
@@ -134,6 +152,7 @@ def finetune(
     options |= {"size": None if size is None else inputs.size_of(size), "precision": precision and precision.value}
     options |= {"samples": tuple(sample or ()), "sample_every": sample_every}
     options |= {"quantise": quantise and quantise.value, "mask": mask or ""}
+    options |= {"compiled": compiled, "channels_last": channels_last, "exact": exact, "log_every": log_every}
     run = run_of(
         options, pictures, out, memory=memory, device=device, captioner=captioner, captioner_model=captioner_model or ""
     )

@@ -24,7 +24,8 @@ KEY_VARIABLE = "BIMO_CAPTIONKEY"
 
 def wish_of(options: Mapping[str, Any]) -> Wish:
     """A `Wish` from the options of the command line. Raises RequestError for contradictions and missing options."""
-    fields = {name: value for name, value in options.items() if name not in ("class_word", "keep") and value}
+    fields = {name: value for name, value in options.items() if name not in ("class_word", "keep")}
+    fields = {name: value for name, value in fields.items() if value or value is False}
     class_word, kept_words = str(options["class_word"]), tuple(options["keep"])
     if fields.get("word") and not class_word:
         raise RequestError("--embedding needs --class: an everyday word that the new one begins as, for instance 鸭")

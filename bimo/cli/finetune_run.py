@@ -157,10 +157,12 @@ class FinetuneRun:
     def _recipe(self, data: Prepared, settings: tuple[str, ...]) -> Recipe:
         """The recipe of the run: that of its file if the options are the same, else a new plan, which is written."""
         file, state = self.out / RECIPE_FILE, self._state()
-        requested = {"wish": json.loads(json.dumps(asdict(self.wish))), "settings": list(settings)}
+        requested = {"wish": _plain(self.wish), "settings": list(settings)}
         if file.is_file() and state:
             edited = _digest(file) != state["written"]
-            same = {name: state[name] for name in requested} == requested
+            # Settings that a run's version did not know have their defaults.
+            then = {"wish": _plain(replace(Wish(model=""), **state["wish"])), "settings": state["settings"]}
+            same = then == requested
             if edited and not same:
                 raise TrainingError(
                     "{file} was edited, and now other options are given: go on with what it says by the command that "
@@ -376,7 +378,15 @@ def _line(stage: Stage) -> str:
     line += say(", blocks worked out twice") if stage.gradient_checkpointing else ""
     line += say(", frozen weights as {kind}", kind=stage.frozen) if stage.frozen != "fp32" else ""
     line += say(", away while they wait ({offload})", offload=stage.offload) if stage.offload != "none" else ""
-    return line + (say(", each step fused with the backward pass") if stage.fused_backward else "")
+    line += say(", each step fused with the backward pass") if stage.fused_backward else ""
+    line += say(", blocks compiled") if stage.compiled else ""
+    line += say(", channels last") if stage.channels_last else ""
+    return line + (say(", deterministic kernels alone") if stage.exact else "")
+
+
+def _plain(wish: Wish) -> dict[str, Any]:
+    """A wish as JSON has it."""
+    return json.loads(json.dumps(asdict(wish)))
 
 
 def _digest(file: Path) -> str:

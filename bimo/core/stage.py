@@ -45,6 +45,13 @@ class Stage(Part):
     multiplies them. ``offload`` "parts" has the text encoders in the processor's memory while the denoiser learns, and
     it while they read; "groups" has the denoiser's frozen matrices there too, of which one at a time is on the card.
 
+    ``compiled`` has torch compile the blocks of the denoisers that repeat, once for each of their sizes;
+    ``channels_last`` keeps kernels of convolutions as tensor cores read them. ``exact`` takes deterministic kernels on
+    CUDA and refuses operations without one; None takes them where they exist, and says where not; False takes the
+    fastest. ``log_every`` steps losses are read of the device, which is waited for meanwhile: 0 for each step on a
+    processor and every tenth on a card. A loss that is no number is found then, and in any case before something is
+    saved.
+
     What is left out, so that guidance can do without it: ``caption_dropout`` is the share of captions emptied for
     all text
     text encoders, ``encoder_dropout`` are shares for each by itself, besides; ``condition_dropout`` are shares of
@@ -104,6 +111,10 @@ class Stage(Part):
     gradient_checkpointing: bool = False
     frozen: Literal["fp32", "bf16", "fp16", "int8", "fp8", "nf4"] = "fp32"
     offload: Literal["none", "parts", "groups"] = "none"
+    compiled: bool = False
+    channels_last: bool = False
+    exact: bool | None = None
+    log_every: int = 0
     caption_dropout: float = 0.0
     encoder_dropout: tuple[float, ...] = ()
     condition_dropout: tuple[tuple[str, float], ...] = ()
@@ -143,6 +154,12 @@ class Stage(Part):
         if any(count < 0 for _, count in self.repeats):
             raise RecipeError(
                 "repeats of stage {name!r} are counts from 0; got {repeats}", name=self.name, repeats=self.repeats
+            )
+        if self.log_every < 0:
+            raise RecipeError(
+                "log_every of stage {name!r} is {every}; expected a number of steps, or 0",
+                name=self.name,
+                every=self.log_every,
             )
         if min(self.sample_every, self.save_every, self.keep_last) < 0 or (self.keep_last and not self.save_every):
             raise RecipeError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,9 @@ from bimo.diffusion.system import System
 
 #: C++ compilers that inductor needs for its CPU kernels.
 COMPILERS = ("c++", "g++", "clang++", "cl")
+#: How many variants of a kind of block are compiled: one for each of its widths, sizes and modes. torch leaves off at
+#: eight, with which a UNet as Stable Diffusion's would be compiled in part.
+VARIANTS = 1024
 
 
 def compile_blocks(system: System, device: torch.device, *, graphs: bool = False) -> int:
@@ -27,20 +31,39 @@ def compile_blocks(system: System, device: torch.device, *, graphs: bool = False
 
     Raises RequestError on a CPU without a C++ compiler.
     """
+    denoisers = [system.level(level.name).denoiser for level in system.recipe.levels]
+    for denoiser in denoisers if graphs else ():
+        # A replayed graph overwrites its previous outputs; torch has to know that a new step no longer needs them.
+        denoiser.register_forward_pre_hook(_new_step)
+    blocks = [block for denoiser in denoisers for block in repeated_blocks(denoiser)]
+    # dynamic=None: after a second size, torch recompiles once with dynamic shapes for all further sizes.
+    return len(compile_each(blocks, device, mode="reduce-overhead" if graphs else None))
+
+
+def compile_each(
+    blocks: Sequence[nn.Module], device: torch.device, *, dynamic: bool | None = None, mode: str | None = None
+) -> list[nn.Module]:
+    """Marks modules for compilation at their first call, and returns them; ``dynamic`` and ``mode`` are torch's.
+
+    Raises RequestError on a CPU without a C++ compiler.
+    """
     if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
         raise RequestError("--compile needs a compiler of C++, and there is none; install g++ or leave it out")
-    mode = "reduce-overhead" if graphs else None
-    count = 0
-    for level in system.recipe.levels:
-        denoiser = system.level(level.name).denoiser
-        if graphs:
-            # A replayed graph overwrites its previous outputs; torch has to know that a new step no longer needs them.
-            denoiser.register_forward_pre_hook(_new_step)
-        for block in repeated_blocks(denoiser):
-            # dynamic=None: after a second size, torch recompiles once with dynamic shapes for all further sizes.
-            cast(Any, block).compile(dynamic=None, mode=mode)
-            count += 1
-    return count
+    if blocks:
+        import torch._dynamo
+
+        config: Any = torch._dynamo.config
+        config.cache_size_limit = max(config.cache_size_limit, VARIANTS)
+        config.accumulated_cache_size_limit = max(config.accumulated_cache_size_limit, VARIANTS)
+    for block in blocks:
+        cast(Any, block).compile(dynamic=dynamic, mode=mode)
+    return list(blocks)
+
+
+def uncompile(blocks: Iterable[nn.Module]) -> None:
+    """Has modules run as they are again."""
+    for block in blocks:
+        cast(Any, block)._compiled_call_impl = None
 
 
 def check_graphs(device: torch.device, compiled: bool) -> None:

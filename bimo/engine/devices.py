@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -179,20 +178,3 @@ def to_device(value: Value, device: torch.device) -> Value:
     elif is_dataclass(value) and not isinstance(value, type):
         moved = replace(value, **{f.name: to_device(getattr(value, f.name), device) for f in fields(value)})
     return moved
-
-
-@contextmanager
-def exact(device: torch.device) -> Generator[None]:
-    """Restricts CUDA to deterministic kernels; torch raises for operations without one. CPU kernels always are."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first called
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]

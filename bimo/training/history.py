@@ -25,7 +25,7 @@ DISPLAY_ONLY = ("title", "paper", "licence", "languages", "prompts")
 #: Fields that cannot change during a stage: its name, what is trained by which optimiser, and what is held out.
 FIXED = ("name", "level", "train", "optimiser", "fused_backward", "adapter", "validation")
 #: Fields that can change at any time, as they do not affect what is trained.
-FREE = ("sample_every", "save_every", "keep_last", "trackers")
+FREE = ("sample_every", "save_every", "keep_last", "trackers", "log_every")
 FEW = 6
 
 #: Path -> (before, after).

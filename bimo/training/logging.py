@@ -204,11 +204,16 @@ class Progress:
         self.bar.stop()
         self.journal.flush()
 
-    def on_step(self, step: int, loss: float, lr: float, valid: float | None = None) -> None:
-        """Called after each step."""
+    def seconds_each(self, steps: int) -> float:
+        """The seconds of each of the ``steps`` since the last call."""
         now = time.monotonic()
-        self.journal.add(self.stage, step, loss, lr, now - self.last, valid)
-        self.last = now
+        seconds, self.last = (now - self.last) / max(1, steps), now
+        return seconds
+
+    def on_step(self, step: int, loss: float, lr: float, seconds: float, valid: float | None = None) -> None:
+        """Called for each step, once its loss is known."""
+        now = time.monotonic()
+        self.journal.add(self.stage, step, loss, lr, seconds, valid)
         if now - self.flushed > FLUSH_SECONDS:
             self.journal.flush()
             self.flushed = now

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -103,3 +104,14 @@ def tensors_in(value: Any, path: str = "") -> dict[str, Tensor]:
     for name, part in items:
         tensors |= tensors_in(part, f"{path}.{name}" if path else str(name))
     return tensors
+
+
+@contextmanager
+def leaving_nothing(out: Path, fresh: bool, processes: Processes) -> Generator[None]:
+    """Removes a new folder again if the run fails before its recipe is written."""
+    try:
+        yield
+    except BaseException:
+        if fresh and processes.is_main_process and not (out / RECIPE_FILE).is_file():
+            shutil.rmtree(out, ignore_errors=True)
+        raise

@@ -15,6 +15,7 @@ from bimo.core.recipe import Stage
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
 from bimo.training.adapters.adapter import adapter_of
+from bimo.training.execution import eager
 from bimo.training.stage_trainer import StageTrainer, gather_to_cpu
 
 if TYPE_CHECKING:
@@ -74,6 +75,6 @@ def draw_samples(system: System, trainer: StageTrainer | None, processes: Proces
             engine.draw(text, seed=SAMPLE_SEED, steps=SAMPLE_STEPS, draft=0)[0].image for text in system.recipe.prompts
         ]
 
-    with averaged(system, trainer):
+    with averaged(system, trainer), eager():
         # A sharded system draws in all processes.
         return trainer.within(pictures) if trainer is not None and processes.sharded else pictures()

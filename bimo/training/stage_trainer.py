@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -26,12 +25,14 @@ from bimo.training.averaging import average_of
 from bimo.training.batch_sampler import BatchSampler
 from bimo.training.distributed.processes import Processes, gather
 from bimo.training.distributed.zero import DeepSpeedZero
-from bimo.training.finite import broken, not_finite, picked, some
+from bimo.training.execution import Execution
+from bimo.training.finite import broken, not_finite, some
 from bimo.training.frozen_weights import FrozenWeights
 from bimo.training.master_weights import MasterWeights
 from bimo.training.objectives.objective import BatchSource, Objective
 from bimo.training.optimizer_classes import BY_PARAMETER, OWN, plain
 from bimo.training.optimizers import ChainedOptimizer, autocast, optimiser, ordered, scaler
+from bimo.training.step_losses import StepLosses, own_part
 from bimo.training.train_inputs import TrainInputs
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -82,14 +83,15 @@ class StageTrainer:
         number: int = 0,
         state: Path | None = None,
         frozen: FrozenWeights | None = None,
+        execution: Execution | None = None,
     ) -> None:
-        """``names`` are trained, ``frozen`` keeps the others. ``saved`` is a result of ``state``, whose "stage" may
-        have had other settings. ``number`` is the stage's, in ``state`` the run is saved.
+        """``names`` are trained, ``frozen`` keeps the others, ``execution`` ends with the stage. ``saved`` is a result
+        of ``state``, whose "stage" may have had other settings. ``number`` is the stage's, in ``state`` the run is
+        saved.
         """
         self.stage, self.batches, self.objective = stage, batches, objective
         self.number, self._file, self._frozen = number, state or batches.out / "state.pt", frozen
-        #: Whether each of the last step's gradients is finite, as a tensor on their device.
-        self._gradients: tuple[int, Sequence[str], Tensor] | None = None
+        self._execution = execution
         self.processes: Processes = batches.processes
         self.extra = batches.blank.extra
         self._module = TrainModule(batches.blank.system, self.extra)
@@ -118,6 +120,7 @@ class StageTrainer:
             self.optimiser = DeepSpeedZero(stage, self._module, self.optimiser, self.processes)
             self._forward = self.optimiser.engine
         self.average = average_of(stage, self.parameters, self.optimiser)
+        self.losses = StepLosses(stage, number, batches, self.parameters, self._file)
         #: For each parameter that is updated in the backward pass, whether its gradient was finite.
         self._fused: dict[str, Tensor] = {}
         if stage.fused_backward:
@@ -126,25 +129,23 @@ class StageTrainer:
         if saved is not None:
             self._go_on(saved)
 
-    def step(self, step: int, generator: torch.Generator, lr: float) -> float:
-        """One optimiser step; returns the mean loss of all its rows. Raises TrainingError if that is not finite."""
-        stage, value = self.stage, 0.0
+    def step(self, step: int, generator: torch.Generator, lr: float) -> None:
+        """One optimiser step. What its loss is stays on the device until ``losses`` reads it."""
+        stage = self.stage
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["share"]
         self.optimiser.zero_grad(set_to_none=True)
         self._fused = {}
+        self.losses.begin(step + 1)
         batches = range(step * stage.accumulate, (step + 1) * stage.accumulate)
         for batch in batches:
+            drawn_with = generator.get_state()
             # Gradients are reduced once a step.
             with nullcontext() if batch == batches[-1] else self.processes.no_sync(self._forward):
                 loss, inputs = self._loss(batch, generator)
                 part = self.processes.part(cast(Share, inputs.share))
                 loss = loss / stage.accumulate
-                value += self.processes.total(float(loss.detach()) * part)[0]
-                # The device was just synchronised: the flags of the step before cost nothing now.
-                self.check_gradients()
-                if not math.isfinite(value):
-                    self._broken(step, inputs, math.isfinite(float(loss.detach())))
+                self.losses.add(batch, drawn_with, loss, part)
                 # Reduction averages over processes, whose numbers of rows may differ.
                 loss = self.scaler.scale(loss * (part * self.processes.count))
                 self.processes.backward(self._forward, loss)
@@ -152,16 +153,15 @@ class StageTrainer:
             self.masters.take_gradients()
         self.scaler.unscale_(self.optimiser)
         if self._fused:
-            self._gradients = step, list(self._fused), torch.stack(list(self._fused.values()))
+            self.losses.add_gradients(list(self._fused), torch.stack(list(self._fused.values())))
         elif not self.processes.zero and not stage.fused_backward:  # DeepSpeed clips before it shards
-            self._clip(step)
+            self._clip()
         if not stage.fused_backward:
             self.scaler.step(self.optimiser)
         self.scaler.update()
         if self.masters is not None:
             self.masters.copy_to_working()
         self.average.update(self.parameters, step)
-        return value
 
     def validate(self, generators: Callable[[int], torch.Generator]) -> float:
         """The mean validation loss; the generator of each batch is seeded by its number."""
@@ -173,21 +173,10 @@ class StageTrainer:
                 total += float(loss) * self.processes.part(cast(Share, inputs.share))
         return self.processes.total(total)[0] / order.per_epoch
 
-    def check_gradients(self) -> None:
-        """Raises TrainingError if gradients of the last step were not finite."""
-        if self._gradients is None:
-            return
-        (step, names, fine), self._gradients = self._gradients, None
-        if bad := picked(names, fine.unbind()):
-            listed = some(bad, len(names))
-            what = Message("gradients are not finite: {listed}", listed=listed)
-            raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
-
     def check_weights(self, step: int) -> None:
         """Raises TrainingError if trained parameters or their averages are not finite after a step."""
-        self.check_gradients()
         tensors = self.parameters | {f"{name} (ema)": value for name, value in self.average.values.items()}
-        bad = not_finite({name: _own_part(value) for name, value in tensors.items()})
+        bad = not_finite({name: own_part(value) for name, value in tensors.items()})
         if self.processes.total(float(len(bad)))[0]:
             listed = some(bad, len(tensors))
             what = Message("weights are not finite: {listed}", listed=listed)
@@ -228,6 +217,8 @@ class StageTrainer:
             self.masters.close()
         if self._frozen is not None:
             self._frozen.close()
+        if self._execution is not None:
+            self._execution.close()
         if isinstance(self.optimiser, DeepSpeedZero):
             self.optimiser.close()
 
@@ -260,7 +251,7 @@ class StageTrainer:
             parameter: Any = each.param_groups[0]["params"][0]
             self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(take, each)))
 
-    def _clip(self, step: int) -> None:
+    def _clip(self) -> None:
         """Clips the gradients, and uses their norms to check whether each is finite."""
         learnt = {name: p for name, p in self.parameters.items() if p.grad is not None}
         if not learnt:
@@ -278,7 +269,7 @@ class StageTrainer:
         if self.stage.max_grad_norm:
             nn.utils.clip_grads_with_norm_(learnt.values(), self.stage.max_grad_norm, total, foreach=True)
         if not self.scaler.is_enabled():  # which skips such a step and lowers its scale
-            self._gradients = step, names, norms.detach().isfinite()
+            self.losses.add_gradients(names, norms.detach().isfinite())
 
     def _loss(
         self, number: int, generator: torch.Generator, order: BatchSampler | None = None
@@ -342,20 +333,6 @@ class StageTrainer:
         groups = [{**group, "params": [next(counts) for _ in group["params"]]} for group in fresh]
         return {"state": {at: known[name] for at, name in enumerate(now) if name in known}, "param_groups": groups}
 
-    def _broken(self, step: int, inputs: TrainInputs, others: bool) -> None:
-        """Raises TrainingError and saves the batch that caused it; with ``others`` that of another process."""
-        rank = self.processes.rank
-        path = self.batches.out / (f"broken-batch.{rank}.pt" if rank else "broken-batch.pt")
-        if not others:
-            torch.save({"x": inputs.batch.x if inputs.batch else inputs.pixels}, path)
-        where = self.batches.out / "broken-batch*.pt" if others else path
-        what = Message("the loss is not a number, its batch lies in {where}", where=where)
-        bad = not_finite({name: _own_part(value) for name, value in self.parameters.items()})
-        if bad:
-            listed = some(bad, len(self.parameters))
-            what = Message("{what}, and so are weights: {listed}", what=what, listed=listed)
-        raise broken(self.stage, self.number, step + 1, what, self.batches.out, self._file)
-
 
 def named(system: System, extra: nn.Module | None, objective: Objective) -> dict[str, nn.Parameter]:
     """All parameters by name: the system's, and those of the objective's own module with the objective's prefix."""
@@ -363,12 +340,6 @@ def named(system: System, extra: nn.Module | None, objective: Objective) -> dict
     if extra is not None:
         parameters |= {f"{objective.prefix()}.{name}": p for name, p in extra.named_parameters()}
     return parameters
-
-
-def _own_part(value: Tensor) -> Tensor:
-    """This process's shard of a tensor."""
-    dtensor: Any = value.detach()
-    return dtensor.to_local() if hasattr(dtensor, "to_local") else dtensor
 
 
 def gather_to_cpu(value: Any) -> Any:
@@ -384,10 +355,11 @@ def gather_to_cpu(value: Any) -> Any:
 
 
 def as_is(value: Tensor, parameter: Tensor) -> Tensor:
-    """Shards a whole tensor like a parameter."""
+    """A whole tensor placed like a parameter: on its device, in its order of memory, sharded."""
     other: Any = parameter
     if not hasattr(other, "placements"):
-        return value.to(parameter.device)
+        # In its order of memory, too: fused steps go through both as they lie.
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value, other.device_mesh, other.placements)

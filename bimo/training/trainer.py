@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,12 @@ from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.data.sheets import sheet
 from bimo.diffusion.system import RECIPE_FILE, System
-from bimo.engine.devices import exact
 from bimo.training.adapters.adapter import adapter_of
 from bimo.training.adapters.lora_stage import split_adapter_state
 from bimo.training.checks import check_groups, check_seed, check_sizes, check_words
 from bimo.training.distributed.processes import ALONE, Processes, init_distributed
 from bimo.training.distributed.zero import zero_settings
+from bimo.training.execution import Execution, deterministic
 from bimo.training.finite import broken, not_finite, some
 from bimo.training.frozen_weights import FrozenWeights
 from bimo.training.history import Place
@@ -40,11 +38,13 @@ from bimo.training.objectives.rewards import Judges
 from bimo.training.optimizers import checkpoint_gradients, freeze, set_modes
 from bimo.training.preflight import check_recipe, check_stages, sized
 from bimo.training.run_page import leave
-from bimo.training.run_state import STATE_FILE, copied, history_of, read_state, tensors_in
+from bimo.training.run_state import STATE_FILE, copied, history_of, leaving_nothing, read_state, tensors_in
+from bimo.training.seeds import mixed
 from bimo.training.snapshots import averaged, draw_samples, remove_old, write_snapshot
 from bimo.training.stage_trainer import StageTrainer, gather_to_cpu, named
 from bimo.training.starting_weights import StartingWeights, copy_matching, demand_finite
-from bimo.training.tokenizers import build_tokenizer
+from bimo.training.step_losses import log_every
+from bimo.training.tokenizers import load_tokenizers
 from bimo.training.train_inputs import TrainInputs, vocabulary
 
 CHECKPOINT_SECONDS = 180.0
@@ -86,14 +86,14 @@ def train(
     data and some decoded pixels are cached in ``cache``, by default in ``data`` itself. ``repeats`` says how often in
     an epoch the rows of each folder are seen.
     """
-    with init_distributed(device) as processes, exact(processes.device):
+    with init_distributed(device) as processes:
         if threads:
             torch.set_num_threads(threads)
         pictures = Pictures(*((data,) if isinstance(data, Path) else data), cache=cache, repeats=repeats)
         fresh = not out.exists() or not any(out.iterdir())
         with (
             alone(out, TrainingError) if processes.is_main_process else nullcontext(),
-            _leaving_nothing(out, fresh, processes),
+            leaving_nothing(out, fresh, processes),
         ):
             options = teacher, judges, processes, from_here, accept_new_data, stopping
             run = Trainer(recipe, pictures, out, seed, stop_after, *options)
@@ -102,17 +102,6 @@ def train(
                 del other  # keeps only one system of an iterator in memory
             run.everything()
     return out
-
-
-@contextmanager
-def _leaving_nothing(out: Path, fresh: bool, processes: Processes) -> Generator[None]:
-    """Removes a new folder again if the run fails before its recipe is written."""
-    try:
-        yield
-    except BaseException:
-        if fresh and processes.is_main_process and not (out / RECIPE_FILE).is_file():
-            shutil.rmtree(out, ignore_errors=True)
-        raise
 
 
 class Trainer:
@@ -192,44 +181,68 @@ class Trainer:
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
         """Runs one stage; False if it stopped at the deadline."""
-        trainer = self._stage_trainer(stage, saved)
-        self._announce(stage, trainer)
-        self._modes()
-        self.journal.track(stage)
-        progress = Progress(stage, self.place.step, self.journal)
+        with deterministic(stage, self.processes.device):
+            trainer = self._stage_trainer(stage, saved)
+            self._announce(stage, trainer)
+            self._modes()
+            self.journal.track(stage)
+            with Progress(stage, self.place.step, self.journal) as progress:
+                if not self._steps(stage, trainer, progress):
+                    return False
+            trainer.check_weights(self.place.step)
+            if stage.holds:  # afterwards they are whole, on the processor, where drawing takes long
+                self._draw_samples(trainer)
+                self._left(stage, trainer)
+            else:
+                self._left(stage, trainer)
+                self._draw_samples(None)
+        return True
+
+    def _steps(self, stage: Stage, trainer: StageTrainer, progress: Progress) -> bool:
+        """Takes the remaining steps of a stage; False if it stopped at the deadline."""
         last_saved = last_sheet = time.monotonic()
-        with progress:
-            while self.place.step < stage.steps:
-                loss, lr = self._step(stage, trainer)
-                progress.on_step(self.place.step, loss, lr, self._validated(stage, trainer))
-                now, step = time.monotonic(), self.place.step
+        while self.place.step < stage.steps:
+            self._step(stage, trainer)
+            now, step = time.monotonic(), self.place.step
+            log = self._logs(stage, trainer)
+            over = save = look = 0.0
+            if log or self.processes.count == 1:
                 look = not stage.sample_every and now - last_sheet > SHEET_SECONDS
                 due = (now > self.deadline or self.stopping(), now - last_saved > CHECKPOINT_SECONDS, look)
                 # All processes follow the main process's clock.
                 over, save, look = self.processes.total(*(float(it and self.processes.is_main_process) for it in due))
-                look = look or (stage.sample_every and step % stage.sample_every == 0 and step < stage.steps)
-                if stage.save_every and step % stage.save_every == 0 and step < stage.steps:
-                    self._keep(stage, trainer)
-                if over or save:
-                    trainer.check_weights(self.place.step)
-                    self._save(trainer.state() | {"stage": dumps(stage)}, trainer)
-                if over:
-                    return False
-                if save:
-                    last_saved = time.monotonic()
-                if look:
-                    self._draw_samples(trainer)
-                    if self.processes.is_main_process:
-                        leave(self.out, self.recipe)
-                    last_sheet = time.monotonic()
-        trainer.check_weights(self.place.step)
-        if stage.holds:  # afterwards they are whole, on the processor, where drawing takes long
-            self._draw_samples(trainer)
-            self._left(stage, trainer)
-        else:
-            self._left(stage, trainer)
-            self._draw_samples(None)
+            look = look or (stage.sample_every and step % stage.sample_every == 0 and step < stage.steps)
+            keep = stage.save_every and step % stage.save_every == 0 and step < stage.steps
+            if log or over or save or look or keep:
+                self._log(stage, trainer, progress)
+            if keep:
+                self._keep(stage, trainer)
+            if over or save:
+                trainer.check_weights(self.place.step)
+                self._save(trainer.state() | {"stage": dumps(stage)}, trainer)
+            if over:
+                return False
+            if save:
+                last_saved = time.monotonic()
+            if look:
+                self._draw_samples(trainer)
+                if self.processes.is_main_process:
+                    leave(self.out, self.recipe)
+                last_sheet = time.monotonic()
         return True
+
+    def _logs(self, stage: Stage, trainer: StageTrainer) -> bool:
+        """Whether losses are read after this step: as often as the stage says, and where what learns is looked at."""
+        step = self.place.step
+        every = log_every(stage, self.processes.device), trainer.objective.draws_every
+        return step == stage.steps or any(n and step % n == 0 for n in every) or self._validates(stage, trainer)
+
+    def _log(self, stage: Stage, trainer: StageTrainer, progress: Progress) -> None:
+        """Reads the losses of the steps since the last time, and logs them."""
+        seconds = progress.seconds_each(len(trainer.losses))
+        for step, loss in trainer.losses.read():
+            valid = self._validated(stage, trainer) if step == self.place.step else None
+            progress.on_step(step, loss, rate(stage, step - 1), seconds, valid)
 
     def _announce(self, stage: Stage, trainer: StageTrainer) -> None:
         """Prints what is trained, and facts about the data. Raises TrainingError as ``check_words``."""
@@ -285,6 +298,7 @@ class Trainer:
             extra.to(self.processes.device, torch.float32)
         learns = freeze(named(self.system, extra, objective), (*stage.train, *added))
         checkpoint_gradients(stage, self.system)
+        execution = Execution(stage, self.system, self.processes)
         frozen = FrozenWeights(stage, self.system, folder, self.processes) if stage.holds else None
         self.weights.settle()
         if frozen is not None:
@@ -298,27 +312,30 @@ class Trainer:
             batches = objective.batches(blank, pictures, self.out, folder, seed, self.processes)
         if frozen is not None and batches.runs_encoders:
             frozen.keep_text_encoders(stage)
-        return StageTrainer(stage, batches, objective, learns, saved, number, frozen=frozen)
+        return StageTrainer(stage, batches, objective, learns, saved, number, frozen=frozen, execution=execution)
 
-    def _step(self, stage: Stage, trainer: StageTrainer) -> tuple[float, float]:
+    def _step(self, stage: Stage, trainer: StageTrainer) -> None:
         step, rank = self.place.step, self.processes.rank
-        mixed = _mixed(self.seed, self.place.stage, step)
+        seed = mixed(self.seed, self.place.stage, step)
         # Dropout uses the global generator; each process has other rows and needs its own seed.
-        torch.manual_seed(_mixed(mixed, rank) if rank else mixed)
-        lr = rate(stage, step)
-        value = trainer.step(step, torch.Generator().manual_seed(mixed), lr)
+        torch.manual_seed(mixed(seed, rank) if rank else seed)
+        trainer.step(step, torch.Generator().manual_seed(seed), rate(stage, step))
         self.place.step += 1
-        return value, lr
+
+    def _validates(self, stage: Stage, trainer: StageTrainer) -> bool:
+        """Whether a validation is due after this step."""
+        step = self.place.step
+        return trainer.batches.held_out is not None and (step % stage.validate_every == 0 or step == stage.steps)
 
     def _validated(self, stage: Stage, trainer: StageTrainer) -> float | None:
         """The validation loss with averaged weights, None if none is due; writes a snapshot of the best system."""
-        order, step = trainer.batches.held_out, self.place.step
-        if order is None or (step % stage.validate_every and step != stage.steps):
+        step = self.place.step
+        if not self._validates(stage, trainer):
             return None
 
         def generator(number: int) -> torch.Generator:
             # The same noise and timesteps for every validation, different from those of training steps.
-            return torch.Generator().manual_seed(_mixed(self.seed, self.place.stage, -1 - number))
+            return torch.Generator().manual_seed(mixed(self.seed, self.place.stage, -1 - number))
 
         trainer.check_weights(step)
         with averaged(self.system, trainer):
@@ -356,24 +373,14 @@ class Trainer:
             self.journal.show(stage, self.place.step, sheet(pictures, self.recipe.prompts, path))
 
     def _words(self) -> None:
-        """Loads tokenizers; those that are built from the captions are built and saved first."""
-        for index, encoder in enumerate(self.system.text_encoders):
-            folder = self.out / f"words.{index}"
-            if not folder.is_dir():
-                build_tokenizer(encoder, self.pictures)
-                encoder.save_tokenizer(folder)
-            encoder.load_tokenizer(folder)
+        load_tokenizers(self.system.text_encoders, self.pictures, self.out)
 
     def _save(self, stage_state: dict[str, Any], trainer: StageTrainer | None = None) -> None:
         empty: dict[str, Any] = {"optimiser": None, "average": {}, "extra": None}
         whole = gather_to_cpu(self.system.state_dict() if trainer is None else trainer.system_state())
         system, adapter = split_adapter_state(whole)
-        state = (
-            empty
-            | stage_state
-            | {"system": system, "adapter": adapter, "place": vars(self.place)}
-            | {"seed": self.seed}
-        )
+        own = {"system": system, "adapter": adapter, "place": vars(self.place), "seed": self.seed}
+        state = empty | stage_state | own
         bad = [name for name in not_finite(tensors_in(state)) if name not in self._infinite]
         if bad:
             stage = self.recipe.stages[min(self.place.stage, len(self.recipe.stages) - 1)]
@@ -389,9 +396,3 @@ class Trainer:
     def _broken(self, stage: Stage, step: int, what: Message) -> TrainingError:
         number = min(self.place.stage, len(self.recipe.stages) - 1)
         return broken(stage, number, step, what, self.out, self.out / STATE_FILE)
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed from several numbers."""
-    text = ",".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")

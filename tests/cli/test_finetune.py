@@ -171,13 +171,24 @@ main()
 """
 
 
-def test_killed_twice_it_ends_in_the_same_bytes(here: Run, photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    assert here(*words(tiny_folder, "whole", "--steps", "4"))[0] == 0
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--compile",), ("--channels-last", "--log-every", "3", "--exact")],
+    ids=["plain", "compiled", "channels last"],
+)
+def test_killed_twice_it_ends_in_the_same_bytes(
+    more: tuple[str, ...], here: Run, photos: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    steps = ("--steps", "4", *more)
+    status, out, err = here(*words(tiny_folder, "whole", *steps))
+    assert status == 0, err
+    assert ("blocks compiled" in out, "channels last" in out) == ("--compile" in more, "--channels-last" in more)
     for at in ("2", "101"):
-        command = [KILLED, at, *words(tiny_folder, "run", "--steps", "4")]
+        command = [KILLED, at, *words(tiny_folder, "run", *steps)]
         status, said = Forked(*command, env=os.environ, cwd=tmp_path).ended(600)
         assert status == -signal.SIGKILL, said[-2000:]
-    assert here(*words(tiny_folder, "run", "--steps", "4"))[0] == 0
+    assert here(*words(tiny_folder, "run", *steps))[0] == 0
     for name in (ADAPTER, "weights.safetensors"):
         assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
     rows = [[json.loads(line) for line in Path(out, "log.jsonl").read_text().splitlines()] for out in ("run", "whole")]

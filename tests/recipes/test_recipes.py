@@ -30,6 +30,7 @@ from bimo.training.stage_trainer import StageTrainer
 from bimo.training.trainer import Trainer
 from tests.support.drawing import draw, same_weights, within_one
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
+from tests.support.steps import stepped
 from tests.support.tiny_systems import TEXT, give_words, tiny_system
 
 SIZE = (128, 128)
@@ -107,7 +108,7 @@ def test_every_stage_trains_what_it_names_alone_and_learns_a_batch(
         for _ in range(STEPS):
             # The same rows, noise and times again and again.
             run.place.step = 0
-            losses.append(run._step(stage, learning)[0])
+            losses.append(stepped(run, stage, learning))
         run._left(stage, learning)
         after = run.system.state_dict()
         assert after.keys() == before.keys()

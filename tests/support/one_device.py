@@ -17,6 +17,8 @@ ELSEWHERE = torch.device("meta")
 #: What brings a tensor from one device to another on purpose; the second is the first where gradients are off.
 CASTS = {"aten._to_copy.default", "aten.to.dtype_layout"}
 COPIES = {*CASTS, "aten.copy_.default"}
+#: What was asked for numbers since this was cleared: each waits for a device.
+ASKED: list[str] = []
 
 
 class OneDevice(TorchDispatchMode):
@@ -28,9 +30,11 @@ class OneDevice(TorchDispatchMode):
         named = kwargs or {}
         if str(func) in CASTS and args[0].device == ELSEWHERE and _leaves(named):
             # Brought back on purpose: there were no numbers to bring.
+            ASKED.append(str(func))
             kind = named.get("dtype") or args[0].dtype
             return brought_back(args[0]).to(kind)
         if str(func) == "aten.copy_.default" and args[0].device.type == "cpu" and args[1].device == ELSEWHERE:
+            ASKED.append(str(func))
             return args[0].copy_(brought_back(args[1]))
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         devices = {tensor.device.type for tensor in given if tensor.ndim or tensor.device.type != "cpu"}
@@ -117,7 +121,10 @@ def counted() -> Generator[None]:
 
     def told(name: str, value: Any) -> Any:
         def ask(self: Tensor, *given: Any) -> Any:
-            return kept[name](self, *given) if self.device != ELSEWHERE else value(self)
+            if self.device != ELSEWHERE:
+                return kept[name](self, *given)
+            ASKED.append(name)
+            return value(self)
 
         return ask
 

@@ -22,6 +22,7 @@ from bimo.training.objectives.denoise import Denoise
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.drawing import draw
+from tests.support.steps import stepped
 from tests.support.tiny_checkpoints import bert_words
 
 
@@ -79,7 +80,7 @@ def test_it_learns_beside_a_denoiser_that_stays(tiny_shards: Path, tmp_path: Pat
     losses = []
     for _ in range(8):
         made.place.step = 0
-        losses.append(made._step(wanted.stages[0], learning)[0])
+        losses.append(stepped(made, wanted.stages[0], learning))
     assert losses[-1] < losses[0]
     moved = {name for name, value in made.system.state_dict().items() if not torch.equal(value, before[name])}
     assert moved

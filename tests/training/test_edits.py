@@ -18,6 +18,7 @@ from bimo.models.glm_image.conditioners import PicturesRead
 from bimo.models.qwen_image.references import References
 from tests.recipes.test_recipes import begun
 from tests.support.edit_checkpoints import photo
+from tests.support.steps import stepped
 from tests.support.tiny_systems import tiny_system
 
 #: Systems that edit, and whether they are told that they learn to.
@@ -57,7 +58,7 @@ def losses(recipe: Recipe, shards: Path, out: Path, steps: int) -> list[float]:
     found: list[float] = []
     for _ in range(steps):
         run.place.step = 0
-        found.append(float(run._step(stage, learning)[0]))
+        found.append(stepped(run, stage, learning))
     return found
 
 

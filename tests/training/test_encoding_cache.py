@@ -24,6 +24,7 @@ from bimo.training.trainer import Trainer
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.flow_checkpoints import qwen_words
 from tests.support.plain_text_encoder import PlainTextEncoder
+from tests.support.steps import stepped
 
 PAINTER = 4
 MANY = 10**6
@@ -45,7 +46,7 @@ def losses(run: Trainer) -> list[float]:
     stage = run.recipe.stages[0]
     learning = run._stage_trainer(stage, None)
     run._modes()
-    return [run._step(stage, learning)[0] for _ in range(stage.steps)]
+    return [stepped(run, stage, learning) for _ in range(stage.steps)]
 
 
 def counted(run: Trainer) -> Counter[str]:
@@ -161,7 +162,7 @@ def test_a_stage_that_sees_few_of_the_captions_asks_as_it_always_did(tiny_shards
     learning = again._stage_trainer(again.recipe.stages[0], None)
     learning.batches._encode = lambda texts: again.system.encode(texts[0])
     again._modes()
-    assert [again._step(again.recipe.stages[0], learning)[0] for _ in range(5)] == found
+    assert [stepped(again, again.recipe.stages[0], learning) for _ in range(5)] == found
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from bimo.training.trainer import Trainer
 from bimo.xiaomo.layered_objects import LayeredObjects
 from bimo.xiaomo.recipe import xiaomo
 from tests.support.drawing import draw
-from tests.support.one_device import ELSEWHERE, OneDevice, counted
+from tests.support.one_device import ASKED, ELSEWHERE, OneDevice, counted
 from tests.support.tiny_checkpoints import bert_words
 
 pytestmark = pytest.mark.slow
@@ -130,6 +130,29 @@ def test_a_whole_stage_takes_place_on_its_device(name: str, tiny_shards: Path, t
     assert list((tmp_path / "run").glob("sheets/*.png")) or stage.level != "image"
     assert bool(list((tmp_path / "run").glob("*-1.safetensors"))) == (stage.adapter is not None)
     assert draw(made, "红", seed=1, steps=1)[0].image.size == (128, 128)
+
+
+#: Stages whose steps ask their device for no number: neither draw, nor have words read by an encoder that learns, nor
+#: an optimiser that asks for norms.
+ASYNCHRONOUS = ("of two levels", "reconstruct", "lora", "dora", "dreambooth", "reward", "prefer", "muon")
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_a_step_does_not_wait_for_its_device(
+    name: str, tiny_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = replace(STAGES[name], log_every=3, steps=3)
+    asked: list[int] = []
+    plain = Trainer._step
+
+    def step(self: Trainer, *given: Any) -> None:
+        ASKED.clear()
+        plain(self, *given)
+        asked.append(len(ASKED))
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    elsewhere(replace(xiaomo.tiny(), stages=(stage,), prompts=()), tiny_shards, tmp_path / "run")
+    assert asked == [0] * 3
 
 
 @pytest.mark.parametrize("network", ["controlnet", "t2i"])

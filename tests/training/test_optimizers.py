@@ -26,6 +26,7 @@ from bimo.training.run_state import read_state
 from bimo.training.snapshots import averaged
 from bimo.training.trainer import StageTrainer, Trainer, train
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.steps import stepped
 from tests.support.tiny_checkpoints import bert_words
 
 STAGE = Stage(name="s", objective=Denoise(), train=("*",), steps=110, warmup=10, lr=1e-3)
@@ -81,7 +82,7 @@ def test_batches_of_a_step_add_up_to_one(tiny_shards: Path, tmp_path: Path) -> N
         # One caption a row, so that both choose the same.
         pictures = learning.batches.pictures
         learning.batches.pictures = pictures.of(pictures.groups, [captions[:1] for captions in pictures.captions])
-        loss, _ = run._step(one, learning)
+        loss = stepped(run, one, learning)
         grads.append((loss, {name: p.grad for name, p in learning.parameters.items() if p.grad is not None}))
     assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-4)
     assert grads[0][1].keys() == grads[1][1].keys()
@@ -116,7 +117,7 @@ def test_adafactor_learns_and_keeps_less(tiny_shards: Path, tmp_path: Path) -> N
         losses = []
         for _ in range(20):
             run.place.step = 0
-            losses.append(run._step(stage, learning)[0])
+            losses.append(stepped(run, stage, learning))
         assert losses[-1] < losses[0]
         state = learning.optimiser.state_dict()["state"].values()
         kept[name] = sum(v.numel() for row in state for v in row.values() if isinstance(v, torch.Tensor))
@@ -208,7 +209,7 @@ def test_bf16_is_for_products_alone(tiny_shards: Path, tmp_path: Path) -> None:
         run, learning = begun(tiny_shards, tmp_path / precision, precision=precision)
         linear = next(m for m in run.system.text.modules() if isinstance(m, nn.Linear))
         linear.register_forward_hook(lambda module, given, answer: seen.add(answer.dtype))
-        losses[precision], _ = run._step(run.recipe.stages[0], learning)
+        losses[precision] = stepped(run, run.recipe.stages[0], learning)
         for parameter in learning.parameters.values():
             assert parameter.dtype == torch.float32
             assert parameter.grad is None or parameter.grad.dtype == torch.float32

@@ -22,6 +22,7 @@ from bimo.training.objectives.dreambooth import Dreambooth
 from bimo.training.objectives.preferences import DiffusionDPO, RewardWeighted
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.recipe import xiaomo
+from tests.support.steps import stepped
 
 GLOB = "image.denoiser.*"
 
@@ -94,7 +95,7 @@ def test_dpo_raises_the_preferred_sample(scored: Path, tmp_path: Path) -> None:
     losses = []
     for _ in range(6):
         run.place.step = 0
-        losses.append(run._step(run.recipe.stages[0], learning)[0])
+        losses.append(stepped(run, run.recipe.stages[0], learning))
     assert losses[-1] < losses[0]
     assert all(torch.equal(value, reference[name]) for name, value in learning.extra.state_dict().items())
 

@@ -16,7 +16,7 @@ from bimo.core.errors import TrainingError
 from bimo.core.recipe import Recipe
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.training import trainer
+from bimo.training.seeds import mixed
 from bimo.training.trainer import Trainer, train
 from bimo.xiaomo.first_level import Expected
 from bimo.xiaomo.recipe import xiaomo
@@ -141,5 +141,5 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_saved(tiny_shards: Path, 
 
 
 def test_seeds_of_steps_differ() -> None:
-    seeds = {trainer._mixed(0, stage, step) for stage in range(3) for step in range(100)}
+    seeds = {mixed(0, stage, step) for stage in range(3) for step in range(100)}
     assert len(seeds) == 300

@@ -22,7 +22,6 @@ from bimo.core.part import Part
 from bimo.core.recipe import Recipe, Stage
 from bimo.data.loader import Pictures
 from bimo.diffusion.system import System
-from bimo.engine.devices import exact
 from bimo.training.distributed.processes import Processes
 from bimo.training.logging import LOG_FILE, rows_of
 from bimo.training.objectives.dreambooth import Dreambooth
@@ -54,7 +53,7 @@ def probed(recipe: Recipe, pictures: Pictures, start: Iterable[System], device: 
     few = pictures.of([pictures.groups[at] for at in range(min(len(pictures.groups), most))])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()), exact(device):
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         start_time, out = time.monotonic(), Path(folder)
         trainer = Trainer(replace(recipe, stages=stages, prompts=()), few, out, processes=Processes(device=device))
         for system in start:

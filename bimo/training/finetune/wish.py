@@ -16,7 +16,8 @@ class Wish:
     With a ``prompt`` the pictures are of one subject, which is called so (DreamBooth); ``nouns`` are what the subject
     is one of, or what is not to be forgotten: pictures of them that the model draws itself are learnt beside, ``prior``
     of them in all. ``quantise`` is how frozen weights are kept (``Stage.frozen``), ``mask`` the map of what counts in
-    a picture, "alpha" its own channel. What is 0 or empty is chosen by ``bimo.training.finetune.planning``.
+    a picture, "alpha" its own channel. ``compiled``, ``channels_last``, ``exact`` and ``log_every`` are those of
+    ``Stage``. What is 0 or empty is chosen by ``bimo.training.finetune.planning``.
     ``samples`` are prompts to draw while it learns, every ``sample_every`` steps.
     """
 
@@ -38,5 +39,9 @@ class Wish:
     precision: str = ""
     quantise: str = ""
     mask: str = ""
+    compiled: bool = False
+    channels_last: bool = False
+    exact: bool | None = None
+    log_every: int = 0
     samples: tuple[str, ...] = ()
     sample_every: int = 0

@@ -66,7 +66,7 @@ class ClipContrastive(Objective):
 
     def _part(self, height: int, width: int, generator: torch.Generator) -> tuple[int, int, int, int]:
         for _ in range(TRIES):
-            draws = [float(draw) for draw in torch.rand(4, generator=generator)]
+            draws = [float(draw) for draw in torch.rand(4, generator=generator, device=generator.device)]
             area = (self.area[0] + (self.area[1] - self.area[0]) * draws[0]) * height * width
             shape = math.exp((2 * draws[1] - 1) * math.log(self.shape))
             wide, high = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))

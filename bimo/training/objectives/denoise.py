@@ -199,7 +199,8 @@ class Denoise(Objective):
         """The batch cropped to one of ``crops``, with its pixels if they correspond; unchanged without ``crops``."""
         if not self.crops:
             return batch
-        draws = [float(draw) for draw in torch.rand(3, generator=batch.generator)]
+        home = batch.generator.device  # where numbers are read without waiting for a card
+        draws = [float(draw) for draw in torch.rand(3, generator=batch.generator, device=home)]
         side = self.crops[int(draws[0] * len(self.crops))]
         height, width = batch.x.shape[2:]
         if side > min(height, width):

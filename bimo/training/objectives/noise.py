@@ -18,7 +18,7 @@ def multires_noise(noise: Tensor, levels: int, discount: float, generator: torch
     """
     height, width = noise.shape[2:]
     for level in range(levels):
-        smaller = (2 + 2 * float(torch.rand(1, generator=generator))) ** (level + 1)
+        smaller = (2 + 2 * float(torch.rand(1, generator=generator, device=generator.device))) ** (level + 1)
         size = max(1, int(height / smaller)), max(1, int(width / smaller))
         small = torch.randn((*noise.shape[:2], *size), generator=generator)
         grown = nn.functional.interpolate(small, size=(height, width), mode="bilinear", align_corners=False)

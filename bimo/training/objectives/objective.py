@@ -69,6 +69,11 @@ class Objective(Part, ABC):
         """The maps of the pictures that it reads itself: a mask."""
         return ()
 
+    @property
+    def draws_every(self) -> int:
+        """Every how many steps it draws from what it learns, 0 for never."""
+        return 0
+
     def levels(self, stage: Stage) -> tuple[str, ...]:
         """The levels that it trains, first the one whose latents a batch has; empty if no denoiser is trained."""
         return (stage.level,) if stage.level else ()

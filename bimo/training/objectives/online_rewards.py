@@ -30,6 +30,7 @@ from bimo.training.logging import counted
 from bimo.training.objectives.objective import Objective
 from bimo.training.objectives.preferences import DiffusionDPO
 from bimo.training.objectives.rewards import TOTAL, ColourfulReward, Judges, Shown, of_rewards
+from bimo.training.seeds import mixed
 from bimo.training.train_inputs import Prospect, TrainInputs, Vocabulary
 from bimo.training.train_loader import TrainLoader
 
@@ -87,6 +88,11 @@ class OnlineRewards(Objective):
         """Two drawings for each of four captions, by two steps; a reward without weights."""
         few = {"requests": min(self.requests, 4), "draws": 2, "every": min(self.every, 2), "steps": 2}
         return replace(self, reward=ColourfulReward(), learn=self.learn.tiny(), size=(128, 128), **few)
+
+    @property
+    def draws_every(self) -> int:
+        """A round."""
+        return self.every
 
     def extra(self, system: System, vocabulary: Vocabulary) -> nn.Module | None:
         """That of ``learn``."""
@@ -209,9 +215,9 @@ class RoundLoader:
         drawings: list[PlannedDrawing] = []
         for place in range(part.requests):
             epoch, at = divmod(which * part.requests + place, len(rows))
-            source = torch.Generator().manual_seed(_mixed(self.seed, epoch))
+            source = torch.Generator().manual_seed(mixed(self.seed, epoch))
             row = rows[int(torch.randperm(len(rows), generator=source)[at])]
-            source.manual_seed(_mixed(self.seed, which, place))
+            source.manual_seed(mixed(self.seed, which, place))
             captions = [text for text in self.pictures.captions[row] if text.strip()]
             if not captions:
                 continue
@@ -360,7 +366,3 @@ def rounds_of(run: Path) -> list[Mapping[str, Any]]:
 def _stamp(part: OnlineRewards, planned: Sequence[PlannedDrawing]) -> str:
     text = json.dumps([dump(part), [vars(one) for one in planned]], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _mixed(*numbers: int) -> int:
-    return int.from_bytes(hashlib.sha256(",".join(map(str, numbers)).encode()).digest()[:7], "big")

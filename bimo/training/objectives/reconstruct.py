@@ -77,7 +77,8 @@ class Reconstruct(Objective):
         if min(spare) <= 0:
             return pixels
         # One position for the whole batch: slices without a gather, as batches are small and many.
-        top, left = (int(torch.randint(0, s + 1, (1,), generator=generator)) for s in spare)
+        home = generator.device  # where numbers are read without waiting for a card
+        top, left = (int(torch.randint(0, s + 1, (1,), generator=generator, device=home)) for s in spare)
         return pixels[:, :, top : top + self.crop, left : left + self.crop].contiguous()
 
 
