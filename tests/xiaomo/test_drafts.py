@@ -61,6 +61,14 @@ def engine() -> Engine:
         ("🐼🎋", True),
         ("月亮", True),
         ("红苹果", True),
+        # what is excluded is left out, or was never in it
+        ("没有鱼的鱼香肉丝", True),
+        ("牛肉面，不加香菜", True),
+        ("beef noodle soup without coriander", True),
+        ("不要猫，只要狗", True),
+        ("一只狗，不要狗", False),
+        ("没有叶子的树", False),
+        ("没有面条和牛肉和青菜的牛肉面", False),
         # something else is asked for, which the program does not draw
         ("长城上的熊猫", False),
         ("雪地里的企鹅，工笔", False),
@@ -108,6 +116,12 @@ def test_it_is_what_the_training_data_shows() -> None:
     scene = draw_scene(ScenePlan("one", "great wall", "ink"))
     assert draft("长城，水墨画", "one", 256).tobytes() == scene.image.tobytes()
     assert draft("长城，水墨画", "other", 256).tobytes() != scene.image.tobytes()
+
+
+def test_of_a_dish_an_ingredient_is_left_out() -> None:
+    with_all, without = (planned_boxes(text, "some") for text in ("牛肉面", "不要香菜的牛肉面"))
+    assert with_all.keys() - without.keys() == {"香菜"}
+    assert planned_boxes("没有鱼的鱼香肉丝", "some") == planned_boxes("鱼香肉丝", "some")
 
 
 def moods(text: str) -> list[Mood]:

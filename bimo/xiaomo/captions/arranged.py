@@ -82,7 +82,7 @@ def arrangement_of(text: str) -> Arrangement | None:
 
 
 _ASKED = re.compile(
-    r"^(?:请|帮我|给我|我想要|我要|想要)*(?:画一下|画|来|生成|绘制)?(?:(?:一|1)(?:张|幅|副))?"
+    r"^(?:请|帮我|给我|我想要|我要|想要|只要|只)*(?:画一下|画|来|生成|绘制)?(?:(?:一|1)(?:张|幅|副))?"
     r"|^(?:please )?(?:draw |paint )?(?:(?:a |an )?(?:picture|image|drawing|photo|illustration) of )?"
 )
 _ENDING = re.compile(r"(?:的)?(?:图片|图画|照片|插图|图)?[.!?~\s]*$")

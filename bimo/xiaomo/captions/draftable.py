@@ -8,14 +8,18 @@ import re
 from typing import TYPE_CHECKING
 
 from bimo.prompts.negation import negation
+from bimo.prompts.normalise import normal
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
 from bimo.xiaomo.captions.asked import asked, is_landscape, is_scene, is_scenic_word, rest_of, without_name
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
+from bimo.xiaomo.captions.noun_phrases import things_of
 from bimo.xiaomo.captions.verses import is_verse
+from bimo.xiaomo.dishes.table import dishes
 
 if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
 
+_CLAUSE_ENDS = re.compile(r"[，,。;；]")
 #: Words that the model learned in its captions, and that show nothing.
 _EMPTY = re.compile(
     r"[是有两几面个只盏条幅座处棵位朵家着天]|\b(?:is|are|there|some|two|its?|small|little|old|ancient|tall|quiet|beautiful)\b"
@@ -33,7 +37,12 @@ def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
     """Whether the procedures draw all that a text asks for: a scene, verse or dish, in a style of theirs, and nothing
     beside it that the model learned, by its text ``encoder``. A verse is known by the text as it was ``written``.
     """
-    if not is_scene(text) or negation(text).things or not _fits(text):
+    kind, name = asked(text)
+    excluded = negation(normal(text))
+    if excluded.things and not (kind == "dish" and dishes()[name].without(excluded.things).pieces):
+        return False  # of a dish an ingredient can be left out
+    text = excluded.text if excluded.things else text
+    if not is_scene(text) or not _fits(text):
         return False
     if is_verse(written or text):
         return True
@@ -47,7 +56,7 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     None if it says anything else, where there is no reference, and for a dish, a landscape, a verse or a subject of
     scenes (荷花和鱼) that the procedures draw.
     """
-    arrangement = arrangement_of(written) or arrangement_of(text)
+    arrangement = _arranged_as_wished(written) or _arranged_as_wished(text)
     if arrangement is None:
         return None
     of_scenes = asked(text)[0] == "scene" or is_verse(written or text) or is_landscape(text)
@@ -56,6 +65,20 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     from bimo.xiaomo.artwork.references import has_references
 
     return arrangement if has_references(arrangement) else None
+
+
+def _arranged_as_wished(text: str) -> Arrangement | None:
+    """What is put together for a text besides the clauses that exclude something (不要猫，只要狗), if none of that is
+    in it. 没有叶子的树 is no clause: what it excludes is part of the thing.
+    """
+    clauses = _CLAUSE_ENDS.split(text)
+    wishes = [clause for clause in clauses if not (excluded := negation(clause)).things or excluded.text]
+    arrangement = arrangement_of("，".join(wishes)) if len(wishes) < len(clauses) else arrangement_of(text)
+    if arrangement is None or len(wishes) == len(clauses):
+        return arrangement
+    unwanted = [things_of(normal(thing)) for thing in negation(text).things]
+    kinds = {thing.kind for thing in arrangement.things}
+    return None if any(things is None or things.kind in kinds for things in unwanted) else arrangement
 
 
 def _fits(text: str) -> bool:

@@ -49,12 +49,13 @@ class DishLayout:
 
 @dataclass(frozen=True)
 class DishPlan:
-    """The plan of one picture."""
+    """The plan of one picture; ``without``: words for what does not lie in it."""
 
     key: str
     dish: str
     vessel: str
     style: str
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def draw_dish(plan: DishPlan, side: int = 256) -> DrawnDish:
 
 def dish_scene(plan: DishPlan) -> tuple[Scene, DishLayout]:
     """The shapes of a plan before they are rendered, and their layout."""
-    chance, dish = Chance(plan.key), dishes()[plan.dish]
+    chance, dish = Chance(plan.key), dishes()[plan.dish].without(plan.without)
     layout = draw_layout(chance.fork("layout"), plan.vessel, plan.style)
     scene = Scene(chance, Mood(), Layout(light_x=0.2, light_y=0.1))
     _table(scene, layout)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 
@@ -43,6 +43,23 @@ class Dish:
     def contents(self) -> tuple[str, ...]:
         """The names of all of its ingredients."""
         return tuple(dict.fromkeys(name for name, _ in (*self.pieces, *self.garnish)))
+
+    def without(self, things: Sequence[str]) -> Dish:
+        """The same without ingredients whose Chinese or English name has one of ``things`` in it, of which several may
+        stand in one (香菜，葱).
+        """
+        if not things:
+            return self
+        words = [word for thing in things for word in re.split("[,，]", thing) if word]
+        left = tuple(
+            tuple((name, count) for name, count in part if not any(word in _names(name) for word in words))
+            for part in (self.pieces, self.garnish)
+        )
+        return replace(self, pieces=left[0], garnish=left[1])
+
+
+def _names(ingredient: str) -> str:
+    return f"{ingredient} {ingredients()[ingredient].english}".lower()
 
 
 def _rows(name: str) -> list[dict[str, str]]:

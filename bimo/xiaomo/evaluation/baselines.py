@@ -26,6 +26,8 @@ from bimo.xiaomo.evaluation.truth import Artwork, Bytes, examination
 
 NEAREST = "nearest picture"
 FIRST = "first level"
+#: The model itself, beginning with its own drafts; without them it is measured what its weights learned.
+DRAFTED = "drafted"
 RULES_EACH = 200
 TRUE_SEED = 11
 

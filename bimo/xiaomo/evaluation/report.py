@@ -50,6 +50,7 @@ _MEASURES = {
 _BASELINES = {
     "nearest picture": Message("nearest training picture"),
     "first level": Message("first level alone"),
+    "drafted": Message("with drafts by program"),
 }
 LABELS = Labels(_GROUPS, _MEASURES, _BASELINES)
 NOTES = (

@@ -25,7 +25,15 @@ from bimo.evaluation.pixel_rules import foreground, pieces
 from bimo.evaluation.progress import OnProgress, ProgressLines
 from bimo.evaluation.report import Report, shown
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
-from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level, nearest_picture, rules_on_truth, true_pictures
+from bimo.xiaomo.evaluation.baselines import (
+    DRAFTED,
+    FIRST,
+    NEAREST,
+    first_level,
+    nearest_picture,
+    rules_on_truth,
+    true_pictures,
+)
 from bimo.xiaomo.evaluation.judge import Judge, held_out_pairs, judge_for
 from bimo.xiaomo.evaluation.measures import Drawn, by_style, figures, kind_and_style, spread
 from bimo.xiaomo.evaluation.prompts import (
@@ -158,8 +166,8 @@ class _Evaluation:
         )
         return questions(self.artwork, seen, held_out_pairs(self.artwork), single, self.limit, self.seed)
 
-    def _request(self, question: Question) -> Request:
-        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance, draft=0)
+    def _request(self, question: Question, draft: float = 0) -> Request:
+        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance, draft=draft)
 
     def _drawn(self, asked: Sequence[Question], images: Sequence[Image.Image]) -> Drawn:
         return Drawn(list(asked), list(images), self.judge.see(stacked(images)))
@@ -167,7 +175,10 @@ class _Evaluation:
     def _baselines(self, asked: Sequence[Question]) -> dict[str, Drawn | None]:
         nearest = self._drawn(asked, [nearest_picture(self.artwork, q) for q in asked])
         images = first_level(self.system, [self._request(q) for q in asked], self.batch, self.on_progress)
-        return {NEAREST: nearest, FIRST: None if images is None else self._drawn(asked, images)}
+        painters = {NEAREST: nearest, FIRST: None if images is None else self._drawn(asked, images)}
+        if share := self.system.recipe.request.draft:
+            painters[DRAFTED] = self._drawn(asked, self.drawings.draw([self._request(q, share) for q in asked]))
+        return painters
 
     def _spreads(self, model: Drawn, second: Drawn) -> list[Figure]:
         """Two seeds of one prompt, against two kinds of one seed."""

@@ -26,7 +26,7 @@ from bimo.evaluation.report import Labels, Report
 from bimo.xiaomo.captions.lexicon import elements_of, styles, subjects
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.table import dishes
-from bimo.xiaomo.evaluation.baselines import FIRST, NEAREST, first_level
+from bimo.xiaomo.evaluation.baselines import DRAFTED, FIRST, NEAREST, first_level
 from bimo.xiaomo.evaluation.report import sampling_protocol
 from bimo.xiaomo.evaluation.scene_judge import SceneJudge, SceneSeen, scene_judge_for
 from bimo.xiaomo.evaluation.scene_truth import LINES, SIDE, held_out_lines
@@ -55,7 +55,6 @@ MEASURES = {
     "dish": Message("dish right"),
     "no fish": Message("no fish"),
 }
-DRAFTED = "drafted"
 LABELS = Labels(
     GROUPS,
     MEASURES,
@@ -194,8 +193,7 @@ class SceneEvaluation:
         firsts = first_level(self.system, [self._request(q) for q in asked], self.batch, self.on_progress)
         painters = {MODEL: model, NEAREST: nearest, FIRST: None if firsts is None else self._seen(asked, firsts)}
         if share := self.system.recipe.request.draft:
-            drafted = [self._request(question).model_copy(update={"draft": share}) for question in asked]
-            painters[DRAFTED] = self._seen(asked, self.drawings.draw(drafted))
+            painters[DRAFTED] = self._seen(asked, self.drawings.draw([self._request(q, share) for q in asked]))
         report = Report(
             kind="evaluation of scenes",
             recipe=self.system.recipe.name,
@@ -210,9 +208,8 @@ class SceneEvaluation:
         report.write(self.out, LABELS)
         return report
 
-    def _request(self, question: SceneQuestion) -> Request:
-        # Without drafts it is measured what the weights learned.
-        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance, draft=0)
+    def _request(self, question: SceneQuestion, draft: float = 0) -> Request:
+        return Request(text=question.text, seed=question.seed, steps=self.steps, guidance=self.guidance, draft=draft)
 
     def _seen(self, asked: list[SceneQuestion], images: list[Image.Image]) -> SceneAnswers:
         return SceneAnswers(asked, images, self.judge.see(stacked(images, SIDE)))

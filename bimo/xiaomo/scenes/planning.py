@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from bimo.prompts.negation import negation
+from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import idioms
 from bimo.xiaomo.captions.asked import FEWEST, asked, scenic, without_name
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of
@@ -61,7 +63,8 @@ def planned(text: str, key: str) -> Scene | None:
     if kind == "idiom":
         return None
     if kind == "dish":
-        return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration"))[0]
+        without = negation(normal(text)).things
+        return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration", without))[0]
     if kind:
         subject = SUBJECTS[name]
         mood = subject.draw_mood(chance)
