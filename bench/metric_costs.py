@@ -5,7 +5,7 @@ are published, which cost what trained ones do: Inception-v3 of 2015-12-05, a Ch
 The seconds are those of the processor, all threads together, so that other work on the machine matters little; loading
 is left out. What is worked out once for a set (FID of its features) is told by itself.
 
-    python bench/metric_costs.py [--pictures 16] [--side 512]
+    python bench/metric_costs.py [--pictures 16] [--side 512] [--set 1000]
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ from bimo.evaluation.suites.suite import Prompt, own
 from bimo.hub.registry import recipe
 from bimo.models.clip.scoring import picture_vectors, word_vectors
 
-#: Pictures of the set whose features FID, KID and the others are worked out from.
-SET = 1000
-
 
 def pictures_of(count: int, side: int) -> list[tuple[Prompt, Image.Image]]:
     """Prompts with text and pictures that have it."""
@@ -66,7 +63,7 @@ def chinese_clip() -> System:
     return system
 
 
-def costs(count: int, side: int) -> tuple[dict[str, float], dict[str, float]]:
+def costs(count: int, side: int, features: int) -> tuple[dict[str, float], dict[str, float]]:
     """(core-seconds a picture, core-seconds a set) by measure."""
     torch.manual_seed(0)
     rows = pictures_of(count, side)
@@ -103,12 +100,12 @@ def costs(count: int, side: int) -> tuple[dict[str, float], dict[str, float]]:
     pairs = [Pair(number, image, ()) for number, image in enumerate(images)]
     safe(pairs[:1])
     each["NSFW (--nsfw)"] = spent(lambda: safe(pairs))
-    drawn, real = torch.randn(SET, FEATURES), torch.randn(SET, FEATURES)
+    drawn, real = torch.randn(features, FEATURES), torch.randn(features, FEATURES)
     whole = {
         "FID with its interval": spent(lambda: distribution.fid_interval(drawn, real)),
         "FID-infinity": spent(lambda: distribution.fid_infinity(drawn, real)),
         "KID": spent(lambda: distribution.kid(drawn, real)),
-        "Inception Score": spent(lambda: distribution.inception_score(torch.randn(SET, 1008))),
+        "Inception Score": spent(lambda: distribution.inception_score(torch.randn(features, 1008))),
         "precision and recall": spent(lambda: distribution.precision_recall(drawn, real)),
     }
     return {name: seconds / count for name, seconds in each.items()}, whole
@@ -123,11 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--set", type=int, default=1000, help="features of so many drawn and real pictures for FID")
     given = parser.parse_args()
-    each, whole = costs(given.pictures, given.side)
+    each, whole = costs(given.pictures, given.side, given.set)
     print(f"| measure | core-seconds a picture of {given.side} pixels |\n|---|---|")
     print("\n".join(f"| {name} | {seconds:.3f} |" for name, seconds in each.items()))
-    print(f"\n| of {SET} drawn and {SET} real pictures' features | core-seconds |\n|---|---|")
+    print(f"\n| of {given.set} drawn and {given.set} real pictures' features | core-seconds |\n|---|---|")
     print("\n".join(f"| {name} | {seconds:.1f} |" for name, seconds in whole.items()))
 
 
