@@ -11,6 +11,8 @@ from bimo.core.errors import WeightsError
 from bimo.core.messages import Message
 
 Format = Literal["safetensors", "archive", "pickle"]
+#: What the names of files of weights end in.
+SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 #: Bytes of the beginning that are looked at; a tar archive names itself at 257.
 HEAD_BYTES = 512
 #: What stands in front of a .safetensors file: the length of its head, which begins with a brace.
@@ -38,7 +40,7 @@ OTHERS = (
     (b"%PDF", Message("a PDF")),
 )
 PROTOCOLS = range(2, 6)
-EXPECTED = Message("name a .safetensors file, or a whole .ckpt, .pt or .bin")
+EXPECTED = Message("name a .safetensors or .gguf file, or a whole .ckpt, .pt or .bin")
 
 
 def format_of(path: Path) -> Format:
@@ -173,3 +175,13 @@ def _other(path: Path, head: bytes) -> WeightsError:
 
 def _is_text(head: bytes) -> bool:
     return all(byte >= 32 or byte in b"\t\r\n\f" for byte in head)
+
+
+def refuse_absent(path: Path, text: str) -> None:
+    """Raises WeightsError for a model's name, as it was written, that can only be a path and is none."""
+    if path.exists():
+        return
+    if path.suffix.lower() in SUFFIXES:
+        raise WeightsError("there is no file {path}", path=text)
+    if path.is_absolute() or text.startswith((".", "~")):
+        raise WeightsError("there is no folder {text}", text=text)

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from bimo.core import checkpoint_io, part
 from bimo.core.errors import BimoError, RecipeError, WeightsError
 from bimo.core.messages import Listed
 from bimo.core.recipe import Published, Recipe
-from bimo.core.weight_formats import is_gguf
+from bimo.core.weight_formats import SUFFIXES, is_gguf, refuse_absent
 from bimo.hub.download import MODELSCOPE, TEXT_ENCODER_FILES, cached, fetch, show_terms
 from bimo.models.layouts.layout import Layout, layouts
 
@@ -46,7 +45,6 @@ PLACES = ("repo", "modelscope", "vision", "refiner", "bundle")
 #: What a second level shares with the first, so that its weights are not fetched again.
 SHARED = ("text_encoder",)
 #: Suffixes of single-file checkpoints.
-FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _HUB_NAME = re.compile(r"(?:modelscope:)?[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -93,6 +91,7 @@ def recipe(name: str | Path) -> Recipe:
         return recipe(_gguf(path).recipe)
     if path.is_file():
         return _as_recipe(_single().recipe_of_file(path), path)
+    refuse_absent(path, text)
     known = recipes()
     text = text.removeprefix("recipes/")
     if text in known:
@@ -161,10 +160,9 @@ def load(
             path=path,
             recipe_file=RECIPE_FILE,
             index_file=INDEX_FILE,
-            files=" ".join(FILES),
+            files=" ".join(SUFFIXES),
         )
-    if not path.exists() and (text.startswith((".", "~", os.sep)) or path.is_absolute()):
-        raise WeightsError("there is no folder {text}", text=text)
+    refuse_absent(path, text)
     if (bundle := bundled(text)) is not None:
         return _read(bundle, stored)
     if _HUB_NAME.fullmatch(text) and ".py" not in text:
@@ -325,7 +323,7 @@ def _single() -> Any:
 
 
 def _no_model(folder: Path) -> WeightsError:
-    files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FILES)
+    files = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if files:
         return WeightsError(
             "{folder} is no model's folder (no {recipe_file} or {index_file}), but there is {files}; if that "

@@ -1,5 +1,6 @@
 """Where systems come from: names, files, folders; and what is said where there is none."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def test_unknown_name_is_told_with_the_nearest() -> None:
     assert "xiaomo" in caught.value.zh
     with pytest.raises(RecipeError, match="xiaomo"):
         registry.load("xiaomoo")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere.gguf", "there is no file nowhere.gguf"),
+        ("模型/无.ckpt", "there is no file 模型/无.ckpt"),
+        ("./nowhere", "there is no folder ./nowhere"),
+    ],
+)
+def test_what_can_only_be_a_path_is_no_name(name: str, said: str) -> None:
+    for read in (registry.recipe, registry.load):
+        with pytest.raises(WeightsError, match=f"^{re.escape(said)}$"):
+            read(name)
 
 
 def test_recipe_of_a_file(tmp_path: Path) -> None:
