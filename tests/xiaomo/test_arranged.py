@@ -163,6 +163,20 @@ def test_a_key_is_a_picture() -> None:
     assert one != other
 
 
+@pytest.mark.parametrize(
+    ("text", "ways"),
+    [("一个苹果和一根香蕉", 2), ("左边一个苹果，右边一根香蕉", 1), ("an apple to the left of a banana", 1)],
+)
+def test_the_order_of_things_is_the_keys_where_the_text_leaves_it_open(text: str, ways: int) -> None:
+    arrangement = arrangement_of(text)
+    assert arrangement is not None
+    red = [np.asarray(put_together(arrangement, str(key), 96), np.int16) for key in range(12)]
+    apples = {
+        bool(((p[:, :48, 0] - p[:, :48, 1]) > 120).sum() > ((p[:, 48:, 0] - p[:, 48:, 1]) > 120).sum()) for p in red
+    }
+    assert len(apples) == ways
+
+
 def test_things_in_a_scene_stand_on_its_ground() -> None:
     arrangement = arrangement_of("three dogs on the grass")
     assert arrangement is not None

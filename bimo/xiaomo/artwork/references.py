@@ -76,7 +76,8 @@ def put_together(arrangement: Arrangement, key: str, side: int) -> Image.Image:
     """
     style, chance = DRAWN[arrangement.style in FLAT], Chance(f"{key}/things")
     layer = Image.new("RGBA", (side, side))
-    alike = len({thing.kind for thing in arrangement.things}) == 1
+    kinds = {thing.kind for thing in arrangement.things}
+    alike = len(kinds) == 1
     for number, thing in enumerate(arrangement.things):
         image = reference(thing.kind, style, side)
         if thing.colour:
@@ -85,6 +86,8 @@ def put_together(arrangement: Arrangement, key: str, side: int) -> Image.Image:
         if alike:  # each a little otherwise
             image = _turned(image, chance.fork(str(number)), thing.kind)
         paste_at(layer, image, across, down, long_side)
+    if not alike and not arrangement.sided and chance.uniform() < 0.5 and all(map(_mirrors, kinds)):
+        layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if arrangement.scene:
         return _in_scene(layer, arrangement, chance)
     pose = _pose(layer, chance, alone=len(arrangement.things) == 1)
@@ -104,7 +107,7 @@ def _pose(layer: Image.Image, chance: Chance, alone: bool) -> Pose:
 
 def _turned(image: Image.Image, chance: Chance, kind: str) -> Image.Image:
     """A picture flipped or not, and turned by some degrees."""
-    flip = chance.uniform() < 0.5 and not NO_FLIP.search(_english().get(kind, "hand"))
+    flip = chance.uniform() < 0.5 and _mirrors(kind)
     return apply_pose(image, Pose(int(flip), angle=chance.uniform(-8, 8)))
 
 
@@ -115,6 +118,11 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance) -> I
     across = stand.across + chance.uniform(-0.05, 0.05)
     paste_standing(canvas, layer, across, stand.foot, size, stand.shadow)
     return canvas
+
+
+def _mirrors(kind: str) -> bool:
+    """Whether a kind looks the same in a mirror, as far as is known."""
+    return NO_FLIP.search(_english().get(kind, "hand")) is None
 
 
 @lru_cache(maxsize=1)

@@ -45,12 +45,15 @@ class Placed:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Things from back to front in a ``style`` or effect, on a colour of the lexicon or in a scene; "" for none."""
+    """Things from back to front in a ``style`` or effect, on a colour of the lexicon or in a scene; "" for none.
+    ``sided`` if the text says what is left or right.
+    """
 
     things: tuple[Placed, ...]
     style: str = DEFAULT_STYLE
     background: str = ""
     scene: str = ""
+    sided: bool = False
 
     @property
     def is_one_thing(self) -> bool:
@@ -69,18 +72,22 @@ def arrangement_of(text: str) -> Arrangement | None:
     if style not in (DEFAULT_STYLE, *FLAT, *EFFECTS):
         return None
     core, background = _without_background(core)
+    sided = bool(_SIDES.search(core))
     for scene, rest in _scenes(core):
         things = _placed(rest)
         if things is not None:
-            return None if background or style in EFFECTS else Arrangement(_side_by_side(things), style, "", scene)
+            return (
+                None if background or style in EFFECTS else Arrangement(_side_by_side(things), style, "", scene, sided)
+            )
     idiom = _idiom(core)
     if idiom:
         things = tuple(Placed(hexcode(emoji), "", box) for emoji, box in idioms()[idiom].things)
         return Arrangement(things, style, background)
     things = _placed(core)
-    return None if things is None else Arrangement(things, style, background)
+    return None if things is None else Arrangement(things, style, background, sided=sided)
 
 
+_SIDES = re.compile(r"[左右]|\b(?:left|right)\b")
 _ASKED = re.compile(
     r"^(?:请|帮我|给我|我想要|我要|想要|只要|只)*(?:画一下|画|来|生成|绘制)?(?:(?:一|1)(?:张|幅|副))?"
     r"|^(?:please )?(?:draw |paint )?(?:(?:a |an )?(?:picture|image|drawing|photo|illustration) of )?"
