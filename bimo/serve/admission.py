@@ -89,9 +89,13 @@ def check_names(field_name: str, values: object) -> None:
         )
 
 
-def check_size(request: Request, settings: ServeSettings) -> None:
-    """Raises RequestError for a picture, after its second pass, larger than the server, or its memory, allows."""
+def check_size(request: Request, settings: ServeSettings, own: tuple[int, int] | None = None) -> None:
+    """Raises RequestError for a picture, after its second pass, larger than the server, or its memory, allows. ``own``
+    is the size that the model draws where a request has none.
+    """
     limits = settings.limits
+    if request.size is None and own is not None and request.image is None:
+        request = request.model_copy(update={"size": own})
     width, height = hires.size_of(request, 1) if request.size else (1, 1)
     if max(width, height) > limits.side or width * height > limits.pixels:
         raise RequestError(

@@ -103,6 +103,7 @@ class Workers(ABC):
 class _Task:
     order: Order
     done: set[int]
+    arrived: float = 0.0
     handed_out: bool = False
     steps: int = 0
     #: Steps done of unfinished pictures, by their index.
@@ -152,8 +153,8 @@ class Dispatcher(Executor):
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
         """Queues a job; ``done`` are the indices of pictures that it has already."""
         with self._changed:
-            self._fairness.arrived(order.key, (task.order.key for task in self._tasks.values()))
-            self._tasks[order.id] = _Task(order, set(done))
+            arrived = self._fairness.arrived(order.key, (task.order.key for task in self._tasks.values()))
+            self._tasks[order.id] = _Task(order, set(done), arrived)
         self._wake()
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> None:
@@ -203,7 +204,7 @@ class Dispatcher(Executor):
                 self._queue_changed = False
                 late = self._late()
                 waiting = [task for task in self._tasks.values() if not task.handed_out]
-                waiting.sort(key=lambda task: self._fairness.rank(task.order, self._seconds(task)))
+                waiting = self._fairness.ranked(waiting, self._seconds, self._seconds)
             for task in late:
                 self.listener.ended(task.order.id, LATE)
             if not (waiting and self._give(waiting[0])):

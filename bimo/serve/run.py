@@ -97,6 +97,8 @@ def serve(settings: ServeSettings, *, host: str, port: int, names: tuple[str, ..
         sentence = say("the page: {local} (Ctrl-C stops it)", local=f"http://{name}:{bound_port}/")
         config = uvicorn.Config(
             _ending_quietly(app),
+            http="h11",  # and not what else is installed: how broken requests are answered is tested with it
+            ws="none",
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -77,6 +77,7 @@ class _Task:
 
     order: Order
     key: EngineKey
+    arrived: float = 0.0
     engine: Engine | None = None
     prepared: Prepared | None = None
     steps: int = 0
@@ -198,7 +199,7 @@ class Scheduler(Executor):
     def _absorb(self) -> None:
         """Takes on new jobs; ends those that were cancelled or are late. Called with the lock held."""
         for task in self._inbox:
-            self._fairness.arrived(task.order.key, (other.order.key for other in self._tasks.values()))
+            task.arrived = self._fairness.arrived(task.order.key, (t.order.key for t in self._tasks.values()))
             self._tasks[task.order.id] = task
         self._inbox.clear()
         now = time.time()
@@ -234,7 +235,7 @@ class Scheduler(Executor):
         """One call of a denoiser."""
         with self._changed:
             ready = self._ready()
-        ranked = sorted(ready, key=self._rank)
+        ranked = self._fairness.ranked(ready, self._seconds_left, self._step_seconds)
         started = sum(len(task.started) for task in ready)
         group: list[_Sampled] = []
         stragglers: list[_Sampled] = []
@@ -374,8 +375,8 @@ class Scheduler(Executor):
         for task in list(self._tasks.values()):
             self._end(task, failure)
 
-    def _rank(self, task: _Task) -> tuple[float, float, float]:
-        return self._fairness.rank(task.order, self._seconds_left(task))
+    def _step_seconds(self, task: _Task) -> float:
+        return self._fairness.seconds(task.pace, task.order, 1)
 
     def _seconds_left(self, task: _Task) -> float:
         return self._fairness.seconds(task.pace, task.order, task.steps_left())

@@ -183,7 +183,8 @@ class DrawingService:
         self.check_prompt(request.text)
         if request.style:
             style_named(request.style)
-        check_size(request, self.settings)
+        own = self.recipe(order.model).request.size if request.hires and request.size is None else None
+        check_size(request, self.settings, own)
         # Conditions of a ControlNet are only known to the engine that has it attached.
         if (engine := self.pool.resident(EngineKey(order.model, (), order.controls))) is not None:
             check_drawable(engine, request, self.settings)

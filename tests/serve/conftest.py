@@ -92,7 +92,7 @@ def client(make_service: Callable[..., DrawingService]) -> Iterator[TestClient]:
 def listening(app: Any) -> Iterator[str]:
     """An application behind a socket of this machine, at an address."""
     sock = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_level="warning"))
     thread = threading.Thread(target=server.run, args=([sock],))
     thread.start()
     try:

@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bimo.core.errors import RequestError
 from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import Both
 from bimo.serve.job_store import JobStore
 from bimo.serve.jobs import MOST_ATTEMPTS, Failure, Order, State
+from bimo.serve.service import DrawingService
+from bimo.serve.settings import Limits
 from tests.support.checkout import ROOT
 
 FAILED = Failure("x", Both("坏了", "broken"), 500)
@@ -164,3 +168,14 @@ while True:
         assert all(len(each.file.read_bytes()) == 5000 for each in job.pictures)
         if job.state is State.done:
             assert len(job.pictures) == 1
+
+
+def test_a_second_pass_is_bounded_though_its_model_is_not_loaded_and_no_size_is_asked(
+    make_service: Callable[..., DrawingService],
+) -> None:
+    service = make_service(limits=Limits(side=512))
+    service.pool.models["another"] = "xiaomo"  # by its recipe it draws 128 x 128
+    order = service.order({"text": "猫", "hires": 8.0}, key="ann", client="test", model="another")
+    with pytest.raises(RequestError) as caught:
+        service.accept(order, {})
+    assert "1024x1024 is too large" in caught.value.en
