@@ -29,6 +29,10 @@ def facts(explanation: Explanation) -> Iterator[tuple[str, str]]:
         yield say("protected, to be written as it stands"), " ".join(f"“{text}”" for text in explanation.protected)
     for tag in explanation.loras:
         yield "LoRA", f"{tag.name} {tag.weight}"
+    if explanation.draft:
+        drawn = say("{share:.0%} of the steps are drawn over it", share=explanation.draft)
+        words = say("; it shows every word, unknown ones, too") if explanation.whole else ""
+        yield say("draft by program"), drawn + words
 
 
 def printed(explanation: Explanation) -> None:

@@ -50,7 +50,9 @@ class PromptReading:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The reading of a prompt; ``protected`` are the texts in quotation marks."""
+    """The reading of a prompt; ``protected`` are the texts in quotation marks. ``draft`` is the share of the steps drawn
+    over a draft by program, which may show words that the model never learned (``whole``).
+    """
 
     prompt: str
     negative: str
@@ -58,6 +60,8 @@ class Explanation:
     protected: tuple[str, ...]
     loras: tuple[LoraTag, ...]
     prompts: tuple[PromptReading, ...]
+    draft: float = 0.0
+    whole: bool = False
 
 
 def explained(system: System, request: Request | Mapping[str, object] | FilledRequest) -> Explanation:
@@ -74,7 +78,16 @@ def explained(system: System, request: Request | Mapping[str, object] | FilledRe
             prompt = as_read[now]
             readings = tuple(_reading(encoder, prompt, reading.in_chunks) for encoder in system.text_encoders)
             prompts.append(PromptReading(until, weight, prompt.text, readings))
-    return Explanation(full.text, texts.negative, steps, quoted(full.text), texts.loras, tuple(prompts))
+    return Explanation(
+        prompt=full.text,
+        negative=texts.negative,
+        steps=steps,
+        protected=quoted(full.text),
+        loras=texts.loras,
+        prompts=tuple(prompts),
+        draft=full.draft or 0.0,
+        whole=image_to_image.drawn_whole(system, full),
+    )
 
 
 def _reading(encoder: TextEncoder, prompt: Emphasis, chunked: bool) -> EncoderReading:

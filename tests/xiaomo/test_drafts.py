@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import bimo
+from bimo.cli import main
 from bimo.core.errors import RequestError
 from bimo.core.picture import read_metadata, recorded
 from bimo.core.request import Request
@@ -220,6 +221,14 @@ def test_words_that_a_draft_shows_are_no_warning(engine: Engine) -> None:
         assert not [said for said in prepare(engine.system, Request(text=text)).warnings if "never learned" in said]
         literal = prepare(engine.system, Request(text=text, draft=0))
         assert [said for said in literal.warnings if "never learned" in said]
+
+
+def test_an_explanation_says_that_there_is_a_draft(capsys: pytest.CaptureFixture[str]) -> None:
+    for text, said in (("屋顶上的猫", "every word"), ("西湖", "25% of the steps")):
+        assert main.run(["draw", text, "--explain"]) == 0
+        assert said in capsys.readouterr().out
+    assert main.run(["draw", "西湖", "--draft", "0", "--explain"]) == 0
+    assert "draft by program" not in capsys.readouterr().out
 
 
 def test_none_is_none_however_often_it_is_filled(
