@@ -50,8 +50,8 @@ class PromptReading:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The reading of a prompt; ``protected`` are the texts in quotation marks. ``draft`` is the share of the steps drawn
-    over a draft by program, which may show words that the model never learned (``whole``).
+    """The reading of a prompt; ``protected`` are the texts in quotation marks. ``draft`` is the share of the steps
+    drawn over a draft by program, which may show words that the model never learned (``whole``).
     """
 
     prompt: str
