@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -255,7 +254,9 @@ def _cell(right: Right, own: Right | None) -> str:
 
 
 def _machine() -> str:
-    return platform.processor() or platform.machine()
+    from bimo.evaluation.protocol import machine
+
+    return str(machine()["processor"])
 
 
 def main() -> None:

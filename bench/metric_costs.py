@@ -1,7 +1,7 @@
 """What each measure of `bimo eval` costs a picture, in core-seconds: its own share, without drawing.
 
 The pictures are text printed on a ground of colours, 512 pixels a side. Networks have random weights of the shapes that
-are published, which cost what trained ones do: Inception-v3 of 2015-12-05, a Chinese-CLIP of ViT-B/16 and RoBERTa-base.
+are published, which cost what trained ones do: Inception-v3 of 2015-12-05, Taiyi-CLIP of RoBERTa-base and ViT-B/32.
 The seconds are those of the processor, all threads together, so that other work on the machine matters little; loading
 is left out. What is worked out once for a set (FID of its features) is told by itself.
 
@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ from bimo.evaluation.suite_drawings import Drawing
 from bimo.evaluation.suite_measures import MeasuredPicture
 from bimo.evaluation.suite_text import Reader, measure_strokes, printed
 from bimo.evaluation.suites.suite import Prompt, own
-from bimo.hub.registry import recipe
 from bimo.models.clip.scoring import picture_vectors, word_vectors
+from bimo.recipes.taiyi_clip import taiyi_clip_b32
 
 
 def pictures_of(count: int, side: int) -> list[tuple[Prompt, Image.Image]]:
@@ -56,9 +57,10 @@ def spent(work: Callable[[], Any]) -> float:
     return time.process_time() - begun
 
 
-def chinese_clip() -> System:
+def clip() -> System:
     """The published shape with random weights, and a small vocabulary: words cost as much."""
-    system = System(recipe("chinese-clip")).eval()
+    words = replace(taiyi_clip_b32.text_encoders[0], words="lexicon")  # type: ignore[type-var]
+    system = System(replace(taiyi_clip_b32, text_encoders=(words,))).eval()
     system.text_encoders[0].build_tokenizer([prompt.text for prompt in own().prompts], ())  # type: ignore[attr-defined]
     return system
 
@@ -88,9 +90,11 @@ def costs(count: int, side: int, features: int) -> tuple[dict[str, float], dict[
         each["text strokes (--strokes)"] = spent(lambda: measure_strokes(measured, lambda *_: None, ""))
     each["colours at 64 x 64 pixels"] = spent(lambda: similarity.thumbs(images))
     each["near copies: pHash (--known)"] = spent(lambda: similarity.perceptual_hashes(images))
-    clip = chinese_clip()
-    each["CLIP, ViT-B/16: a picture (--clip-zh)"] = spent(lambda: picture_vectors(clip, images))
-    each["CLIP: a prompt or phrase"] = spent(lambda: word_vectors(clip, [prompt.text for prompt in prompts]))
+    scorer = clip()
+    each["CLIP, ViT-B/32: a picture (--clip-zh)"] = spent(lambda: picture_vectors(scorer, images))
+    each["CLIP, RoBERTa-base: a prompt or phrase"] = spent(
+        lambda: word_vectors(scorer, [prompt.text for prompt in prompts])
+    )
     network = Inception().eval()
     with torch.inference_mode():
         each["Inception's features (--real)"] = spent(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = say(
     "Suites: chinese (300 prompts, in the package); NAME:FILE for a published one that you have; a file of prompts; "
     "xiaomo, the bundled model's own questions, with --data.\n\nExamples:\n\n  bimo eval xiaomo --limit 3 --out report/"
-    "\n\n  bimo eval kolors ./mine --suite chinese --clip-zh chinese-clip --seeds 1-4 --out report/\n\n  bimo eval "
+    "\n\n  bimo eval kolors ./mine --suite chinese --clip-zh ./chinese-clip --seeds 1-4 --out report/\n\n  bimo eval "
     "kolors --suite longtext-zh:text_prompts_zh.jsonl --out report/\n\n  bimo eval --pictures api/ --out report/\n\n  "
     "bimo eval --votes preferences/choices.jsonl"
 )
