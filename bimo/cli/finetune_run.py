@@ -92,7 +92,7 @@ class FinetuneRun:
 
     def plan(self, seed: int, threads: int | None, settings: Sequence[str]) -> None:
         """Prints the plan with estimates from a probe of a few steps; writes nothing."""
-        _threads(threads)
+        torch.set_num_threads(threads or torch.get_num_threads())
         with _leaving_nothing(self.out, always=True):
             data = self._data()
             recipe, _ = self._planned(data, (), every_way=True)
@@ -108,7 +108,7 @@ class FinetuneRun:
         self, seed: int, threads: int | None, settings: Sequence[str], *, from_here: bool, accept_new_data: bool
     ) -> None:
         """Starts or resumes the run, and writes the resulting file."""
-        _threads(threads)
+        torch.set_num_threads(threads or torch.get_num_threads())
         before = {file: file.read_bytes() for file in self._files() if file.is_file()}
         with _leaving_nothing(self.out):
             data = self._data()
@@ -211,7 +211,8 @@ class FinetuneRun:
             stages = tuple(_as_before(stage, old) for stage, old in zip(plan.stages, before, strict=True))
         else:
             caption = max(pictured.captions, key=len, default="")
-            fitting = fitted(system, plan.stages, caption, free, card=self.device.type != "cpu")
+            besides = None if self.budget is None else self._libraries
+            fitting = fitted(system, plan.stages, caption, free, self.device.type != "cpu", besides)
             stages = fitting.stages
             if fitting.counted:
                 print(say("memory: about {total:.2f} GB", total=fitting.total / 1e9))
@@ -221,12 +222,16 @@ class FinetuneRun:
             print(_line(stage))
         return replace(base, prompts=plan.prompts, stages=stages), stages
 
+    @property
+    def _libraries(self) -> int:
+        """The bytes of libraries in the budget: on a CPU they need memory from the same."""
+        return LIBRARIES if self.device.type == "cpu" else 0
+
     def _free(self) -> int | None:
         free = free_on(self.device)
         if self.budget is None:
             return free
-        # On a CPU the libraries need memory from the same budget.
-        budget = self.budget - (LIBRARIES if self.device.type == "cpu" else 0)
+        budget = self.budget - self._libraries
         return budget if free is None else min(budget, free)
 
     def _tell(self, plan: Plan, pictured: Pictured) -> None:
@@ -391,8 +396,3 @@ def _plain(wish: Wish) -> dict[str, Any]:
 
 def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _threads(count: int | None) -> None:
-    if count:
-        torch.set_num_threads(count)

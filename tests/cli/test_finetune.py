@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -145,6 +146,15 @@ def test_invalid_arguments_are_refused_and_files_kept(
         arguments = tuple("🦄" if word == "猫" else word for word in arguments)
     refused(here(*arguments), status, said)
     assert sorted(photos.iterdir()) == before
+
+
+def test_the_memory_that_is_advised_suffices(here: Run, photos: Path, tiny_folder: Path) -> None:
+    status, _, err = here(*words(tiny_folder, "run", "--memory", "551MB"))
+    assert status == 2
+    advised = re.search(r"take --memory (\d+MB)", err)
+    assert advised is not None, err
+    status, _, err = here(*words(tiny_folder, "run", "--memory", advised[1]))
+    assert status == 0, err
 
 
 def test_a_single_picture_is_trained_on_with_a_warning(here: Run, photos: Path, tiny_folder: Path) -> None:

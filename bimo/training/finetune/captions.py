@@ -44,6 +44,8 @@ _NAMELESS = frozenset(
 )
 _WORD = re.compile(r"[\u3400-\u9fff]+|[^\W\d_\u3400-\u9fff]+")
 _HASH = re.compile(r"[0-9a-f]{8,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+#: Endings of pictures before the last one: of a half-finished download, or of a picture that was saved as another kind.
+_ENDING = re.compile(r"(\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic))+$", re.IGNORECASE)
 _NUMBERED = re.compile(r"[\s_.\-]*[(\[（]?\d+[)\]）]?$")
 
 
@@ -59,6 +61,7 @@ def caption_in_name(name: str) -> str:
     """The caption in the name of a file or folder, "" where the name does not describe the picture: "red_apple-03" is
     "red apple"; "IMG_2041", "微信图片_20240501", a hash and "0007" are "".
     """
+    name = _ENDING.sub("", name)
     if _HASH.fullmatch(name):
         return ""
     text = " ".join(_NUMBERED.sub("", name).replace("_", " ").replace("-", " ").split())

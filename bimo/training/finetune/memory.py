@@ -7,6 +7,7 @@ memory and fetched for each layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -37,9 +38,17 @@ class Fitted:
     ways: tuple[tuple[tuple[Stage, int], ...], ...] = ()
 
 
-def fitted(system: System, stages: Sequence[Stage], caption: str, free: int | None, card: bool = False) -> Fitted:
+def fitted(
+    system: System,
+    stages: Sequence[Stage],
+    caption: str,
+    free: int | None,
+    card: bool = False,
+    besides: int | None = None,
+) -> Fitted:
     """The stages with the first settings that fit into ``free`` bytes, of a ``card`` or of CPU memory. ``frozen`` and
-    ``offload`` that a stage sets are unchanged. Raises RequestError that suggests a smaller size that fits, or says how
+    ``offload`` that a stage sets are unchanged. ``besides`` are the bytes of libraries that a limit that was asked for
+    has to hold as well, None without a limit. Raises RequestError that suggests a smaller size that fits, or says how
     much the least settings take.
     """
     chosen_stages: list[Stage] = []
@@ -53,7 +62,8 @@ def fitted(system: System, stages: Sequence[Stage], caption: str, free: int | No
         ways = tuple((way, held.total(way)) for way in _ways(stage, held, card))
         chosen = next(((way, total) for way, total in ways if free is None or total <= free), None)
         if chosen is None:
-            raise _too_much(system, stage, min(total for _, total in ways), caption, cast(int, free), card)
+            least = min(total for _, total in ways)
+            raise _too_much(system, stage, least, caption, cast(int, free), card, besides)
         chosen_stages.append(chosen[0])
         totals.append(chosen[1])
         every.append(ways)
@@ -120,7 +130,9 @@ def _keeping(stage: Stage, held: Footprint, card: bool) -> Iterator[Stage]:
         yield replace(stage, frozen=frozen, offload="groups", gradient_checkpointing=twice[-1])
 
 
-def _too_much(system: System, stage: Stage, least: int, caption: str, free: int, card: bool) -> RequestError:
+def _too_much(
+    system: System, stage: Stage, least: int, caption: str, free: int, card: bool, besides: int | None
+) -> RequestError:
     """The error for a stage that does not fit, with what does."""
     own = stage.size or system.recipe.request.size
     for share in SMALLER:
@@ -133,6 +145,10 @@ def _too_much(system: System, stage: Stage, least: int, caption: str, free: int,
             flags = f"--size {smaller[0]}x{smaller[1]}"
             return _refused(system, stage, least, free, Message("what fits: {flags}", flags=flags))
     near = Message("no size fits; free {least} GB, or take a smaller model", least=_giga(least))
+    if besides is not None:
+        # Rounded up, so that what is suggested fits.
+        limit = math.ceil((least + besides) / 1e7) * 10
+        near = Message("no size fits; take --memory {limit}MB or more, or a smaller model", limit=limit)
     return _refused(system, stage, least, free, near)
 
 
