@@ -278,14 +278,11 @@ def _ours(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Te
         elif name.startswith(ldm_names.UNET) and (own := ldm_names.renamed(name.removeprefix(ldm_names.UNET), unet)):
             yield f"image.denoiser.model.{own}", value
         elif name.startswith(ldm_names.VAE) and (own := ldm_names.renamed(name.removeprefix(ldm_names.VAE), vae)):
-            one = ldm_names.vae_to_own({name.removeprefix(ldm_names.VAE): value})
-            yield f"image.space.model.{own}", next(iter(one.values()))
+            yield f"image.space.model.{own}", ldm_names.vae_tensor(name.removeprefix(ldm_names.VAE), value)
         else:
             yield name, value
-    # The file's number of layers: surplus ones are reported, not left out.
-    layers = 1 + max((int(m[1]) for n in words if (m := re.match(r"transformer\.resblocks\.(\d+)\.", n))), default=-1)
-    for name, value in ldm_names.open_clip_to_own(words, layers, True).items():
-        yield "text.0." + ("projection.weight" if name == "text_projection.weight" else f"model.{name}"), value
+    for name, value in ldm_names.open_clip_text(words):
+        yield f"text.0.{name}", value
 
 
 LAYOUT = Layout(is_folder, recipe_of, read, bases)

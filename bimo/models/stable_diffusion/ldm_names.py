@@ -7,7 +7,7 @@ convolutions of the autoencoder's attention, the fused projections of OpenCLIP) 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -156,7 +156,12 @@ def renamed(name: str, names: Mapping[str, str]) -> str | None:
 
 def vae_to_own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The autoencoder's tensors with attention as linear layers, [C, C, 1, 1] -> [C, C]."""
-    return {name: v[:, :, 0, 0] if name in VAE_POINTS and v.ndim == 4 else v for name, v in state.items()}
+    return {name: vae_tensor(name, value) for name, value in state.items()}
+
+
+def vae_tensor(name: str, value: Tensor) -> Tensor:
+    """As ``vae_to_own``, for one tensor by its LDM name."""
+    return value[:, :, 0, 0] if name in VAE_POINTS and value.ndim == 4 else value
 
 
 def vae_to_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -185,6 +190,16 @@ def open_clip_to_own(state: Mapping[str, Tensor], layers: int, projection: bool)
         else:
             state_of_now[renamed(name, names) or name] = value
     return state_of_now
+
+
+def open_clip_text(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """A text encoder's tensors, OpenCLIP's names, under those of our module, with as many layers as there are: surplus
+    ones are reported, not left out.
+    """
+    found = (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in state)
+    layers = 1 + max((int(match[1]) for match in found if match), default=-1)
+    for name, value in open_clip_to_own(state, layers, True).items():
+        yield "projection.weight" if name == "text_projection.weight" else f"model.{name}", value
 
 
 def open_clip_source(name: str, layers: int) -> str:
