@@ -78,7 +78,7 @@ def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPl
         return DrawPlan(requests, default_model(model))
     from bimo.hub.editions import edition_for_all
 
-    edition = edition_for_all(request.text for request in requests)
+    edition = edition_for_all(requests)
     if edition == registry.DEFAULT_MODEL:
         return DrawPlan(requests, edition)
     note = say(

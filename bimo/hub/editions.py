@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +20,7 @@ from bimo.xiaomo.captions.verses import verses
 from bimo.xiaomo.dishes.table import dishes
 
 if TYPE_CHECKING:
+    from bimo.core.request import Request
     from bimo.diffusion.text_encoder import TextEncoder
 
 SECOND = "xiaomo-2"
@@ -34,15 +35,16 @@ _RELATIONS = re.compile(
 _OF_A_THING = re.compile(r"的|[一两二三四五六七八九十百几群]?[只个条头匹]|[a-z]")
 
 
-def edition_for(text: str) -> str:
+def edition_for(text: str, drafts: bool = True) -> str:
     """``xiaomo-2`` for a prompt that it has a draft of, one with the name of a scene or dish, or a clause of a verse,
     that only it was trained on, or one of which it knows more words; the default model for others. A thing by a name
-    with its own colour (红苹果) is the default model's, which learned it by that name.
+    with its own colour (红苹果) is the default model's, which learned it by that name. Without ``drafts`` (another
+    shape than a square, a picture to begin with) who knows more draws.
     """
     plain = normal(text)
     if has_its_own_colour(plain):
         return DEFAULT_MODEL
-    if _can_draft(text):
+    if drafts and _can_draft(text):
         return SECOND
     if plain in _learned_first():
         return DEFAULT_MODEL
@@ -66,13 +68,19 @@ def edition_for(text: str) -> str:
     return SECOND if not nothing and (scene or _RELATIONS.search(plain)) else DEFAULT_MODEL
 
 
-def edition_for_all(texts: Iterable[str]) -> str:
-    """The edition that draws several prompts: that of each if it is the same, else ``xiaomo-2`` if it has a draft of
+def edition_for_all(requests: Sequence[Request]) -> str:
+    """The edition that draws several requests: that of each if it is the same, else ``xiaomo-2`` if it has a draft of
     all that are not its own.
     """
-    editions = {text: edition_for(text) for text in texts}
-    others = [text for text, edition in editions.items() if edition != SECOND]
-    return SECOND if len(others) < len(editions) and all(map(_can_draft, others)) else DEFAULT_MODEL
+    others = [request for request in requests if edition_for(request.text, takes_draft(request)) != SECOND]
+    drafted = all(takes_draft(request) and _can_draft(request.text) for request in others)
+    return SECOND if len(others) < len(requests) and drafted else DEFAULT_MODEL
+
+
+def takes_draft(request: Request) -> bool:
+    """Whether a request may begin with a draft, whatever its text: it is square, and begins with nothing else."""
+    square = request.size is None or request.size[0] == request.size[1]
+    return square and request.image is None and not request.seamless and not request.regions and request.draft != 0
 
 
 def _can_draft(text: str) -> bool:

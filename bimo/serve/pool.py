@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,11 +104,20 @@ class EnginePool:
             return name
         raise RequestError("there is no model {name!r} here; there is {names}", name=name, names=Listed(self.models))
 
-    def model_for(self, name: str | None, text: str, adapted: bool = False) -> str:
+    def model_for(
+        self,
+        name: str | None,
+        text: str,
+        adapted: bool = False,
+        size: Sequence[int] | None = None,
+        redrawn: bool = False,
+    ) -> str:
         """As ``model_name``; for None with ``editions`` the bundled model that learned what a prompt asks for, unless
-        the request is ``adapted``: its LoRAs and ControlNets are for the default.
+        the request is ``adapted``: its LoRAs and ControlNets are for the default. ``redrawn``: it begins with a
+        picture.
         """
-        return self.model_name(name) if name or adapted or not self.editions else edition_for(text)
+        drafts = not redrawn and (size is None or len(set(size)) == 1)
+        return self.model_name(name) if name or adapted or not self.editions else edition_for(text, drafts)
 
     def loras_of(self, key: str) -> list[str]:
         """The names of the LoRAs that a key may use: those of the server, and those it fine-tuned, the newest first."""

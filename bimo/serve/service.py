@@ -153,7 +153,9 @@ class DrawingService:
             values["text"], tags = lora_tags(values["text"])
             weights |= {tag.name: tag.weight for tag in tags}
         check_amounts(values, weights, controls, limits)
-        chosen = self.pool.model_for(model, str(values.get("text", "")), bool(weights or controls))
+        redrawn = "strength" in values or values.get("draft") == 0
+        text, size = str(values.get("text", "")), values.get("size")
+        chosen = self.pool.model_for(model, text, bool(weights or controls), size, redrawn)
         choice = {CHOSEN: chosen} if chosen != self.pool.model_name(model) else {}
         timeout = min((s for s in (seconds, limits.seconds) if s is not None), default=None)
         now = time.time()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from bimo.cli import main
 from bimo.core.picture import read_metadata
+from bimo.core.request import Request
 from bimo.hub.editions import SECOND, edition_for, edition_for_all, models_that_know
 
 
@@ -82,4 +85,18 @@ def test_who_knows_a_word_is_found_without_weights() -> None:
     ],
 )
 def test_the_edition_of_several_prompts(prompts: tuple[str, ...], edition: str) -> None:
-    assert edition_for_all(prompts) == edition
+    assert edition_for_all([Request(text=prompt) for prompt in prompts]) == edition
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"size": (192, 128)},
+        {"image": Image.new("RGB", (64, 64)), "strength": 0.5},
+        {"draft": 0},
+        {"seamless": "both"},
+    ],
+)
+def test_what_has_no_draft_is_for_who_knows_more(fields: dict[str, Any]) -> None:
+    assert edition_for_all([Request(text="一只猫")]) == SECOND
+    assert edition_for_all([Request(text="一只猫", **fields)]) == "xiaomo"

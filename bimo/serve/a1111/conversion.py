@@ -50,7 +50,9 @@ class ConvertedRequest:
         self.asked = model_title(options.get("sd_model_checkpoint"))
         style, text = _styles(body.styles, body.prompt or str(recorded.get("text", "")))
         self._read_controlnet()
-        self.model = service.pool.model_for(self.asked, text, bool(lora_tags(text)[1] or self.controls))
+        size = None if body.width is None or body.height is None else (body.width, body.height)
+        adapted, redrawn = bool(lora_tags(text)[1] or self.controls), isinstance(body, Img2Img)
+        self.model = service.pool.model_for(self.asked, text, adapted, size, redrawn)
         sampler = body.sampler_name or body.sampler_index
         name, schedule = self._sampler(sampler, body.scheduler)
         negative = body.negative_prompt or recorded.get("negative")

@@ -104,7 +104,8 @@ class Page:
     async def _fitted(self, form: Form) -> Form:
         """A form without a model, with the size of the model that will draw it: the form has that of the default."""
         adapted = bool(form.loras or (form.control_image and form.control))
-        name = self.pool.model_for(form.model or None, form.text, adapted)
+        size, redrawn = (form.width, form.height), bool(form.image)
+        name = self.pool.model_for(form.model or None, form.text, adapted, size, redrawn)
         if form.model or name == self.pool.default:
             return form
         default, own = await self.offer(self.pool.default), await self.offer(name)
