@@ -58,16 +58,22 @@ def has_references(arrangement: Arrangement) -> bool:
     return all(NAME.format(style=style, kind=thing.kind) in _names() for thing in arrangement.things)
 
 
-@lru_cache(maxsize=256)
 def reference(kind: str, style: str, side: int) -> Image.Image:
     """The picture of a kind (a hexcode) in the style "3d" or "flat" as a sprite: RGBA, ``side`` pixels square, at rest.
 
     Raises KeyError if there is none.
     """
-    with _archive().open(NAME.format(style=style, kind=kind)) as stream:
-        sprite = canonical(Image.open(stream), side)
+    sprite = canonical(_content(kind, style), side)
     assert sprite is not None, "no reference is empty"
     return sprite
+
+
+@lru_cache(maxsize=256)
+def _content(kind: str, style: str) -> Image.Image:
+    with _archive().open(NAME.format(style=style, kind=kind)) as stream:
+        image = Image.open(stream)
+        image.load()
+    return image
 
 
 def put_together(arrangement: Arrangement, key: str, side: int) -> Image.Image:

@@ -17,14 +17,13 @@ from bimo.prompts.emoji import sequences
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import Box, compositions, idioms
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, PLACES, SCENES, STYLES
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, PLACES, SCENES, STYLES
 from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, FACE_OF, LAYOUTS, PLAIN_FACES
 from bimo.xiaomo.artwork.sprites import FILL
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, things_of
 
-#: The styles that are drawn from flat artwork, and those that an effect makes of the default style's.
+#: The styles that are drawn from flat artwork; an effect is one on the default style's.
 FLAT = frozenset(("cartoon", "twemoji", "flat", "vector", "minimal", "outlined"))
-EFFECTS = frozenset(("watercolour", "ink", "sketch", "oil", "pixel", "papercut", "neon", "porcelain"))
 #: Of at most so many kinds a list is drawn.
 LISTED = 6
 #: No longer text is read, in characters: patterns take their time, and what is told at length is never all understood.
