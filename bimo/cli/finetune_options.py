@@ -24,7 +24,7 @@ KEY_VARIABLE = "BIMO_CAPTIONKEY"
 
 def wish_of(options: Mapping[str, Any]) -> Wish:
     """A `Wish` from the options of the command line. Raises RequestError for contradictions and missing options."""
-    fields = {name: value for name, value in options.items() if name not in ("class_word", "keep")}
+    fields: dict[str, Any] = {k: value for k, value in options.items() if k not in ("class_word", "keep")}
     fields = {name: value for name, value in fields.items() if value or value is False}
     class_word, kept_words = str(options["class_word"]), tuple(options["keep"])
     if fields.get("word") and not class_word:
@@ -51,8 +51,12 @@ def model_of(name: str) -> str:
     return registry.recipe(name).name
 
 
-def captioner_of(captioner: str, model: str) -> Endpoint | ModelFolder:
-    """The captioner: a model folder or an endpoint. Raises RequestError for an address without a model."""
+def captioner_of(captioner: str, model: str, wish: Wish) -> Endpoint | ModelFolder:
+    """The captioner: a model folder or an endpoint. Raises RequestError for an address without a model, and for a wish
+    that learns no captions.
+    """
+    if own := wish.prompt or wish.word:
+        raise RequestError("--captioner: no caption is learnt, each picture is called {name!r}; leave it out", name=own)
     if not re.match(r"https?://", captioner):
         folder = ModelFolder(path=captioner)
         folder.checked_folder()

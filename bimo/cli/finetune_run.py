@@ -71,8 +71,8 @@ def run_of(
     place = device_of(device)
     precision = wish.precision or usual_precision(place)
     captions = Captions(
-        word=str(options["class_word"]) or wish.word,
-        by=None if captioner is None else captioner_of(captioner, captioner_model),
+        word=str(options["class_word"]) or wish.prompt or wish.word,
+        by=None if captioner is None else captioner_of(captioner, captioner_model, wish),
         cache=out / "data" / "captions.json",
     )
     budget = bytes_of(memory) if memory else None
@@ -145,13 +145,8 @@ class FinetuneRun:
 
     def _data(self) -> Prepared:
         data = prepared(sources(self.texts), self.out / "data", self.captions, lambda line: typer.echo(line, err=True))
-        origin_names = {"file name": say("their files' names"), "folder name": say("their folders' names")}
-        origin_names |= {"class word": say("the class word"), "model": say("the captioner")}
-        for origin, count in self.captions.origins.items():
-            if origin in origin_names:
-                typer.echo(
-                    say("captions of {count} pictures are {origin}", count=count, origin=origin_names[origin]), err=True
-                )
+        for line in self.captions.account(self.wish.prompt or self.wish.word):
+            typer.echo(line, err=True)
         return data
 
     def _recipe(self, data: Prepared, settings: tuple[str, ...]) -> Recipe:
@@ -282,7 +277,15 @@ class FinetuneRun:
         base = registry.load(wish.model, stored=recipe.holds)
         if "control" in kinds:
             attached(base, self.out, "control")
-            print(say("learnt: bimo draw -m {model} --control {picture}={out} ...", **self._placeholders("PICTURE")))
+            model, out = shlex.quote(wish.model), shlex.quote(str(self.out))
+            print(
+                say(
+                    "learnt: bimo draw -m {model} --control {picture}={out} ...",
+                    model=model,
+                    picture="PICTURE",
+                    out=out,
+                )
+            )
             return
         # Before training, the new word is replaced by the word that it was initialised from.
         prompts_before = [text.replace(wish.word, " ".join(wish.nouns)) if wish.word else text for text in prompts]
@@ -298,11 +301,11 @@ class FinetuneRun:
         after_pictures = drawn(self._engine(recipe, after, model, adapters), prompts)
         sheet = written(before, after_pictures, prompts_before, prompts, self.out)
         print(say("before and after: {sheet}", sheet=sheet))
-        option = {"lora": f"-m {wish.model} --lora {self.out}", "tokens": f"-m {wish.model} --embedding {self.out}"}
-        options = option[next(iter(kinds))] if kinds else f"-m {self.out}"
+        option = {"lora": ["-m", wish.model, "--lora"], "tokens": ["-m", wish.model, "--embedding"]}
+        words = ["bimo", "draw", *(option[next(iter(kinds))] if kinds else ["-m"]), str(self.out), prompts[0]]
         if file is not None:
             print(say("{file} is loaded back: it gives what was learnt", file=file))
-        print(f"bimo draw {options} {shlex.quote(prompts[0])}")
+        print(shlex.join(words))
 
     def _engine(self, recipe: Recipe, system: System, model: str | Path, adapters: Adapters) -> Engine:
         """An engine that draws with a system. On a GPU, or if frozen weights were quantised, the model is loaded again
@@ -315,9 +318,6 @@ class FinetuneRun:
             return steady(Engine(system.eval(), device=self.device))
         rounded: Any = next((stage.frozen for stage in recipe.stages if stage.frozen in QUANTISES), "none")
         return load_with(model, adapters, device="cpu", keeping=Keeping(quantise=rounded))
-
-    def _placeholders(self, picture: str) -> dict[str, str]:
-        return {"model": self.wish.model, "picture": picture, "out": str(self.out)}
 
 
 @contextmanager

@@ -198,7 +198,8 @@ def same_recipe(before: Recipe, recipe: Recipe, place: Place, out: Path, from_he
         if not _can_change(changes, before, place, out):
             raise TrainingError(
                 "the run in {out} is of another recipe (what differs: {listed}); it stands at {at}: leave the "
-                "changes out, or take another folder and begin it with these weights by --start {out}",
+                "changes out, or take another folder and begin it with these weights by --start {out} "
+                "(bimo finetune: -m {out})",
                 out=out,
                 listed=listed,
                 at=at,
@@ -258,7 +259,8 @@ def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:
     if not field or field in FIXED or rest[1:] == ["objective"]:
         raise TrainingError(
             "{path} cannot be changed: {step} steps of stage {name!r} are done, and it is no other stage "
-            "half way; begin in another folder from the weights as they are, by --start {out}",
+            "half way; begin in another folder from the weights as they are, by --start {out} "
+            "(bimo finetune: -m {out})",
             path=path,
             step=place.step,
             name=name,
@@ -280,7 +282,7 @@ def same_data(history: History, now: DataSummary, out: Path, accepted: bool) -> 
     near = Message(", as many, of other content or order") if alike else ""
     raise TrainingError(
         "the data was exchanged since the run in {out} began: it had {before}, now there are "
-        "{now}{near}; give the --data of before, or add --accept-new-data to go on with the new one, "
+        "{now}{near}; give the data of before, or add --accept-new-data to go on with the new one, "
         "which is put on record",
         out=out,
         before=before,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -177,7 +178,7 @@ class Trainer:
             if self.processes.is_main_process:
                 self.system.eval().save(self.out)
         self.journal.close()
-        print(say("trained: bimo draw -m {out}", out=self.out))
+        print(say("trained: bimo draw -m {out}", out=shlex.quote(str(self.out))))
 
     def _stage(self, stage: Stage, saved: dict[str, Any] | None) -> bool:
         """Runs one stage; False if it stopped at the deadline."""

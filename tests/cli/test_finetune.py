@@ -96,6 +96,18 @@ def test_from_pictures_to_a_drawing(here: Run, photos: Path, tiny_folder: Path) 
     assert Path("run/weights.safetensors").read_bytes() == before
 
 
+def test_a_subject_needs_no_captions(here: Run, photos: Path, tiny_folder: Path) -> None:
+    """No class word either; captions that are there are not learnt, and that is said."""
+    (photos / "IMG_0.txt").write_text("一只小狗", encoding="utf-8")
+    arguments = words(tiny_folder, "my run", "--dreambooth", "一只红猫")
+    without = [word for word in arguments if word not in ("--class", "猫")]
+    status, out, err = here(*without)
+    assert status == 0, err
+    assert "captions of 1 pictures are not learnt: each is called '一只红猫'" in err
+    assert "the class word" not in err
+    assert out.splitlines()[-2] == f"bimo draw -m {tiny_folder.resolve()} --lora 'my run' '一只猫'"
+
+
 def test_other_options_need_a_word_and_an_edited_file_counts(here: Run, photos: Path, tiny_folder: Path) -> None:
     assert here(*words(tiny_folder, "run"))[0] == 0
     refused(here(*words(tiny_folder, "run", "--lr", "0.5")), 6, "is of another recipe")
@@ -135,6 +147,7 @@ def test_a_plan_is_of_what_is_set(here: Run, photos: Path, tiny_folder: Path) ->
         (("--mask", "alpha"), 5, "has an alpha channel"),
         (("--mask", "masklabel"), 5, "has a mask beside it"),
         (("--captioner", "http://127.0.0.1:9/v1"), 2, "--captioner-model"),
+        (("--captioner", "there", "--dreambooth", "一只红猫"), 2, "each picture is called '一只红猫'"),
     ],
 )
 def test_invalid_arguments_are_refused_and_files_kept(

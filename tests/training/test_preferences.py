@@ -142,6 +142,16 @@ def test_dreambooth_halves_are_the_subject_and_its_class(tiny_shards: Path, tmp_
     assert not (tmp_path / "none").exists()
 
 
+def test_dreambooth_repeats_pictures_as_often_as_their_folder_says(tiny_shards: Path, tmp_path: Path) -> None:
+    objective = Dreambooth(subject="一只<小红>方块", class_noun="方块", count=3, steps=1, size=(128, 128))
+    run, _ = begun(objective, tiny_shards, tmp_path / "run")
+    twice = Pictures(tiny_shards, repeats=(2,))
+    found = objective.pictures(run.system, twice, tmp_path / "run" / "stage-1")
+    rows = len(twice)
+    assert [group[0] for group in found.groups] == [row for row in range(rows) for _ in range(2)]
+    assert [group[1] - rows for group in found.groups] == [number % 3 for number in range(2 * rows)]
+
+
 def test_dreambooth_of_several_subjects_keeps_several_classes(tiny_shards: Path, tmp_path: Path) -> None:
     objective = Dreambooth(class_noun=("方块", "苹果"), count=3, steps=1, size=(128, 128))
     run, learning = begun(objective, tiny_shards, tmp_path / "run")

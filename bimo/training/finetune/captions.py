@@ -76,6 +76,8 @@ def caption_in_name(name: str) -> str:
 class Captions:
     """Fills in missing captions of a source's pictures. Existing captions are unchanged; others are written by the
     vision-language model ``by``, else taken from the name of the file, else of its folder, else ``word``.
+    ``folder_word`` is what a folder in kohya's layout is said to show ("10_cat"): it comes before the names of the
+    files.
 
     ``cache`` is a file of the captions that the model wrote, by the content of the pictures, for resumed runs.
     ``origins`` counts the captions by where they came from.
@@ -86,6 +88,7 @@ class Captions:
     language: Literal["zh", "en"] = "zh"
     cache: Path | None = None
     origins: Counter[Origin] = field(default_factory=Counter["Origin"])
+    folder_word: str = ""
 
     def fill(self, source: Path, entries: Sequence[Entry]) -> list[Entry]:
         """The entries with captions. Raises DataError where some have none and none can be found."""
@@ -103,15 +106,30 @@ class Captions:
             )
         return filled
 
+    def account(self, name: str) -> Iterator[str]:
+        """Where the captions came from, in lines; with a ``name`` that all pictures are called, none are learnt."""
+        if name:
+            beside = self.origins["captions beside"]
+            line = say("captions of {count} pictures are not learnt: each is called {name!r}", count=beside, name=name)
+            yield from [line] * (beside > 0)
+            return
+        names = {"file name": say("their files' names"), "folder name": say("their folders' names")}
+        names |= {"class word": say("the class word"), "model": say("the captioner")}
+        for origin, count in self.origins.items():
+            if origin in names:
+                yield say("captions of {count} pictures are {origin}", count=count, origin=names[origin])
+
     def _filled(self, entry: Entry, written: str) -> Entry:
         # A row of a table or an archive has no file name of its own.
         path = PurePosixPath(entry.name if entry.place.form == "bytes" and entry.place.size < 0 else "")
         choices: tuple[tuple[Origin, str], ...] = (
             ("captions beside", "".join(entry.captions[:1])),
             ("model", written),
+            ("folder name", caption_in_name(self.folder_word)),
             ("file name", caption_in_name(path.stem)),
             ("folder name", caption_in_name(path.parent.name)),
             ("class word", self.word),
+            ("folder name", self.folder_word),
         )
         for origin, text in choices:
             if text:

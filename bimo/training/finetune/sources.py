@@ -72,7 +72,7 @@ def _existing(source: Source) -> Source:
 
 
 def _unfolded(source: Source) -> Iterator[Source]:
-    """A source, or those in it that are named as kohya-ss has it."""
+    """A source, or those in it that are named as kohya-ss has it; as `photos/*` of a shell has them, too."""
     if not source.path.is_dir():
         yield source
         return
@@ -81,7 +81,8 @@ def _unfolded(source: Source) -> Iterator[Source]:
     folders = {entry.name: _REPEATED.fullmatch(entry.name) for entry in entries if entry.is_dir()}
     named = {name: match for name, match in folders.items() if match}
     if not named:
-        yield source
+        own = None if is_shards(source.path) else _REPEATED.fullmatch(source.path.resolve().name)
+        yield source if own is None else _repeated(source.path, source.repeats, own)
         return
     others = [name for name in folders if name not in named]
     if others:
@@ -93,7 +94,11 @@ def _unfolded(source: Source) -> Iterator[Source]:
             others=Listed(others[:NAMED]),
         )
     for name, match in named.items():
-        yield Source(source.path / name, source.repeats * max(1, int(match[1])), match[2].replace("_", " ").strip())
+        yield _repeated(source.path / name, source.repeats, match)
+
+
+def _repeated(path: Path, times: int, match: re.Match[str]) -> Source:
+    return Source(path, times * max(1, int(match[1])), match[2].replace("_", " ").strip())
 
 
 def is_shards(path: Path) -> bool:
@@ -118,7 +123,7 @@ def prepared(
             reports.append(None)
             continue
         folder = home / str(number)
-        own = captions if not source.word else replace(captions, word=source.word)
+        own = replace(captions, folder_word=source.word)  # counts the origins of all sources together
         report = build_folder(source.path, folder, fill=own.fill)
         for line in account(report):
             say_so(line)

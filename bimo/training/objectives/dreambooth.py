@@ -59,11 +59,11 @@ class Dreambooth(Objective):
         return self.denoise.maps
 
     def pictures(self, system: System, pictures: Pictures, folder: Path) -> Pictures:
-        """Pairs of one picture of the subject and one of the class, each seen as often as the other allows. Raises
-        RecipeError if the class has no name.
+        """Pairs of one picture of the subject and one of the class, each seen as often as the other allows; pictures of
+        the subject that are repeated in an epoch are so here, too. Raises RecipeError if the class has no name.
         """
-        own, subject = len(pictures), _several(self.subject)
-        captions = [subject] * own if subject else pictures.captions
+        rows, subject, own = len(pictures), _several(self.subject), pictures.groups
+        captions = [subject] * rows if subject else pictures.captions
         if not self.prior:
             return pictures.of(pictures.groups, captions)
         nouns = _several(self.class_noun)
@@ -72,7 +72,8 @@ class Dreambooth(Objective):
         drawn = folder / "class"
         self._draw(system, drawn, nouns)
         both = Pictures(*pictures.folders, drawn, cache=pictures.cache)
-        groups = [(row % own, own + row % self.count) for row in range(max(own, self.count))]
+        pairs = range(max(len(own), self.count))
+        groups = [(*own[number % len(own)], rows + number % self.count) for number in pairs]
         return both.of(groups, [*captions, *((nouns[seed % len(nouns)],) for seed in range(self.count))])
 
     def problems(self, prospect: Prospect) -> Iterator[BimoError]:

@@ -66,6 +66,9 @@ def test_captions_come_from_the_nearest_that_says_something(tmp_path: Path) -> N
     ]
     assert captions.origins == {"captions beside": 1, "file name": 1, "folder name": 1, "class word": 1}
     assert said[0] == "4 pictures, all usable"
+    origins = ("the class word", "their files' names", "their folders' names")
+    assert sorted(captions.account("")) == [f"captions of 1 pictures are {origin}" for origin in origins]
+    assert list(captions.account("<猫>")) == ["captions of 1 pictures are not learnt: each is called '<猫>'"]
 
 
 def test_without_anything_to_say_nothing_is_begun(tmp_path: Path) -> None:
@@ -106,6 +109,24 @@ def test_weights_and_folders_of_kohya(tmp_path: Path) -> None:
     assert list(pictures.captions) == [("一只 猫",), ("一只狗",), ("红苹果",)]
     assert pictures.digest != Pictures(*data.folders).digest
     assert Pictures(*data.folders, repeats=(1, 1, 1)).digest == Pictures(*data.folders).digest
+
+
+def test_the_word_of_a_kohya_folder_comes_before_names_of_files(tmp_path: Path) -> None:
+    photo(tmp_path / "train" / "10_汤" / "红苹果.png")
+    photo(tmp_path / "train" / "10_汤" / "b.png", (1, 2, 3), "一碗汤")
+    photo(tmp_path / "train" / "3_img" / "青苹果.png", (4, 5, 6))
+    photo(tmp_path / "train" / "3_img" / "IMG_2.png", (7, 8, 9))
+    captions = Captions(word="苹果")
+    data = prepared(sources([str(tmp_path / "train")]), tmp_path / "out", captions)
+    assert list(Pictures(*data.folders).captions) == [("一碗汤",), ("汤",), ("苹果",), ("青苹果",)]
+    assert captions.origins == {"captions beside": 1, "folder name": 1, "file name": 1, "class word": 1}
+
+
+def test_a_folder_of_kohya_that_is_named_itself_counts_so(tmp_path: Path) -> None:
+    photo(tmp_path / "train" / "10_一只_猫" / "a.png")
+    assert sources([f"{tmp_path / 'train' / '10_一只_猫'}*2"]) == [
+        Source(tmp_path / "train" / "10_一只_猫", 20, "一只 猫")
+    ]
 
 
 def test_a_year_is_no_number_of_repeats(tmp_path: Path) -> None:
