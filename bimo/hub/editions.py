@@ -35,16 +35,16 @@ _RELATIONS = re.compile(
 _OF_A_THING = re.compile(r"的|[一两二三四五六七八九十百几群]?[只个条头匹]|[a-z]")
 
 
-def edition_for(text: str, drafts: bool = True) -> str:
+def edition_for(text: str, drafts: bool = True, square: bool = True) -> str:
     """``xiaomo-2`` for a prompt that it has a draft of, one with the name of a scene or dish, or a clause of a verse,
     that only it was trained on, or one of which it knows more words; the default model for others. A thing by a name
-    with its own colour (红苹果) is the default model's, which learned it by that name. Without ``drafts`` (another
-    shape than a square, a picture to begin with) who knows more draws.
+    with its own colour (红苹果) is the default model's, which learned it by that name. Without ``drafts`` (a picture to
+    begin with) who knows more draws; of another shape than a ``square`` some have none.
     """
     plain = normal(text)
     if has_its_own_colour(plain):
         return DEFAULT_MODEL
-    if drafts and _can_draft(text):
+    if drafts and _can_draft(text, square):
         return SECOND
     if plain in _learned_first():
         return DEFAULT_MODEL
@@ -72,21 +72,25 @@ def edition_for_all(requests: Sequence[Request]) -> str:
     """The edition that draws several requests: that of each if it is the same, else ``xiaomo-2`` if it has a draft of
     all that are not its own.
     """
-    others = [request for request in requests if edition_for(request.text, takes_draft(request)) != SECOND]
-    drafted = all(takes_draft(request) and _can_draft(request.text) for request in others)
+    others = [one for one in requests if edition_for(one.text, takes_draft(one), is_square(one.size)) != SECOND]
+    drafted = all(takes_draft(one) and _can_draft(one.text, is_square(one.size)) for one in others)
     return SECOND if len(others) < len(requests) and drafted else DEFAULT_MODEL
 
 
 def takes_draft(request: Request) -> bool:
-    """Whether a request may begin with a draft, whatever its text: it is square, and begins with nothing else."""
-    square = request.size is None or request.size[0] == request.size[1]
-    return square and request.image is None and not request.seamless and not request.regions and request.draft != 0
+    """Whether a request may begin with a draft, whatever its text and shape: it begins with nothing else."""
+    return request.image is None and not request.seamless and not request.regions and request.draft != 0
 
 
-def _can_draft(text: str) -> bool:
+def is_square(size: Sequence[int] | None) -> bool:
+    """Whether a (width, height) is square, as the models' own size is."""
+    return size is None or len(set(size)) == 1
+
+
+def _can_draft(text: str, square: bool) -> bool:
     """Whether the second edition has a draft by program of all that a prompt asks for."""
     encoder = text_encoder_of(SECOND)
-    return can_draft(paraphrased(text, encoder.budget).text, encoder, text)
+    return can_draft(paraphrased(text, encoder.budget).text, encoder, text, square)
 
 
 def models_that_know(text: str, but: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
 from bimo.engine.memory import bytes_of
 from bimo.hub import memory
-from bimo.hub.editions import edition_for
+from bimo.hub.editions import edition_for, is_square
 from bimo.hub.loading import load_with, steady
 from bimo.serve.finetuning.record import State, records
 from bimo.serve.jobs import Loras
@@ -116,8 +116,9 @@ class EnginePool:
         the request is ``adapted``: its LoRAs and ControlNets are for the default. ``redrawn``: it begins with a
         picture.
         """
-        drafts = not redrawn and (size is None or len(set(size)) == 1)
-        return self.model_name(name) if name or adapted or not self.editions else edition_for(text, drafts)
+        if name or adapted or not self.editions:
+            return self.model_name(name)
+        return edition_for(text, not redrawn, is_square(size))
 
     def loras_of(self, key: str) -> list[str]:
         """The names of the LoRAs that a key may use: those of the server, and those it fine-tuned, the newest first."""

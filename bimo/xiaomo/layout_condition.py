@@ -25,7 +25,7 @@ from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Draft, Drawing
 from bimo.diffusion.system import System
 from bimo.prompts.styles import styled
-from bimo.xiaomo.captions.draftable import arranged, can_draft_scene
+from bimo.xiaomo.captions.draftable import arranged, can_draft
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
 if TYPE_CHECKING:
@@ -106,12 +106,10 @@ class LayoutBoxes(Conditioner):
         boxes are the request's own.
         """
         width, height = request.size or (1, 1)
-        if self.name in request.conditions or width != height:
-            return None
         read, written = self._texts(request)
-        arrangement = arranged(read, system.text_encoders[0], written)
-        if arrangement is None and not can_draft_scene(read, system.text_encoders[0], written):
+        if self.name in request.conditions or not can_draft(read, system.text_encoders[0], written, width == height):
             return None
+        arrangement = arranged(read, system.text_encoders[0], written)
 
         def drawn(drawing: Drawing) -> Image.Image:
             # What paints takes a while to import.
@@ -119,7 +117,7 @@ class LayoutBoxes(Conditioner):
             from bimo.xiaomo.drafts import draft
 
             key = self._key(drawing.request, drawing.generator.initial_seed())
-            return draft(read, key, width) if arrangement is None else put_together(arrangement, key, width)
+            return draft(read, key, width) if arrangement is None else put_together(arrangement, key, (width, height))
 
         return Draft(drawn, whole=arrangement is not None)
 

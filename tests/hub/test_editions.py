@@ -91,7 +91,6 @@ def test_the_edition_of_several_prompts(prompts: tuple[str, ...], edition: str) 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"size": (192, 128)},
         {"image": Image.new("RGB", (64, 64)), "strength": 0.5},
         {"draft": 0},
         {"seamless": "both"},
@@ -100,3 +99,8 @@ def test_the_edition_of_several_prompts(prompts: tuple[str, ...], edition: str) 
 def test_what_has_no_draft_is_for_who_knows_more(fields: dict[str, Any]) -> None:
     assert edition_for_all([Request(text="一只猫")]) == SECOND
     assert edition_for_all([Request(text="一只猫", **fields)]) == "xiaomo"
+
+
+def test_of_another_shape_an_effect_has_no_draft() -> None:
+    shapes = [Request(text=text, size=(192, 128)) for text in ("一只猫", "雪地里的猫", "猫，水墨画", "(一只猫:1.2)")]
+    assert [edition_for_all([one]) for one in shapes] == [SECOND, SECOND, "xiaomo", SECOND]

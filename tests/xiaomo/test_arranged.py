@@ -152,13 +152,36 @@ def test_as_many_as_asked_are_drawn(text: str, count: int) -> None:
     arrangement = arrangement_of(text)
     assert arrangement is not None
     for key in ("one", "two", "three"):
-        assert things_in(put_together(arrangement, key, 256)) == count
+        assert things_in(put_together(arrangement, key, (256, 256))) == count
+
+
+def test_a_picture_of_another_shape_has_more_ground() -> None:
+    arrangement = arrangement_of("红色背景的香蕉")
+    assert arrangement is not None
+    assert arrangement.fits_any_shape
+    wide = np.asarray(put_together(arrangement, "some", (192, 128)))
+    assert (wide[:, 32:160] == np.asarray(put_together(arrangement, "some", (128, 128)))).all()
+    assert (wide[:, :32] == wide[0, 0]).all()
+    assert [one.fits_any_shape for one in map(arrangement_of, ("猫在雪地里", "猫，水墨画")) if one] == [True, False]
+
+
+@pytest.mark.parametrize("size", [(192, 128), (128, 192)])
+def test_a_scene_of_another_shape_has_its_thing_whole(size: tuple[int, int]) -> None:
+    arrangement = arrangement_of("雪地里的企鹅")
+    assert arrangement is not None
+    picture = put_together(arrangement, "some", size)
+    assert picture.size == size
+    purple = (np.asarray(picture, np.int16) - np.array([70, 45, 115])).__abs__().max(-1) < 40
+    rows_, columns = np.flatnonzero(purple.any(1)), np.flatnonzero(purple.any(0))
+    assert rows_.size > 0.35 * min(size)
+    assert columns[0] > 4
+    assert columns[-1] < size[0] - 4
 
 
 def test_a_key_is_a_picture() -> None:
     arrangement = arrangement_of("骑自行车的熊猫")
     assert arrangement is not None
-    one, again, other = (put_together(arrangement, key, 128).tobytes() for key in ("one", "one", "other"))
+    one, again, other = (put_together(arrangement, key, (128, 128)).tobytes() for key in ("one", "one", "other"))
     assert one == again
     assert one != other
 
@@ -170,7 +193,7 @@ def test_a_key_is_a_picture() -> None:
 def test_the_order_of_things_is_the_keys_where_the_text_leaves_it_open(text: str, ways: int) -> None:
     arrangement = arrangement_of(text)
     assert arrangement is not None
-    red = [np.asarray(put_together(arrangement, str(key), 96), np.int16) for key in range(12)]
+    red = [np.asarray(put_together(arrangement, str(key), (96, 96)), np.int16) for key in range(12)]
     apples = {
         bool(((p[:, :48, 0] - p[:, :48, 1]) > 120).sum() > ((p[:, 48:, 0] - p[:, 48:, 1]) > 120).sum()) for p in red
     }
@@ -180,7 +203,7 @@ def test_the_order_of_things_is_the_keys_where_the_text_leaves_it_open(text: str
 def test_things_in_a_scene_stand_on_its_ground() -> None:
     arrangement = arrangement_of("three dogs on the grass")
     assert arrangement is not None
-    drawn = np.asarray(put_together(arrangement, "some", 256), np.int16)
+    drawn = np.asarray(put_together(arrangement, "some", (256, 256)), np.int16)
     changed = np.abs(drawn - np.asarray(backdrop("grass", 256), np.int16)).max(-1) > 40
     lowest = np.flatnonzero(changed.any(1))[-1] / 256
     assert 0.8 < lowest < 0.95
@@ -190,7 +213,7 @@ def test_things_in_a_scene_stand_on_its_ground() -> None:
 def test_colours_are_those_that_are_named() -> None:
     arrangement = arrangement_of("紫色的苹果和绿色的苹果")
     assert arrangement is not None
-    pixels = np.asarray(put_together(arrangement, "some", 128), np.int16)
+    pixels = np.asarray(put_together(arrangement, "some", (128, 128)), np.int16)
     left, right = pixels[40:90, 20:48].reshape(-1, 3).mean(0), pixels[40:90, 80:108].reshape(-1, 3).mean(0)
     assert left[2] > left[1] + 20
     assert right[1] > right[2] + 20

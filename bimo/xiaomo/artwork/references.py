@@ -76,10 +76,11 @@ def _content(kind: str, style: str) -> Image.Image:
     return image
 
 
-def put_together(arrangement: Arrangement, key: str, side: int) -> Image.Image:
-    """The picture of an arrangement, RGB, ``side`` pixels square. What it leaves open, how far each thing is turned and
-    moved, is taken from the key.
+def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> Image.Image:
+    """The picture of an arrangement, RGB, of a (width, height); of another shape than a square if it fits any. What the
+    arrangement leaves open, how far each thing is turned and moved, is taken from the key.
     """
+    side = min(size)
     style, chance = DRAWN[arrangement.style in FLAT], Chance(f"{key}/things")
     layer = Image.new("RGBA", (side, side))
     kinds = {thing.kind for thing in arrangement.things}
@@ -95,12 +96,15 @@ def put_together(arrangement: Arrangement, key: str, side: int) -> Image.Image:
     if not alike and not arrangement.sided and chance.uniform() < 0.5 and all(map(_mirrors, kinds)):
         layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if arrangement.scene:
-        return _in_scene(layer, arrangement, chance)
+        return _in_scene(layer, arrangement, chance, size)
     pose = _pose(layer, chance, alone=len(arrangement.things) == 1)
     layer = apply_pose(layer, pose)
     if arrangement.style in APPLY:
         return APPLY[arrangement.style](layer)
-    return on_colour(layer, COLOURS[arrangement.background].background if arrangement.background else (255, 255, 255))
+    ground = COLOURS[arrangement.background].background if arrangement.background else (255, 255, 255)
+    canvas = Image.new("RGB", size, ground)
+    canvas.paste(on_colour(layer, ground), ((size[0] - side) // 2, (size[1] - side) // 2))
+    return canvas
 
 
 def _pose(layer: Image.Image, chance: Chance, alone: bool) -> Pose:
@@ -117,13 +121,17 @@ def _turned(image: Image.Image, chance: Chance, kind: str) -> Image.Image:
     return apply_pose(image, Pose(int(flip), angle=chance.uniform(-8, 8)))
 
 
-def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance) -> Image.Image:
-    stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, layer.width).copy()
+def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size: tuple[int, int]) -> Image.Image:
+    """The layer, as large as the shorter side, standing in a backdrop as large as the longer one, whose lower middle is
+    the picture.
+    """
+    side, (width, height) = max(size), size
+    stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()
     left, _, right, _ = layer.getbbox() or (0, 0, *layer.size)
-    size = stand.size if len(arrangement.things) == 1 else min(WIDTH_ON_BACKDROP, (right - left) / layer.width)
+    long_side = stand.size if len(arrangement.things) == 1 else min(WIDTH_ON_BACKDROP, (right - left) / layer.width)
     across = stand.across + chance.uniform(-0.05, 0.05)
-    paste_standing(canvas, layer, across, stand.foot, size, stand.shadow)
-    return canvas
+    paste_standing(canvas, layer, across, stand.foot, long_side, stand.shadow)
+    return canvas.crop(((side - width) // 2, side - height, (side - width) // 2 + width, side))
 
 
 def _mirrors(kind: str) -> bool:

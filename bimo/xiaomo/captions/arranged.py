@@ -59,6 +59,11 @@ class Arrangement:
         """Whether it is one thing and nothing besides."""
         return len(self.things) == 1 and not (self.background or self.scene) and self.style == DEFAULT_STYLE
 
+    @property
+    def fits_any_shape(self) -> bool:
+        """Whether a picture of another shape than a square has more of its ground; that of an effect is a square."""
+        return self.style not in EFFECTS
+
 
 @lru_cache(maxsize=256)
 def arrangement_of(text: str) -> Arrangement | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
+from bimo.prompts.weighting import emphasis
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
 from bimo.xiaomo.captions.asked import asked, is_landscape, is_scene, is_scenic_word, rest_of, without_name
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
@@ -26,11 +27,14 @@ _EMPTY = re.compile(
 )
 
 
-def can_draft(text: str, encoder: TextEncoder, written: str = "") -> bool:
-    """Whether all that a text asks for is drawn by the procedures or put together from references. ``written`` is the
-    text before it was said in learned words.
+def can_draft(text: str, encoder: TextEncoder, written: str = "", square: bool = True) -> bool:
+    """Whether all that a text asks for is drawn by the procedures, in a ``square`` picture alone, or put together from
+    references. ``written`` is the text before it was said in learned words.
     """
-    return arranged(text, encoder, written) is not None or can_draft_scene(text, encoder, written)
+    arrangement = arranged(text, encoder, written)
+    if arrangement is not None:
+        return square or arrangement.fits_any_shape
+    return square and can_draft_scene(text, encoder, written)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
@@ -71,6 +75,7 @@ def _arranged_as_wished(text: str) -> Arrangement | None:
     """What is put together for a text besides the clauses that exclude something (不要猫，只要狗), if none of that is
     in it. 没有叶子的树 is no clause: what it excludes is part of the thing.
     """
+    text = emphasis(text).text
     clauses = _CLAUSE_ENDS.split(text)
     wishes = [clause for clause in clauses if not (excluded := negation(clause)).things or excluded.text]
     arrangement = arrangement_of("，".join(wishes)) if len(wishes) < len(clauses) else arrangement_of(text)
