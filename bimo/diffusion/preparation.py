@@ -127,7 +127,7 @@ def _warnings(
     for text in dict.fromkeys(positive):
         for budget in system.budgets(text):
             read = replace(budget, lost="") if reading.in_chunks else budget
-            read = replace(read, unknown=(), mostly=False, unread=()) if whole else read
+            read = read.in_a_draft() if whole else read
             yield from read.without(inscribed).warnings()
     yield from image_to_image.draft_warnings(system, bool(filled.asked.draft), full)
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]

@@ -38,6 +38,10 @@ class Budget:
         near = self.near if unknown else ()
         return replace(self, unknown=unknown, near=near, mostly=self.mostly and len(unknown) > learned, wholly=False)
 
+    def in_a_draft(self) -> Budget:
+        """The same where a draft by program shows every word, whatever the text encoder makes of it."""
+        return replace(self, unknown=(), mostly=False, wholly=False, unread=())
+
     def warnings(self) -> tuple[str, ...]:
         """A sentence for everything that the text encoder does not see, in the user's language."""
         sentences: list[str] = []

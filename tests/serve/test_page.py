@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from starlette.testclient import TestClient
 
+import bimo
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.lora_weight import LoraWeight
 from bimo.core.messages import speaking
@@ -315,6 +316,14 @@ def test_the_meter_counts_and_tells_what_is_unknown(tiny_engine: Engine) -> None
         assert "<script>" not in models.meter(tiny_engine, "<script>")
         assert 'data-word="苹果"' in models.words_of(tiny_engine, "果")
         assert 'data-word="猫"' not in models.words_of(tiny_engine, "果")
+
+
+def test_the_meter_does_not_warn_of_words_that_a_draft_shows() -> None:
+    engine = bimo.load("xiaomo-2")
+    with speaking("en"):
+        assert "warning" not in models.meter(engine, "屋顶上的猫")
+        assert "warning" in models.meter(engine, "屋顶上的量子纠缠")
+        assert "tokens" in models.meter(engine, "(屋顶上的猫:")
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ import asyncio
 import math
 from dataclasses import dataclass
 
+from bimo.core.errors import RequestError
 from bimo.core.messages import Both, Message, language
 from bimo.core.recipe import Recipe
 from bimo.diffusion import image_inputs
+from bimo.diffusion.image_to_image import drawn_whole
 from bimo.diffusion.request_validation import heeds_empty
 from bimo.engine.engine import Engine
 from bimo.hub import registry
@@ -134,6 +136,8 @@ def meter(engine: Engine, text: str) -> str:
     budgets: list[Budget] = engine.system.budgets(emphasis(read.text).text)
     if not budgets:
         return ""
+    if _drawn_whole(engine, text):
+        budgets = [budget.in_a_draft() for budget in budgets]
     fullest = max(budgets, key=lambda budget: budget.used / max(1, budget.limit))
     share = min(100, round(100 * fullest.used / max(1, fullest.limit)))
     over = " over" if fullest.used > fullest.limit else ""
@@ -143,6 +147,14 @@ def meter(engine: Engine, text: str) -> str:
     return (
         f'<div class="meter{over}"><i><b style="width:{share}%"></b></i><span>{escaped(label)}</span></div>{warnings}'
     )
+
+
+def _drawn_whole(engine: Engine, text: str) -> bool:
+    """Whether a draft shows every word of a prompt, which may be half typed."""
+    try:
+        return drawn_whole(engine.system, engine.fill({"text": text}).request)
+    except RequestError:
+        return False
 
 
 def words_of(engine: Engine, text: str) -> str:
