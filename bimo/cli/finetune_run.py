@@ -201,8 +201,9 @@ class FinetuneRun:
                 parameter.data = parameter.data.float()
         parameters = [sum(p.numel() for p in system.level(each.name).denoiser.parameters()) for each in base.levels]
         plan = planned(self.wish, base, pictured, parameters or [0])
-        self._tell(plan, pictured)
-        if [stage.name for stage in before] == [stage.name for stage in plan.stages] and not self.wish.batch:
+        kept = [stage.name for stage in before] == [stage.name for stage in plan.stages] and not self.wish.batch
+        self._tell(replace(plan, choices=tuple(c for c in plan.choices if not kept or c[0] != "batch")), pictured)
+        if kept:
             stages = tuple(_as_before(stage, old) for stage, old in zip(plan.stages, before, strict=True))
         else:
             caption = max(pictured.captions, key=len, default="")

@@ -268,14 +268,24 @@ def _check_path(path: str, recipe: Recipe, place: Place, out: Path) -> None:
         )
 
 
-def same_data(history: History, now: DataSummary, out: Path, accepted: bool) -> tuple[DataSummary, DataSummary] | None:
+def same_data(
+    history: History, now: DataSummary, out: Path, accepted: bool, done: bool = False
+) -> tuple[DataSummary, DataSummary] | None:
     """The data before and now, None if it is the same or was never recorded.
 
-    Raises TrainingError if it changed and that was not ``accepted``.
+    Raises TrainingError if it changed and that was not ``accepted``, or the run is ``done`` and learns nothing more.
     """
     before = history.data
     if before is None or before.digest == now.digest:
         return None
+    if done:
+        raise TrainingError(
+            "the run in {out} is done, with {before}, and learns nothing of other data; to learn {now} take another "
+            "folder, and begin it with these weights by --start {out} (bimo finetune: -m {out}) if they are to be kept",
+            out=out,
+            before=before,
+            now=now,
+        )
     if accepted:
         return before, now
     alike = (before.pictures, before.texts) == (now.pictures, now.texts)

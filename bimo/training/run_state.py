@@ -63,7 +63,7 @@ def history_of(
         return History(now)
     place = Place(**state["place"])
     settings = same_recipe(before, recipe, place, out, from_here)
-    data = same_data(history, now, out, accept_new_data)
+    data = same_data(history, now, out, accept_new_data, done=place.stage >= len(recipe.stages))
     if not settings and data is None:
         return replace(history, data=now)
     name = recipe.stages[place.stage].name if place.stage < len(recipe.stages) else ""

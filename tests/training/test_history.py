@@ -117,8 +117,19 @@ def test_exchanged_data_is_refused_or_put_on_record(run: Path, others: Path, tin
     assert [one.pictures for one in change.data] == [16, 6]
     assert change.lines() == ["data: 16 pictures → 6 pictures"]
     assert "from step 2 of stage 1" in (run / "report.html").read_text("utf-8")
-    with pytest.raises(TrainingError, match="it had 6 pictures, now there are 16 pictures"):
+    with pytest.raises(TrainingError, match=r"is done, with 6 pictures.*to learn 16 pictures"):
         train(recipe(), tiny_shards, run, threads=1)
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_run_that_is_done_learns_nothing_of_other_data_and_says_so(
+    run: Path, others: Path, tiny_shards: Path, accepted: bool
+) -> None:
+    train(recipe(), tiny_shards, run, threads=1)
+    before = {path: path.read_bytes() for path in run.glob("*.json")}
+    with pytest.raises(TrainingError, match=r"is done, with 16 pictures.*to learn 6 pictures.*--start .*-m "):
+        train(recipe(), others, run, threads=1, accept_new_data=accepted)
+    assert {path: path.read_bytes() for path in run.glob("*.json")} == before
 
 
 def test_data_of_as_many_pictures_in_another_order_is_other_data(
