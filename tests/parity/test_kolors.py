@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -30,14 +28,15 @@ from tests.support.comparison import compare
 from tests.support.drawing import alike, draw
 from tests.support.kolors_checkpoints import (
     PIECES,
-    ByHand,
     chatglm,
     glm_words,
     model_file,
     module_of_diffusers,
+    opened,
     pieces_by_hand,
     random,
     save,
+    tokenizers_of_diffusers,
 )
 from tests.support.tiny_checkpoints import unet, vae
 
@@ -66,12 +65,8 @@ def kolors_unet(**settings: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def words() -> Any:
-    """diffusers' tokenizer, over SentencePiece done by hand."""
-    theirs = module_of_diffusers("tokenizer")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(theirs, "is_sentencepiece_available", lambda: True)
-        patch.setitem(sys.modules, "sentencepiece", SimpleNamespace(SentencePieceProcessor=ByHand))  # type: ignore[arg-type]
-        yield lambda folder: theirs.ChatGLMTokenizer(str(folder / "tokenizer.model"))
+    with tokenizers_of_diffusers() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path, words: Any) -> Any:
-    made = module_of_diffusers("pipeline_kolors").KolorsPipeline(
-        vae=diffusers.AutoencoderKL.from_pretrained(str(folder / "vae")),
-        text_encoder=module_of_diffusers("text_encoder").ChatGLMModel.from_pretrained(str(folder / "text_encoder")),
-        tokenizer=words(folder / "tokenizer"),
-        unet=diffusers.UNet2DConditionModel.from_pretrained(str(folder / "unet")),
-        scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(str(folder / "scheduler")),
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+    return opened(folder, words)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,10 @@ from bimo.models.adapters.lora import injected
 from bimo.models.adapters.lora_names import root_of
 from bimo.models.layouts.diffusers_folder import read_folder
 from bimo.training.adapters.lora_stage import Lora
+from tests.parity.test_chinese_text_encoders import by_diffusers as chinese_by_diffusers
 from tests.parity.test_flow import by_diffusers as flow_by_diffusers
-from tests.support import edit_checkpoints, flow_checkpoints, omni_checkpoints
+from tests.support import edit_checkpoints, flow_checkpoints, kolors_checkpoints, omni_checkpoints
+from tests.support.chinese_checkpoints import ROWS, published
 from tests.support.drawing import draw
 from tests.support.edit_pipelines import by_diffusers as pictured_by_diffusers
 from tests.support.families import FAMILIES
@@ -120,7 +122,7 @@ def put_into(model: Any, config: Any, state: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", ["stable-diffusion", "xl", "hunyuan", *FLOWS, *GIVEN_PICTURES])
+@pytest.mark.parametrize("family", ["stable-diffusion", "taiyi", "xl", "hunyuan", *FLOWS, *GIVEN_PICTURES])
 def test_a_lora_is_drawn_by_diffusers(folders: Any, tmp_path: Path, family: str) -> None:
     folder = folders(family)
     file = learnt(read_folder(folder), tmp_path / "lora-1")
@@ -135,21 +137,23 @@ def test_a_lora_is_drawn_by_diffusers(folders: Any, tmp_path: Path, family: str)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_lora_of_kolors_is_read_by_its_unet(folders: Any, tmp_path: Path) -> None:
-    """Its pipeline wants a tokenizer's package that is not asked for here: weights for weights."""
+@pytest.mark.parametrize("row", ROWS)
+def test_a_lora_of_a_chinese_relative_is_drawn_by_diffusers(tmp_path: Path, row: str) -> None:
+    """Text encoders of BERT, Chinese CLIP and XLM-R, in their publishers' layouts."""
+    made = published(tmp_path / "saved", row)
+    file = learnt(read_folder(made.folder), tmp_path / "lora-1")
+    made.pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
+    same(made.folder, file, chinese_by_diffusers(made, REQUEST)[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lora_of_kolors_is_drawn_by_diffusers(folders: Any, tmp_path: Path) -> None:
     folder = folders("kolors")
-    system = read_folder(folder)
-    file = learnt(system, tmp_path / "lora-1")
-    unet = diffusers.UNet2DConditionModel.from_pretrained(str(folder / "unet"))
-    unet.load_lora_adapter(load_file(file), prefix="unet")
-    unet.fuse_lora()
-    unet.unload_lora()
-    before = {name: value.clone() for name, value in system.get_submodule(root_of(system)).state_dict().items()}
-    adapt(system, file)
-    after = system.get_submodule(root_of(system)).state_dict()
-    assert sum(not torch.equal(after[name], value) for name, value in before.items()) > 4
-    for name, value in unet.state_dict().items():
-        torch.testing.assert_close(after[name], value, atol=1e-5, rtol=1e-4)
+    file = learnt(read_folder(folder), tmp_path / "lora-1")
+    with kolors_checkpoints.tokenizers_of_diffusers() as words:
+        pipeline = kolors_checkpoints.opened(folder, words)
+        pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
+        same(folder, file, drawn(pipeline, "kolors"))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import struct
+import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import diffusers
+import pytest
 import torch
 
 SCORED = ["红苹", "苹果", "红苹果", "re", "red", "▁red", "ca", "cat", "▁cat", "▁a", "一只", "▁一", "▁一只", "山水"]
@@ -125,6 +131,29 @@ def module_of_diffusers(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return importlib.import_module(f"diffusers.pipelines.kolors.{name}")
+
+
+@contextmanager
+def tokenizers_of_diffusers() -> Iterator[Callable[[Path], Any]]:
+    """diffusers' tokenizer of a folder, over SentencePiece done by hand."""
+    theirs = module_of_diffusers("tokenizer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theirs, "is_sentencepiece_available", lambda: True)
+        patch.setitem(sys.modules, "sentencepiece", SimpleNamespace(SentencePieceProcessor=ByHand))  # type: ignore[arg-type]
+        yield lambda folder: theirs.ChatGLMTokenizer(str(folder / "tokenizer.model"))
+
+
+def opened(folder: Path, words: Callable[[Path], Any]) -> Any:
+    """diffusers' pipeline of a folder."""
+    made = module_of_diffusers("pipeline_kolors").KolorsPipeline(
+        vae=diffusers.AutoencoderKL.from_pretrained(str(folder / "vae")),
+        text_encoder=module_of_diffusers("text_encoder").ChatGLMModel.from_pretrained(str(folder / "text_encoder")),
+        tokenizer=words(folder / "tokenizer"),
+        unet=diffusers.UNet2DConditionModel.from_pretrained(str(folder / "unet")),
+        scheduler=diffusers.EulerDiscreteScheduler.from_pretrained(str(folder / "scheduler")),
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def chatglm(vocab: int = 65024, **sizes: int) -> Any:
