@@ -14,6 +14,8 @@ from bimo.cli import main
 from bimo.cli.finetune import finetune
 from bimo.core.errors import BimoError
 from bimo.core.recipe import Stage
+from bimo.core.stage_data import Augmentation, CaptionEdits
+from bimo.training.objectives.denoise import Denoise
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -119,7 +121,8 @@ def test_options_beside_those_of_other_programs_are_finetunes_own(language: str)
     assert not [name for name in named if name not in options]
     values = [name for cell in here if "recipe.py" in cell for name in re.findall(r"`(\w+)`", cell)]
     assert values
-    known = {field.name for field in fields(Stage)} | {"Stage", "Denoise"}
+    parts = (Stage, Denoise, CaptionEdits, Augmentation)
+    known = {part.__name__ for part in parts} | {field.name for part in parts for field in fields(part)}
     assert not [name for name in values if name not in known]
 
 
