@@ -150,7 +150,7 @@ def test_what_is_not_wanted_is_a_negative_prompt(xiaomo: Any, monkeypatch: Any) 
     denied = prepare(xiaomo, Request(text="一个房间中，不要猫", seed=1))
     plain = prepare(xiaomo, Request(text="一个房间中", negative="猫", seed=1))
     assert (denied.prompt[0].tokens == plain.prompt[0].tokens).all()
-    assert (denied.words[0].negative[0].tokens == plain.words[0].negative[0].tokens).all()
+    assert (denied.encoded[0].negative[0].tokens == plain.encoded[0].negative[0].tokens).all()
     assert denied.warnings == ("“不要猫” is taken as a negative prompt: 猫",)
     # What was asked for is on record as it was typed: drawn again it is the same.
     assert (denied.request.text, denied.request.negative) == ("一个房间中，不要猫", "")
