@@ -14,6 +14,7 @@ from bimo.core.errors import RecipeError, WeightsError
 from bimo.diffusion.system import System
 from bimo.models.adapters import attach, lora
 from bimo.models.adapters.lora_names import ldm_name
+from bimo.models.adapters.lora_settings import sources
 from bimo.models.layouts.diffusers_folder import read_folder
 from tests.support.drawing import draw
 from tests.support.tiny_checkpoints import checkpoint
@@ -407,3 +408,11 @@ def test_kohyas_names_for_two_text_encoders_and_the_large_unet(tmp_path: Path) -
         "image.denoiser.model.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k.weight",
         "image.denoiser.model.mid_block.attentions.0.proj_in.weight",
     }
+
+
+@pytest.mark.parametrize("others", [(), ("state.pt", "weights.safetensors")])
+def test_a_folder_of_a_learnt_word_is_no_lora(tmp_path: Path, others: tuple[str, ...]) -> None:
+    for name in ("learned_embeds.safetensors", *others):
+        (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match="a word that was learnt and no LoRA; give it with --embedding"):
+        sources(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any, cast
 from bimo.core import checkpoint_io
 from bimo.core.errors import WeightsError
 from bimo.core.messages import Listed, Message
+from bimo.models.text_encoders.textual_inversion import LEARNT_FILES
 
 METADATA_KEY = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
@@ -139,8 +140,10 @@ def sources(path: Path) -> list[Source]:
     if parts:
         return parts
     others = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in (*ENDINGS, ".ckpt", ".pth"))
-    if len(others) == 1:
+    if len(others) == 1 and others[0].name not in LEARNT_FILES:
         return [Source(others[0], "", _beside(others[0]))]
+    if any(each.name in LEARNT_FILES for each in others):
+        raise WeightsError("{path} holds a word that was learnt and no LoRA; give it with --embedding", path=path)
     if others:
         listed = ", ".join(p.name for p in others[:6])
         raise WeightsError(
