@@ -77,13 +77,17 @@ def drawn_whole(system: System, request: Request) -> bool:
     return draft is not None and draft.whole
 
 
+def begins_from_noise(request: Request) -> bool:
+    """Whether nothing but a draft may come before the noise of a request: no image, no whole of several prompts."""
+    return request.image is None and not request.seamless and not request.regions
+
+
 def draft_share(system: System, request: Request) -> float | None:
     """The share of the steps that a draft of the system's own goes through, None where there is no draft; 0, if that
     was asked for, stays where there is one, so that a filled request is filled to the same again.
     """
     share = system.recipe.request.draft if request.draft is None else request.draft
-    composed_of_parts = request.regions or len(composed(request.read_text)) > 1
-    if not system.recipe.request.draft or request.image is not None or request.seamless or composed_of_parts:
+    if not system.recipe.request.draft or not begins_from_noise(request) or len(composed(request.read_text)) > 1:
         return None
     return share if draft_of(system, request) else None
 

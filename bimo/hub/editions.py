@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
+from bimo.diffusion.image_to_image import begins_from_noise
 from bimo.hub.registry import BUNDLES, DEFAULT_MODEL, RECIPE_FILE
 from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
@@ -79,7 +80,7 @@ def edition_for_all(requests: Sequence[Request]) -> str:
 
 def takes_draft(request: Request) -> bool:
     """Whether a request may begin with a draft, whatever its text and shape: it begins with nothing else."""
-    return request.image is None and not request.seamless and not request.regions and request.draft != 0
+    return begins_from_noise(request) and request.draft != 0
 
 
 def is_square(size: Sequence[int] | None) -> bool:

@@ -79,7 +79,8 @@ class LayoutBoxes(Conditioner):
     def from_request(self, system: System, drawing: Drawing, shape: tuple[int, ...]) -> Conditioning:
         """Spatial [1, channels, h, w]. Raises RequestError for invalid boxes."""
         requested = drawing.request.conditions.get(self.name)
-        if requested is None and drawing.request.draft and self._arranged(system, drawing.request):
+        draft = self.draft(system, drawing.request) if drawing.request.draft else None
+        if draft is not None and draft.whole:
             boxes: Mapping[str, Sequence[Sequence[float]]] = {}  # as in the data: things have none
         elif requested is None:
             boxes = planned_boxes(
@@ -120,11 +121,6 @@ class LayoutBoxes(Conditioner):
             return draft(read, key, width) if arrangement is None else put_together(arrangement, key, (width, height))
 
         return Draft(drawn, whole=arrangement is not None)
-
-    def _arranged(self, system: System, request: Request) -> bool:
-        """Whether a request's draft is put together from references."""
-        read, written = self._texts(request)
-        return arranged(read, system.text_encoders[0], written) is not None
 
     @staticmethod
     def _texts(request: Request) -> tuple[str, str]:
