@@ -6,6 +6,7 @@ import io
 import re
 import string
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,17 +40,22 @@ def values_in(sentence: str) -> set[str]:
     return {field for _, field, _, _ in string.Formatter().parse(sentence) if field is not None}
 
 
-MESSAGES = [
-    (f"{path.relative_to(PACKAGE)}:{line}", sentence, given)
-    for path in sorted(PACKAGE.rglob("*.py"))
-    for line, sentence, given in said_in(ast.parse(path.read_text(encoding="utf-8")))
-]
+@cache
+def spoken() -> list[tuple[str, str, set[str]]]:
+    """(place, sentence, names of values) of every message of the package."""
+    return [
+        (f"{path.relative_to(PACKAGE)}:{line}", sentence, given)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, sentence, given in said_in(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+
+
 CATALOGUE = read_po(io.BytesIO(PO.read_bytes()))
 
 
 def test_every_message_has_a_chinese_translation() -> None:
-    assert len(MESSAGES) > 500
-    missing = {place: text for place, text, _ in MESSAGES if text and not CATALOGUE.get(text)}
+    assert len(spoken()) > 500
+    missing = {place: text for place, text, _ in spoken() if text and not CATALOGUE.get(text)}
     assert not missing, "add them: make messages"
     assert not {m.id for m in CATALOGUE if m.id and not m.string}
 
@@ -59,7 +65,7 @@ def test_both_languages_name_the_same_values() -> None:
 
 
 def test_every_placeholder_is_given_a_value() -> None:
-    wrong = {place: text for place, text, given in MESSAGES if "**" not in given and values_in(text) - given}
+    wrong = {place: text for place, text, given in spoken() if "**" not in given and values_in(text) - given}
     assert not wrong
 
 
@@ -77,7 +83,7 @@ def test_a_message_is_one_sentence_and_named_values() -> None:
 
 
 def test_english_has_no_chinese_marks() -> None:
-    assert not {text for _, text, _ in MESSAGES if CHINESE_MARKS.search(text)}
+    assert not {text for _, text, _ in spoken() if CHINESE_MARKS.search(text)}
     joined = [
         f"{path.relative_to(PACKAGE)}:{number}"
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -88,7 +94,7 @@ def test_english_has_no_chinese_marks() -> None:
 
 
 def test_the_catalogue_has_no_unused_message() -> None:
-    assert not {m.id for m in CATALOGUE if m.id} - {text for _, text, _ in MESSAGES}, "make messages"
+    assert not {m.id for m in CATALOGUE if m.id} - {text for _, text, _ in spoken()}, "make messages"
 
 
 def test_the_compiled_catalogue_is_that_of_the_text() -> None:
