@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import ImageChops
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bimo.diffusion.decoding import decode
+from bimo.hub.loading import load
+from tests.support.families import FAMILIES
 
 
 class Overflowing(nn.Module):
@@ -63,3 +69,19 @@ def test_a_picture_that_is_black_is_not_blamed_on_the_decoder() -> None:
     assert warnings == ()
     assert len(space.decoded) == 2
     assert float(pixels.max()) == -1.0
+
+
+def test_a_published_folder_whose_decoder_overflows_is_drawn_with_a_warning(tmp_path: Path) -> None:
+    FAMILIES["hunyuan"][1](tmp_path)
+    file = next((tmp_path / "vae").glob("*.safetensors"))
+    weights = load_file(file)
+    # The norm after it undoes the factor, so that in float32 nothing changes but rounding.
+    weights |= {name: weights[name] * 3e4 for name in ("decoder.conv_in.weight", "decoder.conv_in.bias")}
+    save_file(weights, file, metadata={"format": "pt"})
+    request = {"text": "红苹果", "steps": 2, "size": (64, 64), "seed": 1}
+    expected, picture = (load(tmp_path, device="cpu", dtype=dtype).draw(request)[0] for dtype in ("fp32", "fp16"))
+    assert not [warning for warning in expected.warnings if "overflowed" in str(warning)]
+    assert [warning for warning in picture.warnings if "overflowed in fp16" in str(warning)]
+    difference = ImageChops.difference(expected.image, picture.image).getextrema()
+    assert max(high for _, high in difference) <= 8  # of the denoiser in float16
+    assert max(high for _, high in picture.image.getextrema()) > 100
