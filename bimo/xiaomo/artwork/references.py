@@ -1,7 +1,7 @@
 """Reference pictures of single things in two drawn styles, and pictures put together from them.
 
 ``references.zip`` has a WebP file for each kind, cropped to its content, and the licences of the artwork; it is made by
-``python tools/references.py``.
+``python tools/references.py``. Kinds that it lacks, people and more things, are drawn (``bimo.xiaomo.drawn``).
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from bimo.xiaomo.artwork.compose import (
 )
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES
 from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP
 from bimo.xiaomo.artwork.sprites import canonical
 from bimo.xiaomo.artwork.words_table import read_aliases
 from bimo.xiaomo.captions.arranged import FLAT, Arrangement
-from bimo.xiaomo.captions.noun_phrases import DYES
+from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.chance import Chance
+from bimo.xiaomo.drawn.sprites import drawn, is_drawn
 
 ARCHIVE = "references.zip"
 #: The name of a reference in the archive, by style and hexcode.
@@ -55,7 +56,9 @@ def _names() -> Set[str]:
 def has_references(arrangement: Arrangement) -> bool:
     """Whether there is a picture of each thing in the arrangement's style."""
     style = DRAWN[arrangement.style in FLAT]
-    return all(NAME.format(style=style, kind=thing.kind) in _names() for thing in arrangement.things)
+    return all(
+        is_drawn(thing.kind) or NAME.format(style=style, kind=thing.kind) in _names() for thing in arrangement.things
+    )
 
 
 def reference(kind: str, style: str, side: int) -> Image.Image:
@@ -70,6 +73,8 @@ def reference(kind: str, style: str, side: int) -> Image.Image:
 
 @lru_cache(maxsize=256)
 def _content(kind: str, style: str) -> Image.Image:
+    if is_drawn(kind):
+        return drawn(kind, shaded=style == DEFAULT_STYLE)
     with _archive().open(NAME.format(style=style, kind=kind)) as stream:
         image = Image.open(stream)
         image.load()
@@ -97,7 +102,7 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
         layer = layer.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if arrangement.scene:
         return _in_scene(layer, arrangement, chance, size)
-    pose = _pose(layer, chance, alone=len(arrangement.things) == 1)
+    pose = _pose(layer, chance, alone=len(arrangement.things) == 1 and not any(map(is_drawn, kinds)))
     layer = apply_pose(layer, pose)
     if arrangement.style in APPLY:
         return APPLY[arrangement.style](layer)
@@ -118,7 +123,8 @@ def _pose(layer: Image.Image, chance: Chance, alone: bool) -> Pose:
 def _turned(image: Image.Image, chance: Chance, kind: str) -> Image.Image:
     """A picture flipped or not, and turned by some degrees."""
     flip = chance.uniform() < 0.5 and _mirrors(kind)
-    return apply_pose(image, Pose(int(flip), angle=chance.uniform(-8, 8)))
+    most = 2 if is_drawn(kind) else 8  # people and towers stand upright
+    return apply_pose(image, Pose(int(flip), angle=chance.uniform(-most, most)))
 
 
 def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size: tuple[int, int]) -> Image.Image:
@@ -128,7 +134,11 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
     side, (width, height) = max(size), size
     stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()
     left, _, right, _ = layer.getbbox() or (0, 0, *layer.size)
-    long_side = stand.size if len(arrangement.things) == 1 else min(WIDTH_ON_BACKDROP, (right - left) / layer.width)
+    long_side = stand.size
+    if len(arrangement.things) > 1:
+        long_side = min(WIDTH_ON_BACKDROP, (right - left) / layer.width)
+    elif any(is_drawn(thing.kind) for thing in arrangement.things):
+        long_side = WIDTH_ON_BACKDROP
     across = stand.across + chance.uniform(-0.05, 0.05)
     paste_standing(canvas, layer, across, stand.foot, long_side, stand.shadow)
     return canvas.crop(((side - width) // 2, side - height, (side - width) // 2 + width, side))
@@ -136,7 +146,7 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
 
 def _mirrors(kind: str) -> bool:
     """Whether a kind looks the same in a mirror, as far as is known."""
-    return NO_FLIP.search(_english().get(kind, "hand")) is None
+    return kind.startswith(FIGURE) or NO_FLIP.search(_english().get(kind, "hand")) is None
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,8 @@ from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, PLACES, SCENES, STYLES
 from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, FACE_OF, LAYOUTS, PLAIN_FACES
 from bimo.xiaomo.artwork.sprites import FILL
-from bimo.xiaomo.captions.noun_phrases import MOST, Things, things_of
+from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
+from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, scene_of, things_of
 
 #: The styles that are drawn from flat artwork; an effect is one on the default style's.
 FLAT = frozenset(("cartoon", "twemoji", "flat", "vector", "minimal", "outlined"))
@@ -31,6 +32,8 @@ LONGEST = 80
 _SIZES: Mapping[str, float] = {"small": 0.6, "": 1.0, "large": 1.25}
 _HATS = frozenset("👑🎩👒🎓🧢🎀")
 _FACE = (0.5, 0.58, 0.74)
+#: The height of somebody alone.
+_WHOLE_FIGURE = 0.96
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ def arrangement_of(text: str) -> Arrangement | None:
         things = tuple(Placed(hexcode(emoji), "", box) for emoji, box in idioms()[idiom].things)
         return Arrangement(things, style, background)
     things = _placed(core)
-    return None if things is None else Arrangement(things, style, background, sided=sided)
+    if things is None:
+        return None
+    scene = "" if background or style in EFFECTS else scene_of(core)
+    return Arrangement(things, style, background, scene, sided)
 
 
 _SIDES = re.compile(r"[左右]|\b(?:left|right)\b")
@@ -178,6 +184,9 @@ def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
 
 def _placed(text: str) -> tuple[Placed, ...] | None:
     """The things that a text without style, background and scene names, and where they are."""
+    whole = things_of(text)
+    if whole is not None and whole.kind.startswith(FIGURE):
+        return _listed(text)  # who does something, rather than somebody with a thing
     return _at_a_place(text) or _related(text) or _listed(text)
 
 
@@ -325,6 +334,14 @@ def _face_of(kind: str) -> str:
     return next((hexcode(face) for face, body in FACE_OF.items() if hexcode(body) == kind), kind)
 
 
+def _in_company(one: Things) -> tuple[Placed, ...]:
+    """Somebody with the things, or the people, that belong to the picture."""
+    row = company_of(one.kind)
+    company = row.company if row is not None and not one.size else ()
+    named = ((one.kind if what == "*" else kinds().get(normal(what)) or figure_of(what), box) for what, box in company)
+    return tuple(Placed(kind, one.colour if kind == one.kind else "", _box(box)) for kind, box in named)
+
+
 _AND = re.compile(r"\s*(?:和|与|跟|以及|还有|加上?|[,+&]|\band\b|\bwith\b)\s*(?:还有)?")
 
 
@@ -338,7 +355,11 @@ def _listed(text: str) -> tuple[Placed, ...] | None:
     if len(each) > MOST:
         return None
     if len(each) == 1:
-        side = {"": FILL, "small": 0.32, "large": 0.98}[each[0].size]
+        company = _in_company(each[0])
+        if company:
+            return company
+        fill = _WHOLE_FIGURE if each[0].kind.startswith(FIGURE) else FILL
+        side = {"": fill, "small": 0.32, "large": 0.98}[each[0].size]
         return (Placed(each[0].kind, each[0].colour, (0.5, 0.5, side)),)
     return tuple(
         Placed(one.kind, one.colour, _sized(box, one.size)) for one, box in zip(each, rows(len(each)), strict=True)

@@ -11,7 +11,9 @@ from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.prompts.weighting import emphasis
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
-from bimo.xiaomo.captions.asked import asked, is_landscape, is_scene, is_scenic_word, rest_of, without_name
+from bimo.xiaomo.captions.asked import FEWEST, asked, is_landscape, is_scene, is_scenic_word, rest_of, without_name
+from bimo.xiaomo.captions.drawn_things import THING
+from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
 from bimo.xiaomo.captions.noun_phrases import things_of
 from bimo.xiaomo.captions.verses import is_verse
@@ -63,8 +65,12 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     arrangement = _arranged_as_wished(written) or _arranged_as_wished(text)
     if arrangement is None:
         return None
-    of_scenes = asked(text)[0] == "scene" or is_verse(written or text) or is_landscape(text)
-    if (of_scenes or arrangement.is_one_thing) and can_draft_scene(text, encoder, written):
+    drawn = any(thing.kind.startswith((FIGURE, THING)) for thing in arrangement.things)
+    of_scenes = asked(text)[0] == "scene" or is_verse(written or text)
+    # Of a fisherman, or a lighthouse, a picture is of them; with a boat besides it is a landscape.
+    if not drawn or len(elements_of(text)) >= FEWEST:
+        of_scenes = of_scenes or is_landscape(text) or arrangement.is_one_thing
+    if of_scenes and can_draft_scene(text, encoder, written):
         return None
     from bimo.xiaomo.artwork.references import has_references
 

@@ -17,8 +17,10 @@ from bimo.prompts.paraphrases import Row
 from bimo.prompts.paraphrases import table as paraphrases
 from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURS, SIZES, Colour
+from bimo.xiaomo.artwork.lexicon import DYES, SIZES
 from bimo.xiaomo.artwork.words_table import read_aliases
+from bimo.xiaomo.captions.drawn_things import THING, drawn_things
+from bimo.xiaomo.captions.figures import company_of, figure_of
 
 #: The most of one kind that are drawn one by one; 一群 is SEVERAL, 几只 A_FEW.
 MOST, SEVERAL, A_FEW = 12, 6, 3
@@ -35,12 +37,6 @@ _ADJECTIVES = re.compile(
     r"(?:可爱的?|漂亮的?|美丽的?|好看的?|胖胖的|胖|毛茸茸的|快乐的?|开心的?|聪明的?|cute的?)"
     r"|(?:cute|little|small|big|large|old|young|beautiful|lovely|happy|fat|fluffy|nice)\s+"
 )
-#: The colours that things are dyed in: those of the data, and two that it lacks.
-DYES: Mapping[str, Colour] = {
-    **COLOURS,
-    "white": Colour(("白色", "白", "雪白"), ("white",), (246, 246, 248), (250, 250, 250), None),
-    "gold": Colour(("金色", "金", "金黄"), ("golden", "gold"), (226, 172, 44), (244, 214, 120), 42),
-}
 #: What stands before a word that is drawn as the word alone: 小兔子.
 _SMALL_OR_LARGE = "小大老"
 #: Drawn singly though they come by the pair.
@@ -65,6 +61,15 @@ def things_of(phrase: str) -> Things | None:
     return _named(phrase, paraphrases())
 
 
+def scene_of(phrase: str) -> str:
+    """The scene that the one thing that a phrase names stands in if nothing else is said; "" for none."""
+    things = things_of(phrase)
+    if things is None or things.count != 1:
+        return ""
+    thing, figure = drawn_things().get(things.kind.removeprefix(THING)), company_of(things.kind)
+    return thing.scene if thing is not None else figure.scene if figure is not None else ""
+
+
 def has_its_own_colour(phrase: str) -> bool:
     """Whether a phrase is a kind's name with the colour that it has by itself: 红苹果 is 苹果."""
     found = _colour_pattern().match(phrase)
@@ -77,8 +82,8 @@ _Rows = Mapping[str, Row]
 def _named(phrase: str, rows: _Rows) -> Things | None:
     """What a phrase names, in words that ``rows`` has commoner ones for, too."""
     phrase = phrase.strip(" 的,.!?;")
-    kind = kinds().get(phrase)
-    if kind is not None:
+    kind = kinds().get(phrase) or figure_of(phrase)
+    if kind:
         return Things(kind)
     return _counted(phrase, rows) or _sized(phrase, rows) or _coloured(phrase, rows) or _commoner(phrase, rows)
 
@@ -128,20 +133,21 @@ def _commoner(phrase: str, rows: _Rows) -> Things | None:
 @lru_cache(maxsize=1)
 def kinds() -> Mapping[str, str]:
     """Every word for a kind in its normal form, English ones in the plural, too, and its emoji -> the kind's hexcode;
-    of several kinds with a word the first, in ``more_words.tsv`` before ``words.tsv``.
+    of several kinds with a word the first, in ``more_words.tsv`` before ``things.tsv`` before ``words.tsv``.
     """
     found: dict[str, str] = {}
     text = resources.files("bimo.xiaomo.captions").joinpath("more_words.tsv").read_text("utf-8")
     lines = [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
-    rows = [(emoji, tuple(words.split("/"))) for emoji, words in lines[1:]]
-    rows += [(emoji, (*zh, *en)) for emoji, (_, zh, en) in read_aliases().items()]
-    for emoji, words in rows:
-        for word in (emoji, *words):
-            found.setdefault(normal(word), hexcode(emoji))
-    for emoji, words in rows:
+    rows = [(hexcode(emoji), (emoji, *words.split("/"))) for emoji, words in lines[1:]]
+    rows += [(f"{THING}{name}", (*one.zh, *one.en)) for name, one in drawn_things().items()]
+    rows += [(hexcode(emoji), (emoji, *zh, *en)) for emoji, (_, zh, en) in read_aliases().items()]
+    for kind, words in rows:
+        for word in words:
+            found.setdefault(normal(word), kind)
+    for kind, words in rows:
         for word in words:
             if word.isascii():
-                found.setdefault(plural(word), hexcode(emoji))
+                found.setdefault(plural(word), kind)
     return found
 
 

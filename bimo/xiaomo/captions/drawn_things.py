@@ -1,0 +1,32 @@
+"""Words for the things that are drawn (``drawn/things.tsv``), and the scenes that some stand in."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+#: What the kind of a thing that is drawn begins with; its name follows.
+THING = "thing:"
+
+
+@dataclass(frozen=True)
+class DrawnThing:
+    """The words for a thing that is drawn, and the scene that it stands in if nothing else is said; "" for none."""
+
+    zh: tuple[str, ...]
+    en: tuple[str, ...]
+    scene: str
+
+
+@lru_cache(maxsize=1)
+def drawn_things() -> Mapping[str, DrawnThing]:
+    """All things that are drawn, by name."""
+    text = resources.files("bimo.xiaomo.drawn").joinpath("things.tsv").read_text("utf-8")
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return {
+        row["name"]: DrawnThing(tuple(row["zh"].split("/")), tuple(row["en"].split("/")), row["scene"]) for row in rows
+    }

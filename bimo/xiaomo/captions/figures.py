@@ -1,0 +1,172 @@
+"""People that a phrase names (关羽, 穿红色旗袍的女人, an old man practising tai chi), by ``drawn/figures.tsv``: who it
+is, what they wear, what they do and what they look like.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+
+from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.lexicon import DYES
+
+#: What the kind of a figure begins with; the names of its rows follow, joined by +, a colour of its clothes by *.
+FIGURE = "figure:"
+_PERSON, _CLOTHES = "person", "clothes"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its ``name`` and ``part`` (person, clothes, act, look), the words for it, the ``looks`` that
+    it gives a figure, and of a person what else is in the picture (emoji or names with their places, * for the person)
+    and the scene.
+    """
+
+    name: str
+    part: str
+    zh: tuple[str, ...]
+    en: tuple[str, ...]
+    looks: tuple[tuple[str, str], ...]
+    company: tuple[tuple[str, str], ...]
+    scene: str
+
+
+@lru_cache(maxsize=1)
+def rows() -> Mapping[str, Row]:
+    """All rows by name."""
+    text = resources.files("bimo.xiaomo.drawn").joinpath("figures.tsv").read_text("utf-8")
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    found: dict[str, Row] = {}
+    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+        zh, en = (tuple(filter(None, row[language].split("/"))) for language in ("zh", "en"))
+        looks = tuple((key, value) for key, _, value in (part.partition("=") for part in row["figure"].split()))
+        company = tuple((what, box) for what, _, box in (part.partition("@") for part in row["company"].split()))
+        found[row["name"]] = Row(row["name"], row["part"], zh, en, looks, company, row["scene"])
+    return found
+
+
+def looks_of(kind: str) -> Mapping[str, str]:
+    """What the figure of a kind looks like: of each part what the last row says. ``hair:long=palace`` is said of
+    somebody whose hair was long.
+    """
+    names, _, colour = kind.removeprefix(FIGURE).partition("*")
+    looks: dict[str, str] = {}
+    person: Mapping[str, str] = {}
+    for name in names.split("+"):
+        row = rows()[name]
+        for key, value in row.looks:
+            part, _, was = key.partition(":")
+            if not was or person.get(part) == was:
+                looks[part] = value
+        person = person or dict(row.looks)
+    if colour:
+        looks["main"] = "#{:02x}{:02x}{:02x}".format(*DYES[colour].rgb)
+    return looks
+
+
+def figure_of(phrase: str) -> str:
+    """The kind of the figure that a phrase in its normal form names by all of its words; "" for none."""
+    said = _said(phrase, frozenset())
+    if said is None:
+        return ""
+    person = [name for name in said if rows()[name.partition("*")[0]].part == _PERSON]
+    others = [name for name in said if name not in person]
+    if len(person) != 1:
+        return ""
+    others.sort(key=lambda name: ("clothes", "act", "look").index(rows()[name.partition("*")[0]].part))
+    colour = next((name.partition("*")[2] for name in others if "*" in name), "")
+    names = "+".join(name.partition("*")[0] for name in (*person, *others))
+    return f"{FIGURE}{names}" + (f"*{colour}" if colour else "")
+
+
+def _said(phrase: str, without: frozenset[str]) -> tuple[str, ...] | None:
+    """The names of the rows that a phrase says, None if it says anything else."""
+    phrase = phrase.strip(" 的,.!?;")
+    person = _words()[_PERSON].get(phrase)
+    if person is not None:
+        return (person,)
+    for names, rest in _split(phrase):
+        others = _said(rest, without)
+        if others is not None:
+            return (*names, *others)
+    return None
+
+
+def _split(phrase: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each way to take off what somebody wears, does or looks like: its name, and what is left."""
+    for pattern in (*_WORN, _clothes_pattern()):
+        found = pattern.fullmatch(phrase)
+        if found is not None:
+            named = _clothes_of(found["clothes"])
+            if named:
+                yield (named,), found["rest"]
+    table = {**_words()["act"], **_words()["look"]}
+    for pattern in _DONE:
+        found = pattern.fullmatch(phrase)
+        if found is not None and found["act"] in table:
+            yield (table[found["act"]],), found["rest"]
+    for length in range(min(len(phrase) - 1, max(map(len, table))), 0, -1):
+        if phrase[:length] in table:
+            yield (table[phrase[:length]],), re.sub(r"^[着了]?的?\s*", "", phrase[length:])
+        if phrase[-length:] in table:
+            yield (table[phrase[-length:]],), re.sub(r"(?:[,\s]|正|在|is|are)*$", "", phrase[:-length])
+
+
+_WORN = (
+    re.compile(r"(?:身)?(?:穿|着|披)着?(?:一[身件条套])?(?P<clothes>[^的]+(?:色的|的)??[^的]*?)的(?P<rest>.+)"),
+    re.compile(r"(?P<rest>.+?),?(?:身)?(?:穿|披)着?(?:一[身件条套])?(?P<clothes>.+)"),
+    re.compile(r"(?P<rest>.+?) (?:in|wearing|dressed in)(?: an?)? (?P<clothes>.+)"),
+)
+_DONE = (
+    re.compile(r"(?:正在|在)(?P<act>.+?)的(?P<rest>.+)"),
+    re.compile(r"(?P<rest>.+?)(?:正在|在|正)(?P<act>.+)"),
+)
+
+
+def _clothes_of(text: str) -> str:
+    """The name of clothes, with their colour after *; "" for none."""
+    text = text.strip(" 的")
+    name = _words()[_CLOTHES].get(text)
+    if name is not None:
+        return name
+    found = _colour_pattern().match(text)
+    name = _words()[_CLOTHES].get(text[found.end() :].strip(" 的")) if found is not None else None
+    return "" if found is None or name is None else f"{name}*{_colours()[found[0].strip(' 的')]}"
+
+
+@lru_cache(maxsize=1)
+def _words() -> Mapping[str, Mapping[str, str]]:
+    """Part -> word in its normal form -> name."""
+    found: dict[str, dict[str, str]] = {"person": {}, "clothes": {}, "act": {}, "look": {}}
+    for row in rows().values():
+        for word in (*row.zh, *row.en):
+            found[row.part].setdefault(normal(word), row.name)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _clothes_pattern() -> re.Pattern[str]:
+    """红衣少女, 蓝色汉服的少女: clothes without a verb."""
+    words = "|".join(sorted((word for word in _words()[_CLOTHES] if not word.isascii()), key=len, reverse=True))
+    return re.compile(rf"(?P<clothes>(?:{_colour_pattern().pattern})?(?:{words}))的?(?P<rest>.+)")
+
+
+@lru_cache(maxsize=1)
+def _colours() -> Mapping[str, str]:
+    return {word: name for name, colour in DYES.items() for word in (*colour.zh, *colour.en)}
+
+
+@lru_cache(maxsize=1)
+def _colour_pattern() -> re.Pattern[str]:
+    words = "|".join(sorted(_colours(), key=len, reverse=True))
+    return re.compile(rf"(?:{words})(?:的|\s+|(?=[\u4e00-\u9fff]))")
+
+
+def company_of(kind: str) -> Row | None:
+    """The row of somebody who is drawn in company or in a scene; None for anything else."""
+    row = rows().get(kind.removeprefix(FIGURE)) if kind.startswith(FIGURE) else None
+    return row if row is not None and (row.company or row.scene) else None

@@ -1,0 +1,131 @@
+"""People and things that are drawn: what their tables name can be drawn, and what phrases name whom."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from bimo.core.errors import DataError
+from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.backdrops import STANDS
+from bimo.xiaomo.artwork.references import has_references
+from bimo.xiaomo.captions.arranged import arrangement_of
+from bimo.xiaomo.captions.drawn_things import THING, drawn_things
+from bimo.xiaomo.captions.figures import FIGURE, figure_of, looks_of, rows
+from bimo.xiaomo.captions.noun_phrases import Things, kinds, things_of
+from bimo.xiaomo.drawn.figures import COLOURS, PARTS, PLAIN, POSES, parts, shapes
+from bimo.xiaomo.drawn.sprites import drawn
+from bimo.xiaomo.drawn.things import outlines
+
+
+@pytest.mark.parametrize("part", ["person", "clothes", "act", "look"])
+def test_every_row_of_the_figures_can_be_drawn(part: str) -> None:
+    named = [name for name, row in rows().items() if row.part == part and (row.looks or not row.company)]
+    assert named
+    for name in named:
+        for person in ("",) if part == "person" else ("女孩+", "老人+", "将军+"):
+            looks = looks_of(f"{FIGURE}{person}{name}")
+            assert looks.keys() <= {*PLAIN, *PARTS, *COLOURS}, name
+            ElementTree.fromstring(f"<svg>{shapes(looks)}</svg>")
+
+
+def test_every_part_of_a_figure_is_somebodys() -> None:
+    looks = [look for row in rows().values() for look in row.looks] + list(PLAIN.items())
+    used = {f"{'prop' if key in ('left', 'right') else key.partition(':')[0]}/{value}" for key, value in looks}
+    assert {name for name in parts() if name.count("/") == 1} - used == set()
+    assert set(POSES) == {value for key, value in looks if key == "pose"}
+
+
+def test_an_unknown_part_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(DataError, match=r"no hat 'fez'; there are .*straw"):
+        shapes({"hat": "fez"})
+
+
+def test_names_mean_one_thing() -> None:
+    for part in ("person", "clothes", "act", "look"):
+        words = Counter(normal(word) for row in rows().values() if row.part == part for word in (*row.zh, *row.en))
+        assert [word for word, count in words.items() if count > 1] == []
+    words = Counter(normal(word) for one in drawn_things().values() for word in (*one.zh, *one.en))
+    assert [word for word, count in words.items() if count > 1] == []
+
+
+def test_the_things_of_the_table_are_those_that_are_drawn() -> None:
+    assert drawn_things().keys() == outlines().keys()
+    assert {one.scene for one in drawn_things().values()} - STANDS.keys() == {""}
+
+
+@pytest.mark.parametrize("name", ["figure.svg", "things.svg"])
+def test_pictures_have_no_letters_of_a_font(name: str) -> None:
+    tree = ElementTree.fromstring(resources.files("bimo.xiaomo.drawn").joinpath(name).read_text("utf-8"))
+    assert {element.tag for element in tree.iter()} <= {"svg", "g", "path", "circle", "ellipse", "rect"}
+    assert len({group.get("id") for group in tree}) == len(tree)
+
+
+@pytest.mark.parametrize("name", [name for name, row in rows().items() if row.company or row.scene])
+def test_company_can_be_drawn(name: str) -> None:
+    row = rows()[name]
+    things = {word: things_of(normal(word)) for word in row.zh}  # of some there is a reference picture by a bare word
+    word = next(word for word, one in things.items() if one is not None and one.kind == f"{FIGURE}{name}")
+    arrangement = arrangement_of(word)
+    assert arrangement is not None
+    assert has_references(arrangement)
+    assert len(arrangement.things) == max(1, len(row.company))
+    assert arrangement.scene == row.scene
+    assert row.scene in ("", *STANDS)
+    assert all(thing.box[1] - thing.box[2] / 2 > -0.05 for thing in arrangement.things)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "kind"),
+    [
+        ("关羽", "关羽"),
+        ("monkey king", "孙悟空"),
+        ("穿汉服的女孩", "女孩+汉服"),
+        ("身穿红色旗袍的女人", "女人+旗袍*red"),
+        ("穿着白色连衣裙的长发女孩", "女孩+裙子+长发*white"),
+        ("蓝色汉服的少女", "女孩+汉服*blue"),
+        ("弹古筝的女子", "女人+弹古筝"),
+        ("老人正在打太极", "老人+打太极"),
+        ("old man practising tai chi", "老人+打太极"),
+        ("girl in a red dress", "女孩+裙子*red"),
+        ("撑着油纸伞的旗袍女子", "女人+旗袍+打伞"),
+        ("戴眼镜的医生在看书", "医生+看书+戴眼镜"),
+        # no person, more than one, or something else besides
+        ("穿汉服", ""),
+        ("打太极", ""),
+        ("关羽张飞", ""),
+        ("穿汉服的猫", ""),
+        ("弹古筝的女子和月亮", ""),
+        ("", ""),
+    ],
+)
+def test_who_a_phrase_names(phrase: str, kind: str) -> None:
+    assert figure_of(phrase) == (f"{FIGURE}{kind}" if kind else "")
+
+
+def test_people_and_things_are_things_like_any_others() -> None:
+    assert things_of("三个和尚") == Things(f"{FIGURE}和尚", 3)
+    assert things_of("两把椅子和桌子") is None
+    assert things_of("蓝色的台灯") == Things(f"{THING}lamp", 1, "blue")
+    assert kinds()["老师"] != f"{FIGURE}老师"  # of whom there is a reference picture
+
+
+def test_clothes_have_the_colour_that_is_said() -> None:
+    red, blue = (np.asarray(drawn(f"{FIGURE}女人+旗袍*{colour}", shaded=False), np.int16) for colour in ("red", "blue"))
+    assert ((red[..., 0] - red[..., 2] > 100).sum()) > 5 * ((blue[..., 0] - blue[..., 2] > 100).sum())
+
+
+def test_shading_keeps_the_outline() -> None:
+    flat, shaded = (np.asarray(drawn(f"{THING}table", shaded), np.int16) for shaded in (False, True))
+    assert (flat[..., 3] == shaded[..., 3]).all()
+    assert (np.diff(shaded[..., 0], axis=0) != 0).sum() > 5 * (np.diff(flat[..., 0], axis=0) != 0).sum()
+
+
+def test_a_landmark_stands_where_it_belongs_but_for_a_ground_that_is_said() -> None:
+    found = [arrangement_of(text) for text in ("金字塔", "红色背景的金字塔", "金字塔，剪纸")]
+    said = [(one.scene, one.background, one.style) for one in found if one is not None]
+    assert said == [("desert", "", "3d"), ("", "red", "3d"), ("", "", "papercut")]
