@@ -1,19 +1,20 @@
 """Serving measured: many clients with mixed requests, by three ways of serving in one run.
 
-    python bench/serving.py --clients 16 --requests 32 --rounds 3    # medians, p99, pictures a second, overhead
+    python bench/serving.py --requests 32 --rounds 3    # medians, p99, pictures and processor seconds, overhead
 
 A soak with cancels, dropped connections and kills is `bench/soak.py`.
 
 The ways: ours (`bimo.serve.scheduler`); one request at a time in order of arrival; batching of equal requests alone
-(same size, steps, guidance and sampler), as request-level batching is. Each is given the same arrivals, in turns within
-a round; what else the machine does falls on all three, so that the ratios of a round are to be read, not its seconds.
+(same size, steps, guidance and sampler), as request-level batching is. Each is given the same arrivals at the same
+times, in turns within a round: nobody waits for an answer before he asks again, or else the way that answers sooner
+would be asked more in the same time. What else the machine does falls on all three, so that the ratios of a round are
+to be read, not its seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import queue
 import random
 import statistics
 import tempfile
@@ -57,30 +58,31 @@ def arrivals(count: int, seconds: float, seed: int) -> list[Asked]:
     return found
 
 
-def driven(asked: Sequence[Asked], clients: int, draw: Callable[[dict[str, Any]], object]) -> tuple[list[float], float]:
-    """Seconds that each request took from when it was due, and of all together. A client has one request under way."""
-    waiting: queue.Queue[int] = queue.Queue()
-    for number in range(len(asked)):
-        waiting.put(number)
+@dataclass(frozen=True)
+class Served:
+    """Seconds that each request took from when it was due, seconds of all together, and the processor's."""
+
+    took: list[float]
+    seconds: float
+    processor: float
+
+
+def driven(asked: Sequence[Asked], draw: Callable[[dict[str, Any]], object]) -> Served:
+    """Asks each request when it is due, whatever the others wait for."""
     took = [0.0] * len(asked)
-    begin = time.perf_counter()
+    begin, processor = time.perf_counter(), time.process_time()
 
-    def client() -> None:
-        while True:
-            try:
-                number = waiting.get_nowait()
-            except queue.Empty:
-                return
-            time.sleep(max(0.0, begin + asked[number].at - time.perf_counter()))
-            draw(asked[number].values)
-            took[number] = time.perf_counter() - begin - asked[number].at
+    def client(number: int) -> None:
+        time.sleep(max(0.0, begin + asked[number].at - time.perf_counter()))
+        draw(asked[number].values)
+        took[number] = time.perf_counter() - begin - asked[number].at
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(len(asked))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return took, time.perf_counter() - begin
+    return Served(took, time.perf_counter() - begin, time.process_time() - processor)
 
 
 class EqualBatches:
@@ -122,7 +124,7 @@ class EqualBatches:
                 done.set()
 
 
-def compared(model: str, clients: int, count: int, seconds: float, seed: int, rounds: int) -> dict[str, Any]:
+def compared(model: str, count: int, seconds: float, seed: int, rounds: int) -> dict[str, Any]:
     """Every way of serving the same arrivals, in so many rounds, each with arrivals of its own."""
     import bimo
     from bimo.hub.loading import steady
@@ -150,10 +152,10 @@ def compared(model: str, clients: int, count: int, seconds: float, seed: int, ro
             for place in range(len(WAYS)):  # another one begins each round
                 name = WAYS[(number + place) % len(WAYS)]
                 if name == OURS:
-                    this[name] = told(asked, *driven(asked, clients, draw))
+                    this[name] = told(asked, driven(asked, draw))
                     continue
                 server = EqualBatches(engine, 1 if name == ONE_BY_ONE else MOST_TOGETHER)
-                this[name] = told(asked, *driven(asked, clients, server.draw))
+                this[name] = told(asked, driven(asked, server.draw))
                 server.end()
             found["rounds"].append(this)
             print(json.dumps(this), flush=True)
@@ -174,15 +176,17 @@ def compared(model: str, clients: int, count: int, seconds: float, seed: int, ro
     return found
 
 
-def told(asked: Sequence[Asked], took: Sequence[float], seconds: float) -> dict[str, float]:
-    """Medians, the slowest, and pictures a second."""
+def told(asked: Sequence[Asked], served: Served) -> dict[str, float]:
+    """Medians, the slowest, pictures a second and a processor's second."""
+    took = served.took
     short = [one for one, each in zip(took, asked, strict=True) if each.short]
     ordered = sorted(took)
     return {
         "median of short": round(statistics.median(short), 2),
         "median": round(statistics.median(took), 2),
         "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 2),
-        "pictures/s": round(len(took) / seconds, 3),
+        "pictures/s": round(len(took) / served.seconds, 3),
+        "pictures/processor s": round(len(took) / served.processor, 3),
     }
 
 
@@ -203,13 +207,12 @@ def main() -> None:
     """Measures and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("-m", "--model", default="xiaomo")
-    parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long requests come")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    found = compared(asked.model, asked.clients, asked.requests, asked.seconds, asked.seed, asked.rounds)
+    found = compared(asked.model, asked.requests, asked.seconds, asked.seed, asked.rounds)
     print(json.dumps(found, ensure_ascii=False, indent=1))
 
 

@@ -45,6 +45,8 @@ class Drawing:
     results: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     #: Tensors that conditioners computed in ``before_noise``, by their keys.
     kept: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    #: Whether its last level was ended before its last step.
+    stopped: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ from bimo.diffusion.step_cache import StepShortcuts
 from bimo.diffusion.system import ZERO_NULLS, BuiltLevel, System
 
 
+class StopSampling(Exception):
+    """Thrown into a sampling loop to have its picture as it is (`bimo.diffusion.sampling.stopped`)."""
+
+
 @dataclass(frozen=True)
 class LevelSettings:
     """A filled request's settings for one level: they are for the last, earlier ones have those of the recipe.
@@ -65,7 +69,10 @@ class LevelSettings:
 def sample_level(
     system: System, level: BuiltLevel, prepared: Prepared, drawing: Drawing
 ) -> Generator[DenoiserInput, Tensor, Tensor]:
-    """The level's final x, [1, C, h, w] or [1, D]."""
+    """The level's final x, [1, C, h, w] or [1, D].
+
+    StopSampling ends the last level early, after one step at least: x is then the clean x that its last step predicts.
+    """
     request = prepared.request
     settings = LevelSettings.of(system, level, request)
     sampler = settings.sampler
@@ -85,9 +92,18 @@ def sample_level(
     denoiser = _GuidedDenoiser(system, level, prepared, settings, conditioning, seed, len(times))
     clipped = isinstance(level.schedule, Ddpm) and bool(level.schedule.percentile)
     step_settings = StepSettings(drawing.noise, settings.eta, clipped)
+    predicted: tuple[Tensor, Tensor, Tensor] | None = None
     for step, t in enumerate(times):
         following = times[step + 1] if step + 1 < len(times) else None
-        output = yield from denoiser.output(x, step, t, following)
+        try:
+            output = yield from denoiser.output(x, step, t, following)
+        except StopSampling:
+            if predicted is None or not settings.last:
+                raise
+            drawing.stopped = True
+            clean = level.schedule.clean(*predicted)
+            return clean if original is None else original.put_back(clean, sampler, None)
+        predicted = output[:, : settings.shape[0]], denoiser.scaled, t.expand(1)
         x = sampler.step(output if sampler.reads_all else output[:, : settings.shape[0]], t, x, step_settings)
         if original is not None:
             x = original.put_back(x, sampler, following)
@@ -131,6 +147,8 @@ class _GuidedDenoiser:
         rolled = bool(self.axes) and seamless.is_rolled(self.denoiser, settings.shape)
         self.rolling = seamless.Rolling(self.denoiser, self.axes, seed) if rolled else None
         self.states = (StepState(),) if isinstance(self.denoiser, StatefulDenoiser) else ()
+        #: The x that it read last, [1, C, h, w], at the scale that the schedule knows.
+        self.scaled = torch.empty(0)
 
     def output(
         self, x: Tensor, step: int, t: Tensor, following: Tensor | None
@@ -161,7 +179,7 @@ class _GuidedDenoiser:
         self, x: Tensor, step: int, t: Tensor, conditioning: Conditioning, rows: int
     ) -> Generator[DenoiserInput, Tensor, Tensor]:
         """The output [rows, C', h, w] of every branch in ``conditioning``, of the denoiser or of a step cache."""
-        scaled = self.settings.sampler.scale_model_input(x, t)
+        self.scaled = scaled = self.settings.sampler.scale_model_input(x, t)
         output = self.shortcuts.guess(scaled, rows, step, self.count)
         if output is not None:
             return output

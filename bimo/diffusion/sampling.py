@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bimo.core.errors import RecipeError
 from bimo.core.picture import Picture
 from bimo.core.recipe import Level
 from bimo.core.request import Request, seeds_of
@@ -16,7 +17,7 @@ from bimo.diffusion import hires, image_inputs, image_to_image, outpainting, sea
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Drawing
 from bimo.diffusion.decoding import decode
 from bimo.diffusion.image_inputs import MASK
-from bimo.diffusion.level_sampling import sample_level
+from bimo.diffusion.level_sampling import StopSampling, sample_level
 from bimo.diffusion.preparation import Prepared
 from bimo.diffusion.request_validation import heeds_empty, pads_circularly, picture_unit
 from bimo.diffusion.system import System
@@ -53,7 +54,7 @@ def _drawn(
     """A picture [3, H, W] and warnings about its decoding, with the second pass of "hires fix" if requested."""
     drawing = yield from _levels(system, prepared, index)
     drawn, decoding = _decoded(system, drawing)
-    if prepared.request.hires is not None:
+    if prepared.request.hires is not None and not drawing.stopped:
         last = system.recipe.levels[-1].name
         size = hires.size_of(prepared.request, picture_unit(system))
         request = hires.second(prepared.request, drawn, size)
@@ -61,9 +62,25 @@ def _drawn(
         if request.hires_upscaler == hires.LATENT:
             latent = hires.larger(drawing.results[last], system.space(last).shape(size))
         over = replace(prepared, request=request, pictures=outpainting.read(request))
-        drawing = yield from _levels(system, over, index, latent)
+        try:
+            drawing = yield from _levels(system, over, index, latent)
+        except StopSampling:  # before a step of the second pass: the picture of the first
+            return drawn, decoding
         drawn, decoding = _decoded(system, drawing)
     return drawn, decoding
+
+
+def stopped(loop: SamplingLoop) -> Picture | None:
+    """The picture of a loop that waits at a step, as its last step predicts it: the rest is left out. None if no step
+    of the last level is done, or its schedule cannot tell (`Schedule.clean`). The loop is ended either way.
+    """
+    try:
+        loop.throw(StopSampling())
+    except StopIteration as stop:
+        return stop.value
+    except (StopSampling, RecipeError):
+        return None
+    raise RuntimeError("a sampling loop went on after StopSampling")
 
 
 def calls(system: System, request: Request) -> int:

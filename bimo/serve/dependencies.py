@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
+from bimo.core.label import PNG_CHUNK
 from bimo.core.messages import Message
 from bimo.serve.events import Event
 from bimo.serve.gate import spoken
@@ -136,9 +137,8 @@ def recoded(png: bytes, kind: Format, quality: int = 90) -> bytes:
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:
-        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
         kept = image if kind == "webp" and image.mode == "RGBA" else on_white(image)
-        return shot(kept, kind, quality, xmp.encode() if isinstance(xmp, str) else xmp)
+        return shot(kept, kind, quality, _xmp(image))
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -153,13 +153,23 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def shot(image: Image.Image, kind: Format = "jpeg", quality: int = 80, xmp: bytes | None = None) -> bytes:
-    """Encodes an image."""
-    buffer = io.BytesIO()
+    """Encodes an image with its XMP, such as the label of a preview, or with another."""
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, xmp = io.BytesIO(), xmp or _xmp(image)
     settings: dict[str, Any] = {} if kind == "png" else {"quality": quality}
-    if xmp and kind != "png":
+    if xmp and kind == "png":
+        settings["pnginfo"] = PngInfo()
+        settings["pnginfo"].add_itxt(PNG_CHUNK, xmp.decode())
+    elif xmp:
         settings["xmp"] = xmp
     image.save(buffer, kind.upper(), **settings)
     return buffer.getvalue()
+
+
+def _xmp(image: Image.Image) -> bytes | None:
+    xmp = image.info.get("xmp") or image.info.get(PNG_CHUNK)
+    return xmp.encode() if isinstance(xmp, str) else xmp
 
 
 class Links:
@@ -191,8 +201,10 @@ def links_of(request: Request) -> Links:
 
 
 def address(request: Request, path: str) -> str:
-    """The absolute URL of a path, as seen by the client."""
-    return str(request.base_url).rstrip("/") + path
+    """The absolute URL of a path, as seen by the client: by https where a proxy says so, which changes links alone."""
+    by_https = request.headers.get("x-forwarded-proto") == "https"
+    base = request.base_url.replace(scheme="https") if by_https else request.base_url
+    return str(base).rstrip("/") + path
 
 
 def file_of(job: Job, place: int, layer: int = 0) -> Path:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bimo.core.picture import Picture
 from bimo.serve.executor import CANCELLED, LATE, Executor, Listener, Source, failure_of, idle
-from bimo.serve.fairness import Fairness, steps_asked
+from bimo.serve.fairness import Fairness, steps_asked, unguided
 from bimo.serve.jobs import MOST_ATTEMPTS, WORN, Failure, Order
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ class Workers(ABC):
         """Cancels a job before its next step."""
 
     @abstractmethod
+    def skip(self, job: str, failure: Failure | None) -> None:
+        """See `Executor.skip`."""
+
+    @abstractmethod
     def stop(self, seconds: float) -> None:
         """Lets the workers finish what they have started, for at most ``seconds``, and stops them. No events follow."""
 
@@ -104,6 +108,7 @@ class _Task:
     order: Order
     done: set[int]
     arrived: float = 0.0
+    charged: float = 0.0
     handed_out: bool = False
     steps: int = 0
     #: Steps done of unfinished pictures, by their index.
@@ -122,7 +127,8 @@ class _Task:
 
     @property
     def pace(self) -> tuple[object, ...]:
-        return self.order.model, self.order.controls, tuple(self.order.values.get("size") or ())
+        order = self.order
+        return order.model, order.controls, tuple(order.values.get("size") or ()), unguided(order)
 
 
 class Dispatcher(Executor):
@@ -170,6 +176,18 @@ class Dispatcher(Executor):
             self.workers.cancel(job, failure)
         else:
             self.listener.ended(job, failure)
+
+    def skip(self, job: str, failure: Failure | None = None) -> None:
+        """See `Executor.skip`."""
+        with self._changed:
+            task = self._tasks.get(job)
+            handed_out = task is not None and task.handed_out
+            if task is not None and handed_out and failure is not None:
+                task.cancelled = failure
+        if handed_out:
+            self.workers.skip(job, failure)
+        elif failure is not None:
+            self.cancel(job, failure)
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """(steps left, steps in total) of each job."""
@@ -244,14 +262,16 @@ class Dispatcher(Executor):
             task.handed_out = True
             # The whole job is charged at once; the key has to wait until others have caught up.
             estimate = self._seconds(task)
-            self._fairness.charge(task.order.key, estimate)
+            self._fairness.charge(task, estimate)
         if not self.workers.give(Handed(task.order, pictures, frozenset(task.done))):
             with self._changed:
                 task.handed_out = False
-                self._fairness.charge(task.order.key, -estimate)
+                self._fairness.charge(task, -estimate)
             if task.cancelled is not None:
                 self._end(job, task.cancelled)
             return False
+        with self._changed:
+            self._fairness.ended(task)
         if task.cancelled is not None:  # cancelled while it was being sent
             self.workers.cancel(job, task.cancelled)
         return True

@@ -107,6 +107,12 @@ class Executor(ABC):
         """Cancels a job before its next step; does nothing if it has ended."""
 
     @abstractmethod
+    def skip(self, job: str, failure: Failure | None = None) -> None:
+        """Ends the pictures of a job that are being drawn as they are, before their next step; the job ends with them
+        if there is a ``failure``, else with its other pictures.
+        """
+
+    @abstractmethod
     def progress(self) -> dict[str, tuple[int, int]]:
         """(steps left, steps in total) of each job."""
 

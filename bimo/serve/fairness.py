@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import merge
 from typing import Protocol, TypeVar
 
 from bimo.serve.jobs import Order
@@ -14,10 +16,14 @@ from bimo.serve.jobs import Order
 REMEMBERED = 600.0
 #: Assumed seconds of a step at 512 x 512 before one was measured.
 FIRST_GUESS = 0.1
+#: The last steps by the shortest of which the next ones are estimated.
+STEPS = 8
 
 
 class Waiting(Protocol):
-    """A job in the queue: ``arrived`` is what `Fairness.arrived` returned for it."""
+    """A job in the queue: ``arrived`` is what `Fairness.arrived` returned for it, ``charged`` the seconds that it took
+    until now.
+    """
 
     @property
     def order(self) -> Order:
@@ -25,9 +31,39 @@ class Waiting(Protocol):
         ...
 
     arrived: float
+    charged: float
 
 
 Task = TypeVar("Task", bound=Waiting)
+
+
+@dataclass
+class _Line:
+    """The jobs of a key and priority as they would be served in order of arrival, in machine time of the key."""
+
+    #: When those before ``ended`` would have been served.
+    free: float = 0.0
+    #: The longest wait of those, and when it was noted.
+    longest: float = 0.0
+    noted: float = 0.0
+    #: (arrived, created, seconds taken) of ended jobs that came after one that still waits.
+    ended: list[tuple[float, float, float]] = field(default_factory=list[tuple[float, float, float]])
+
+    def longest_wait(self, waiting: Sequence[tuple[float, float, float]], now: float) -> float:
+        """The longest wait in order of arrival; ``waiting`` are (arrived, created, seconds of work in all) of the jobs
+        that wait, sorted.
+        """
+        self.longest, self.noted = self.longest * 0.5 ** ((now - self.noted) / REMEMBERED), now
+        self.ended.sort()
+        while self.ended and (not waiting or self.ended[0][:2] < waiting[0][:2]):
+            arrived, _, seconds = self.ended.pop(0)
+            self.free = max(self.free, arrived) + seconds
+            self.longest = max(self.longest, self.free - arrived)
+        free, longest = self.free, self.longest
+        for arrived, _, seconds in merge(self.ended, waiting):
+            free = max(free, arrived) + seconds
+            longest = max(longest, free - arrived)
+        return longest
 
 
 class Fairness:
@@ -35,15 +71,15 @@ class Fairness:
 
     No order has a shorter longest wait than that of arrival (on one machine without gain from batches), but most jobs
     can be done sooner: a job may be overtaken until its wait would become the longest. All jobs of a key together take
-    as long in any order, so the longest wait in order of arrival is known: what is left of the jobs before, and the
-    job's own. Waits count in machine time of the key, so that what other keys take changes nothing.
+    as long in any order, so the longest wait in order of arrival is known: by what jobs took, and of those that wait by
+    what they are estimated to take. An estimate that proves wrong counts no longer once the job has ended. Waits count
+    in machine time of the key, so that what other keys take changes nothing.
     """
 
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
-        self._pace: dict[object, float] = {}
-        #: (longest wait in order of arrival, ``_used`` when it was noted) by key and priority.
-        self._longest: dict[tuple[str, int], tuple[float, float]] = {}
+        self._pace: dict[object, tuple[float, ...]] = {}
+        self._lines: dict[tuple[str, int], _Line] = {}
 
     def arrived(self, key: str, present: Iterable[str]) -> float:
         """To be called for a new job; ``present`` are the keys of current jobs. A key that was idle gets no credit for
@@ -55,18 +91,31 @@ class Fairness:
             self._used[key] = max(self._used.get(key, 0.0), floor)
         return self._used[key]
 
-    def charge(self, key: str, seconds: float) -> None:
-        """Charges machine time to a key."""
-        self._used[key] = self._used.get(key, 0.0) + seconds
+    def charge(self, task: Waiting, seconds: float) -> None:
+        """Charges machine time to a job and to its key."""
+        task.charged += seconds
+        self._used[task.order.key] = self._used.get(task.order.key, 0.0) + seconds
+
+    def ended(self, task: Waiting) -> None:
+        """To be called for a job that waits no longer."""
+        line = self._lines.setdefault((task.order.key, task.order.priority), _Line())
+        line.ended.append((task.arrived, task.order.created, task.charged))
 
     def learn(self, pace: object, seconds: float) -> None:
-        """Records the seconds of a step of one picture."""
-        self._pace[pace] = 0.8 * self._pace.get(pace, seconds) + 0.2 * seconds
+        """Records the seconds of a step of one picture. The first one of its kind tells little: kernels are chosen,
+        memory is taken.
+        """
+        measured = self._pace.get(pace)
+        self._pace[pace] = () if measured is None else (*measured, seconds)[-STEPS:]
 
     def seconds(self, pace: object, order: Order, steps: int) -> float:
-        """Estimated seconds of so many steps; by the number of pixels if none of its kind was measured."""
+        """Estimated seconds of so many steps; by the number of pixels if none of its kind was measured. Rather too few
+        than too many: what keeps others from being overtaken for longer.
+        """
+        if measured := self._pace.get(pace):
+            return min(measured) * steps
         width, height = order.values.get("size") or (512, 512)
-        return self._pace.get(pace, FIRST_GUESS * width * height / 512**2) * steps
+        return FIRST_GUESS * width * height / 512**2 * steps
 
     def ranked(self, tasks: Iterable[Task], left: Callable[[Task], float], turn: Callable[[Task], float]) -> list[Task]:
         """Jobs in the order of their turns: the key that used least, then the highest priority, then as above. ``left``
@@ -84,19 +133,21 @@ class Fairness:
         used, work = self._used.get(name[0], 0.0), 0.0
         oldest = sorted(tasks, key=lambda task: (task.arrived, task.order.created))
         remaining = [left(task) for task in oldest]
-        waits: list[float] = []
-        for task, seconds in zip(oldest, remaining, strict=True):
-            work += seconds
-            waits.append(used - task.arrived + work)
-        longest, noted = self._longest.get(name, (0.0, used))
-        longest = max(longest * 0.5 ** ((used - noted) / REMEMBERED), *waits)
-        self._longest[name] = longest, used
+        line = self._lines.setdefault(name, _Line())
+        in_all = [(t.arrived, t.order.created, t.charged + rest) for t, rest in zip(oldest, remaining, strict=True)]
+        longest = line.longest_wait(in_all, used)
         spare = math.inf  # how long those before can still be kept waiting
         rank: dict[int, tuple[bool, float]] = {}
-        for task, seconds, wait in zip(oldest, remaining, waits, strict=True):
+        for task, seconds in zip(oldest, remaining, strict=True):
             rank[id(task)] = spare < turn(task), seconds
-            spare = min(spare, longest - wait)
+            work += seconds
+            spare = min(spare, longest - (used - task.arrived + work))
         return sorted(oldest, key=lambda task: rank[id(task)])
+
+
+def unguided(order: Order) -> bool:
+    """Whether guidance is off, and a step takes about half as long."""
+    return order.values.get("guidance") == 1
 
 
 def steps_asked(order: Order) -> int:

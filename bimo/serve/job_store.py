@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bimo.core.files import write_whole
 from bimo.core.lora_weight import LoraWeight
@@ -45,6 +46,33 @@ create table if not exists pictures (
 );
 create table if not exists settings (name text primary key, value text not null);
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which jobs are asked for: all that fit every field that is not None; ``text`` is within the prompt."""
+
+    key: str | None = None
+    client: str | None = None
+    model: str | None = None
+    state: State | None = None
+    text: str = ""
+    since: float | None = None
+    before: float | None = None
+
+    def sql(self) -> tuple[str, list[object]]:
+        """A condition, and the values in it."""
+        conditions = {
+            "key = ?": self.key,
+            "client = ?": self.client,
+            "model = ?": self.model,
+            "state = ?": self.state,
+            "created >= ?": self.since,
+            "created < ?": self.before,
+            "instr(lower(json_extract(values_, '$.text')), lower(?))": self.text or None,
+        }
+        used = {condition: value for condition, value in conditions.items() if value is not None}
+        return " and ".join(used) or "1", list(used.values())
 
 
 class JobStore:
@@ -208,21 +236,17 @@ class JobStore:
         most: int = 50,
     ) -> list[Job]:
         """Jobs, the newest first, filtered by key, state, text in the prompt, and latest time of creation."""
-        clauses, values = ["1"], cast("list[object]", [])
-        if key is not None:
-            clauses.append("key = ?")
-            values.append(key)
-        if state is not None:
-            clauses.append("state = ?")
-            values.append(state)
-        if before is not None:
-            clauses.append("created < ?")
-            values.append(before)
-        if text:
-            clauses.append("instr(lower(json_extract(values_, '$.text')), lower(?))")
-            values.append(text)
-        sql = f"select * from jobs where {' and '.join(clauses)} order by created desc, id limit ?"
-        return [self._job(row) for row in self._rows(sql, *values, most)]
+        return self.page(Filter(key=key, state=state, text=text, before=before), most)[0]
+
+    def page(self, which: Filter, most: int, skipped: int = 0) -> tuple[list[Job], int]:
+        """Up to ``most`` jobs after the first ``skipped``, the newest first, and the number of all."""
+        where, values = which.sql()
+        with self._lock:  # so that both are of the same moment
+            total: int = self._rows(f"select count(*) from jobs where {where}", *values)[0][0]
+            rows = self._rows(
+                f"select * from jobs where {where} order by created desc, id limit ? offset ?", *values, most, skipped
+            )
+            return [self._job(row) for row in rows], total
 
     def counts(self) -> dict[State, int]:
         """The number of jobs in each state."""

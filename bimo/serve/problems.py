@@ -20,6 +20,8 @@ _OPENAI = {
     429: "rate_limit_error",
 }
 _DASHSCOPE = {400: "InvalidParameter", 401: "InvalidApiKey", 403: "AccessDenied", 404: "NotFound", 429: "Throttling"}
+#: DashScope's code for what cannot be done to a task in its state.
+UNSUPPORTED = "UnsupportedOperation"
 #: The most characters of a sentence: it may repeat what came, which may be megabytes.
 MOST_SAID = 2000
 NAMES = {
@@ -75,7 +77,7 @@ def form(path: str, status: int, code: str, sentence: str, param: str | None = N
         return {"error": code, "detail": sentence, "body": "", "errors": sentence}
     if path.startswith("/api/v1/"):
         kind = _DASHSCOPE.get(status, "InternalError" if status >= 500 else "InvalidParameter")
-        return {"code": kind, "message": sentence, "request_id": ""}
+        return {"code": code if code == UNSUPPORTED else kind, "message": sentence, "request_id": ""}
     if path.startswith("/v1/"):
         kind = _OPENAI.get(status, "server_error" if status >= 500 else "invalid_request_error")
         return {"error": {"message": sentence, "type": kind, "param": param, "code": code}}

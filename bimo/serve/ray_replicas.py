@@ -159,6 +159,13 @@ class RayReplicas(Workers):
         if response is not None:
             response.cancel()
 
+    def skip(self, job: str, failure: Failure | None) -> None:
+        """Cancels the call if the job is to end. Ray Serve has no way to the replica of a call, so that pictures are
+        not ended as they are.
+        """
+        if failure is not None:
+            self.cancel(job, failure)
+
     def stop(self, seconds: float) -> None:
         """Waits for started jobs, cancels the rest, and removes the deployment."""
         with self._lock:

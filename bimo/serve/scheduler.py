@@ -17,25 +17,25 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bimo.core.errors import RequestError
-from bimo.core.messages import language, speaking
+from bimo.core.messages import say, speaking
 from bimo.core.picture import Picture
-from bimo.core.tensors import DenoiserInput
 from bimo.diffusion.preparation import Prepared
-from bimo.diffusion.sampling import SamplingLoop, calls
+from bimo.diffusion.sampling import calls, stopped
 from bimo.engine.engine import Engine
 from bimo.inscription.drawing import finished
 from bimo.serve.call_costs import CallCosts
 from bimo.serve.executor import CANCELLED, LATE, UNEXPECTED, Executor, Listener, Source, failure_of, idle
-from bimo.serve.fairness import Fairness, steps_asked
-from bimo.serve.jobs import LANGUAGE, Failure, Order
+from bimo.serve.fairness import Fairness
+from bimo.serve.jobs import Failure, Order
 from bimo.serve.pool import EngineKey, EnginePool
 from bimo.serve.previews import preview
+from bimo.serve.tasks import Sampled, Task
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,64 +43,6 @@ if TYPE_CHECKING:
 #: The most pictures that may be started and unfinished, with their latents in memory.
 MOST_STARTED = 64
 _log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class _Sampled:
-    """A started picture and its next denoiser input."""
-
-    task: _Task
-    place: int
-    loop: SamplingLoop
-    denoiser_input: DenoiserInput
-    done: int = 0
-    seconds: float = 0.0
-
-    @property
-    def bucket(self) -> tuple[Any, ...]:
-        """The key of pictures that can share a call: model, level, size, kinds of conditioning, LoRAs that count."""
-        c = self.denoiser_input.conditioning
-        pictures = tuple((name, tuple(value.shape[1:])) for name, value in sorted(c.pictures.items()))
-        kind = (c.vector is None, c.spatial is None, tuple(sorted(c.scalars)), pictures, self.denoiser_input.shortcuts)
-        return (self.task.key, self.denoiser_input.level, tuple(self.denoiser_input.x.shape[1:]), kind, self._phase)
-
-    @property
-    def _phase(self) -> tuple[bool, ...]:
-        """Which LoRAs count in the next step: the weights of two phases differ."""
-        stepwise = None if self.task.engine is None else self.task.engine.system.stepwise
-        return () if stepwise is None else stepwise.phase(self.denoiser_input.step, self.denoiser_input.steps)
-
-
-@dataclass(eq=False)
-class _Task:
-    """A job and the state of its pictures."""
-
-    order: Order
-    key: EngineKey
-    arrived: float = 0.0
-    engine: Engine | None = None
-    prepared: Prepared | None = None
-    steps: int = 0
-    done: frozenset[int] = frozenset()
-    started: dict[int, _Sampled] = field(default_factory=dict[int, _Sampled])
-    finished: set[int] = field(default_factory=set[int])
-    failure: Failure | None = None
-
-    @property
-    def waiting(self) -> list[int]:
-        """The indices of pictures that are not started."""
-        every = range(self.order.count)
-        return [p for p in every if p not in self.started and p not in self.finished and p not in self.done]
-
-    def steps_left(self) -> int:
-        """Remaining steps of all of its pictures."""
-        steps = self.steps or steps_asked(self.order)
-        return steps * (len(self.waiting) + len(self.started)) - sum(one.done for one in self.started.values())
-
-    @property
-    def pace(self) -> tuple[EngineKey, Any]:
-        """The key of tasks whose steps take equally long."""
-        return self.key, tuple(self.order.values.get("size") or ())
 
 
 class Scheduler(Executor):
@@ -119,9 +61,11 @@ class Scheduler(Executor):
         self.costs = CallCosts()
         self._busy = idle()
         self._fairness = Fairness()
-        self._inbox: list[_Task] = []
+        self._inbox: list[Task] = []
         self._ended_early: dict[str, Failure] = {}
-        self._tasks: dict[str, _Task] = {}
+        #: Jobs whose started pictures are to end as they are, and why the jobs end with them, if they do.
+        self._skipped: dict[str, Failure | None] = {}
+        self._tasks: dict[str, Task] = {}
         self._changed = threading.Condition()
         self._stopping = False
         self._draining = False
@@ -140,13 +84,19 @@ class Scheduler(Executor):
     def submit(self, order: Order, done: frozenset[int] = frozenset()) -> None:
         """Queues a job; ``done`` are the indices of pictures that it has already."""
         with self._changed:
-            self._inbox.append(_Task(order, EngineKey(order.model, order.loras, order.controls), done=done))
+            self._inbox.append(Task(order, EngineKey(order.model, order.loras, order.controls), done=done))
             self._changed.notify_all()
 
     def cancel(self, job: str, failure: Failure = CANCELLED) -> None:
         """Cancels a job before its next step; does nothing if it has ended."""
         with self._changed:
             self._ended_early[job] = failure
+            self._changed.notify_all()
+
+    def skip(self, job: str, failure: Failure | None = None) -> None:
+        """See `Executor.skip`."""
+        with self._changed:
+            self._skipped[job] = failure
             self._changed.notify_all()
 
     def progress(self) -> dict[str, tuple[int, int]]:
@@ -181,7 +131,7 @@ class Scheduler(Executor):
         while True:
             with self._changed:
                 self._absorb()
-                while not self._stopping and not self._ready():
+                while not self._stopping and not self._skipped and not self._ready():
                     if self._draining:
                         return
                     self._changed.wait(self._until_deadline())
@@ -190,6 +140,7 @@ class Scheduler(Executor):
                     return
             start = time.perf_counter()
             try:
+                self._leave_skipped()
                 self._turn()
             except Exception:  # a bug must not end the thread that all jobs wait for
                 _log.error("the scheduler: %s", traceback.format_exc())
@@ -215,9 +166,9 @@ class Scheduler(Executor):
         times = [t.order.deadline for t in self._tasks.values() if t.order.deadline is not None]
         return max(0.01, min(times) - time.time()) if times else None
 
-    def _ready(self) -> list[_Task]:
+    def _ready(self) -> list[Task]:
         """Jobs whose engine is loaded; requests the engines of the others. Called with the lock held."""
-        ready: list[_Task] = []
+        ready: list[Task] = []
         for task in list(self._tasks.values()):
             if task.engine is None:
                 if self._draining:
@@ -237,11 +188,11 @@ class Scheduler(Executor):
             ready = self._ready()
         ranked = self._fairness.ranked(ready, self._seconds_left, self._step_seconds)
         started = sum(len(task.started) for task in ready)
-        group: list[_Sampled] = []
-        stragglers: list[_Sampled] = []
+        group: list[Sampled] = []
+        stragglers: list[Sampled] = []
         most = 1
         for task in ranked:
-            if group and (task.pace != group[0].task.pace or len(group) >= most):
+            if group and (task.kind != group[0].task.kind or len(group) >= most):
                 continue
             for picture in [*task.started.values(), *(() if self._draining else task.waiting)]:
                 if group and len(group) >= most:
@@ -265,22 +216,47 @@ class Scheduler(Executor):
         if group:
             self._step(group[0].bucket, group)
 
-    def _measured_size(self, group: list[_Sampled]) -> list[_Sampled]:
+    def _measured_size(self, group: list[Sampled]) -> list[Sampled]:
         """Reduces a group to a measured batch size, or one to be measured: 1, 2, 4 ..."""
         if self.always or not group:
             return group
         count = 1 << (len(group).bit_length() - 1)
         return group[: min(count, self.costs.best(group[0].bucket, count))]
 
-    def _begin(self, task: _Task, place: int) -> _Sampled | None:
+    def _leave_skipped(self) -> None:
+        """Ends the started pictures of skipped jobs as they are."""
+        with self._changed:
+            skipped, self._skipped = self._skipped, {}
+        for job, failure in skipped.items():
+            if (task := self._tasks.get(job)) is None:
+                continue
+            for sampled in list(task.started.values()):
+                self._leave(task, sampled)
+            if failure is not None or task.drawn:
+                self._end(task, failure)
+
+    def _leave(self, task: Task, sampled: Sampled) -> None:
+        """Ends a picture as it is, with a warning. One of which no step could be shown is begun anew in its turn."""
+        assert task.engine is not None
+        del task.started[sampled.place]
+        try:
+            with task.engine.working(), speaking(task.language):
+                picture = stopped(sampled.loop)
+                unfinished = say("ended at step {done} of {steps}: not finished", done=sampled.done, steps=task.steps)
+        except Exception as error:
+            self._end(task, failure_of(error))
+            return
+        if picture is not None:
+            self._drew(task, sampled, replace(picture, warnings=(*picture.warnings, unfinished)))
+
+    def _begin(self, task: Task, place: int) -> Sampled | None:
         """Starts a picture up to its first denoiser input; None if the job failed instead."""
         engine = task.engine
         assert engine is not None
         try:
             if task.prepared is None:
                 request = task.order.request(self.source.inputs(task.order.id))
-                # Warnings are in the language of the client.
-                with speaking(str(task.order.note.get(LANGUAGE) or language())):
+                with speaking(task.language):
                     prepared = engine.prepare(request)
                     literal = request.drawn_text is not None or request.image is not None or engine.adapters
                     if prepared.nothing_known and not literal:
@@ -297,11 +273,11 @@ class Scheduler(Executor):
         except Exception as error:
             self._end(task, failure_of(error))
             return None
-        sampled = _Sampled(task, place, loop, denoiser_input)
+        sampled = Sampled(task, place, loop, denoiser_input)
         task.started[place] = sampled
         return sampled
 
-    def _step(self, bucket: Any, group: Sequence[_Sampled]) -> None:
+    def _step(self, bucket: Any, group: Sequence[Sampled]) -> None:
         engine = group[0].task.engine
         assert engine is not None
         start = time.perf_counter()
@@ -324,12 +300,13 @@ class Scheduler(Executor):
         if len(group) == 1:
             self._fairness.learn(group[0].task.pace, seconds)
         for picture, output in zip(group, outputs, strict=True):
-            self._fairness.charge(picture.task.order.key, seconds / len(group))
+            self._fairness.charge(picture.task, seconds / len(group))
             picture.seconds += seconds / len(group)
             if picture.task.order.id in self._tasks:
-                self._advance(engine, picture, output)
+                with speaking(picture.task.language):
+                    self._advance(engine, picture, output)
 
-    def _advance(self, engine: Engine, picture: _Sampled, output: torch.Tensor) -> None:
+    def _advance(self, engine: Engine, picture: Sampled, output: torch.Tensor) -> None:
         task, denoiser_input = picture.task, picture.denoiser_input
         start = time.perf_counter()
         result: Picture | None = None
@@ -353,15 +330,19 @@ class Scheduler(Executor):
         self.listener.stepped(task.order.id, picture.place, picture.done, task.steps, preview_image)
         if result is not None:
             del task.started[picture.place]
-            task.finished.add(picture.place)
-            self.listener.drew(task.order.id, _timed(result, picture.seconds))
-            if not task.started and not task.waiting:
+            self._drew(task, picture, result)
+            if task.drawn:
                 self._end(task, None)
 
-    def _end(self, task: _Task, failure: Failure | None) -> None:
+    def _drew(self, task: Task, sampled: Sampled, picture: Picture) -> None:
+        task.finished.add(sampled.place)
+        self.listener.drew(task.order.id, replace(picture, seconds=sampled.seconds))
+
+    def _end(self, task: Task, failure: Failure | None) -> None:
         with self._changed:
             if self._tasks.pop(task.order.id, None) is None:
                 return
+        self._fairness.ended(task)
         for picture in task.started.values():
             picture.loop.close()
         task.started.clear()
@@ -375,10 +356,10 @@ class Scheduler(Executor):
         for task in list(self._tasks.values()):
             self._end(task, failure)
 
-    def _step_seconds(self, task: _Task) -> float:
+    def _step_seconds(self, task: Task) -> float:
         return self._fairness.seconds(task.pace, task.order, 1)
 
-    def _seconds_left(self, task: _Task) -> float:
+    def _seconds_left(self, task: Task) -> float:
         return self._fairness.seconds(task.pace, task.order, task.steps_left())
 
 
@@ -392,7 +373,3 @@ def steps_of(engine: Engine, prepared: Prepared) -> int:
 def _preview_steps(count: int, steps: int) -> set[int]:
     """The steps with a preview: ``count`` of them, evenly spaced."""
     return {max(1, round(steps * place / (count + 1))) for place in range(1, count + 1)} if count else set()
-
-
-def _timed(picture: Picture, seconds: float) -> Picture:
-    return replace(picture, seconds=seconds)

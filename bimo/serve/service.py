@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.label import marked
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import Message
+from bimo.core.messages import Message, language
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
@@ -31,7 +31,7 @@ from bimo.serve.events import Event, Events
 from bimo.serve.executor import CANCELLED, Executor, Listener, Source, failure_of
 from bimo.serve.infotext import png_with_infotext
 from bimo.serve.job_store import JobStore
-from bimo.serve.jobs import CHOSEN, ENDED, Failure, Job, Order, State
+from bimo.serve.jobs import CHOSEN, ENDED, LANGUAGE, Failure, Job, Order, State
 from bimo.serve.pool import EngineKey, EnginePool, weight_files
 from bimo.serve.scheduler import Scheduler
 from bimo.serve.settings import ServeSettings
@@ -171,7 +171,7 @@ class DrawingService:
             previews=max(0, min(limits.previews, previews)),
             deadline=None if timeout is None else now + timeout,
             created=now,
-            note={**(note or {}), **choice},
+            note={LANGUAGE: language(), **(note or {}), **choice},
         )
 
     def accept(self, order: Order, pictures: Mapping[str, bytes], idempotency: str | None = None) -> Job:
@@ -240,6 +240,14 @@ class DrawingService:
             self.executor.cancel(job, failure)
         return is_open
 
+    def skip(self, job: str) -> None:
+        """Ends the pictures of a job that are being drawn as they are, before their next step."""
+        self.executor.skip(job)
+
+    def interrupt(self, job: str) -> None:
+        """Cancels a job, and keeps its pictures that are being drawn as they are."""
+        self.executor.skip(job, CANCELLED)
+
     def open_jobs(self, key: str | None = None) -> list[Order]:
         """Unfinished jobs of one key or of all, the oldest first."""
         with self._lock:
@@ -295,8 +303,9 @@ class DrawingService:
 
     def stepped(self, job: str, place: int, done: int, steps: int, preview: Image.Image | None) -> None:
         """A step is done."""
-        if preview is not None and self.settings.label is not None:
+        if preview is not None and (label := self.settings.label) is not None:
             preview = marked(preview)
+            preview.info["xmp"] = label.xmp(f"{job}-{place}")
         event = Event("step", place, done, steps, preview)
         self._progress[job] = event
         if preview is not None:

@@ -93,6 +93,12 @@ class _Cancel:
 
 
 @dataclass(frozen=True)
+class _Skip:
+    job: str
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
 class _Stop:
     seconds: float
 
@@ -173,7 +179,7 @@ def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...
     reporter.send(_Ready())
     while True:
         try:
-            message: Handed | _Cancel | _Stop = connection.recv()
+            message: Handed | _Cancel | _Skip | _Stop = connection.recv()
         except (EOFError, OSError):
             os._exit(1)
         match message:
@@ -182,6 +188,8 @@ def _work(connection: Connection, settings: ServeSettings, cores: tuple[int, ...
                 scheduler.submit(order, done)
             case _Cancel(job, failure):
                 scheduler.cancel(job, failure)
+            case _Skip(job, failure):
+                scheduler.skip(job, failure)
             case _Stop(seconds):
                 scheduler.stop(drain=True, seconds=seconds)
                 pool.close()
@@ -209,7 +217,7 @@ class _Worker:
         self._tell, self._free = tell, free
         self._thread.start()
 
-    def send(self, message: Handed | _Cancel | _Stop, job: str = "") -> bool:
+    def send(self, message: Handed | _Cancel | _Skip | _Stop, job: str = "") -> bool:
         """Sends a message to the process; False if there is none, or it has no room for another job."""
         with self._lock:
             taking = self.ready and not self._stopping.is_set()
@@ -318,9 +326,16 @@ class ProcessWorkers(Workers):
 
     def cancel(self, job: str, failure: Failure) -> None:
         """Cancels a job in the process that has it."""
+        self._send(job, _Cancel(job, failure))
+
+    def skip(self, job: str, failure: Failure | None) -> None:
+        """Ends the started pictures of a job in the process that has it."""
+        self._send(job, _Skip(job, failure))
+
+    def _send(self, job: str, message: _Cancel | _Skip) -> None:
         for worker in self.workers:
             if job in worker.jobs:
-                worker.send(_Cancel(job, failure))
+                worker.send(message)
 
     def stop(self, seconds: float) -> None:
         """Stops all processes."""

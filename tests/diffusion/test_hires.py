@@ -1,4 +1,4 @@
-"""Large pictures: drawn over larger, seen in windows; by hand the same, and counted right."""
+"""Large pictures: drawn over larger, seen in windows; by hand the same, counted right, and stopped in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bimo.core.errors import RequestError
 from bimo.core.picture import Picture, metadata_of
 from bimo.core.request import checked
 from bimo.core.tensors import Conditioning, DenoiserInput
-from bimo.diffusion.sampling import calls, sample
+from bimo.diffusion.image_inputs import to_image
+from bimo.diffusion.sampling import calls, sample, stopped
 from bimo.diffusion.windows import Window, predict_in_windows, windows
 from bimo.engine.engine import Engine
 from bimo.serve.infotext import infotext, request_of
@@ -175,3 +176,48 @@ def test_what_cannot_be_drawn_over_is_refused_before_the_first_drawing(engines: 
 def test_values_stay_in_range(engines: dict[str, Engine]) -> None:
     _, _, picture = asks(engines["unet"], tile_size=32)
     assert numpy.asarray(picture.image).std() > 1
+
+
+def stopped_after(
+    engines: dict[str, Engine], calls: int, **settings: Any
+) -> tuple[Picture | None, DenoiserInput | None, torch.Tensor | None]:
+    """The picture after so many calls of the denoiser, and what the last of them read and gave."""
+    engine = engines["unet"]
+    loop = sample(engine.system, engine.prepare(REQUEST, **settings))
+    read, given = None, None
+    with engine.working():
+        waiting = next(loop)
+        for _ in range(calls):
+            read, (given,) = waiting, engine.denoise([waiting])
+            waiting = loop.send(given)
+        return stopped(loop), read, given
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_a_stopped_drawing_is_the_clean_picture_of_its_last_step(engines: dict[str, Engine], sampler: str) -> None:
+    """Also where x is scaled before the denoiser reads it, as by Euler's sampler."""
+    picture, read, given = stopped_after(engines, 3, sampler=sampler, guidance=1.0)
+    assert picture is not None and read is not None and given is not None  # noqa: PT018
+    alphas = diffusers.DDIMScheduler(**SCHEDULE).alphas_cumprod
+    a = alphas[int(read.t[0])]
+    clean = (read.x - (1 - a).sqrt() * given) / a.sqrt()
+    engine = engines["unet"]
+    with engine.working():
+        expected = to_image(engine.system.space("image").decode(clean)[0])
+    assert picture.image.tobytes() == expected.tobytes()
+
+
+def test_one_stopped_without_a_step_is_none(engines: dict[str, Engine]) -> None:
+    assert stopped_after(engines, 0)[0] is None
+
+
+def test_one_stopped_before_its_second_pass_is_of_the_first(engines: dict[str, Engine]) -> None:
+    hires: dict[str, Any] = {"hires": 2.0, "hires_strength": 0.5}
+    sizes: list[tuple[int, int]] = []
+    for count in (3, 4, 5):
+        picture = stopped_after(engines, count, **hires)[0]
+        assert picture is not None
+        sizes.append(picture.image.size)
+        if count == 4:  # the first pass is whole, the second has no step yet
+            assert picture.image.tobytes() == engines["unet"].draw(REQUEST)[0].image.tobytes()
+    assert sizes == [(64, 48), (64, 48), (128, 96)]

@@ -95,23 +95,41 @@ def test_controlnet_needs_a_model_that_has_one(make_service: Any, photo_engine: 
         webui.txt2img(prompt="猫", controlnet_units=[unit], alwayson_scripts={}, **SMALL)
 
 
-def test_progress_and_interrupt_are_of_ones_own(webui: Any, address: str) -> None:
+def test_an_interrupted_drawing_is_answered_as_it_is_then(webui: Any) -> None:
     answers: list[Any] = []
-
-    def draw() -> None:
-        answers.append(webui.txt2img(prompt="猫", n_iter=2, batch_size=1, **(SMALL | {"steps": 150, "width": 256})))
-
-    drawing = threading.Thread(target=draw)
+    settings = SMALL | {"steps": 150, "width": 256}
+    drawing = threading.Thread(target=lambda: answers.append(webui.txt2img(prompt="猫", n_iter=9, **settings)))
     drawing.start()
-    until(lambda: webui.get_progress()["state"]["sampling_step"] > 0)
+    until(lambda: webui.get_progress()["state"]["sampling_step"] > 1)
     told = webui.get_progress()
     assert 0 < told["progress"] < 1
     assert told["state"]["sampling_steps"] == 150
     webui.interrupt()
     drawing.join(60)
-    assert answers[0].info["interrupted"]
+    (found,) = answers
+    assert found.info["interrupted"]
+    assert 0 < len(found.images) < 9  # those that were begun
+    assert found.image.size == (256, 64)
+    assert np.asarray(found.image).std() > 1
+    assert found.info["infotexts"][0].startswith("猫\nSteps: 150")
+    assert any("of 150: not finished" in warning for warning in found.info["warnings"])
     assert webui.get_progress()["progress"] == 0
     webui.util_wait_for_ready(check_interval=0.1)
+
+
+def test_a_skipped_picture_is_answered_as_it_is_then_and_the_others_whole(webui: Any) -> None:
+    answers: list[Any] = []
+    image = Image.new("RGB", (128, 64), "red")
+    settings = SMALL | {"steps": 40, "width": 128, "denoising_strength": 1.0, "seed": 7, "batch_size": 2}
+    drawing = threading.Thread(target=lambda: answers.append(webui.img2img([image], prompt="猫", **settings)))
+    drawing.start()
+    until(lambda: webui.get_progress()["state"]["sampling_step"] > 1)
+    webui.skip()
+    drawing.join(60)
+    (found,) = answers
+    assert found.info["all_seeds"] == [7, 8]
+    assert not found.info["interrupted"]
+    assert any("of 40: not finished" in warning for warning in found.info["warnings"])
 
 
 def test_lists_and_models(webui: Any) -> None:

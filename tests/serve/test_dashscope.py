@@ -1,12 +1,17 @@
-"""DashScope's way: submit, ask, fetch."""
+"""DashScope's way: submit, ask, fetch, list, cancel; also by its own client."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 from PIL import Image
 from starlette.testclient import TestClient
 
+from bimo.serve.app import create_app
+from bimo.serve.service import DrawingService
+from tests.serve.conftest import listening
 from tests.support.waiting import until
 
 PATH = "/api/v1/services/aigc/text2image/image-synthesis"
@@ -45,6 +50,44 @@ def test_a_task_is_cancelled(client: TestClient) -> None:
     assert client.post(f"/api/v1/tasks/{name}/cancel").status_code == 200
     found = client.get(f"/api/v1/tasks/{name}").json()["output"]
     assert (found["task_status"], found["code"]) == ("CANCELED", "cancelled")
+
+
+@pytest.mark.network
+def test_its_own_client_submits_waits_lists_and_cancels(
+    make_service: Callable[..., DrawingService], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashscope = pytest.importorskip("dashscope")
+    images, drawn = dashscope.ImageSynthesis, {"model": "tiny", "prompt": "红苹果", "size": "128*128"}
+    with listening(create_app(make_service())) as address:
+        monkeypatch.setattr(dashscope, "base_http_api_url", f"{address}/api/v1")
+        monkeypatch.setattr(dashscope, "api_key", "any")
+        first, second = (images.async_call(n=1, seed=seed, steps=2, **drawn) for seed in (1, 2))
+        for task in (first, second):
+            until(lambda task=task: images.fetch(task).output.task_status == "SUCCEEDED")
+        found = images.wait(first)
+        assert (found.status_code, found.usage.image_count, len(found.output.results)) == (200, 1, 1)
+        content = requests.get(found.output.results[0].url, timeout=10).content
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.size == (128, 128)
+        long = images.async_call(steps=150, **drawn)
+        assert images.cancel(long).status_code == 200
+        assert images.fetch(long).output.task_status == "CANCELED"
+        assert images.fetch("nothing").output.task_status == "UNKNOWN"
+        refused = images.cancel(first)
+        assert (refused.status_code, refused.code) == (400, "UnsupportedOperation")
+
+        listed = images.list().output
+        assert [row["status"] for row in listed["data"]] == ["CANCELED", "SUCCEEDED", "SUCCEEDED"]
+        assert (listed["total"], listed["total_page"], listed["page_no"], listed["page_size"]) == (3, 1, 1, 10)
+        page = images.list(status="SUCCEEDED", model_name="tiny", page_no=2, page_size=1).output
+        assert [row["task_id"] for row in page["data"]] == [first.output.task_id]
+        assert (page["total"], page["total_page"]) == (2, 2)
+        assert page["data"][0]["gmt_create"] <= page["data"][0]["start_time"] <= page["data"][0]["end_time"]
+        assert images.list(start_time="20200101000000", end_time="20200102000000").output["total"] == 0
+        assert images.list(start_time="20200101000000", status="CANCELED").output["total"] == 1
+        assert images.list(status="UNKNOWN").output["data"] == []
+        wrong = images.list(start_time="yesterday")
+        assert (wrong.status_code, "YYYYMMDDhhmmss" in wrong.message) == (400, True)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,9 @@ class Instant(Executor):
             self.listener.drew(order.id, picture)
         self.listener.ended(order.id, None)
 
+    def skip(self, job: str, failure: JobFailure | None = None) -> None:
+        pass
+
     def cancel(self, job: str, failure: JobFailure = CANCELLED) -> None:
         pass
 

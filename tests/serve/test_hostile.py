@@ -477,9 +477,11 @@ def test_other_peoples_jobs_are_nobodys(make_service: Any, tmp_path: Path) -> No
             ("DELETE", f"/v1/jobs/{name}"),
             ("GET", f"/v1/jobs/{name}/events"),
             ("GET", f"/v1/jobs/{name}/pictures/0"),
-            ("GET", f"/api/v1/tasks/{name}"),
+            ("POST", f"/api/v1/tasks/{name}/cancel"),
         ):
             assert client.request(method, path, headers=bob).status_code == 404, path
+        assert client.get(f"/api/v1/tasks/{name}", headers=bob).json()["output"]["task_status"] == "UNKNOWN"
+        assert client.get("/api/v1/tasks?api_key_id=ann", headers=bob).json()["data"] == []
         assert client.get("/v1/jobs", headers=bob).json()["data"] == []
         client.post("/sdapi/v1/interrupt", headers=bob)
         assert client.get(f"/v1/jobs/{name}", headers=ann).json()["state"] in ("queued", "running")

@@ -48,6 +48,12 @@ def test_pictures_of_a_prompt(images: Any) -> None:
 def test_addresses_work_for_a_while(images: Any, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = images.images.generate(prompt="猫", response_format="url", output_format="webp", **SMALL)
     url = answer.data[0].url
+    behind = client.post(
+        "/v1/images/generations",
+        json={"prompt": "猫", "response_format": "url", "num_inference_steps": 2},
+        headers={"x-forwarded-proto": "https"},
+    )
+    assert behind.json()["data"][0]["url"].startswith("https://127.0.0.1/files/")
     with Image.open(io.BytesIO(client.get(url).content)) as image:
         assert image.format == "WEBP"
     for wrong in (url[:-1] + ("0" if url[-1] != "0" else "1"), url.replace("/0.webp", "/1.webp"), url.split("?")[0]):

@@ -319,11 +319,13 @@ def test_the_meter_counts_and_tells_what_is_unknown(tiny_engine: Engine) -> None
 
 
 def test_the_meter_does_not_warn_of_words_that_a_draft_shows() -> None:
-    engine = bimo.load("xiaomo-2")
+    engine: Any = bimo.load("xiaomo-2")
     with speaking("en"):
         assert "warning" not in models.meter(engine, "屋顶上的猫")
         assert "warning" in models.meter(engine, "屋顶上的量子纠缠")
         assert "tokens" in models.meter(engine, "(屋顶上的猫:")
+        assert "3d2" in engine.system.text_encoders[0].known  # as captions had it; no word to offer
+        assert "data-word" not in models.words_of(engine, "3d2")
 
 
 @pytest.mark.slow
@@ -513,3 +515,19 @@ def test_what_is_begun_last_has_the_stage_though_it_ends_first(service: DrawingS
     assert first[-1][0] == gr.skip()  # its pictures go to the gallery alone
     assert first[-1][2].count("data-pick") == 4
     assert not page.staged
+
+
+def test_a_decoder_that_overflows_is_said_by_the_api_and_on_the_page(make_service: Any, photo_folder: Path) -> None:
+    engine = bimo.load(photo_folder, dtype="fp16")
+    autoencoder: Any = engine.system.space(engine.recipe.levels[-1].name)
+    autoencoder.model.decoder.conv_in.weight.data.fill_(3e4)  # more than float16 holds once 36 of them are added
+    service = make_service(engine=engine)
+    with TestClient(create_app(service), base_url="http://127.0.0.1", headers={"accept-language": "zh"}) as client:
+        name = client.post("/v1/jobs", json={"text": "猫", "steps": 2, "size": [64, 64]}).json()["id"]
+        job = service.wait_here(name)
+        warnings = client.get(f"/v1/jobs/{name}").json()["pictures"][0]["warnings"]
+    (told,) = (warning for warning in warnings if "fp32" in warning)
+    assert "解码" in told
+    assert told in gallery.about(job, job.pictures[0], "zh")
+    with Image.open(job.pictures[0].file) as image:
+        assert image.convert("L").getextrema()[1] > 0  # it is not black

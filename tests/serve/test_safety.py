@@ -1,6 +1,8 @@
 """Filters that say why, and labels on all that leaves the server."""
 
+import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,16 @@ def test_every_picture_that_leaves_is_labelled(make_service: Any) -> None:
         until(lambda: client.get(f"/v1/jobs/{job}").json()["state"] == "done")
         for kind in ("png", "jpeg", "webp"):
             content = client.get(f"/v1/jobs/{job}/pictures/0?format={kind}").content
-            with Image.open(io.BytesIO(content)) as image:
-                label = read_label(image)
-                assert label is not None
-                assert (label["ContentProducer"], label["ProduceID"]) == ("某公司", f"{job}-0")
-                assert is_marked(image)
+            streamed = {"prompt": "猫", "stream": True, "partial_images": 1, "output_format": kind, "size": "256x256"}
+            streamed["num_inference_steps"] = 4
+            events = client.post("/v1/images/generations", json=streamed).text.split("\n")
+            pictures = [json.loads(line[6:])["b64_json"] for line in events if "b64_json" in line]
+            assert len(pictures) == 2  # a preview, and the picture
+            for each in (content, *map(base64.b64decode, pictures)):
+                with Image.open(io.BytesIO(each)) as image:
+                    label = read_label(image)
+                    assert label is not None
+                    assert label["ContentProducer"] == "某公司"
+                    assert label["ProduceID"].endswith("-0")
+                    assert is_marked(image)
+            assert f"{job}-0".encode() in content

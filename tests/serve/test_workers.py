@@ -33,6 +33,7 @@ class Scripted(Workers):
         self.room = room
         self.given: list[Handed] = []
         self.cancelled: list[tuple[str, Failure]] = []
+        self.skipped: list[tuple[str, Failure | None]] = []
         self.tell: OnWorkerEvent = lambda job, told: None
         self.free: Callable[[], None] = lambda: None
 
@@ -48,6 +49,9 @@ class Scripted(Workers):
 
     def cancel(self, job: str, failure: Failure) -> None:
         self.cancelled.append((job, failure))
+
+    def skip(self, job: str, failure: Failure | None) -> None:
+        self.skipped.append((job, failure))
 
     def stop(self, seconds: float) -> None:
         pass
@@ -128,6 +132,12 @@ def test_a_cancelled_job_ends_wherever_it_is(played: tuple[DrawingService, Scrip
     waiting = submit(service)
     service.cancel(waiting)
     assert service.wait_here(waiting).state is State.cancelled
+    other = submit(service)
+    service.interrupt(other)
+    assert service.wait_here(other).state is State.cancelled
+    service.skip(out)
+    service.interrupt(out)
+    assert workers.skipped == [(out, None), (out, CANCELLED)]
     service.cancel(out)
     assert workers.cancelled == [(out, CANCELLED)]
     workers.die(out)  # before it heard of it

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -20,8 +21,9 @@ from bimo.serve.a1111.conversion import ConvertedRequest
 from bimo.serve.admission import check_side
 from bimo.serve.dependencies import CurrentCaller, Service, draw_and_wait, encoded, own_job, whole
 from bimo.serve.enlarging import UPSCALERS, enlarged
+from bimo.serve.executor import CANCELLED
 from bimo.serve.infotext import infotext, parsed
-from bimo.serve.jobs import Job, State
+from bimo.serve.jobs import Job, Order, State
 from bimo.serve.keys import Caller
 from bimo.serve.problems import ApiError
 from bimo.serve.service import DrawingService
@@ -42,7 +44,7 @@ async def txt2img(body: Txt2Img, request: Request, service: Service, caller: Cur
     if body.enable_hr:
         _check_hires(converted)
     jobs = await _all(converted, {}, request, service, caller)
-    if body.enable_hr:
+    if body.enable_hr and not any(job.state is State.cancelled for job in jobs):
         jobs = await _hires_pass(converted, jobs, request, service, caller)
     return await run_in_threadpool(_answer, converted, jobs, body)
 
@@ -67,7 +69,7 @@ async def _all(
     service: DrawingService,
     caller: Caller,
 ) -> list[Job]:
-    """Draws all iterations, a job each; interrupted jobs are returned with the pictures that they have."""
+    """Draws all iterations, a job each."""
     jobs: list[Job] = []
     seed = converted.values.get("seed")
     pictures = {**converted.pictures, **pictures}
@@ -77,12 +79,7 @@ async def _all(
     try:
         for order in orders[1:]:
             await run_in_threadpool(service.accept, order, pictures)
-        try:
-            jobs.append(await draw_and_wait(request, service, orders[0], pictures))
-        except ApiError as error:
-            if error.code != "cancelled":
-                raise
-            jobs.append(await own_job(service, caller, orders[0].id))
+        jobs.append(await _one(request, service, caller, orders[0], pictures))
         for order in orders[1:]:
             job = await service.wait(order.id)
             jobs.append(job if job.state is State.cancelled else whole(job))
@@ -90,6 +87,18 @@ async def _all(
     finally:
         for order in orders[1:]:
             service.cancel(order.id)
+
+
+async def _one(
+    request: Request, service: DrawingService, caller: Caller, order: Order, pictures: Mapping[str, bytes]
+) -> Job:
+    """Draws a job; an interrupted one is returned with the pictures that it has, as they were then."""
+    try:
+        return await draw_and_wait(request, service, order, pictures)
+    except ApiError as error:
+        if error.code != CANCELLED.code:
+            raise
+        return await own_job(service, caller, order.id)
 
 
 def _check_hires(converted: ConvertedRequest) -> None:
@@ -115,7 +124,7 @@ def _second_size(body: Txt2Img, width: int, height: int) -> tuple[int, int]:
 async def _hires_pass(
     converted: ConvertedRequest, first_jobs: Sequence[Job], request: Request, service: DrawingService, caller: Caller
 ) -> list[Job]:
-    """The second pass of hires fix: image-to-image from each enlarged picture."""
+    """The second pass of hires fix: image-to-image from each enlarged picture; none over what was interrupted."""
     body = converted.body
     if body.hr_upscaler and body.hr_upscaler not in UPSCALERS:
         converted.note(Message("no upscaler {name} here; Lanczos enlarged it", name=body.hr_upscaler))
@@ -134,7 +143,10 @@ async def _hires_pass(
             }
             content = await run_in_threadpool(enlarged, encoded(service, picture.file), size)
             order = converted.order(caller, 0, None, changes)
-            jobs.append(await draw_and_wait(request, service, order, {**converted.pictures, "image": content}))
+            second = await _one(request, service, caller, order, {**converted.pictures, "image": content})
+            jobs.append(second if second.pictures else replace(job, pictures=(picture,)))
+            if second.state is State.cancelled:
+                return jobs
     return jobs
 
 

@@ -60,17 +60,22 @@ def _progress(service: DrawingService, orders: Sequence[Order], without_image: b
 
 @router.post("/interrupt", summary="End one's own drawings")
 async def interrupt(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Cancels the caller's jobs before their next step; finished pictures are returned."""
+    """Ends the caller's jobs before their next step. Their answers have the finished pictures, and those under way as
+    they are then.
+    """
     for order in _own(service, caller):
-        service.cancel(order.id)
+        service.interrupt(order.id)
     return {}
 
 
-@router.post("/skip", summary="End the drawing that is under way")
+@router.post("/skip", summary="End the picture that is under way")
 async def skip(service: Service, caller: CurrentCaller) -> dict[str, Any]:
-    """Cancels the caller's oldest job."""
-    for order in _own(service, caller)[:1]:
-        service.cancel(order.id)
+    """Ends the picture under way of the caller's oldest job that has begun; it is answered as it is then, and the
+    others are drawn.
+    """
+    begun = [order for order in _own(service, caller) if service.progress(order.id) is not None]
+    for order in begun[:1]:
+        service.skip(order.id)
     return {}
 
 

@@ -159,7 +159,7 @@ def form_html(language: str, page: Page, finetuner: Finetuner) -> str:
             "word": Message("What the photos show (for those without a caption)"),
             "word_hint": Message("a lantern"),
             "subject": Message("All of one and the same? What it is to be called"),
-            "subject_hint": Message("my cat Mimi, or empty"),
+            "subject_hint": Message("a <my> cat, or empty"),
             "steps": Message("Steps (0: by the number of photos)"),
             "begin": Message("Fine-tune"),
             "caption": Message("Caption"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from dataclasses import dataclass
 
 from bimo.core.errors import RequestError
@@ -157,6 +158,10 @@ def _drawn_whole(engine: Engine, text: str) -> bool:
         return False
 
 
+#: Words as people write them, and Chinese characters: no marks, letters, numbers, nor words run together ("3d2").
+_SHOWN = re.compile(r"[^\W\d_]{2,}(?:['-][^\W\d_]+)*|\d[a-z]|\d+-[a-z]+|[\u4e00-\u9fff]")
+
+
 def words_of(engine: Engine, text: str) -> str:
     """The words of a model's vocabulary that contain ``text``, as buttons that insert them into the prompt; those of
     the speaker's language first.
@@ -166,6 +171,7 @@ def words_of(engine: Engine, text: str) -> str:
         for encoder in engine.system.text_encoders
         if isinstance(encoder, BertTextEncoder)
         for word in encoder.known
+        if _SHOWN.fullmatch(word)
     }
     if not vocabulary:
         sentence = Message("this model reads any words: it learned from sentences of the web, not from a list")
