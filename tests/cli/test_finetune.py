@@ -200,14 +200,15 @@ main()
     [(), ("--compile",), ("--channels-last", "--log-every", "3", "--exact")],
     ids=["plain", "compiled", "channels last"],
 )
-def test_killed_twice_it_ends_in_the_same_bytes(
+def test_killed_it_ends_in_the_same_bytes(
     more: tuple[str, ...], here: Run, photos: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     steps = ("--steps", "4", *more)
     status, out, err = here(*words(tiny_folder, "whole", *steps))
     assert status == 0, err
     assert ("blocks compiled" in out, "channels last" in out) == ("--compile" in more, "--channels-last" in more)
-    for at in ("2", "101"):
+    # Once is enough where every process compiles anew.
+    for at in ("101",) if "--compile" in more else ("2", "101"):
         command = [KILLED, at, *words(tiny_folder, "run", *steps)]
         status, said = Forked(*command, env=os.environ, cwd=tmp_path).ended(600)
         assert status == -signal.SIGKILL, said[-2000:]

@@ -286,7 +286,7 @@ def test_random_command_lines_end_in_a_known_status(
     monkeypatch.setattr("bimo.evaluation.suite_run.evaluate_suite", lambda *a: [])
     monkeypatch.setattr("bimo.evaluation.suite_report.write_report", lambda found, plan, out: out / "report.html")
     surprises = []
-    for words in lines(14, 400):
+    for words in lines(14, 150):
         done = here(*words)
         if done.returncode in (main.BUG, main.NO_MEMORY) or "Traceback" in done.stderr:
             surprises.append((words, done.stderr[-300:]))
