@@ -245,7 +245,7 @@ def _draw_tab(page: Page, offer: Offer, hidden: dict[str, Any], many: Any, onto:
 
 
 def _prompt(form: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """The prompt: the buttons that draw and stop, the meter of its length, and examples."""
+    """The prompt, the buttons that draw and stop, the meter of its length, and examples."""
     # One line, so that Enter submits; Shift+Enter adds a line.
     form["text"] = gr.Textbox(
         label=label("prompt"),
@@ -256,10 +256,11 @@ def _prompt(form: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
         autofocus=True,
         elem_id="prompt",
     )
-    meter = gr.HTML(elem_id="meter")
     with gr.Row(elem_id="buttons"):
         go = gr.Button(label("draw"), variant="primary", elem_id="draw", min_width=80, scale=3)
         stop = gr.Button(label("stop"), elem_id="stop", min_width=60, scale=1)
+    # Below the buttons, which would move under the finger when it gets its first lines.
+    meter = gr.HTML(elem_id="meter")
     examples = gr.HTML(examples_html("en"), elem_id="examples")
     return go, stop, meter, examples
 
