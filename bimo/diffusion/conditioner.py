@@ -137,6 +137,10 @@ class Conditioner(Part, ABC):
         """
         return None
 
+    def drafted_words(self) -> frozenset[str]:
+        """Words that its drafts show whether the model learned them or not."""
+        return frozenset()
+
     def resting(self, request: Request, step: int, steps: int) -> tuple[str, ...]:
         """The scalars of its conditioning that are 0 at this step, for conditioners that apply to a range of steps."""
         return ()

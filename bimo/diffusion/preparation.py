@@ -99,7 +99,8 @@ def prepare(
         positive = encode(system, reading.prompts, skipped, reading.in_chunks)[0] if skipped else rows
     warnings |= dict.fromkeys(weighting_warnings)
     encoded = tuple(_encoded(one, texts, rows, positive) for one in scheduled)
-    nothing_known = "" if image_to_image.drawn_whole(system, full) else _nothing_known(system, texts)
+    drafted = bool(full.draft) and image_to_image.draft_of(system, full) is not None
+    nothing_known = "" if drafted else _nothing_known(system, texts)
     return Prepared(filled.asked, full, encoded, tuple(warnings), nothing_known, outpainting.read(full))
 
 

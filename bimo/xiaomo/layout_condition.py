@@ -24,8 +24,11 @@ from bimo.core.request import Request, seeds_of
 from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Draft, Drawing
 from bimo.diffusion.system import System
+from bimo.prompts.normalise import normal
 from bimo.prompts.styles import styled
 from bimo.xiaomo.captions.draftable import arranged, can_draft
+from bimo.xiaomo.captions.figures import PERSON, rows
+from bimo.xiaomo.captions.noun_phrases import kinds
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
 
 if TYPE_CHECKING:
@@ -121,6 +124,11 @@ class LayoutBoxes(Conditioner):
             return draft(read, key, width) if arrangement is None else put_together(arrangement, key, (width, height))
 
         return Draft(drawn, whole=arrangement is not None)
+
+    def drafted_words(self) -> frozenset[str]:
+        """The names of people, and of things that there are references of or that are drawn."""
+        people = (word for row in rows().values() if row.part == PERSON for word in (*row.zh, *row.en))
+        return frozenset((*map(normal, people), *(word for word in kinds() if any(map(str.isalnum, word)))))
 
     @staticmethod
     def _texts(request: Request) -> tuple[str, str]:

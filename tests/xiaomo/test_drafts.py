@@ -20,6 +20,7 @@ from bimo.diffusion.request_filling import fill_request
 from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.hub.editions import SECOND, edition_for, text_encoder_of
+from bimo.serve.page.models import words_of
 from bimo.xiaomo.captions.draftable import can_draft
 from bimo.xiaomo.captions.lexicon import style_of
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
@@ -247,3 +248,8 @@ def test_none_is_none_however_often_it_is_filled(
     again = tmp_path / "again.png"
     assert runner(capfd)("draw", "--again", str(file), "-o", str(again))[0] == 0
     assert again.read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("word", ["孙悟空", "中国结", "eiffel tower", "猫"])
+def test_what_the_model_knows_has_the_words_of_its_drafts(engine: Engine, word: str) -> None:
+    assert f'data-word="{word}"' in words_of(engine, word)

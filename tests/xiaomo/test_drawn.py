@@ -12,14 +12,18 @@ import pytest
 from bimo.core.errors import DataError
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.backdrops import STANDS
-from bimo.xiaomo.artwork.references import has_references
+from bimo.xiaomo.artwork.references import has_references, put_together
 from bimo.xiaomo.captions.arranged import arrangement_of
-from bimo.xiaomo.captions.drawn_things import THING, drawn_things
+from bimo.xiaomo.captions.asked import scenic
+from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things, views
 from bimo.xiaomo.captions.figures import FIGURE, figure_of, looks_of, rows
+from bimo.xiaomo.captions.lexicon import CLAUSE, clauses, elements
 from bimo.xiaomo.captions.noun_phrases import Things, kinds, things_of
+from bimo.xiaomo.captions.verses import famous_lines, is_verse, verses
 from bimo.xiaomo.drawn.figures import COLOURS, PARTS, PLAIN, POSES, parts, shapes
 from bimo.xiaomo.drawn.sprites import drawn
 from bimo.xiaomo.drawn.things import outlines
+from bimo.xiaomo.scenes.subjects.verse import room_for
 
 
 @pytest.mark.parametrize("part", ["person", "clothes", "act", "look"])
@@ -55,7 +59,7 @@ def test_names_mean_one_thing() -> None:
 
 def test_the_things_of_the_table_are_those_that_are_drawn() -> None:
     assert drawn_things().keys() == outlines().keys()
-    assert {one.scene for one in drawn_things().values()} - STANDS.keys() == {""}
+    assert {one.scene for one in drawn_things().values()} - STANDS.keys() == {"", VIEW}
 
 
 @pytest.mark.parametrize("name", ["figure.svg", "things.svg"])
@@ -75,7 +79,7 @@ def test_company_can_be_drawn(name: str) -> None:
     assert has_references(arrangement)
     assert len(arrangement.things) == max(1, len(row.company))
     assert arrangement.scene == row.scene
-    assert row.scene in ("", *STANDS)
+    assert row.scene in ("", *STANDS, *views())
     assert all(thing.box[1] - thing.box[2] / 2 > -0.05 for thing in arrangement.things)
 
 
@@ -129,3 +133,34 @@ def test_a_landmark_stands_where_it_belongs_but_for_a_ground_that_is_said() -> N
     found = [arrangement_of(text) for text in ("金字塔", "红色背景的金字塔", "金字塔，剪纸")]
     said = [(one.scene, one.background, one.style) for one in found if one is not None]
     assert said == [("desert", "", "3d"), ("", "red", "3d"), ("", "", "papercut")]
+
+
+@pytest.mark.parametrize("kind", views())
+def test_a_view_fills_the_picture(kind: str) -> None:
+    assert np.asarray(drawn(kind, shaded=False))[..., 3].min() == 255
+
+
+def test_a_view_is_a_picture_and_a_scene() -> None:
+    alone, within, english = (arrangement_of(text) for text in ("公园", "公园里的小狗", "a dog in the park"))
+    assert alone is not None
+    assert within is not None
+    assert (alone.scene, within.scene) == ("", f"{THING}park")
+    assert within == english
+    wide, square = (put_together(within, "some", size) for size in ((96, 64), (64, 64)))
+    assert (wide.size, square.size) == ((96, 64), (64, 64))
+    assert put_together(alone, "some", (96, 64)).size == (96, 64)
+
+
+@pytest.mark.parametrize("line", famous_lines())
+def test_what_a_famous_line_shows_has_room_in_a_scene(line: tuple[str, ...]) -> None:
+    shown = famous_lines()[line]
+    assert set(shown) <= elements().keys()
+    assert room_for(shown)
+    assert is_verse("，".join(line))
+    assert scenic(next(part for part in line if len(part) >= CLAUSE)) == shown
+
+
+def test_a_famous_line_is_one_that_no_collection_has() -> None:
+    of_collections = {part for verse in verses() for part in clauses(verse.line)}
+    assert [line for line in famous_lines() if of_collections.intersection(line)] == []
+    assert not is_verse("知否")  # too short to count by itself

@@ -163,8 +163,8 @@ _SHOWN = re.compile(r"[^\W\d_]{2,}(?:['-][^\W\d_]+)*|\d[a-z]|\d+-[a-z]+|[\u4e00-
 
 
 def words_of(engine: Engine, text: str) -> str:
-    """The words of a model's vocabulary that contain ``text``, as buttons that insert them into the prompt; those of
-    the speaker's language first.
+    """The words of a model's vocabulary, and of its drafts, that contain ``text``, as buttons that insert them into the
+    prompt; those of the speaker's language first.
     """
     vocabulary = {
         word
@@ -173,6 +173,10 @@ def words_of(engine: Engine, text: str) -> str:
         for word in encoder.known
         if _SHOWN.fullmatch(word)
     }
+    if engine.recipe.request.draft:
+        levels = (engine.system.level(level.name) for level in engine.recipe.levels)
+        drafted = (each.drafted_words() for level in levels for each in level.conditioners)
+        vocabulary.update(*drafted)
     if not vocabulary:
         sentence = Message("this model reads any words: it learned from sentences of the web, not from a list")
         return f'<p class="nothing">{escaped(sentence)}</p>'

@@ -14,7 +14,7 @@ from importlib import resources
 
 from PIL import Image
 
-from bimo.xiaomo.artwork.backdrops import STANDS, backdrop
+from bimo.xiaomo.artwork.backdrops import STANDS, Stand, backdrop
 from bimo.xiaomo.artwork.canvas import NO_FLIP
 from bimo.xiaomo.artwork.compose import (
     Pose,
@@ -32,6 +32,7 @@ from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP
 from bimo.xiaomo.artwork.sprites import canonical
 from bimo.xiaomo.artwork.words_table import read_aliases
 from bimo.xiaomo.captions.arranged import FLAT, Arrangement
+from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.drawn.sprites import drawn, is_drawn
@@ -41,6 +42,8 @@ ARCHIVE = "references.zip"
 NAME = "{style}/{kind}.webp"
 #: The styles that there are references in.
 DRAWN: Mapping[bool, str] = {False: DEFAULT_STYLE, True: "flat"}
+#: Where things stand in a view that is drawn.
+_IN_A_VIEW = Stand(0.5, 0.94, 0.6, True)
 
 
 @lru_cache(maxsize=1)
@@ -86,6 +89,9 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
     arrangement leaves open, how far each thing is turned and moved, is taken from the key.
     """
     side = min(size)
+    view = next((thing.kind for thing in arrangement.things if thing.kind in views()), "")
+    if view and len(arrangement.things) == 1:
+        return _view(view, arrangement.style, key, size)
     style, chance = DRAWN[arrangement.style in FLAT], Chance(f"{key}/things")
     layer = Image.new("RGBA", (side, side))
     kinds = {thing.kind for thing in arrangement.things}
@@ -132,7 +138,10 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
     the picture.
     """
     side, (width, height) = max(size), size
-    stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()
+    if arrangement.scene in views():
+        stand, canvas = _IN_A_VIEW, drawn(arrangement.scene, shaded=True).resize((side, side)).convert("RGB")
+    else:
+        stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()
     left, _, right, _ = layer.getbbox() or (0, 0, *layer.size)
     long_side = stand.size
     if len(arrangement.things) > 1:
@@ -142,6 +151,16 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
     across = stand.across + chance.uniform(-0.05, 0.05)
     paste_standing(canvas, layer, across, stand.foot, long_side, stand.shadow)
     return canvas.crop(((side - width) // 2, side - height, (side - width) // 2 + width, side))
+
+
+def _view(kind: str, style: str, key: str, size: tuple[int, int]) -> Image.Image:
+    """What fills the picture, in its middle as much as there is room for; or its mirror image."""
+    image = drawn(kind, shaded=DRAWN[style in FLAT] == DEFAULT_STYLE).resize((max(size), max(size)))
+    if Chance(f"{key}/view").uniform() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    cropped = image.crop((left, top, left + size[0], top + size[1]))
+    return APPLY[style](cropped) if style in APPLY else cropped.convert("RGB")
 
 
 def _mirrors(kind: str) -> bool:

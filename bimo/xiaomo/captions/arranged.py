@@ -20,6 +20,7 @@ from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, PLACES, SCENES, STYLES
 from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, FACE_OF, LAYOUTS, PLAIN_FACES
 from bimo.xiaomo.artwork.sprites import FILL
+from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, scene_of, things_of
 
@@ -32,8 +33,7 @@ LONGEST = 80
 _SIZES: Mapping[str, float] = {"small": 0.6, "": 1.0, "large": 1.25}
 _HATS = frozenset("👑🎩👒🎓🧢🎀")
 _FACE = (0.5, 0.58, 0.74)
-#: The height of somebody alone.
-_WHOLE_FIGURE = 0.96
+_WHOLE_FIGURE = 0.96  # the height of somebody alone
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Things from back to front in a ``style`` or effect, on a colour of the lexicon or in a scene; "" for none.
+    """Things from back to front in a ``style`` or effect, on a colour of the lexicon, in a scene or view; "" for none.
     ``sided`` if the text says what is left or right.
     """
 
@@ -171,7 +171,7 @@ def _scenes(text: str) -> Iterator[tuple[str, str]]:
 def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
     more = {"sea": ("水里", "水中", "海中", "大海里", "海水里"), "night": ("星空里", "夜里", "夜色中", "月光下")}
     patterns: dict[str, tuple[re.Pattern[str], ...]] = {}
-    for scene, words in SCENES.items():
+    for scene, words in (*SCENES.items(), *views().items()):
         zh = "|".join(sorted((*words.zh, *more.get(scene, ())), key=len, reverse=True))
         en = "|".join(words.en)
         patterns[scene] = (

@@ -9,7 +9,7 @@ from functools import lru_cache
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import idioms
 from bimo.xiaomo.captions.lexicon import elements, elements_of, moods, styles, subjects
-from bimo.xiaomo.captions.verses import is_verse
+from bimo.xiaomo.captions.verses import is_verse, shown_by_famous_line
 from bimo.xiaomo.dishes.table import dishes
 
 #: One element alone is a thing rather than a scene: 月亮.
@@ -48,8 +48,10 @@ def is_landscape(text: str) -> bool:
 
 
 def scenic(text: str) -> tuple[str, ...]:
-    """The elements that a text names, if they make a scene: several, or one of the country and nothing beside it."""
-    elements = elements_of(text)
+    """The elements that a text names, or that a famous line shows, if they make a scene: several, or one of the country
+    and nothing beside it.
+    """
+    elements = shown_by_famous_line(text) or elements_of(text)
     if len(elements) >= FEWEST or (elements and is_verse(text)):
         return elements
     return elements if COUNTRY.issuperset(elements) and len(_beside(text, elements).replace(" ", "")) <= _REST else ()

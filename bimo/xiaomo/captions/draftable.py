@@ -11,7 +11,15 @@ from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.prompts.weighting import emphasis
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
-from bimo.xiaomo.captions.asked import FEWEST, asked, is_landscape, is_scene, is_scenic_word, rest_of, without_name
+from bimo.xiaomo.captions.asked import (
+    asked,
+    is_landscape,
+    is_scene,
+    is_scenic_word,
+    rest_of,
+    scenic,
+    without_name,
+)
 from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
@@ -43,6 +51,8 @@ def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
     """Whether the procedures draw all that a text asks for: a scene, verse or dish, in a style of theirs, and nothing
     beside it that the model learned, by its text ``encoder``. A verse is known by the text as it was ``written``.
     """
+    if is_verse(written or text):
+        return is_scene(text) and _fits(text)
     kind, name = asked(text)
     excluded = negation(normal(text))
     if excluded.things and not (kind == "dish" and dishes()[name].without(excluded.things).pieces):
@@ -50,8 +60,6 @@ def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
     text = excluded.text if excluded.things else text
     if not is_scene(text) or not _fits(text):
         return False
-    if is_verse(written or text):
-        return True
     rest = _EMPTY.sub("", rest_of(text)).strip()
     return (not rest or encoder.budget(rest).wholly) and not _of_other_words(text, encoder)
 
@@ -65,11 +73,13 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     arrangement = _arranged_as_wished(written) or _arranged_as_wished(text)
     if arrangement is None:
         return None
-    drawn = any(thing.kind.startswith((FIGURE, THING)) for thing in arrangement.things)
-    of_scenes = asked(text)[0] == "scene" or is_verse(written or text)
-    # Of a fisherman, or a lighthouse, a picture is of them; with a boat besides it is a landscape.
-    if not drawn or len(elements_of(text)) >= FEWEST:
-        of_scenes = of_scenes or is_landscape(text) or arrangement.is_one_thing
+    whole = normal(written or text)
+    named = things_of(whole)
+    if named is not None and named.kind.startswith((FIGURE, THING)) and without_name(whole).strip():
+        of_scenes = False  # 台灯, 敦煌莫高窟, a lighthouse: they are shown themselves, not the country that they name
+    else:
+        of_scenes = asked(text)[0] == "scene" or is_verse(written or text) or is_landscape(text)
+        of_scenes = of_scenes or arrangement.is_one_thing
     if of_scenes and can_draft_scene(text, encoder, written):
         return None
     from bimo.xiaomo.artwork.references import has_references
@@ -100,7 +110,7 @@ def _fits(text: str) -> bool:
     kind, _ = asked(text)
     if kind == "dish":
         return style_of(text) in ("", *MANNERS)
-    return bool(kind) or room_for(elements_of(text))
+    return bool(kind) or room_for(scenic(text))
 
 
 def _of_other_words(text: str, encoder: TextEncoder) -> bool:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
+from bimo.xiaomo.artwork.lexicon import Words
+
 #: What the kind of a thing that is drawn begins with; its name follows.
 THING = "thing:"
+#: The scene of a thing that fills the picture, and is itself a scene for others.
+VIEW = "view"
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,16 @@ def drawn_things() -> Mapping[str, DrawnThing]:
     return {
         row["name"]: DrawnThing(tuple(row["zh"].split("/")), tuple(row["en"].split("/")), row["scene"]) for row in rows
     }
+
+
+@lru_cache(maxsize=1)
+def views() -> Mapping[str, Words]:
+    """The words for being in each thing that fills the picture, by its kind: 公园里, in the park."""
+    return {
+        f"{THING}{name}": Words(one.zh, tuple(f"{where} {word}" for word in one.en for where in _IN))
+        for name, one in drawn_things().items()
+        if one.scene == VIEW
+    }
+
+
+_IN = tuple(f"{where}{article}" for where in ("in", "at", "on") for article in ("", " the", " a", " an"))

@@ -16,7 +16,7 @@ from bimo.xiaomo.artwork.lexicon import DYES
 
 #: What the kind of a figure begins with; the names of its rows follow, joined by +, a colour of its clothes by *.
 FIGURE = "figure:"
-_PERSON, _CLOTHES = "person", "clothes"
+PERSON, _CLOTHES = "person", "clothes"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def figure_of(phrase: str) -> str:
     said = _said(phrase, frozenset())
     if said is None:
         return ""
-    person = [name for name in said if rows()[name.partition("*")[0]].part == _PERSON]
+    person = [name for name in said if rows()[name.partition("*")[0]].part == PERSON]
     others = [name for name in said if name not in person]
     if len(person) != 1:
         return ""
@@ -86,7 +86,7 @@ def figure_of(phrase: str) -> str:
 def _said(phrase: str, without: frozenset[str]) -> tuple[str, ...] | None:
     """The names of the rows that a phrase says, None if it says anything else."""
     phrase = phrase.strip(" 的,.!?;")
-    person = _words()[_PERSON].get(phrase)
+    person = _words()[PERSON].get(phrase)
     if person is not None:
         return (person,)
     for names, rest in _split(phrase):

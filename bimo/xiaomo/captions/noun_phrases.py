@@ -19,7 +19,7 @@ from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import DYES, SIZES
 from bimo.xiaomo.artwork.words_table import read_aliases
-from bimo.xiaomo.captions.drawn_things import THING, drawn_things
+from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things
 from bimo.xiaomo.captions.figures import company_of, figure_of
 
 #: The most of one kind that are drawn one by one; 一群 is SEVERAL, 几只 A_FEW.
@@ -67,7 +67,8 @@ def scene_of(phrase: str) -> str:
     if things is None or things.count != 1:
         return ""
     thing, figure = drawn_things().get(things.kind.removeprefix(THING)), company_of(things.kind)
-    return thing.scene if thing is not None else figure.scene if figure is not None else ""
+    scene = thing.scene if thing is not None else figure.scene if figure is not None else ""
+    return "" if scene == VIEW else scene
 
 
 def has_its_own_colour(phrase: str) -> bool:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.captions.lexicon import clauses, elements_of, style_of, subjects
+from bimo.xiaomo.captions.lexicon import CLAUSE, clauses, elements_of, style_of, subjects
 from bimo.xiaomo.heldout import held_out_verse
 
 COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
@@ -53,11 +53,32 @@ def verses() -> tuple[Verse, ...]:
 
 def is_verse(text: str) -> bool:
     """Whether a text is of clauses of the table's lines alone, or one of them with others of its length, five or seven
-    characters; and perhaps a manner of painting.
+    characters; or of a famous line's; and perhaps a manner of painting.
     """
     parts = [part for part in clauses(text) if not style_of(part)]
     alike = {len(part) for part in parts} in ({5}, {7})
-    return any(part in _clauses() for part in parts) and (alike or _clauses().issuperset(parts))
+    famous = {part for line in _famous(parts) for part in line}
+    known = _clauses() | famous
+    return any(part in known for part in parts) and (alike or known.issuperset(parts))
+
+
+def shown_by_famous_line(text: str) -> tuple[str, ...]:
+    """The elements that the first of the famous lines in a text shows, which its words do not name; () for none."""
+    return next((famous_lines()[line] for line in _famous(clauses(text))), ())
+
+
+@lru_cache(maxsize=1)
+def famous_lines() -> Mapping[tuple[str, ...], tuple[str, ...]]:
+    """The clauses of each line of ``famous_lines.tsv`` in their normal form -> the elements that it shows."""
+    text = resources.files("bimo.xiaomo.captions").joinpath("famous_lines.tsv").read_text("utf-8")
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return {tuple(clauses(row["line"])): tuple(row["elements"].split(", ")) for row in rows}
+
+
+def _famous(parts: Sequence[str]) -> list[tuple[str, ...]]:
+    """The famous lines of which a clause that counts by itself is among some."""
+    return [line for line in famous_lines() if any(len(part) >= CLAUSE and part in parts for part in line)]
 
 
 @lru_cache(maxsize=1)
