@@ -23,6 +23,7 @@ from bimo.xiaomo.captions.verses import famous_lines, is_verse, verses
 from bimo.xiaomo.drawn.figures import COLOURS, PARTS, PLAIN, POSES, parts, shapes
 from bimo.xiaomo.drawn.sprites import drawn
 from bimo.xiaomo.drawn.things import outlines
+from bimo.xiaomo.drawn.vector import shaded
 from bimo.xiaomo.scenes.subjects.verse import room_for
 
 
@@ -119,14 +120,15 @@ def test_people_and_things_are_things_like_any_others() -> None:
 
 
 def test_clothes_have_the_colour_that_is_said() -> None:
-    red, blue = (np.asarray(drawn(f"{FIGURE}女人+旗袍*{colour}", shaded=False), np.int16) for colour in ("red", "blue"))
+    red, blue = (np.asarray(drawn(f"{FIGURE}女人+旗袍*{colour}").render(256), np.int16) for colour in ("red", "blue"))
     assert ((red[..., 0] - red[..., 2] > 100).sum()) > 5 * ((blue[..., 0] - blue[..., 2] > 100).sum())
 
 
 def test_shading_keeps_the_outline() -> None:
-    flat, shaded = (np.asarray(drawn(f"{THING}table", shaded), np.int16) for shaded in (False, True))
-    assert (flat[..., 3] == shaded[..., 3]).all()
-    assert (np.diff(shaded[..., 0], axis=0) != 0).sum() > 5 * (np.diff(flat[..., 0], axis=0) != 0).sum()
+    table = drawn(f"{THING}table")
+    flat, lit = (np.asarray(drawing.render(512), np.int16) for drawing in (table, shaded(table)))
+    assert (flat[..., 3] == lit[..., 3]).all()
+    assert (np.diff(lit[..., 0], axis=0) != 0).sum() > 5 * (np.diff(flat[..., 0], axis=0) != 0).sum()
 
 
 def test_a_landmark_stands_where_it_belongs_but_for_a_ground_that_is_said() -> None:
@@ -137,7 +139,7 @@ def test_a_landmark_stands_where_it_belongs_but_for_a_ground_that_is_said() -> N
 
 @pytest.mark.parametrize("kind", views())
 def test_a_view_fills_the_picture(kind: str) -> None:
-    assert np.asarray(drawn(kind, shaded=False))[..., 3].min() == 255
+    assert np.asarray(drawn(kind).render(128))[..., 3].min() == 255
 
 
 def test_a_view_is_a_picture_and_a_scene() -> None:

@@ -1,7 +1,9 @@
-"""Reference pictures of single things in two drawn styles, and pictures put together from them.
+"""Reference pictures of single things in every drawn style, and pictures put together from them.
 
-``references.zip`` has a WebP file for each kind, cropped to its content, and the licences of the artwork; it is made by
-``python tools/references.py``. Kinds that it lacks, people and more things, are drawn (``bimo.xiaomo.drawn``).
+``references.zip`` has a WebP file for each kind in 3D, cropped to its content, a table of SVG drawings for each other
+style but line, and the licences of the artwork; it is made by ``python tools/references.py``. A kind without a picture
+there in a style, and every pair that is held out of training, is redrawn from another style (``looks``). Kinds that it
+lacks, people and more things, are drawn (``bimo.xiaomo.drawn``).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 
@@ -25,23 +28,24 @@ from bimo.xiaomo.artwork.compose import (
     paste_standing,
     recolour,
 )
+from bimo.xiaomo.artwork.drawings import Drawing, read
 from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES, EFFECTS
+from bimo.xiaomo.artwork.looks import FINISH, LOOKS, palette, redrawn, solid
 from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP
 from bimo.xiaomo.artwork.sprites import canonical
 from bimo.xiaomo.artwork.words_table import read_aliases
-from bimo.xiaomo.captions.arranged import FLAT, Arrangement
+from bimo.xiaomo.captions.arranged import Arrangement
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.drawn.sprites import drawn, is_drawn
+from bimo.xiaomo.drawn.vector import shaded
 
 ARCHIVE = "references.zip"
-#: The name of a reference in the archive, by style and hexcode.
-NAME = "{style}/{kind}.webp"
-#: The styles that there are references in.
-DRAWN: Mapping[bool, str] = {False: DEFAULT_STYLE, True: "flat"}
+#: The name of a reference in 3D in the archive, by hexcode, and of the table of those in another style.
+NAME, TABLE = "3d/{kind}.webp", "{style}.tsv"
 #: Where things stand in a view that is drawn.
 _IN_A_VIEW = Stand(0.5, 0.94, 0.6, True)
 
@@ -56,29 +60,60 @@ def _names() -> Set[str]:
     return frozenset(_archive().namelist())
 
 
+@lru_cache(maxsize=len(LOOKS))
+def _drawings(style: str) -> Mapping[str, Drawing]:
+    table = TABLE.format(style=style)
+    return read(_archive().read(table).decode().splitlines()) if table in _names() else {}
+
+
+@lru_cache(maxsize=len(LOOKS))
+def _palette(style: str) -> Mapping[tuple[int, int, int], int]:
+    return palette(_drawings(style).values())
+
+
 def has_references(arrangement: Arrangement) -> bool:
-    """Whether there is a picture of each thing in the arrangement's style."""
-    style = DRAWN[arrangement.style in FLAT]
+    """Whether there is a picture of each thing, which can be redrawn in the arrangement's style."""
     return all(
-        is_drawn(thing.kind) or NAME.format(style=style, kind=thing.kind) in _names() for thing in arrangement.things
+        is_drawn(thing.kind) or NAME.format(kind=thing.kind) in _names() or thing.kind in _drawings("twemoji")
+        for thing in arrangement.things
     )
 
 
 def reference(kind: str, style: str, side: int) -> Image.Image:
-    """The picture of a kind (a hexcode) in the style "3d" or "flat" as a sprite: RGBA, ``side`` pixels square, at rest.
+    """The picture of a kind (a hexcode) in a drawn style as a sprite: RGBA, ``side`` pixels square, at rest.
 
-    Raises KeyError if there is none.
+    Raises KeyError if there is none in any style.
     """
-    sprite = canonical(_content(kind, style), side)
+    if style != DEFAULT_STYLE:
+        drawing = _drawings(style).get(kind)
+        sprite = canonical((drawing or _in_look(kind, style)).render(2 * side), side)
+        if sprite and not drawing and style in FINISH:
+            sprite = FINISH[style](sprite)
+    elif is_drawn(kind):
+        sprite = canonical(shaded(drawn(kind)).render(2 * side), side)
+    elif NAME.format(kind=kind) in _names():
+        sprite = canonical(_content(kind), side)
+    else:
+        sprite = solid(reference(kind, "flat", side))
     assert sprite is not None, "no reference is empty"
     return sprite
 
 
-@lru_cache(maxsize=256)
-def _content(kind: str, style: str) -> Image.Image:
+def _in_look(kind: str, style: str) -> Drawing:
+    """The drawing of a kind in another style, in the look of this one."""
+    look = LOOKS[style]
     if is_drawn(kind):
-        return drawn(kind, shaded=style == DEFAULT_STYLE)
-    with _archive().open(NAME.format(style=style, kind=kind)) as stream:
+        found = drawn(kind)
+    else:
+        found = next((drawing for base in look.bases if (drawing := _drawings(base).get(kind))), None)
+    if found is None:
+        raise KeyError(kind)
+    return redrawn(found, look, _palette(style))
+
+
+@lru_cache(maxsize=256)
+def _content(kind: str) -> Image.Image:
+    with _archive().open(NAME.format(kind=kind)) as stream:
         image = Image.open(stream)
         image.load()
     return image
@@ -92,7 +127,8 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
     view = next((thing.kind for thing in arrangement.things if thing.kind in views()), "")
     if view and len(arrangement.things) == 1:
         return _view(view, arrangement.style, key, size)
-    style, chance = DRAWN[arrangement.style in FLAT], Chance(f"{key}/things")
+    style = DEFAULT_STYLE if arrangement.style in EFFECTS else arrangement.style
+    chance = Chance(f"{key}/things")
     layer = Image.new("RGBA", (side, side))
     kinds = {thing.kind for thing in arrangement.things}
     alike = len(kinds) == 1
@@ -139,7 +175,7 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
     """
     side, (width, height) = max(size), size
     if arrangement.scene in views():
-        stand, canvas = _IN_A_VIEW, drawn(arrangement.scene, shaded=True).resize((side, side)).convert("RGB")
+        stand, canvas = _IN_A_VIEW, on_colour(shaded(drawn(arrangement.scene)).render(side))
     else:
         stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()
     left, _, right, _ = layer.getbbox() or (0, 0, *layer.size)
@@ -155,12 +191,17 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
 
 def _view(kind: str, style: str, key: str, size: tuple[int, int]) -> Image.Image:
     """What fills the picture, in its middle as much as there is room for; or its mirror image."""
-    image = drawn(kind, shaded=DRAWN[style in FLAT] == DEFAULT_STYLE).resize((max(size), max(size)))
+    view = drawn(kind)
+    if style in LOOKS:
+        view = replace(redrawn(view, replace(LOOKS[style], shadow=False), _palette(style)), box=view.box)
+    else:
+        view = shaded(view)
+    image = view.render(max(size))
     if Chance(f"{key}/view").uniform() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
     cropped = image.crop((left, top, left + size[0], top + size[1]))
-    return APPLY[style](cropped) if style in APPLY else cropped.convert("RGB")
+    return APPLY[style](cropped) if style in APPLY else on_colour(cropped)
 
 
 def _mirrors(kind: str) -> bool:

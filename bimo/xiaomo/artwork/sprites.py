@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bimo.core.errors import DataError
+from bimo.xiaomo.artwork.drawings import Drawing
 from bimo.xiaomo.artwork.packages import Package, package_named, read_member, read_members
 
 SIDE = 128
@@ -190,27 +191,26 @@ def draw_style(
     return {hexcode: image for hexcode, image in drawn.items() if image is not None}
 
 
-def _from_iconify(path: Path, names_path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Image | None]:
-    import resvg_py  # here, because only drawing needs it
-
+def read_icons(path: Path, names_path: Path, kinds: Iterable[Kind]) -> dict[str, Drawing]:
+    """Hexcode -> drawing, for the kinds in an Iconify package. ``names_path``: the package with the characters."""
     icons, characters = json.loads(read_member(path, "icons.json")), json.loads(read_member(names_path, "chars.json"))
     names = {bare(code): name for code, name in characters.items()}
-    drawn: dict[str, Image.Image | None] = {}
+    found: dict[str, Drawing] = {}
     for kind in kinds:
         name = names.get(kind.hexcode, "")
         # One set has names without hyphens.
         icon = icons["icons"].get(name) or icons["icons"].get(name.replace("-", ""))
-        if icon is None:
-            continue
-        width = icon.get("width", icons.get("width", 16))
-        height = icon.get("height", icons.get("height", 16))
-        box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
-        body = icon["body"].replace("currentColor", "#000")
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}"'
-        svg += f' width="{side * 2}" height="{round(side * 2 * height / width)}">{body}</svg>'
-        png = bytes(resvg_py.svg_to_bytes(svg_string=svg))
-        drawn[kind.hexcode] = canonical(Image.open(io.BytesIO(png)), side)
-    return drawn
+        if icon is not None:
+            width = icon.get("width", icons.get("width", 16))
+            height = icon.get("height", icons.get("height", 16))
+            box = (icon.get("left", 0), icon.get("top", 0), width, height)
+            found[kind.hexcode] = Drawing(box, icon["body"].replace("currentColor", "#000"))
+    return found
+
+
+def _from_iconify(path: Path, names_path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Image | None]:
+    icons = read_icons(path, names_path, kinds)
+    return {hexcode: canonical(drawing.render(side * 2), side) for hexcode, drawing in icons.items()}
 
 
 def _from_webp(path: Path, kinds: list[Kind], side: int) -> dict[str, Image.Image | None]:

@@ -1,6 +1,7 @@
 """Assigns words to kinds: first the hand-written table, then names, then keywords; every word belongs to one kind.
 
 The table `words.tsv` is this project's own: emoji, classifier, Chinese words, English words, most common first.
+`names.tsv` has what captions call each kind, also those without a row there; it is written by ``tools/references.py``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import resources
 
@@ -60,6 +62,25 @@ def assign_words(kinds: list[Kind]) -> list[Kind]:
                 replace(kind, classifier=classifier, aliases_zh=zh, aliases_en=en, zh_words=zh_words, en_words=en_words)
             )
     return done
+
+
+def name_of(kind: Kind, chinese: bool) -> str:
+    """What a kind is called in the captions: the name of CLDR where the kind owns it, else its first word."""
+    words = kind.zh_words if chinese else kind.en_words
+    name = (kind.zh if chinese else kind.en).strip().lower()
+    return name if name in words else words[0]
+
+
+def names_of(kinds: Iterable[Kind]) -> str:
+    """The table of what kinds with words are called: emoji, Chinese name, English name."""
+    return "".join(f"{_plain(kind)}\t{name_of(kind, True)}\t{name_of(kind, False)}\n" for kind in kinds)
+
+
+def read_names() -> dict[str, tuple[str, str]]:
+    """Emoji without variation selector -> its Chinese name, its English name."""
+    text = resources.files("bimo.xiaomo.artwork").joinpath("names.tsv").read_text("utf-8")
+    rows = (line.split("\t") for line in text.splitlines())
+    return {emoji: (zh, en) for emoji, zh, en in rows}
 
 
 def _plain(kind: Kind) -> str:

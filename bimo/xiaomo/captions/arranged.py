@@ -22,10 +22,8 @@ from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, FACE_
 from bimo.xiaomo.artwork.sprites import FILL
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
-from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, scene_of, things_of
+from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
 
-#: The styles that are drawn from flat artwork; an effect is one on the default style's.
-FLAT = frozenset(("cartoon", "twemoji", "flat", "vector", "minimal", "outlined"))
 #: Of at most so many kinds a list is drawn.
 LISTED = 6
 #: No longer text is read, in characters: patterns take their time, and what is told at length is never all understood.
@@ -75,10 +73,12 @@ def arrangement_of(text: str) -> Arrangement | None:
         return None
     plain = normal(text)
     core, style = _without_style(plain)
-    core = core if _idiom(core) else _tidy(core)
-    if style not in (DEFAULT_STYLE, *FLAT, *EFFECTS):
-        return None
+    core = core if core in kinds() or _idiom(core) else _tidy(core)
     core, background = _without_background(core)
+    named = kinds().get(core) or (not figure_of(core) and names().get(core))
+    if named:  # a name may hold what is else a relation or a scene: smiling face with sunglasses
+        scene = "" if background or style in EFFECTS else scene_of(core)
+        return Arrangement((Placed(named, "", (0.5, 0.5, FILL)),), style, background, scene)
     sided = bool(_SIDES.search(core))
     for scene, rest in _scenes(core):
         things = _placed(rest)

@@ -1,7 +1,7 @@
 """The things that a noun phrase names (三只小猪, a red apple): their kind, number, colour and size.
 
-Kinds are those of ``artwork/words.tsv``, by its words in both languages, by their emoji, by ``more_words.tsv``, and by
-the commoner words that ``prompts.paraphrases`` has for others.
+Kinds are those of ``artwork/names.tsv``, by their names and emoji, by the words of ``words.tsv`` in both languages, by
+``more_words.tsv``, and by the commoner words that ``prompts.paraphrases`` has for others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bimo.prompts.paraphrases import table as paraphrases
 from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import DYES, SIZES
-from bimo.xiaomo.artwork.words_table import read_aliases
+from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things
 from bimo.xiaomo.captions.figures import company_of, figure_of
 
@@ -83,7 +83,7 @@ _Rows = Mapping[str, Row]
 def _named(phrase: str, rows: _Rows) -> Things | None:
     """What a phrase names, in words that ``rows`` has commoner ones for, too."""
     phrase = phrase.strip(" 的,.!?;")
-    kind = kinds().get(phrase) or figure_of(phrase)
+    kind = kinds().get(phrase) or figure_of(phrase) or names().get(phrase)
     if kind:
         return Things(kind)
     return _counted(phrase, rows) or _sized(phrase, rows) or _coloured(phrase, rows) or _commoner(phrase, rows)
@@ -150,6 +150,12 @@ def kinds() -> Mapping[str, str]:
             if word.isascii():
                 found.setdefault(plural(word), kind)
     return found
+
+
+@lru_cache(maxsize=1)
+def names() -> Mapping[str, str]:
+    """What the captions call each kind, in its normal form, and its emoji -> the kind's hexcode."""
+    return {normal(word): hexcode(emoji) for emoji, both in read_names().items() for word in (emoji, *both)}
 
 
 @lru_cache(maxsize=1)

@@ -12,10 +12,8 @@ from importlib import resources
 from string import Template
 from typing import TypeVar
 
-from PIL import Image
-
 from bimo.core.errors import DataError
-from bimo.xiaomo.drawn.vector import painted
+from bimo.xiaomo.artwork.drawings import Drawing
 
 #: What a figure has where its row says nothing. Colours are of #rrggbb.
 PLAIN: Mapping[str, str] = {
@@ -77,12 +75,9 @@ def parts() -> Mapping[str, str]:
     return {found[1]: found[2] for found in re.finditer(r'^<g id="([a-z/0-9]+)">(.*)</g>$', text, re.MULTILINE)}
 
 
-def figure(looks: Mapping[str, str], shaded: bool, pixels: int) -> Image.Image:
-    """A figure of the parts and colours that ``looks`` names, RGBA with its longer side of so many pixels.
-
-    Raises DataError for a part that ``figure.svg`` lacks.
-    """
-    return painted(shapes(looks), _FRAME, shaded, pixels)
+def figure(looks: Mapping[str, str]) -> Drawing:
+    """A figure of the parts and colours that ``looks`` names. Raises DataError for a part that ``figure.svg`` lacks."""
+    return Drawing(_FRAME, shapes(looks))
 
 
 def shapes(looks: Mapping[str, str]) -> str:

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 
-from PIL import Image
-
+from bimo.xiaomo.artwork.drawings import Drawing
 from bimo.xiaomo.captions.drawn_things import THING
-from bimo.xiaomo.drawn.vector import painted
 
 #: Left, top, width and height that every thing is drawn in.
 _FRAME = (0.0, 0.0, 200.0, 200.0)
@@ -23,6 +21,6 @@ def outlines() -> Mapping[str, str]:
     return {found[1]: found[2] for found in re.finditer(r'^<g id="([^"]+)">(.*)</g>$', text, re.MULTILINE)}
 
 
-def thing(kind: str, shaded: bool, pixels: int) -> Image.Image:
-    """The picture of a kind, RGBA, ``pixels`` square. Raises KeyError for one that is not drawn."""
-    return painted(outlines()[kind.removeprefix(THING)], _FRAME, shaded, pixels)
+def thing(kind: str) -> Drawing:
+    """The flat drawing of a kind. Raises KeyError for one that is not drawn."""
+    return Drawing(_FRAME, outlines()[kind.removeprefix(THING)])

@@ -1,31 +1,22 @@
-"""SVG to sprites, by resvg: flat as it is written, or with every colour shaded as if lit from the upper left."""
+"""Drawings whose every colour is shaded as if lit from the upper left."""
 
 from __future__ import annotations
 
-import io
 import re
+from dataclasses import replace
 
-from PIL import Image
+from bimo.xiaomo.artwork.drawings import Drawing
 
 _COLOUR = re.compile(r'fill="#([0-9a-fA-F]{6})"')
 #: Towards white and towards black in the light and in the shade.
 _LIT, _SHADED = 0.34, 0.26
 
 
-def painted(shapes: str, frame: tuple[float, float, float, float], shaded: bool, pixels: int) -> Image.Image:
-    """SVG ``shapes`` within a frame (left, top, width, height) -> RGBA, its longer side of so many pixels."""
-    import resvg_py  # here, because only drawing needs it
-
-    left, top, width, height = frame
-    if shaded:
-        colours = sorted(set(_COLOUR.findall(shapes)))
-        shapes = f"<defs>{''.join(map(_gradient, colours))}</defs>{_COLOUR.sub(_as_gradient, shapes)}"
-    scale = pixels / max(width, height)
-    svg = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {width} {height}" '
-        f'width="{round(width * scale)}" height="{round(height * scale)}">{shapes}</svg>'
-    )
-    return Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)))).convert("RGBA")
+def shaded(drawing: Drawing) -> Drawing:
+    """A flat drawing with a gradient for each of its colours."""
+    colours = sorted(set(_COLOUR.findall(drawing.body)))
+    shapes = _COLOUR.sub(_as_gradient, drawing.body)
+    return replace(drawing, body=f"<defs>{''.join(map(_gradient, colours))}</defs>{shapes}")
 
 
 def _as_gradient(found: re.Match[str]) -> str:

@@ -25,6 +25,7 @@ from bimo.xiaomo.artwork.held_out import SCENES as HELD_OUT_SCENES
 from bimo.xiaomo.artwork.held_out import held_out_composition, hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, COUNTS, DEFAULT_STYLE, PLACES, RELATIONS, SCENES, STYLES
 from bimo.xiaomo.artwork.sprites import Kind
+from bimo.xiaomo.artwork.words_table import name_of
 from bimo.xiaomo.evaluation.truth import Artwork
 
 #: How many of each are asked, in each language.
@@ -124,13 +125,6 @@ def questions(
     asked += _placed(cast.players, sizes["place"], rng)
     asked += compositions(kinds, limit)
     return [replace(question, seed=seed) for question in asked]
-
-
-def name_of(kind: Kind, chinese: bool) -> str:
-    """What a kind is called in the captions: the name of CLDR where the kind owns it, else its first word."""
-    words = kind.zh_words if chinese else kind.en_words
-    name = (kind.zh if chinese else kind.en).strip().lower()
-    return name if name in words else words[0]
 
 
 def word_of(kind: Kind, chinese: bool) -> str:

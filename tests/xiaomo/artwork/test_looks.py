@@ -1,0 +1,112 @@
+"""Drawings redrawn in the look of another style, and what references are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from importlib import resources
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bimo.xiaomo.artwork.drawings import Drawing, read, written
+from bimo.xiaomo.artwork.held_out import ONE_IN, STYLES_AT_LEAST, hexcode
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER
+from bimo.xiaomo.artwork.looks import LOOKS, Look, inked, palette, redrawn, solid
+from bimo.xiaomo.artwork.references import ARCHIVE, TABLE, reference
+from bimo.xiaomo.artwork.words_table import read_aliases, read_names
+
+RED, PINK, BLUE = "#dd2e44", "#ea596e", "#3b88c3"
+HOUSE = Drawing((0, 0, 32, 32), '<path fill="#ef4d3c" d="M4 4h24v24H4z"/><path fill="#222" d="M8 8h8v8H8z"/>')
+
+
+def square(colour: str) -> Drawing:
+    return Drawing((0, 0, 8, 8), f'<path fill="{colour}" d="M0 0h8v8H0z"/>')
+
+
+def test_a_table_is_read_as_it_was_written() -> None:
+    drawings = {"1f34e": square(RED), "1f3e0": HOUSE, "2600": Drawing((-1.5, 0, 36, 35), "<g/>")}
+    assert read(written(drawings).splitlines()) == drawings
+
+
+def test_colours_become_those_of_the_style_the_commoner_of_two_alike() -> None:
+    common = palette([square(RED)] * 194 + [square(PINK)] * 67 + [square(BLUE)] * 74)
+    assert RED in redrawn(HOUSE, Look(()), common).body
+    rare = palette([square(RED)] * 2 + [square(PINK)] * 190 + [square(BLUE)] * 74)
+    assert PINK in redrawn(HOUSE, Look(()), rare).body
+    assert BLUE in redrawn(square("#2277bb"), Look(()), rare).body
+
+
+def test_ink_is_black_where_the_drawing_is_dark_and_open_elsewhere() -> None:
+    look = Look((), dark=0.35, outline=("#000", 0.1))
+    drawn = redrawn(HOUSE, look, {})
+    assert drawn.box == pytest.approx((-3.2, -3.2, 38.4, 38.4))
+    alpha = np.asarray(inked(drawn.render(96)).getchannel("A"), np.int16)
+    at = lambda x, y: alpha[round((y + 3.2) * 2.5), round((x + 3.2) * 2.5)]  # noqa: E731
+    assert at(12, 12) == 255  # the window
+    assert at(22, 22) == 0  # the wall
+    assert at(28, 20) == 255  # its outline
+    assert at(-2, -2) == 0
+
+
+def test_a_shadow_lies_below() -> None:
+    picture = redrawn(HOUSE, Look((), shadow=True), {(239, 77, 60): 1}).render(64)
+    shadow = np.asarray(picture, np.int16)[-4, 32]
+    assert 0 < shadow[3] < 60
+
+
+def test_a_body_is_lit_from_above() -> None:
+    flat = Image.new("RGBA", (64, 64))
+    flat.paste((120, 120, 120, 255), (12, 12, 52, 52))
+    shaded = np.asarray(solid(flat), np.int16)
+    assert shaded[14, 30, 0] > 125
+    assert shaded[49, 30, 0] < 112
+    assert (shaded[..., 3] == np.asarray(flat)[..., 3]).all()
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, set[str]]:
+    """The kinds that there is a picture of in the archive, by style."""
+    with zipfile.ZipFile(str(resources.files("bimo.xiaomo.artwork") / ARCHIVE)) as archive:
+        names = set(archive.namelist())
+        tables = {style: TABLE.format(style=style) for style in (*DRAWN, *LATER)}
+        there = {
+            style: set(read(archive.read(table).decode().splitlines())) if table in names else set[str]()
+            for style, table in tables.items()
+        }
+    return {**there, DEFAULT_STYLE: {name[3:-5] for name in names if name.startswith("3d/")}}
+
+
+def test_no_pair_that_is_held_out_is_kept(kept: dict[str, set[str]]) -> None:
+    common = set(map(hexcode, read_aliases()))
+    pairs = [(kind, style) for style, kinds in kept.items() for kind in kinds]
+    assert len(pairs) > 7500
+    for kind, style in pairs:
+        digest = hashlib.sha256(f"{kind}:{style}".encode()).digest()
+        if int.from_bytes(digest[:8], "big") % ONE_IN == 0 and not (style == DEFAULT_STYLE and kind in common):
+            assert sum(kind in others for others in kept.values()) < STYLES_AT_LEAST, (kind, style)
+
+
+def test_every_kind_is_drawn_in_every_style(kept: dict[str, set[str]]) -> None:
+    coloured = [set(look.bases) for look in LOOKS.values()]
+    for kind in map(hexcode, read_names()):
+        styles = {style for style, kinds in kept.items() if kind in kinds}
+        assert all(styles & ({style} | bases) for style, bases in zip(LOOKS, coloured, strict=True)), kind
+
+
+@pytest.mark.parametrize("style", ["silhouette", "line"])
+def test_what_is_not_kept_is_drawn_in_the_look_of_the_style(style: str, kept: dict[str, set[str]]) -> None:
+    missing = sorted(set(map(hexcode, read_names())) - kept[style])[:3]
+    assert missing
+    for kind in missing:
+        sprite = np.asarray(reference(kind, style, 64), np.int16)
+        assert (sprite[sprite[..., 3] > 200][:, :3] < 40).all()
+        assert 0.02 < (sprite[..., 3] > 128).mean() < 0.7
+
+
+def test_a_style_has_its_own_picture_of_a_thing() -> None:
+    pictures = {reference(hexcode("🚗"), style, 48).tobytes() for style in (DEFAULT_STYLE, *LOOKS)}
+    assert len(pictures) == 1 + len(LOOKS)
+    with pytest.raises(KeyError):
+        reference("ffff", "line", 48)
