@@ -499,7 +499,8 @@ def test_a_closed_page_ends_its_drawing(make_service: Callable[..., DrawingServi
     assert service.wait_here(job.id).state is State.cancelled
 
 
-def test_what_is_begun_last_has_the_stage_though_it_ends_first(service: DrawingService) -> None:
+def test_what_is_begun_last_has_the_stage_though_it_ends_first(make_service: Callable[..., DrawingService]) -> None:
+    service = make_service()
     page = Page(service)
     drawing = Drawing(page, MagicMock(), {"row": None})
 
@@ -508,6 +509,7 @@ def test_what_is_begun_last_has_the_stage_though_it_ends_first(service: DrawingS
 
     async def both() -> list[list[Any]]:
         jobs = [await page.accept(replace(FORM, steps=steps, count=2), VISITOR) for steps in (40, 2)]
+        service.start()  # the longer one has no start, so that the shorter one goes first
         return await asyncio.gather(*map(outputs, jobs))
 
     first, last = asyncio.run(both())
