@@ -74,7 +74,9 @@ def _palette(style: str) -> Mapping[tuple[int, int, int], int]:
 def has_references(arrangement: Arrangement) -> bool:
     """Whether there is a picture of each thing, which can be redrawn in the arrangement's style."""
     return all(
-        is_drawn(thing.kind) or NAME.format(kind=thing.kind) in _names() or thing.kind in _drawings("twemoji")
+        is_drawn(thing.kind)
+        or NAME.format(kind=thing.kind) in _names()
+        or any(thing.kind in _drawings(base) for base in LOOKS["flat"].bases)
         for thing in arrangement.things
     )
 
