@@ -52,11 +52,12 @@ class Drawing:
 @dataclass(frozen=True)
 class Draft:
     """A draft of a picture by program: ``make`` draws it, at the request's size; ``whole`` if it shows every word of
-    the prompt, those that the model never learned, too.
+    the prompt but those ``left_out``, those that the model never learned, too.
     """
 
     make: Callable[[Drawing], Image.Image]
     whole: bool
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

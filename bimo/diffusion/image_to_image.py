@@ -77,6 +77,12 @@ def drawn_whole(system: System, request: Request) -> bool:
     return draft is not None and draft.whole
 
 
+def left_out(system: System, request: Request) -> tuple[str, ...]:
+    """The words of a filled request's prompt that its draft does not show, in the order of the prompt."""
+    draft = draft_of(system, request) if request.draft else None
+    return () if draft is None else draft.left_out
+
+
 def begins_from_noise(request: Request) -> bool:
     """Whether nothing but a draft may come before the noise of a request: no image, no whole of several prompts."""
     return request.image is None and not request.seamless and not request.regions

@@ -168,8 +168,8 @@ class System(nn.Module):
 
     def paraphrased(self, text: str) -> Paraphrase:
         """A prompt paraphrased with words that the text encoder learned, if it has a word list."""
-        listed = any(encoder.known for encoder in self.text_encoders)
-        return paraphrased(text, self._strictest) if listed else Paraphrase(text)
+        known = frozenset[str]().union(*(encoder.known for encoder in self.text_encoders))
+        return paraphrased(text, self._strictest, known) if known else Paraphrase(text)
 
     def _strictest(self, text: str) -> Budget:
         return max(self.budgets(text), key=lambda budget: len(budget.unknown))

@@ -12,7 +12,7 @@ from bimo.diffusion.image_to_image import begins_from_noise
 from bimo.hub.registry import BUNDLES, DEFAULT_MODEL, RECIPE_FILE
 from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
-from bimo.prompts.paraphrases import paraphrased
+from bimo.prompts.paraphrases import Paraphrase, paraphrased, put_right
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
 from bimo.xiaomo.captions.draftable import can_draft
 from bimo.xiaomo.captions.lexicon import CLAUSE, elements_of, subjects
@@ -49,7 +49,7 @@ def edition_for(text: str, drafts: bool = True, square: bool = True) -> str:
         return SECOND
     if plain in _learned_first():
         return DEFAULT_MODEL
-    if pictures_of_sayings(plain, True) and paraphrased(text, text_encoder_of(DEFAULT_MODEL).budget).replaced:
+    if pictures_of_sayings(plain, True) and _read_by(DEFAULT_MODEL, text).replaced:
         return DEFAULT_MODEL  # the second edition was taught idioms and does not draw them yet
     if any(name in plain for name in _names()):
         return SECOND
@@ -91,7 +91,14 @@ def is_square(size: Sequence[int] | None) -> bool:
 def _can_draft(text: str, square: bool) -> bool:
     """Whether the second edition has a draft by program of all that a prompt asks for."""
     encoder = text_encoder_of(SECOND)
-    return can_draft(paraphrased(text, encoder.budget).text, encoder, text, square)
+    written, _ = put_right(text, encoder.budget, encoder.known)
+    return can_draft(_read_by(SECOND, text).text, encoder, written, square)
+
+
+def _read_by(model: str, text: str) -> Paraphrase:
+    """A text in words that a bundled model learned."""
+    encoder = text_encoder_of(model)
+    return paraphrased(text, encoder.budget, encoder.known)
 
 
 def models_that_know(text: str, but: str) -> Iterator[str]:
@@ -114,7 +121,7 @@ class _Reading:
     @classmethod
     def of(cls, model: str, prompt: str) -> _Reading:
         budget = text_encoder_of(model).budget
-        text = paraphrased(prompt, budget).text
+        text = _read_by(model, prompt).text
         left = budget(outside_quotes(text))
         return cls(model, text, (left.wholly, len(left.unknown)))
 

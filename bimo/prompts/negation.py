@@ -10,7 +10,7 @@ from bimo.prompts.quoted_text import quoted
 _END = r"(?=的|[，。；、！？,.;!?\n]|而|但|只|$)"
 _NOT_A_THING = r"，。；、！？,.;!?\n的:：()（）“”「」『』《》\""
 _ZH = re.compile(
-    rf"(?<![要有差特分识])(?:不要|不想要|不能有|不需要|没有|别画|别要|别有|不画|不带|不含|不放|不加|不出现|去掉)(?:画|有|出现|任何)*\s*(?P<what>[^{_NOT_A_THING}]+?){_END}"
+    rf"(?<![要有差特分识])(?:不要|不想要|不能有|不需要|没有|别画|别要|别有|不画|不带|不含|不放|不加|不出现|去掉|不戴|没戴|不穿|没穿)(?:画|有|出现|任何)*\s*(?P<what>[^{_NOT_A_THING}]+?){_END}"
 )
 _EN = re.compile(
     r"(?:\b(?:no|without|not any|do not draw|don['’]t draw|excluding)\s+(?:(?:any|a|an|the)\s+)?"

@@ -1,21 +1,20 @@
 """Commoner words for those that a model never learned: 柯基 is drawn as 狗, and words without any are left out.
 
-For models that were trained on a list of words (``Budget.unknown``). What a word is called in commoner words stands in
-``paraphrases.tsv``, which anybody can mend; a row marked ``~`` says what is merely like it and is only proposed.
+For models that were trained on a list of words (``Budget.unknown``). Words that are written wrongly are read as those
+that they sound or look like first (``spelling``).
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
+from dataclasses import dataclass, replace
 
 from bimo.core.messages import say
+from bimo.prompts.commoner_words import table, words_of_table
 from bimo.prompts.normalise import normal
 from bimo.prompts.quoted_text import quoted_spans
+from bimo.prompts.spelling import respelt
 from bimo.prompts.token_budget import Budget, listed
 
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -26,54 +25,62 @@ _LEFT_OVER = re.compile(r"(^|[,，、。;；\s])[的地得之](?=[^,，、。;�
 _COMMAS = re.compile(r"\s*[,，、]\s*(?=[,，、])|^[\s,，、]+|[\s,，、]+$")
 _WORD = re.compile(r"\w")
 _BLANKS = re.compile(r"\s{2,}")
-_LIKE, _ADORNING = "~", "-"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What words are called in commoner ones, the nearest first; none for words that name nothing to be seen."""
-
-    zh: tuple[str, ...]
-    en: tuple[str, ...]
-
-    @property
-    def adorns(self) -> bool:
-        """Whether the words only adorn others, and are left out beside them even where they are known."""
-        return self.zh == (_ADORNING,)
-
-    def plain(self, chinese: bool) -> tuple[str, ...]:
-        """What the word is, without what is merely like it."""
-        return tuple(one for one in (self.zh if chinese else self.en) if not one.startswith(_LIKE))
-
-    def every(self, chinese: bool) -> tuple[str, ...]:
-        """What the word is or is like; nothing for one that only adorns."""
-        return () if self.adorns else tuple(one.removeprefix(_LIKE) for one in (self.zh if chinese else self.en))
 
 
 @dataclass(frozen=True)
 class Paraphrase:
-    """A prompt as a model can read it, ``text``, with the words that were ``replaced`` (by which) or ``left_out``."""
+    """A prompt as a model can read it, ``text``, with the words that were ``respelt`` (as which), ``replaced`` (by
+    which) or ``left_out``.
+    """
 
     text: str
     replaced: tuple[tuple[str, str], ...] = ()
     left_out: tuple[str, ...] = ()
+    respelt: tuple[tuple[str, str], ...] = ()
 
     def notes(self) -> tuple[str, ...]:
-        """A sentence for the words that were replaced and one for those left out, in the user's language."""
+        """A sentence for the words that were respelt, one for those replaced and one for those left out, in the user's
+        language.
+        """
+        spelt = [f"{word} → {meant}" for word, meant in self.respelt]
+        read = [
+            say("taken for slips of the pen, read as: {pairs} (--anyway reads what is written)", pairs=listed(spelt))
+        ]
         pairs = [f"{word} → {commoner}" for word, commoner in self.replaced]
         sentences = [say("this model never learned some words and draws commoner ones: {pairs}", pairs=listed(pairs))]
         out = [say("left out, as nothing that this model could show: {words}", words=listed(self.left_out))]
-        return (*(sentences if pairs else ()), *(out if self.left_out else ()))
+        return (*(read if spelt else ()), *(sentences if pairs else ()), *(out if self.left_out else ()))
 
 
-def paraphrased(text: str, budget: Callable[[str], Budget]) -> Paraphrase:
-    """A prompt with the words that the model never learned replaced by commoner ones that it did learn, and those that
-    name nothing to be seen left out. Other unknown words, quoted text and prompt syntax stay as they are.
+def paraphrased(text: str, budget: Callable[[str], Budget], known: Set[str] = frozenset()) -> Paraphrase:
+    """A prompt with the words that are written wrongly put right, those that the model never learned replaced by
+    commoner ones that it did learn, and those that name nothing to be seen left out. Other unknown words, quoted text
+    and prompt syntax stay as they are.
 
-    ``budget`` is the model's: ``Budget.unknown`` has the words of a text that it never learned.
+    ``budget`` is the model's: ``Budget.unknown`` has the words of a text that it never learned; ``known`` are those
+    that it learned, without which none is put right.
     """
+    spelt, pairs = put_right(text, budget, known)
+    return replace(_in_commoner_words(spelt, budget), respelt=pairs)
+
+
+def put_right(text: str, budget: Callable[[str], Budget], known: Set[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """A text with the words that are written wrongly put right, and which for which; not in quotations and syntax."""
+    pieces: list[str] = []
+    pairs: dict[str, str] = {}
+    for piece, free in _pieces(text) if known else ():
+        found = respelt(piece, budget, known) if free and piece.strip() else ()
+        for word, meant in found:
+            piece = (piece if word in piece else normal(piece)).replace(word, meant)
+        pairs |= dict(found)
+        pieces.append(piece)
+    return ("".join(pieces), tuple(pairs.items())) if pairs else (text, ())
+
+
+def _in_commoner_words(text: str, budget: Callable[[str], Budget]) -> Paraphrase:
+    """A prompt in words that the model learned."""
     unknown = budget(_free(text)).unknown
-    if not unknown and not any(table()[word].adorns for word in _words().findall(normal(text))):
+    if not unknown and not any(table()[word].adorns for word in words_of_table().findall(normal(text))):
         return Paraphrase(text)
     missing = frozenset("".join(map(normal, unknown)))
     pieces: list[str] = []
@@ -129,7 +136,7 @@ def _replaced(
     plain = normal(piece)
     aligned = plain if len(plain) == len(piece) else piece.lower()
     done, at = "", 0
-    for found in _words().finditer(aligned):
+    for found in words_of_table().finditer(aligned):
         word = piece[found.start() : found.end()]
         row = table()[found[0]]
         if row.adorns and _alone(aligned, found.start(), found.end()):
@@ -170,31 +177,3 @@ def _without(text: str, words: Sequence[str]) -> str:
         pieces.append(piece)
     shorter = _LEFT_OVER.sub(r"\1", "".join(pieces))
     return _BLANKS.sub(" ", _COMMAS.sub("", shorter)).strip()
-
-
-@cache
-def _words() -> re.Pattern[str]:
-    """Any word of the table, the longest that begins at a place."""
-    return re.compile("|".join(map(re.escape, sorted(table(), key=len, reverse=True))))
-
-
-def _choices(cell: str) -> tuple[str, ...]:
-    """What stands in a cell; its first ``~`` holds for all."""
-    like = _LIKE if cell.startswith(_LIKE) else ""
-    return tuple(like + choice.removeprefix(like) for choice in cell.split("|") if choice)
-
-
-@cache
-def table() -> dict[str, Row]:
-    """The row of each word, in its normal form; English words in the plural, too."""
-    text = resources.files("bimo.prompts").joinpath("paraphrases.tsv").read_text("utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    table: dict[str, Row] = {}
-    for cells in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-        words, zh, en = (*cells, "", "")[:3]
-        row = Row(*map(_choices, (zh, en)))
-        for word in map(normal, words.split("|")):
-            table.setdefault(word, row)
-            if word.isascii() and not word.endswith("s"):
-                table.setdefault(word + "s", row)
-    return table

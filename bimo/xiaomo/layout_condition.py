@@ -25,8 +25,9 @@ from bimo.core.tensors import Batch, Conditioning
 from bimo.diffusion.conditioner import CONDITIONER_SEED, Conditioner, Draft, Drawing
 from bimo.diffusion.system import System
 from bimo.prompts.normalise import normal
+from bimo.prompts.paraphrases import put_right
 from bimo.prompts.styles import styled
-from bimo.xiaomo.captions.draftable import arranged, can_draft
+from bimo.xiaomo.captions.draftable import arranged, can_draft, described
 from bimo.xiaomo.captions.figures import PERSON, rows
 from bimo.xiaomo.captions.noun_phrases import kinds
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
@@ -84,7 +85,7 @@ class LayoutBoxes(Conditioner):
         requested = drawing.request.conditions.get(self.name)
         draft = self.draft(system, drawing.request) if drawing.request.draft else None
         if draft is not None and draft.whole:
-            boxes: Mapping[str, Sequence[Sequence[float]]] = {}  # as in the data: things have none
+            boxes = self._behind(system, drawing.request, drawing.generator.initial_seed())
         elif requested is None:
             boxes = planned_boxes(
                 drawing.request.read_text, self._key(drawing.request, drawing.generator.initial_seed())
@@ -92,6 +93,17 @@ class LayoutBoxes(Conditioner):
         else:
             boxes = self._requested(requested)
         return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
+
+    def _behind(self, system: System, request: Request, seed: int) -> Mapping[str, Sequence[Sequence[float]]]:
+        """The boxes of the scene that things are put before; as in the data things have none themselves."""
+        read, written = self._texts(system, request)
+        description = described(read, system.text_encoders[0], written)
+        if description is None or not description.has_scene:
+            return {}
+        from bimo.xiaomo.artwork.described import scene_of
+
+        scene = scene_of(description, self._key(request, seed))
+        return {} if scene is None else scene.elements
 
     @staticmethod
     def _key(request: Request, seed: int) -> str:
@@ -110,20 +122,25 @@ class LayoutBoxes(Conditioner):
         boxes are the request's own.
         """
         width, height = request.size or (1, 1)
-        read, written = self._texts(request)
+        read, written = self._texts(system, request)
         if self.name in request.conditions or not can_draft(read, system.text_encoders[0], written, width == height):
             return None
         arrangement = arranged(read, system.text_encoders[0], written)
+        description = described(read, system.text_encoders[0], written)
 
         def drawn(drawing: Drawing) -> Image.Image:
             # What paints takes a while to import.
+            from bimo.xiaomo.artwork.described import draw_description
             from bimo.xiaomo.artwork.references import put_together
             from bimo.xiaomo.drafts import draft
 
             key = self._key(drawing.request, drawing.generator.initial_seed())
+            if description is not None:
+                return draw_description(description, key, width)
             return draft(read, key, width) if arrangement is None else put_together(arrangement, key, (width, height))
 
-        return Draft(drawn, whole=arrangement is not None)
+        left_out = () if description is None else description.left_out
+        return Draft(drawn, arrangement is not None or description is not None, left_out)
 
     def drafted_words(self) -> frozenset[str]:
         """The names of people, and of things that there are references of or that are drawn."""
@@ -131,9 +148,12 @@ class LayoutBoxes(Conditioner):
         return frozenset((*map(normal, people), *(word for word in kinds() if any(map(str.isalnum, word)))))
 
     @staticmethod
-    def _texts(request: Request) -> tuple[str, str]:
-        """What is read of a request's text, and what is written there."""
-        return styled(request.read_text, request.style), styled(request.text, request.style)
+    def _texts(system: System, request: Request) -> tuple[str, str]:
+        """What is read of a request's text, and what is written there, put right if it is not read as it stands."""
+        encoder, written = system.text_encoders[0], request.text
+        if request.read_text != written:
+            written, _ = put_right(written, encoder.budget, encoder.known)
+        return styled(request.read_text, request.style), styled(written, request.style)
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

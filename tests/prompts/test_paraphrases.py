@@ -12,7 +12,8 @@ import bimo
 from bimo.cli import main
 from bimo.core.picture import read_metadata
 from bimo.hub.editions import text_encoder_of
-from bimo.prompts.paraphrases import paraphrased, proposed, table
+from bimo.prompts.commoner_words import table
+from bimo.prompts.paraphrases import paraphrased, proposed
 from bimo.prompts.token_budget import Budget
 from tests.support.tiny_checkpoints import checkpoint
 

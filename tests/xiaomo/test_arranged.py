@@ -14,7 +14,7 @@ from bimo.xiaomo.artwork.backdrops import backdrop
 from bimo.xiaomo.artwork.compositions import compositions, idioms
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.references import ARCHIVE, has_references, put_together
-from bimo.xiaomo.captions.arranged import LONGEST, Arrangement, Placed, arrangement_of, rows
+from bimo.xiaomo.captions.arranged import LONGEST, Placed, arrangement_of, rows
 from bimo.xiaomo.captions.noun_phrases import Things, has_its_own_colour, kinds, names, things_of
 
 
@@ -234,8 +234,8 @@ def test_there_is_a_reference_of_what_tables_name() -> None:
 def test_without_a_reference_there_is_no_draft() -> None:
     feathers = arrangement_of("两根羽毛")
     assert feathers is not None
-    assert has_references(feathers)
-    assert not has_references(Arrangement((*feathers.things, Placed("ffff", "", (0.5, 0.5, 0.5)))))
+    assert has_references(feathers.things)
+    assert not has_references((*feathers.things, Placed("ffff", "", (0.5, 0.5, 0.5))))
 
 
 @pytest.mark.parametrize(

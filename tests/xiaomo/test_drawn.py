@@ -77,7 +77,7 @@ def test_company_can_be_drawn(name: str) -> None:
     word = next(word for word, one in things.items() if one is not None and one.kind == f"{FIGURE}{name}")
     arrangement = arrangement_of(word)
     assert arrangement is not None
-    assert has_references(arrangement)
+    assert has_references(arrangement.things)
     assert len(arrangement.things) == max(1, len(row.company))
     assert arrangement.scene == row.scene
     assert row.scene in ("", *STANDS, *views())

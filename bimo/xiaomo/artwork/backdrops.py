@@ -1,4 +1,4 @@
-"""Ten backdrops, each a fixed picture drawn with Pillow, and the place of an object in it."""
+"""Backdrops, each a fixed picture drawn with Pillow, and the place of an object in those of the training data."""
 
 from __future__ import annotations
 
@@ -183,6 +183,49 @@ def _mountain(pen: ImageDraw.ImageDraw) -> None:
     _hills(pen, 0.80, 0.02, 0.8, 2.2, (98, 154, 84))
 
 
+def _table(pen: ImageDraw.ImageDraw) -> None:
+    pen.rectangle((0, 0.60 * BIG, BIG, BIG), fill=(188, 134, 86))
+    pen.rectangle((0, 0.60 * BIG, BIG, 0.615 * BIG), fill=(222, 176, 128))
+    for y, long in ((0.68, 0.5), (0.76, 0.8), (0.85, 0.6), (0.93, 0.9)):
+        pen.line(
+            ((1 - long) * 0.4 * BIG, y * BIG, ((1 - long) * 0.4 + long) * BIG, y * BIG), fill=(172, 118, 72), width=3
+        )
+
+
+def _beach(pen: ImageDraw.ImageDraw) -> None:
+    _cloud(pen, 0.24, 0.17, 0.065)
+    _cloud(pen, 0.74, 0.24, 0.05)
+    pen.rectangle((0, 0.46 * BIG, BIG, BIG), fill=(48, 146, 206))
+    _hills(pen, 0.55, 0.008, 2.6, 0.3, (74, 172, 218))
+    _hills(pen, 0.645, 0.02, 1.3, 0.9, (226, 246, 250))
+    _hills(pen, 0.665, 0.02, 1.3, 0.9, (244, 220, 168))
+
+
+def _underwater(pen: ImageDraw.ImageDraw) -> None:
+    for left, width in ((0.08, 0.10), (0.34, 0.06), (0.56, 0.12), (0.84, 0.07)):
+        corners = [(left, 0), (left + width, 0), (left + width * 1.8 - 0.12, 0.85), (left - 0.18, 0.85)]
+        pen.polygon([(x * BIG, y * BIG) for x, y in corners], fill=(58, 150, 204))
+    _hills(pen, 0.84, 0.02, 0.9, 0.5, (206, 184, 132))
+    _hills(pen, 0.91, 0.015, 1.2, 2.5, (226, 204, 150))
+    rng = random.Random(5)
+    for x in (0.05, 0.12, 0.20, 0.80, 0.89, 0.96):
+        top = 0.55 + 0.2 * rng.random()
+        for step in range(12):
+            y = 0.90 - (0.90 - top) * step / 11
+            _disc(pen, x + 0.014 * math.sin(step * 1.2 + x * 20), y, 0.016 - 0.0008 * step, (34, 128, 96))
+    for _ in range(26):
+        _disc(pen, rng.random(), rng.random() * 0.8, 0.004 + 0.007 * rng.random(), (176, 224, 244))
+
+
+def _space(pen: ImageDraw.ImageDraw) -> None:
+    rng = random.Random(6)
+    for _ in range(90):
+        _disc(pen, rng.random(), rng.random() * 0.8, 0.0025 + 0.005 * rng.random(), (252, 250, 228))
+    _disc(pen, 0.5, 1.72, 0.94, (150, 152, 164))
+    for x, y, r in ((0.2, 0.93, 0.035), (0.44, 0.87, 0.028), (0.72, 0.91, 0.045), (0.56, 0.97, 0.03)):
+        pen.ellipse(((x - r) * BIG, (y - r * 0.4) * BIG, (x + r) * BIG, (y + r * 0.4) * BIG), fill=(124, 126, 140))
+
+
 Drawer = Callable[[ImageDraw.ImageDraw], None]
 DRAWERS: Mapping[str, tuple[RGB, RGB, float, Drawer]] = {
     "grass": ((120, 196, 246), (214, 240, 255), 0.6, _grass),
@@ -195,6 +238,11 @@ DRAWERS: Mapping[str, tuple[RGB, RGB, float, Drawer]] = {
     "city": ((150, 200, 240), (224, 238, 250), 0.7, _city),
     "room": ((246, 226, 196), (240, 214, 180), 0.7, _room),
     "mountain": ((132, 190, 240), (232, 244, 252), 0.65, _mountain),
+    # no scenes of the training data: places of descriptions
+    "table": ((250, 238, 216), (244, 224, 194), 0.6, _table),
+    "beach": ((112, 190, 244), (220, 240, 252), 0.5, _beach),
+    "underwater": ((86, 186, 228), (18, 84, 148), 0.9, _underwater),
+    "space": ((8, 10, 34), (28, 26, 66), 0.8, _space),
 }
 
 

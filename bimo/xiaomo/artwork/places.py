@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bimo.xiaomo.artwork.compositions import Box
 
 ANIMAL_FACES = "🐱🐶🐼🐻🐨🦊🐸🐯🦁🐮🐷🐭🐰🐹🐵🐴🐺"
 PLAIN_FACES = "😀😊😍😂😋😴😢😡🤔😳🤖👽👻🎅👶👦👧👨👩👸🧒👴👵🌞🎃"
@@ -21,6 +24,9 @@ ACCESSORIES: Mapping[str, tuple[float, float, float]] = {
     "🧢": (0.5, 0.22, 0.44),
     "🎀": (0.68, 0.25, 0.32),
 }
+#: What is worn below a face, and the face above it.
+CLOTHES = "👕👔🧥👗👘🥼"
+CLOTHES_BELOW, FACE_ABOVE = (0.5, 0.72, 0.54), (0.5, 0.30, 0.54)
 CENTRES: Mapping[str, tuple[float, float]] = {
     "left": (0.23, 0.5), "right": (0.77, 0.5), "top": (0.5, 0.23), "bottom": (0.5, 0.77), "top left": (0.23, 0.23),
     "top right": (0.77, 0.23), "bottom left": (0.23, 0.77), "bottom right": (0.77, 0.77),
@@ -32,3 +38,12 @@ LAYOUTS: Mapping[int, tuple[tuple[float, float, float], ...]] = {
 }
 #: The width of several things in front of a backdrop.
 WIDTH_ON_BACKDROP = 0.86
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One thing: its kind (a hexcode), colour (of ``DYES``, "" for its own), centre across and down, and long side."""
+
+    kind: str
+    colour: str
+    box: Box

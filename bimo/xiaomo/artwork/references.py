@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
@@ -33,7 +33,7 @@ from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES, EFFECTS
 from bimo.xiaomo.artwork.looks import FINISH, LOOKS, palette, redrawn, solid
-from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP
+from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP, Placed
 from bimo.xiaomo.artwork.sprites import canonical
 from bimo.xiaomo.artwork.words_table import read_aliases
 from bimo.xiaomo.captions.arranged import Arrangement
@@ -71,13 +71,13 @@ def _palette(style: str) -> Mapping[tuple[int, int, int], int]:
     return palette(_drawings(style).values())
 
 
-def has_references(arrangement: Arrangement) -> bool:
-    """Whether there is a picture of each thing, which can be redrawn in the arrangement's style."""
+def has_references(things: Iterable[Placed]) -> bool:
+    """Whether there is a picture of each thing, which can be redrawn in any drawn style."""
     return all(
         is_drawn(thing.kind)
         or NAME.format(kind=thing.kind) in _names()
         or any(thing.kind in _drawings(base) for base in LOOKS["flat"].bases)
-        for thing in arrangement.things
+        for thing in things
     )
 
 

@@ -18,29 +18,20 @@ from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import Box, compositions, idioms
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, PLACES, SCENES, STYLES
-from bimo.xiaomo.artwork.places import ACCESSORIES, ANIMAL_FACES, CENTRES, FACE_OF, LAYOUTS, PLAIN_FACES
+from bimo.xiaomo.artwork.places import CENTRES, LAYOUTS, Placed
 from bimo.xiaomo.artwork.sprites import FILL
+from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
+from bimo.xiaomo.captions.worn import face_of, worn_by
 
 #: Of at most so many kinds a list is drawn.
 LISTED = 6
 #: No longer text is read, in characters: patterns take their time, and what is told at length is never all understood.
 LONGEST = 80
 _SIZES: Mapping[str, float] = {"small": 0.6, "": 1.0, "large": 1.25}
-_HATS = frozenset("👑🎩👒🎓🧢🎀")
-_FACE = (0.5, 0.58, 0.74)
 _WHOLE_FIGURE = 0.96  # the height of somebody alone
-
-
-@dataclass(frozen=True)
-class Placed:
-    """One thing: its kind (a hexcode), colour (of ``DYES``, "" for its own), centre across and down, and long side."""
-
-    kind: str
-    colour: str
-    box: Box
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ def arrangement_of(text: str) -> Arrangement | None:
     if len(text) > LONGEST:
         return None
     plain = normal(text)
-    core, style = _without_style(plain)
+    core, style = without_style(plain)
     core = core if core in kinds() or _idiom(core) else _tidy(core)
     core, background = _without_background(core)
     named = kinds().get(core) or (not figure_of(core) and names().get(core))
@@ -113,11 +104,11 @@ def _tidy(text: str) -> str:
 
 def _idiom(text: str) -> str:
     """The idiom that a text is, by its name or literally; "" for none. 画 is part of some."""
-    said = _without_style(text)[0].removeprefix("成语")
+    said = without_style(text)[0].removeprefix("成语")
     return next((name for name, one in idioms().items() if said in map(normal, (name, one.literal, one.en))), "")
 
 
-def _without_style(text: str) -> tuple[str, str]:
+def without_style(text: str) -> tuple[str, str]:
     """A text without the words of a drawn style or effect, and its name; that of the default where it says none."""
     found = _style_pattern().search(text)
     if found is None:
@@ -129,7 +120,8 @@ def _without_style(text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _style_words() -> Mapping[str, str]:
-    return {normal(word): style for style, words in STYLES.items() for word in (*words.zh, *words.en)}
+    words = {normal(word): style for style, words in STYLES.items() for word in (*words.zh, *words.en)}
+    return {word: style for word, style in described_words()["style"].items() if style in STYLES} | words
 
 
 @lru_cache(maxsize=1)
@@ -224,8 +216,13 @@ class _Relation:
     any: bool
 
 
+def placed_by_relation(text: str) -> tuple[Placed, ...] | None:
+    """Two things in a relation (骑自行车的熊猫), in a square; None if a text in its normal form says anything else."""
+    return _related(text.strip())
+
+
 def _related(text: str) -> tuple[Placed, ...] | None:
-    worn = _worn(text)
+    worn = worn_by(text)
     if worn is not None:
         return worn
     for relation in _relations():
@@ -242,7 +239,7 @@ def _related(text: str) -> tuple[Placed, ...] | None:
             or not (relation.any or (one and second.kind in map(hexcode, one.things)))
         ):
             continue
-        face = _face_of(first.kind) if one is not None or relation.name == "eating" else first.kind
+        face = face_of(first.kind) if one is not None or relation.name == "eating" else first.kind
         placed = (
             Placed(face, first.colour, _sized(relation.first, first.size)),
             Placed(second.kind, second.colour, _sized(relation.second, second.size)),
@@ -289,49 +286,6 @@ def _box(cell: str) -> Box:
 def _pattern(form: str) -> re.Pattern[str]:
     escaped = "".join(part if part in (",?",) else re.escape(part) for part in re.split(r"(,\?)", form))
     return re.compile(escaped.replace(r"\{a\}", "(?P<a>.+?)").replace(r"\{b\}", "(?P<b>.+?)").replace(",", r",\s*"))
-
-
-def _worn(text: str) -> tuple[Placed, ...] | None:
-    """A face with what it wears."""
-    for pattern in _WORN:
-        found = pattern.fullmatch(text)
-        face, worn = (things_of(found[name]) for name in "ab") if found else (None, None)
-        if face is None or worn is None or face.count != 1 or worn.count != 1:
-            continue
-        place = _accessories().get(worn.kind)
-        code = _face_of(face.kind)
-        # Glasses sit where the eyes of these faces are; a hat sits on anything.
-        if place is not None and (code in _faces() or worn.kind in _hats()):
-            return Placed(code, face.colour, _FACE), Placed(worn.kind, worn.colour, place)
-    return None
-
-
-_WORN = (
-    re.compile(r"戴着?(?P<b>.+)的(?P<a>.+)"),
-    re.compile(r"(?P<a>.+?)头?戴着?(?P<b>.+)"),
-    re.compile(r"(?P<a>.+?)(?: is)? wearing (?P<b>.+)"),
-    re.compile(r"(?P<a>.+?) (?:with|in) (?P<b>.+)"),
-)
-
-
-@lru_cache(maxsize=1)
-def _accessories() -> Mapping[str, Box]:
-    return {hexcode(emoji): place for emoji, place in ACCESSORIES.items()}
-
-
-@lru_cache(maxsize=1)
-def _faces() -> frozenset[str]:
-    return frozenset(map(hexcode, ANIMAL_FACES + PLAIN_FACES))
-
-
-@lru_cache(maxsize=1)
-def _hats() -> frozenset[str]:
-    return frozenset(map(hexcode, _HATS))
-
-
-def _face_of(kind: str) -> str:
-    """The face of an animal that has one."""
-    return next((hexcode(face) for face, body in FACE_OF.items() if hexcode(body) == kind), kind)
 
 
 def _in_company(one: Things) -> tuple[Placed, ...]:

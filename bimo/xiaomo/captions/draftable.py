@@ -20,6 +20,7 @@ from bimo.xiaomo.captions.asked import (
     scenic,
     without_name,
 )
+from bimo.xiaomo.captions.descriptions import Description, description_of
 from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
@@ -30,6 +31,12 @@ from bimo.xiaomo.dishes.table import dishes
 if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
 
+#: What no draft has, and nobody has to be told without.
+_NEVER_DRAWN = frozenset(
+    ("背景", "文字", "字", "水印", "边框", "background", "text", "words", "watermark", "frame", "border")
+)
+#: A longer text is a sentence rather than a name, in characters.
+_TOLD = 18
 _CLAUSE_ENDS = re.compile(r"[，,。;；]")
 #: Words that the model learned in its captions, and that show nothing.
 _EMPTY = re.compile(
@@ -44,7 +51,7 @@ def can_draft(text: str, encoder: TextEncoder, written: str = "", square: bool =
     arrangement = arranged(text, encoder, written)
     if arrangement is not None:
         return square or arrangement.fits_any_shape
-    return square and can_draft_scene(text, encoder, written)
+    return square and (can_draft_scene(text, encoder, written) or described(text, encoder, written) is not None)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
@@ -84,7 +91,28 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
         return None
     from bimo.xiaomo.artwork.references import has_references
 
-    return arrangement if has_references(arrangement) else None
+    return arrangement if has_references(arrangement.things) else None
+
+
+def described(text: str, encoder: TextEncoder, written: str = "") -> Description | None:
+    """What is drawn of a place and what is in it for a text as it was ``written``, else in learned words; None where
+    there is another draft, too little is understood, or a thing has no reference.
+    """
+    if arranged(text, encoder, written) is not None:
+        return None
+    description = description_of(emphasis(written or text).text)
+    if description is None or (can_draft_scene(text, encoder, written) and not _is_told(description, written or text)):
+        return None
+    from bimo.xiaomo.artwork.references import has_references
+
+    shown = all(has_references(group.things) for group in description.groups)
+    return description if shown else None
+
+
+def _is_told(description: Description, text: str) -> bool:
+    """Whether a text tells in several clauses what a picture shows, and all of it is understood: no verse or name."""
+    several = len([clause for clause in _CLAUSE_ENDS.split(text) if clause.strip()]) > 2 or len(text) > _TOLD
+    return several and not description.left_out and not is_verse(text) and asked(text)[0] != "dish"
 
 
 def _arranged_as_wished(text: str) -> Arrangement | None:
@@ -97,7 +125,7 @@ def _arranged_as_wished(text: str) -> Arrangement | None:
     arrangement = arrangement_of("，".join(wishes)) if len(wishes) < len(clauses) else arrangement_of(text)
     if arrangement is None or len(wishes) == len(clauses):
         return arrangement
-    unwanted = [things_of(normal(thing)) for thing in negation(text).things]
+    unwanted = [things_of(thing) for thing in map(normal, negation(text).things) if thing not in _NEVER_DRAWN]
     kinds = {thing.kind for thing in arrangement.things}
     return None if any(things is None or things.kind in kinds for things in unwanted) else arrangement
 

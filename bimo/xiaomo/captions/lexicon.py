@@ -100,6 +100,16 @@ def style_of(text: str) -> str:
     return max(named)[1] if named else ""
 
 
+def without_styles(text: str) -> str:
+    """A text in its normal form without the names of manners of painting."""
+    names = {normal(word) for named in styles().values() for word in (*named.zh, *named.en, *named.words)}
+    for name in sorted(names, key=len, reverse=True):
+        text = re.sub(
+            rf"(?:in )?\b{name}\b(?: style)?" if name.isascii() else rf"{name}(?:风格|画风|风)?的?", " ", text
+        )
+    return text
+
+
 @lru_cache(maxsize=1)
 def subjects() -> Mapping[str, Named]:
     """Names of subjects; `words` are the verses that are said of them."""
@@ -148,6 +158,12 @@ def elements_of(text: str) -> tuple[str, ...]:
         else:
             place += 1
     return tuple(found)
+
+
+def element_called(word: str) -> str:
+    """The element that a word in its normal form names by itself, "" for none."""
+    element = _by_word()[0].get(word, NOTHING)
+    return "" if element == NOTHING else element
 
 
 def _without_mere_words(plain: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 
+from bimo.prompts.commoner_words import Row
+from bimo.prompts.commoner_words import table as paraphrases
 from bimo.prompts.normalise import normal
-from bimo.prompts.paraphrases import Row
-from bimo.prompts.paraphrases import table as paraphrases
 from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import DYES, SIZES
@@ -31,7 +31,8 @@ _NUMBERS: Mapping[str, int] = {
     "eleven": 11, "twelve": 12, **{str(number): number for number in range(1, MOST + 1)},
 }  # fmt: skip
 _UNITS = (
-    "个只条头匹尾位名朵颗粒棵株根块片张幅面本册把支枝杯碗盘碟瓶罐盒袋双对辆台架艘座间栋盏顶件套串滴枚轮口道所家节部份群"
+    "个只条头匹尾位名朵颗粒棵株根块片张幅面本册把支枝杯碗盘盆碟瓶罐盒袋双对辆台架艘座间栋盏顶件套串滴枚轮口道所家节部份"
+    "群"
 )
 _ADJECTIVES = re.compile(
     r"(?:可爱的?|漂亮的?|美丽的?|好看的?|胖胖的|胖|毛茸茸的|快乐的?|开心的?|聪明的?|cute的?)"
@@ -129,6 +130,17 @@ def _commoner(phrase: str, rows: _Rows) -> Things | None:
     row = rows.get(phrase)
     words = () if row is None else row.plain(not phrase.isascii())
     return next((things for word in words if (things := _named(normal(word), {}))), None)
+
+
+def number_at(text: str, at: int) -> tuple[int, int] | None:
+    """The number that stands at a place of a text in its normal form, with its measure word, and where it ends."""
+    for pattern, of_many in _number_patterns():
+        found = pattern.match(text, at)
+        if found is not None:
+            return SEVERAL if of_many or found.groupdict().get("unit") == "群" else _NUMBERS.get(
+                found["number"], 1
+            ), found.end()
+    return None
 
 
 @lru_cache(maxsize=1)

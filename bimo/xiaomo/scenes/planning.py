@@ -17,17 +17,11 @@ from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.scenes.description import SEASONS, Mood, Scene
+from bimo.xiaomo.scenes.moods import IN_SEASON
 from bimo.xiaomo.scenes.subjects import SUBJECTS, stamp
 from bimo.xiaomo.scenes.subjects.verse import room_for, verse_scene
 
 Boxes = Mapping[str, list[tuple[float, float, float, float]]]
-#: What is seen in one season alone, and names it.
-IN_SEASON: Mapping[str, str] = {
-    **dict.fromkeys(("peach blossom", "swallow", "field"), "spring"),
-    **dict.fromkeys(("lotus", "lotus leaf"), "summer"),
-    **dict.fromkeys(("maple", "ginkgo", "osmanthus", "chrysanthemum", "geese"), "autumn"),
-    "plum blossom": "winter",
-}
 
 
 def planned_boxes(text: str, key: str) -> Boxes:

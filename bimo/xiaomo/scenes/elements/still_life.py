@@ -81,3 +81,24 @@ def mooncakes(scene: Scene, x: float, y: float, size: float) -> None:
                 0.003,
                 rough=0.1,
             )
+
+
+def snowman(scene: Scene, x: float, y: float, size: float) -> None:
+    """A snowman of two balls, with a nose, eyes, buttons and arms, and nothing on his head."""
+    body, head = y - size * 0.28, y - size * 0.70
+    with scene.element("snowman"):
+        scene.fill("shadow", ellipse(x, y, size * 0.34, size * 0.06, 24), strength=0.5, soft=2.0)
+        arms = [
+            path((x + side * size * 0.2, body - size * 0.06), (x + side * size * 0.48, body - size * 0.28))
+            for side in (-1, 1)
+        ]
+        scene.line("dark_wood", arms, size * 0.03, size * 0.015, rough=0.2)
+        for down, radius in ((body, 0.3), (head, 0.2)):
+            ball = ellipse(x, down, size * radius, size * radius, 36)
+            scene.fill("wall", ball, rough=0.1, tint=(250, 252, 255), into_tint=(206, 220, 238))
+            scene.line("dark_wood", [np.concatenate([ball, ball[:1]])], 0.002, rough=0.1, strength=0.35)
+        dots = [(x + dx * size, head - size * 0.05, 0.026) for dx in (-0.075, 0.075)]
+        dots += [(x, body + dy * size, 0.028) for dy in (-0.14, 0.0)]
+        scene.fill("dark_wood", *(ellipse(a, b, size * r, size * r, 14) for a, b, r in dots), rough=0.0)
+        nose = [(-0.01, -0.03), (0.16, 0.015), (-0.01, 0.04)]
+        scene.fill("paper_red", placed(nose, x, head, size), rough=0.1, tint=(238, 128, 40))

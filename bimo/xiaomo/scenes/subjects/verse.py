@@ -6,7 +6,7 @@ and people. Elements of a zone are distributed over its free places.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.scenes.description import Mood, Scene, draw_layout
@@ -36,12 +36,17 @@ from bimo.xiaomo.scenes.subjects.verse_foreground import draw_foreground
 RANGES = {"horizon": (0.48, 0.56), "main_y": (0.72, 0.80), "light_y": (0.11, 0.2)}
 
 
-def verse_scene(key: str, wanted: Iterable[str], mood: Mood) -> Scene:
-    """A scene with at least those of the ``wanted`` elements that are supported, derived from the key."""
+def verse_scene(
+    key: str, wanted: Iterable[str], mood: Mood, company: bool = True, without: Set[str] = frozenset()
+) -> Scene:
+    """A scene with at least those of the ``wanted`` elements that are supported, derived from the key; with others as
+    ``company`` where they are few, but never those of ``without``.
+    """
     chance = Chance(key)
     scene = Scene(chance, _suited(mood, frozenset(wanted)), draw_layout(chance.fork("layout"), RANGES))
     named = frozenset(wanted) & SUPPORTED
-    _compose(scene, named | _company(named, scene.mood, chance.fork("company")))
+    more = _company(named, scene.mood, chance.fork("company")) if company else frozenset[str]()
+    _compose(scene, (named | more) - without, without)
     if "mist" in wanted and scene.mood.weather != "mist":
         air.mist(scene, scene.layout.horizon + 0.02, 0.09, 0.5, 4)
         scene.declare("mist", 0, scene.layout.horizon - 0.1, 1, scene.layout.horizon + 0.1)
@@ -89,10 +94,10 @@ def _company(named: frozenset[str], mood: Mood, chance: Chance) -> frozenset[str
     return frozenset(more)
 
 
-def _compose(scene: Scene, wanted: frozenset[str]) -> None:
+def _compose(scene: Scene, wanted: frozenset[str], without: Set[str]) -> None:
     layout, chance = scene.layout, scene.chance.fork("verse")
     horizon, wet = layout.horizon, bool(wanted & WATERY)
-    draw_sky(scene, wanted, horizon)
+    draw_sky(scene, wanted, horizon, without)
     if "mountain" in wanted or "waterfall" in wanted or not wanted & {"sea", "desert"}:
         tall = 1.1 if "mountain" in wanted else 0.75
         terrain.mountains(scene, horizon, layout.height * tall, 4 if "mountain" in wanted else 3)

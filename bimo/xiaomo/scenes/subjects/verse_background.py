@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.scenes.description import Scene, Stroke
 from bimo.xiaomo.scenes.elements import (
@@ -26,10 +28,11 @@ from bimo.xiaomo.scenes.subjects.verse_elements import (
 )
 
 
-def draw_sky(scene: Scene, wanted: frozenset[str], horizon: float) -> None:
+def draw_sky(scene: Scene, wanted: frozenset[str], horizon: float, without: Set[str] = frozenset()) -> None:
+    """The sky and what is in it; of stars and the sun, which are there by themselves, none of ``without``."""
     layout, mood = scene.layout, scene.mood
     sky.sky(scene, horizon + 0.01, dust="desert" in wanted and mood.light != "night")
-    if "stars" in wanted or (mood.light == "night" and mood.weather == "clear"):
+    if "stars" in wanted or (mood.light == "night" and mood.weather == "clear" and "stars" not in without):
         sky.stars(scene, 30 if "stars" in wanted else 16, 0.4)
     if "sun" in wanted:
         low = mood.light in ("dusk", "dawn")
@@ -37,10 +40,16 @@ def draw_sky(scene: Scene, wanted: frozenset[str], horizon: float) -> None:
     if "moon" in wanted:
         aside = "sun" in wanted
         sky.moon(scene, 1 - layout.light_x if aside else None, None, layout.light_size * 1.1)
-    elif "sun" not in wanted and mood.weather == "clear" and mood.light in ("dawn", "dusk"):
+    elif not {"sun"} & (wanted | without) and mood.weather == "clear" and mood.light in ("dawn", "dusk"):
         sky.sun(scene)
     if "cloud" in wanted:
         sky.clouds(scene, 4, 0.10, horizon - 0.14, 0.13)
+    draw_above(scene, wanted)
+
+
+def draw_above(scene: Scene, wanted: Set[str]) -> None:
+    """What flies in the sky."""
+    layout = scene.layout
     free = Places(
         (0.5 - 0.22 * layout.side, 0.17),
         (0.5 + 0.14 * layout.side, 0.26),

@@ -13,7 +13,7 @@ TREES = (
 )  # fmt: skip
 FIGURES = (
     "person", "traveller", "poet", "scholar", "monk", "child", "farmer", "herd boy", "ox", "horse", "rider", "sheep",
-    "camel", "wine", "table", "rabbit",
+    "camel", "wine", "table", "rabbit", "snowman",
 )  # fmt: skip
 FLAT = ("path", "grass", "meadow", "field", "flowers", "rock", "fence", "chrysanthemum", "orchid", "wine flag")
 #: All elements that can be drawn.

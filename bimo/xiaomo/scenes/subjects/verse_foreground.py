@@ -176,6 +176,9 @@ def _draw_figures(scene: Scene, wanted: frozenset[str], bank_at: Callable[[float
             animals.caravan(scene, x, y, 0.15, 3)
         elif name == "rabbit":
             animals.rabbit(scene, *free.take(), 0.12)
+        elif name == "snowman":
+            x, y = free.take()
+            still_life.snowman(scene, x, y, 0.34)
         elif name in ("wine", "table"):
             x, y = free.take()
             still_life.wine_table(scene, x, y - 0.02, 0.24)
