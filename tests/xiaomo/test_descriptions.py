@@ -65,7 +65,7 @@ def emoji(*named: str) -> str:
             ("river", "houses", "willow", "bridge"), [],
         ),
         # animals beside country
-        ("草原上有几只羊，远处有一个蒙古包", "", ("meadow", "yurt"), [(emoji("🐑", "🐑", "🐑"), "")]),
+        ("草原上有几只羊，远处有一座亭子", "", ("meadow", "pavilion"), [(emoji("🐑", "🐑", "🐑"), "")]),
     ],
 )  # fmt: skip
 def test_what_is_read(text: str, setting: str, named: tuple[str, ...], expected: list[tuple[str, str]]) -> None:
