@@ -14,9 +14,9 @@ from bimo.xiaomo.artwork.drawings import Drawing, read, written
 from bimo.xiaomo.artwork.held_out import ONE_IN, STYLES_AT_LEAST, hexcode
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER
 from bimo.xiaomo.artwork.looks import LOOKS, Look, inked, palette, redrawn, solid
+from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.artwork.references import ARCHIVE, TABLE, has_references, reference
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
-from bimo.xiaomo.captions.arranged import Arrangement, Placed
 
 RED, PINK, BLUE = "#dd2e44", "#ea596e", "#3b88c3"
 HOUSE = Drawing((0, 0, 32, 32), '<path fill="#ef4d3c" d="M4 4h24v24H4z"/><path fill="#222" d="M8 8h8v8H8z"/>')
@@ -99,7 +99,7 @@ def test_every_kind_is_drawn_in_every_style(kept: dict[str, set[str]]) -> None:
 def test_a_kind_without_a_picture_in_3d_has_references(kept: dict[str, set[str]]) -> None:
     flat_only = [kind for kind in map(hexcode, read_names()) if kind not in kept[DEFAULT_STYLE]]
     assert flat_only
-    assert all(has_references(Arrangement((Placed(kind, "", (0.5, 0.5, 0.5)),))) for kind in flat_only)
+    assert all(has_references((Placed(kind, "", (0.5, 0.5, 0.5)),)) for kind in flat_only)
 
 
 @pytest.mark.parametrize("style", ["silhouette", "line"])
