@@ -19,6 +19,8 @@ from bimo.prompts.token_budget import Budget
 
 _HAN_RUN = re.compile("[\u3400-\u9fff]+")
 _ENGLISH = re.compile(r"(?<![a-z0-9'-])[a-z]+(?![a-z0-9'-])")
+#: A word with a capital that does not begin a sentence: Los Angeles, the Rosetta Stone.
+_NAME = re.compile(r"(?<=[\w,;'\"] )[A-Z][A-Za-z]+")
 #: The letters of the shortest word of English that is read as another.
 _LETTERS = 5
 _SHORTEST, _LONGEST = 2, 8
@@ -65,8 +67,9 @@ def respelt(text: str, budget: Callable[[str], Budget], known: Set[str]) -> tupl
         if likeness is not None:
             end = likeness.start + len(likeness.word)
             found.append((run[0][likeness.start : end], likeness.word))
+    names = {name.lower() for name in _NAME.findall(text)}
     for word in _ENGLISH.findall(plain):
-        if len(word) >= _LETTERS and word in unknown and word not in _real_words():
+        if len(word) >= _LETTERS and word in unknown and word not in _real_words() | names:
             near = near_word(word, frozenset(known))
             found += [(word, near)] if near and word not in table() else []
     return tuple(dict.fromkeys(found))
@@ -95,6 +98,8 @@ def _likeness(run: str, strange: frozenset[int], known: frozenset[str]) -> _Like
             verses = _verses() if length == len(run) and length >= _A_VERSE else frozenset[str]()
             for word in (*words.get(length, ()), *sorted(one for one in verses if len(one) == length)):
                 far = _far(window, word, odd, window == run)
+                if far is not None and far[1] and _joined(window, word, known):
+                    continue
                 if far is not None and (best is None or far < best.far):
                     best = _Likeness(start, word, far)
         if best is not None:
@@ -113,6 +118,11 @@ def _far(window: str, word: str, odd: Set[int], whole: bool) -> tuple[int, int] 
     apart = [_apart(window[place], word[place]) for place in differ]
     farthest = 1 if len(word) > _SHORTEST and (whole or len(word) < _A_NAME) else 0
     return None if max(apart) > farthest else (len(differ), sum(apart))
+
+
+def _joined(window: str, word: str, known: Set[str]) -> bool:
+    """Whether what differs stands before or behind a word that is known by itself: 弹吉他 is no 电吉他."""
+    return (window[1:] == word[1:] and word[1:] in known) or (window[:-1] == word[:-1] and word[:-1] in known)
 
 
 @lru_cache(maxsize=4096)

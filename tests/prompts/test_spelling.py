@@ -40,6 +40,9 @@ from bimo.prompts.spelling import respelt
         ("老式的台子", ()),
         ("a stork with a frown", ()),
         ("starry night", ()),
+        # names, and a word behind another
+        ("a photo of the Beatles in Los Angeles", ()),
+        ("弹吉他的男人", ()),
         # and no words at all, across the bounds of others
         ("桌上放着一个香肠", ()),
         ("几个外国大兵正在认真地玩手机", ()),
