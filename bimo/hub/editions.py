@@ -14,7 +14,7 @@ from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import Paraphrase, paraphrased, put_right
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
-from bimo.xiaomo.captions.draftable import can_draft
+from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.lexicon import CLAUSE, elements_of, subjects
 from bimo.xiaomo.captions.noun_phrases import has_its_own_colour
 from bimo.xiaomo.captions.verses import verses
@@ -92,7 +92,7 @@ def _can_draft(text: str, square: bool) -> bool:
     """Whether the second edition has a draft by program of all that a prompt asks for."""
     encoder = text_encoder_of(SECOND)
     written, _ = put_right(text, encoder.budget, encoder.known)
-    return can_draft(_read_by(SECOND, text).text, encoder, written, square)
+    return plan_of(_read_by(SECOND, text).text, encoder, written, square) is not None
 
 
 def _read_by(model: str, text: str) -> Paraphrase:

@@ -27,7 +27,9 @@ from bimo.diffusion.system import System
 from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import put_right
 from bimo.prompts.styles import styled
-from bimo.xiaomo.captions.draftable import arranged, can_draft, described
+from bimo.xiaomo.captions.arranged import Arrangement
+from bimo.xiaomo.captions.descriptions import Description
+from bimo.xiaomo.captions.draftable import Plan, plan_of
 from bimo.xiaomo.captions.figures import PERSON, rows
 from bimo.xiaomo.captions.noun_phrases import kinds
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
@@ -96,13 +98,12 @@ class LayoutBoxes(Conditioner):
 
     def _behind(self, system: System, request: Request, seed: int) -> Mapping[str, Sequence[Sequence[float]]]:
         """The boxes of the scene that things are put before; as in the data things have none themselves."""
-        read, written = self._texts(system, request)
-        description = described(read, system.text_encoders[0], written)
-        if description is None or not description.has_scene:
+        plan = self._plan(system, request)
+        if not isinstance(plan, Description) or not plan.has_scene:
             return {}
         from bimo.xiaomo.artwork.described import scene_of
 
-        scene = scene_of(description, self._key(request, seed))
+        scene = scene_of(plan, self._key(request, seed))
         return {} if scene is None else scene.elements
 
     @staticmethod
@@ -122,11 +123,9 @@ class LayoutBoxes(Conditioner):
         boxes are the request's own.
         """
         width, height = request.size or (1, 1)
-        read, written = self._texts(system, request)
-        if self.name in request.conditions or not can_draft(read, system.text_encoders[0], written, width == height):
+        plan = None if self.name in request.conditions else self._plan(system, request)
+        if plan is None:
             return None
-        arrangement = arranged(read, system.text_encoders[0], written)
-        description = described(read, system.text_encoders[0], written)
 
         def drawn(drawing: Drawing) -> Image.Image:
             # What paints takes a while to import.
@@ -135,12 +134,14 @@ class LayoutBoxes(Conditioner):
             from bimo.xiaomo.drafts import draft
 
             key = self._key(drawing.request, drawing.generator.initial_seed())
-            if description is not None:
-                return draw_description(description, key, width)
-            return draft(read, key, width) if arrangement is None else put_together(arrangement, key, (width, height))
+            if isinstance(plan, Arrangement):
+                return put_together(plan, key, (width, height))
+            if isinstance(plan, Description):
+                return draw_description(plan, key, width)
+            return draft(styled(request.read_text, request.style), key, width)
 
-        left_out = () if description is None else description.left_out
-        return Draft(drawn, arrangement is not None or description is not None, left_out)
+        left_out = plan.left_out if isinstance(plan, Description) else ()
+        return Draft(drawn, plan != "procedures", left_out)
 
     def drafted_words(self) -> frozenset[str]:
         """The names of people, and of things that there are references of or that are drawn."""
@@ -148,12 +149,16 @@ class LayoutBoxes(Conditioner):
         return frozenset((*map(normal, people), *(word for word in kinds() if any(map(str.isalnum, word)))))
 
     @staticmethod
-    def _texts(system: System, request: Request) -> tuple[str, str]:
-        """What is read of a request's text, and what is written there, put right if it is not read as it stands."""
+    def _plan(system: System, request: Request) -> Plan | None:
+        """What makes the draft, by what is read of the text and by what is written there, put right if it is read
+        otherwise.
+        """
         encoder, written = system.text_encoders[0], request.text
         if request.read_text != written:
             written, _ = put_right(written, encoder.budget, encoder.known)
-        return styled(request.read_text, request.style), styled(written, request.style)
+        width, height = request.size or (1, 1)
+        read, written = (styled(text, request.style) for text in (request.read_text, written))
+        return plan_of(read, encoder, written, width == height)
 
     def covered(self, boxes: Mapping[str, Sequence[Sequence[float]]], size: tuple[int, int]) -> Tensor:
         """Boxes by element -> [channels, h, w]."""

@@ -10,7 +10,7 @@ from bimo.xiaomo.artwork.backdrops import backdrop
 from bimo.xiaomo.artwork.described import draw_description, scene_of
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.captions.descriptions import LONGEST, Description, description_of
-from bimo.xiaomo.captions.draftable import can_draft, described
+from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.scenes.description import Mood
 
 
@@ -121,11 +121,11 @@ def test_what_is_no_description(text: str) -> None:
 def test_a_name_a_verse_or_a_relation_has_its_own_draft() -> None:
     encoder = text_encoder_of(SECOND)
     for text in ("小桥流水人家", "举头望明月，低头思故乡", "戴墨镜的猫", "雪地里的企鹅", "宫保鸡丁"):
-        assert can_draft(text, encoder, text)
-        assert described(text, encoder, text) is None
+        plan = plan_of(text, encoder, text)
+        assert plan is not None
+        assert not isinstance(plan, Description)
     text = "森林里有一只小兔子，旁边有一只小熊"
-    assert [can_draft(text, encoder, text, square) for square in (True, False)] == [True, False]
-    assert described(text, encoder, text) == description_of(text)
+    assert [plan_of(text, encoder, text, square) for square in (True, False)] == [description_of(text), None]
 
 
 def test_things_stand_where_they_are_said_to_be() -> None:

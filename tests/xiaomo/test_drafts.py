@@ -21,7 +21,7 @@ from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.hub.editions import SECOND, edition_for, text_encoder_of
 from bimo.serve.page.models import words_of
-from bimo.xiaomo.captions.draftable import can_draft
+from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.lexicon import style_of
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
 from bimo.xiaomo.drafts import draft
@@ -82,7 +82,7 @@ def engine() -> Engine:
     ],
 )
 def test_what_can_be_drafted(text: str, has_one: bool) -> None:
-    assert can_draft(text, text_encoder_of(SECOND)) is has_one
+    assert (plan_of(text, text_encoder_of(SECOND)) is not None) is has_one
 
 
 def test_what_has_a_draft_is_drawn_with_it() -> None:
@@ -92,9 +92,9 @@ def test_what_has_a_draft_is_drawn_with_it() -> None:
 
 def test_a_verse_is_known_by_what_was_written() -> None:
     encoder, read = text_encoder_of(SECOND), "千山鸟飞绝，万径的老虎灭"
-    assert not can_draft(read, encoder)
-    assert not can_draft(read, encoder, "千山鸟飞绝，万径的老虎灭吧")
-    assert can_draft(read, encoder, "千山鸟飞绝，万径人踪灭")
+    assert plan_of(read, encoder) is None
+    assert plan_of(read, encoder, "千山鸟飞绝，万径的老虎灭吧") is None
+    assert plan_of(read, encoder, "千山鸟飞绝，万径人踪灭") is not None
 
 
 @pytest.mark.parametrize(

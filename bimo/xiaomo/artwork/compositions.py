@@ -5,15 +5,14 @@ Both tables are data: a corrected row is a corrected picture.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 
 from bimo.core.errors import DataError
 from bimo.prompts.emoji import bare
+from bimo.xiaomo.tables import read_table
 
 #: Centre across and down, and the long side, as fractions of the canvas.
 Box = tuple[float, float, float]
@@ -49,12 +48,6 @@ class Idiom:
     things: tuple[tuple[str, Box], ...]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files("bimo.xiaomo.artwork").joinpath(name).read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
 def _styled(text: str | None) -> list[tuple[str, str]]:
     """Style and box of each part of "3d cartoon@0.5,0.5,0.5"; the box may be empty."""
     return [(style, box) for style, _, box in (part.partition("@") for part in (text or "").split())]
@@ -73,7 +66,7 @@ def _box(text: str, where: str) -> Box:
 def compositions() -> Mapping[str, Composition]:
     """All relations by name. Raises DataError for a place that cannot be read."""
     table: dict[str, Composition] = {}
-    for row in _rows("compositions.tsv"):
+    for row in read_table("artwork", "compositions.tsv"):
         name = row["relation"]
         first, second = _box(row["first"], name), _box(row["second"], name)
         things = tuple(bare(emoji) for emoji in row["things"].split())
@@ -93,7 +86,7 @@ def compositions() -> Mapping[str, Composition]:
 def idioms() -> Mapping[str, Idiom]:
     """All idioms by name. Raises DataError for a place that cannot be read."""
     table: dict[str, Idiom] = {}
-    for row in _rows("idioms.tsv"):
+    for row in read_table("artwork", "idioms.tsv"):
         name = row["idiom"]
         parts = (part.partition("@") for part in row["things"].split())
         things = tuple((bare(emoji), _box(place, name)) for emoji, _, place in parts)

@@ -94,6 +94,9 @@ DYES: Mapping[str, Colour] = {
     "gold": Colour(("金色", "金", "金黄"), ("golden", "gold"), (226, 172, 44), (244, 214, 120), 42),
 }
 
+#: The words for each of these, in both languages.
+DYE_NAMES: Mapping[str, str] = {word: name for name, colour in DYES.items() for word in (*colour.zh, *colour.en)}
+
 SCENES: Mapping[str, Words] = {
     "grass": Words(("草地上", "草地", "草坪上", "草原上"), ("on the grass", "on grass", "in a meadow", "on the lawn")),
     "sea": Words(("海上", "大海上", "海里", "海面上"), ("in the sea", "on the sea", "on the ocean")),

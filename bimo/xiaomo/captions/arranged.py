@@ -6,12 +6,10 @@ What is understood are the captions of ``artwork.captions`` and what people writ
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import resources
 
 from bimo.prompts.emoji import sequences
 from bimo.prompts.normalise import normal
@@ -25,6 +23,7 @@ from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
 from bimo.xiaomo.captions.worn import face_of, worn_by
+from bimo.xiaomo.tables import read_table
 
 #: Of at most so many kinds a list is drawn.
 LISTED = 6
@@ -258,10 +257,8 @@ def _relations() -> Sequence[_Relation]:
         for name, one in compositions().items()
         for form in (*one.zh, *one.en)
     ]
-    text = resources.files("bimo.xiaomo.captions").joinpath("relations.tsv").read_text("utf-8")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     later: list[_Relation] = []
-    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+    for row in read_table("captions", "relations.tsv"):
         name, anything = row["relation"], row["any"] == "yes"
         one = compositions().get(name)
         if one is None:

@@ -5,7 +5,7 @@ things that there are references of. Painters are imported for these alone.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
@@ -44,14 +44,21 @@ _EMPTY = re.compile(
 )
 
 
-def can_draft(text: str, encoder: TextEncoder, written: str = "", square: bool = True) -> bool:
-    """Whether all that a text asks for is drawn by the procedures, in a ``square`` picture alone, or put together from
-    references. ``written`` is the text before it was said in learned words.
+#: What makes a draft: an arrangement of references, a description, or the procedures of the data from the text itself.
+Plan = Arrangement | Description | Literal["procedures"]
+
+
+def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = True) -> Plan | None:
+    """What makes the draft of all that a text asks for; None where there is none, and for most in another shape than a
+    ``square``. ``written`` is the text before it was said in learned words.
     """
     arrangement = arranged(text, encoder, written)
     if arrangement is not None:
-        return square or arrangement.fits_any_shape
-    return square and (can_draft_scene(text, encoder, written) or described(text, encoder, written) is not None)
+        return arrangement if square or arrangement.fits_any_shape else None
+    if not square:
+        return None
+    drawn = can_draft_scene(text, encoder, written)
+    return _described(written or text, drawn) or ("procedures" if drawn else None)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
@@ -94,14 +101,12 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     return arrangement if has_references(arrangement.things) else None
 
 
-def described(text: str, encoder: TextEncoder, written: str = "") -> Description | None:
-    """What is drawn of a place and what is in it for a text as it was ``written``, else in learned words; None where
-    there is another draft, too little is understood, or a thing has no reference.
+def _described(text: str, drawn: bool) -> Description | None:
+    """What is drawn of a place and what is in it; None where too little is understood, a thing has no reference, or the
+    text is ``drawn`` by the procedures and no more than a name.
     """
-    if arranged(text, encoder, written) is not None:
-        return None
-    description = description_of(emphasis(written or text).text)
-    if description is None or (can_draft_scene(text, encoder, written) and not _is_told(description, written or text)):
+    description = description_of(emphasis(text).text)
+    if description is None or (drawn and not _is_told(description, text)):
         return None
     from bimo.xiaomo.artwork.references import has_references
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 
 from bimo.xiaomo.artwork.lexicon import Words
+from bimo.xiaomo.tables import read_table
 
 #: What the kind of a thing that is drawn begins with; its name follows.
 THING = "thing:"
@@ -28,9 +27,7 @@ class DrawnThing:
 @lru_cache(maxsize=1)
 def drawn_things() -> Mapping[str, DrawnThing]:
     """All things that are drawn, by name."""
-    text = resources.files("bimo.xiaomo.drawn").joinpath("things.tsv").read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = read_table("drawn", "things.tsv")
     return {
         row["name"]: DrawnThing(tuple(row["zh"].split("/")), tuple(row["en"].split("/")), row["scene"]) for row in rows
     }

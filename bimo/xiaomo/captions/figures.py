@@ -4,19 +4,22 @@ is, what they wear, what they do and what they look like.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.artwork.lexicon import DYES
+from bimo.xiaomo.artwork.lexicon import DYE_NAMES, DYES
+from bimo.xiaomo.tables import read_table
 
 #: What the kind of a figure begins with; the names of its rows follow, joined by +, a colour of its clothes by *.
 FIGURE = "figure:"
 PERSON, _CLOTHES = "person", "clothes"
+#: A colour before what has it.
+A_COLOUR = re.compile(
+    rf"(?P<colour>{'|'.join(sorted(DYE_NAMES, key=len, reverse=True))})(?:的|\s+|(?=[\u4e00-\u9fff]))"
+)
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,8 @@ class Row:
 @lru_cache(maxsize=1)
 def rows() -> Mapping[str, Row]:
     """All rows by name."""
-    text = resources.files("bimo.xiaomo.drawn").joinpath("figures.tsv").read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
     found: dict[str, Row] = {}
-    for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+    for row in read_table("drawn", "figures.tsv"):
         zh, en = (tuple(filter(None, row[language].split("/"))) for language in ("zh", "en"))
         looks = tuple((key, value) for key, _, value in (part.partition("=") for part in row["figure"].split()))
         company = tuple((what, box) for what, _, box in (part.partition("@") for part in row["company"].split()))
@@ -133,9 +134,9 @@ def _clothes_of(text: str) -> str:
     name = _words()[_CLOTHES].get(text)
     if name is not None:
         return name
-    found = _colour_pattern().match(text)
+    found = A_COLOUR.match(text)
     name = _words()[_CLOTHES].get(text[found.end() :].strip(" 的")) if found is not None else None
-    return "" if found is None or name is None else f"{name}*{_colours()[found[0].strip(' 的')]}"
+    return "" if found is None or name is None else f"{name}*{DYE_NAMES[found['colour']]}"
 
 
 @lru_cache(maxsize=1)
@@ -152,18 +153,7 @@ def _words() -> Mapping[str, Mapping[str, str]]:
 def _clothes_pattern() -> re.Pattern[str]:
     """红衣少女, 蓝色汉服的少女: clothes without a verb."""
     words = "|".join(sorted((word for word in _words()[_CLOTHES] if not word.isascii()), key=len, reverse=True))
-    return re.compile(rf"(?P<clothes>(?:{_colour_pattern().pattern})?(?:{words}))的?(?P<rest>.+)")
-
-
-@lru_cache(maxsize=1)
-def _colours() -> Mapping[str, str]:
-    return {word: name for name, colour in DYES.items() for word in (*colour.zh, *colour.en)}
-
-
-@lru_cache(maxsize=1)
-def _colour_pattern() -> re.Pattern[str]:
-    words = "|".join(sorted(_colours(), key=len, reverse=True))
-    return re.compile(rf"(?:{words})(?:的|\s+|(?=[\u4e00-\u9fff]))")
+    return re.compile(rf"(?P<clothes>(?:{A_COLOUR.pattern})?(?:{words}))的?(?P<rest>.+)")
 
 
 def company_of(kind: str) -> Row | None:

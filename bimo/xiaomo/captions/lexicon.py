@@ -5,15 +5,14 @@ All of it is data in the tables beside this file; a mended row is a mended lexic
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.scenes.description import Mood
+from bimo.xiaomo.tables import read_table
 
 NOTHING = "-"
 #: Least characters of a clause of a verse that counts by itself.
@@ -46,12 +45,6 @@ def clauses(text: str) -> list[str]:
     return [part for part in _MARKS.split(normal(text)) if part]
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files("bimo.xiaomo.captions").joinpath(name).read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
 def _several(text: str | None, mark: str = ",") -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(mark) if part.strip())
 
@@ -65,7 +58,7 @@ def _words_of(row: Mapping[str, str | None]) -> tuple[str, ...]:
 def elements() -> Mapping[str, Named]:
     """Elements by name: what captions call them, and all the words that name them."""
     made: dict[str, Named] = {}
-    for row in _rows("elements.tsv"):
+    for row in read_table("captions", "elements.tsv"):
         if row["element"] != NOTHING:
             made[row["element"]] = Named((row["zh"],), (row["en"],), _words_of(row))
     return made
@@ -75,7 +68,7 @@ def elements() -> Mapping[str, Named]:
 def moods() -> Mapping[str, Mapping[str, Named]]:
     """Names of seasons, lights and weathers: kind -> value -> names."""
     made: dict[str, dict[str, Named]] = {}
-    for row in _rows("moods.tsv"):
+    for row in read_table("captions", "moods.tsv"):
         named = Named(_several(row["zh"]), _several(row["en"]), tuple((row["words"] or "").split()))
         made.setdefault(row["kind"], {})[row["value"]] = named
     return made
@@ -84,7 +77,7 @@ def moods() -> Mapping[str, Mapping[str, Named]]:
 @lru_cache(maxsize=1)
 def styles() -> Mapping[str, Named]:
     """Names of the manners of painting; `words` are names that captions do not use."""
-    rows = _rows("styles.tsv")
+    rows = read_table("captions", "styles.tsv")
     return {row["style"]: Named(_several(row["zh"]), _several(row["en"]), _several(row["words"])) for row in rows}
 
 
@@ -114,7 +107,7 @@ def without_styles(text: str) -> str:
 def subjects() -> Mapping[str, Named]:
     """Names of subjects; `words` are the verses that are said of them."""
     made: dict[str, Named] = {}
-    for row in _rows("subjects.tsv"):
+    for row in read_table("captions", "subjects.tsv"):
         english = _several(row["en"], ";" if ";" in row["en"] else ",")
         made[row["subject"]] = Named(_several(row["zh"]), english, _several(row["verses"], ";"))
     return made
@@ -124,7 +117,7 @@ def subjects() -> Mapping[str, Named]:
 def _by_word() -> tuple[Mapping[str, str], int]:
     """Word -> element, or NOTHING; and the length of the longest word."""
     found: dict[str, str] = {}
-    for row in _rows("elements.tsv"):
+    for row in read_table("captions", "elements.tsv"):
         for word in _words_of(row):
             found.setdefault(normal(word), row["element"])
     return found, max(map(len, found))

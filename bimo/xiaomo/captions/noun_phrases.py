@@ -17,10 +17,10 @@ from bimo.prompts.commoner_words import table as paraphrases
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import DYES, SIZES
+from bimo.xiaomo.artwork.lexicon import DYE_NAMES, SIZES
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things
-from bimo.xiaomo.captions.figures import company_of, figure_of
+from bimo.xiaomo.captions.figures import A_COLOUR, company_of, figure_of
 
 #: The most of one kind that are drawn one by one; 一群 is SEVERAL, 几只 A_FEW.
 MOST, SEVERAL, A_FEW = 12, 6, 3
@@ -74,7 +74,7 @@ def scene_of(phrase: str) -> str:
 
 def has_its_own_colour(phrase: str) -> bool:
     """Whether a phrase is a kind's name with the colour that it has by itself: 红苹果 is 苹果."""
-    found = _colour_pattern().match(phrase)
+    found = A_COLOUR.match(phrase)
     return found is not None and phrase in kinds() and kinds()[phrase] == kinds().get(phrase[found.end() :])
 
 
@@ -119,10 +119,10 @@ def _sized(phrase: str, rows: _Rows) -> Things | None:
 
 
 def _coloured(phrase: str, rows: _Rows) -> Things | None:
-    found = _colour_pattern().match(phrase)
+    found = A_COLOUR.match(phrase)
     things = found and _named(phrase[found.end() :], rows)
     if found and things and not things.colour:
-        return replace(things, colour=_colours()[found["colour"]])
+        return replace(things, colour=DYE_NAMES[found["colour"]])
     return _named(phrase[1:], rows) if phrase[:1] in _SMALL_OR_LARGE and len(phrase) > 1 else None
 
 
@@ -178,17 +178,6 @@ def _classifiers() -> Mapping[str, str]:
 @lru_cache(maxsize=1)
 def _singles() -> frozenset[str]:
     return frozenset(map(hexcode, _ONE_OF_A_PAIR))
-
-
-@lru_cache(maxsize=1)
-def _colours() -> Mapping[str, str]:
-    return {word: name for name, colour in DYES.items() for word in (*colour.zh, *colour.en)}
-
-
-@lru_cache(maxsize=1)
-def _colour_pattern() -> re.Pattern[str]:
-    words = "|".join(sorted(_colours(), key=len, reverse=True))
-    return re.compile(rf"(?P<colour>{words})(?:的|\s+|(?=[\u4e00-\u9fff]))")
 
 
 @lru_cache(maxsize=1)

@@ -6,17 +6,16 @@ its notice is in `LICENSE.chinese-poetry.txt`). The elements of a line are compu
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.captions.lexicon import CLAUSE, clauses, elements_of, style_of, subjects
 from bimo.xiaomo.heldout import held_out_verse
+from bimo.xiaomo.tables import read_table
 
 COLLECTIONS = ("tangshi300.json", "songci300.json", "shuimotangshi.json")
 LEAST = 2
@@ -45,10 +44,7 @@ class Verse:
 @lru_cache(maxsize=1)
 def verses() -> tuple[Verse, ...]:
     """All lines of the table."""
-    text = resources.files("bimo.xiaomo.captions").joinpath("verses.tsv").read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return tuple(Verse(row["line"], row["title"], row["author"]) for row in rows)
+    return tuple(Verse(row["line"], row["title"], row["author"]) for row in read_table("captions", "verses.tsv"))
 
 
 def is_verse(text: str) -> bool:
@@ -70,9 +66,7 @@ def shown_by_famous_line(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def famous_lines() -> Mapping[tuple[str, ...], tuple[str, ...]]:
     """The clauses of each line of ``famous_lines.tsv`` in their normal form -> the elements that it shows."""
-    text = resources.files("bimo.xiaomo.captions").joinpath("famous_lines.tsv").read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows = read_table("captions", "famous_lines.tsv")
     return {tuple(clauses(row["line"])): tuple(row["elements"].split(", ")) for row in rows}
 
 

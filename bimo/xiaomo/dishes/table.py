@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import resources
 
 from bimo.core.errors import DataError
+from bimo.xiaomo.tables import read_table
 
 RGB = tuple[int, int, int]
 
@@ -62,12 +61,6 @@ def _names(ingredient: str) -> str:
     return f"{ingredient} {ingredients()[ingredient].english}".lower()
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    text = resources.files("bimo.xiaomo.dishes").joinpath(name).read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
 def _colour(text: str, where: str) -> RGB:
     if not re.fullmatch("#[0-9a-f]{6}", text):
         raise DataError("{where}: the colour is {text!r}, not like #a0522d", where=where, text=text)
@@ -78,7 +71,7 @@ def _colour(text: str, where: str) -> RGB:
 def ingredients() -> Mapping[str, Ingredient]:
     """All ingredients by name. Raises DataError for an invalid row."""
     made: dict[str, Ingredient] = {}
-    for row in _rows("ingredients.tsv"):
+    for row in read_table("dishes", "ingredients.tsv"):
         colour = _colour(row["colour"], row["name"])
         made[row["name"]] = Ingredient(row["name"], row["english"], row["shape"], colour, float(row["size"]))
     return made
@@ -102,7 +95,7 @@ def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
 def dishes() -> Mapping[str, Dish]:
     """All dishes by name. Raises DataError for an invalid row."""
     made: dict[str, Dish] = {}
-    for row in _rows("dishes.tsv"):
+    for row in read_table("dishes", "dishes.tsv"):
         name = row["name"]
         made[name] = Dish(
             name,

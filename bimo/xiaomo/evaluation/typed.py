@@ -12,7 +12,6 @@ import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from bimo.core.files import write_whole
 from bimo.data.sheets import sheet
 from bimo.engine.engine import Engine
 from bimo.evaluation.intervals import Interval, wilson
+from bimo.xiaomo.tables import read_table
 
 TABLE = "looked.tsv"
 COLUMNS = ("number", "kind", "prompt", "alike", "seen")
@@ -47,9 +47,7 @@ class Typed:
 
 def typed() -> list[Typed]:
     """The prompts in the order of the table."""
-    text = resources.files("bimo.xiaomo").joinpath("typed.tsv").read_text("utf-8")
-    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-    return [Typed(row["kind"], row["prompt"]) for row in csv.DictReader(lines, delimiter="\t")]
+    return [Typed(row["kind"], row["prompt"]) for row in read_table("", "typed.tsv")]
 
 
 @dataclass(frozen=True)
