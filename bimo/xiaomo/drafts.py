@@ -25,8 +25,8 @@ UNNAMED = ("gongbi", "colour", "illustration", "watercolour")
 
 
 def draft(text: str, key: str, side: int) -> Image.Image:
-    """The drawing of a text that the procedures draw whole (``plan_of``), ``side`` pixels square; what it leaves open is
-    taken from the key, the same as in ``planning.planned_boxes``.
+    """The drawing of a text that the procedures draw whole (``plan_of``), ``side`` pixels square; what it leaves
+    open is taken from the key, the same as in ``planning.planned_boxes``.
     """
     scene = planned(text, key)
     assert scene is not None
