@@ -54,7 +54,8 @@ def test_every_thing_of_the_tables_is_an_emoji_within_the_canvas() -> None:
 
 
 def test_a_place_that_is_none_is_told_with_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compositions_module, "_rows", lambda name: [{"idiom": "画蛇添足", "things": "🐍@0.5,2.0,0.4"}])
+    rows = [{"idiom": "画蛇添足", "things": "🐍@0.5,2.0,0.4"}]
+    monkeypatch.setattr(compositions_module, "read_table", lambda package, name: rows)
     with pytest.raises(DataError, match=r"画蛇添足.*0\.5,2\.0,0\.4"):
         compositions_module.idioms.__wrapped__()
 
