@@ -201,6 +201,26 @@ def test_the_order_of_things_is_the_keys_where_the_text_leaves_it_open(text: str
     assert len(apples) == ways
 
 
+@pytest.mark.parametrize(
+    ("thing", "ways"),
+    [
+        ("一根香蕉", 2),
+        ("一个邮筒", 1),
+        ("一个红包", 1),
+        ("一辆救护车", 1),
+        ("一辆赛车", 1),
+        ("一个外卖盒", 1),
+        ("一个台球", 1),
+    ],
+)
+def test_no_writing_is_mirrored(thing: str, ways: int) -> None:
+    arrangement = arrangement_of(f"一个绿色的苹果和{thing}")
+    assert arrangement is not None
+    green = [np.asarray(put_together(arrangement, str(key), (96, 96)), np.int16) for key in range(12)]
+    sides = {bool((p[:, :48, 1] - p[:, :48, 0] > 40).sum() > (p[:, 48:, 1] - p[:, 48:, 0] > 40).sum()) for p in green}
+    assert len(sides) == ways
+
+
 def test_things_in_a_scene_stand_on_its_ground() -> None:
     arrangement = arrangement_of("three dogs on the grass")
     assert arrangement is not None

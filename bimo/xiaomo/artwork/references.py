@@ -35,7 +35,7 @@ from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES, EFFECTS
 from bimo.xiaomo.artwork.looks import FINISH, LOOKS, palette, redrawn, solid
 from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP, Placed
 from bimo.xiaomo.artwork.sprites import canonical
-from bimo.xiaomo.artwork.words_table import read_aliases
+from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 from bimo.xiaomo.captions.arranged import Arrangement
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE
@@ -206,12 +206,19 @@ def _view(kind: str, style: str, key: str, size: tuple[int, int]) -> Image.Image
     return APPLY[style](cropped) if style in APPLY else on_colour(cropped)
 
 
+#: What has writing on it, or a dial, though no name says so.
+_WRITTEN_ON = "🧧🥡🏎🪦🧭🏫"
+
+
 def _mirrors(kind: str) -> bool:
-    """Whether a kind looks the same in a mirror, as far as is known."""
-    return kind.startswith(FIGURE) or NO_FLIP.search(_english().get(kind, "hand")) is None
+    """Whether a kind looks the same in a mirror, as far as its names tell: nothing with writing on it or of one hand.
+    Of what this project draws only people are known to.
+    """
+    return kind.startswith(FIGURE) or kind in _mirrored()
 
 
 @lru_cache(maxsize=1)
-def _english() -> Mapping[str, str]:
-    """The first English word of each kind, by which the data knows what may not be mirrored."""
-    return {hexcode(emoji): english[0] for emoji, (_, _, english) in read_aliases().items()}
+def _mirrored() -> Set[str]:
+    names, written = read_names(), frozenset(map(hexcode, _WRITTEN_ON))
+    every = {hexcode(emoji): (*english, *names.get(emoji, ())[1:]) for emoji, (_, _, english) in read_aliases().items()}
+    return {kind for kind, words in every.items() if not NO_FLIP.search(", ".join(words).lower())} - written
