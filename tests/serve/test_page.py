@@ -23,13 +23,13 @@ from starlette.testclient import TestClient
 import bimo
 from bimo.core.errors import BimoError, RequestError
 from bimo.core.lora_weight import LoraWeight
-from bimo.core.messages import speaking
+from bimo.core.messages import Message, speaking
 from bimo.engine.engine import Engine
 from bimo.prompts.styles import STYLES
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.enlarging import enlarged
 from bimo.serve.gate import Gate
-from bimo.serve.jobs import Job, State
+from bimo.serve.jobs import CHOSEN, LANGUAGE, Failure, Job, Order, State, StoredPicture
 from bimo.serve.keys import KeyStore
 from bimo.serve.page import gallery, models
 from bimo.serve.page.comparison import Votes, rows, sheet
@@ -356,6 +356,19 @@ def test_tables_over_two_settings() -> None:
     ):
         with pytest.raises(RequestError):
             sheet(FORM, x, y)
+
+
+def test_a_cell_of_a_table_says_what_a_single_drawing_says() -> None:
+    warned = StoredPicture(0, Path("0.png"), 1, 128, 128, 1, 0.1, (), {})
+    order = Order("0" * 32, "xiaomo", {"text": "红苹果"}, note={CHOSEN: "xiaomo", LANGUAGE: "en"})
+    job = Job(order, State.done, pictures=(replace(warned, warnings=(*order.notes, "没有学过 <龙>")),))
+    told = '<span class="why">没有学过 &lt;龙&gt;</span>'
+    assert gallery.cell(job, "en").endswith(f"</button>{told}")
+    assert gallery.cell(job, "en", blind=True).endswith("</button>")
+    flagged = replace(job, pictures=(replace(warned, flagged=Failure("unsafe", Message("out of memory"))),))
+    assert gallery.cell(flagged, "en") == '<span class="why">out of memory</span>'
+    assert gallery.cell(replace(job, state=State.cancelled, pictures=()), "en") == '<span class="why">stopped</span>'
+    assert gallery.cell(None, "en") == '<span class="why">…</span>'
 
 
 def test_rows_of_a_table() -> None:

@@ -109,12 +109,9 @@ class Drawing:
             cards = await self.page.history(who)
             return gallery.finished(job), about, cards, str(PictureName(job.id, first.place)), gr.Row(visible=True)
         notice = ""
-        if job is not None:
-            refused = job.failure or next((p.flagged for p in job.pictures if p.flagged is not None), None)
-            if job.state is State.cancelled:
-                notice = gallery.notice(who.says(Message("stopped")))
-            elif refused is not None:
-                notice = gallery.notice(who.says(refused), "warning")
+        if job is not None and (refused := gallery.refusal(job)) is not None:
+            kind = "note" if job.state is State.cancelled else "warning"
+            notice = gallery.notice(who.says(refused), kind)
         return gallery.empty(who.language), notice, gr.skip(), "", gr.Row(visible=False)
 
     def stop(self, browser: gr.Request) -> None:

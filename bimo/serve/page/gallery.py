@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bimo.core.messages import Message
+from bimo.core.messages import Message, Sayable
 from bimo.serve.dependencies import shot
-from bimo.serve.jobs import Job, StoredPicture
+from bimo.serve.jobs import Job, State, StoredPicture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,17 +139,29 @@ def history(jobs: Sequence[Job], language: str, text: str = "") -> str:
     return f'<div class="cards">{"".join(cards)}</div>'
 
 
-def cell(job: Job | None, language: str, sentence: str = "") -> str:
-    """A table cell with a picture, or the reason for there being none."""
+def refusal(job: Job) -> Sayable | None:
+    """Why a job that has ended shows no picture: stopped, a filter's reason, or its failure."""
+    if job.state is State.cancelled:
+        return Message("stopped")
+    return job.failure or next((p.flagged for p in job.pictures if p.flagged is not None), None)
+
+
+def cell(job: Job | None, language: str, sentence: str = "", blind: bool = False) -> str:
+    """A table cell: a picture with its warnings, or the reason for there being none. ``blind``, as for a vote, is
+    without warnings, which could tell the model.
+    """
     if job is not None and (pictures := visible_pictures(job)):
         picture = pictures[0]
         words = escaped(job.order.values.get("text", ""))
+        # Which model was chosen is the same for all cells.
+        warnings = () if blind else [warning for warning in picture.warnings if warning not in job.order.notes]
+        notes = "".join(f'<span class="why">{escaped(warning)}</span>' for warning in warnings)
         return (
             f'<button type="button" data-pick="{job.id}/{picture.place}" aria-label="{words}"><img alt="{words}"'
-            f' src="{PICTURES}/{job.id}/{picture.place}.webp"></button>'
+            f' src="{PICTURES}/{job.id}/{picture.place}.webp"></button>{notes}'
         )
-    if job is not None and job.failure is not None:
-        sentence = job.failure.said(language)
+    if job is not None and (refused := refusal(job)) is not None:
+        sentence = refused.said(language)
     return f'<span class="why">{escaped(sentence or "…")}</span>'
 
 

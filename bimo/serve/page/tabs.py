@@ -109,8 +109,9 @@ def _cancel(page: Page, jobs: Iterable[Job]) -> None:
         page.service.cancel(job.id)
 
 
-def _cell(result: Job | str | None, language: str) -> str:
-    return gallery.cell(None, language, result) if isinstance(result, str) else gallery.cell(result, language)
+def _cell(result: Job | str | None, language: str, blind: bool = False) -> str:
+    job, sentence = (None, result) if isinstance(result, str) else (result, "")
+    return gallery.cell(job, language, sentence, blind)
 
 
 def on_comparing(page: Page, parts: Components, compared: Comparing) -> None:
@@ -247,8 +248,7 @@ async def _with_own_defaults(page: Page, form: Form, form_model: str) -> Form:
 
 
 def _large(result: Job | str | None, language: str) -> str:
-    cell_html = _cell(result, language)
-    return cell_html.replace(".webp", ".png")
+    return _cell(result, language, blind=True).replace(".webp", ".png")
 
 
 @dataclass(frozen=True)
