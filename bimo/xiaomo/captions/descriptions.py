@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
@@ -19,6 +19,7 @@ from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER
 from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.captions.arranged import without_style
 from bimo.xiaomo.captions.asked import COUNTRY, SKY
+from bimo.xiaomo.captions.described_clauses import OF_THE_NEXT_NOUN, Clause
 from bimo.xiaomo.captions.described_nouns import (
     AS_RELATIONS,
     Noun,
@@ -26,7 +27,6 @@ from bimo.xiaomo.captions.described_nouns import (
     phrase_of,
     side_by_side,
     together,
-    with_more,
     zone_of,
 )
 from bimo.xiaomo.captions.described_tokens import Token, is_of_a_quality, tokens
@@ -143,70 +143,51 @@ class _Reading:
         self.zones: list[str] = []
         self.moods: list[str] = []
 
-    def read(self, clause: str) -> None:
+    def read(self, text: str) -> None:
         """Reads a clause."""
-        every = tokens(clause)
+        every = tokens(text)
         self.moods += [token.text for token in every if token.role == "mood"]
         parts = [token for token in every if token.role not in ("silent", "mood")]
-        nouns: list[Noun] = []
-        verbs: list[Token] = []
-        zone, place, pending = "", None, Noun(Token(0, 0, "", ""), -1)
-        side, held = "", None
-        for token, after in zip(parts, (*parts[1:], *([None] if parts else ())), strict=True):
-            begin = token.start if pending.start < 0 else pending.start
-            if token.role == "count":
-                pending = with_more(pending, begin, count=int(token.value))
-            elif token.role == "colour":
-                pending = with_more(pending, begin, colour=token.value)
-            elif token.role == "size":
-                pending = with_more(pending, begin, size=token.value)
+        clause = Clause()
+        for token, after in zip_longest(parts, parts[1:]):
+            if token.role in OF_THE_NEXT_NOUN:
+                clause.say(token)
             elif token.role == "unknown":
-                (self.qualities if is_of_a_quality(token, clause) else self.unknown).append(token.text)
+                (self.qualities if is_of_a_quality(token, text) else self.unknown).append(token.text)
             elif token.role == "verb":
-                verbs.append(token)
-                if pending.start >= 0:  # 一只穿着棉袄的小猫: the number is that of the second noun
-                    held, pending = pending, Noun(Token(0, 0, "", ""), -1)
+                clause.do(token)
             elif token.role == "zone":
                 self.zones.append(token.value)
                 self.moods.append(token.text)
-                zone = token.value
-                if nouns and (token.english or after is None):
-                    for noun in nouns:
-                        noun.zone = noun.zone or zone
+                clause.go(token, is_last=after is None)
             elif token.role == "side":
-                if token.english:
-                    side = token.value
+                clause.side = token.value if token.english else clause.side
             else:
-                behind = after.value if after is not None and _stands_behind(token, after) else ""
-                noun = Noun(token, begin, pending.count, pending.colour, pending.size, zone)
-                pending = Noun(Token(0, 0, "", ""), -1)
-                where = behind or side
-                if token.role == "backdrop":
-                    self.backdrops.append(token.value)
-                elif token.subject and not (token.thing and not where):
-                    self.subjects.append(token.subject)
-                    self.places.append(noun)
-                elif where and noun.is_country:
-                    self._stand(nouns, noun, where)
-                    self.places.append(noun)
-                    place = noun if not nouns else place
-                    if not nouns:
-                        place, noun.side = noun, where
-                elif where and token.thing is not None and (nouns or self.nouns) and token.english:
-                    self._relate(nouns, noun, where)
-                else:
-                    if place is not None and not noun.is_country:
-                        noun.at, noun.side = place, place.side
-                    if where and not token.english:
-                        noun.side = f"holds {where}"
-                    nouns.append(noun)
-                side = ""
-        if held is not None and nouns:
-            owner = nouns[min(1, len(nouns) - 1)]
-            owner.count, owner.colour = max(owner.count, held.count), owner.colour or held.colour
-        self._supported(nouns)
-        self._joined(clause, nouns, verbs)
-        self.nouns += nouns
+                self._name(clause, token, after)
+        clause.end()
+        self._supported(clause.nouns)
+        self._joined(text, clause.nouns, clause.verbs)
+        self.nouns += clause.nouns
+
+    def _name(self, clause: Clause, token: Token, after: Token | None) -> None:
+        """Takes a place or a noun of a clause; the word ``after`` it may say where it is."""
+        noun = clause.noun_of(token)
+        where = after.value if after is not None and _stands_behind(token, after) else clause.side
+        clause.side = ""
+        if token.role == "backdrop":
+            self.backdrops.append(token.value)
+        elif token.subject and not (token.thing and not where):
+            self.subjects.append(token.subject)
+            self.places.append(noun)
+        elif where and noun.is_country:
+            self._stand(clause.nouns, noun, where)
+            self.places.append(noun)
+            if not clause.nouns:
+                clause.place, noun.side = noun, where
+        elif where and token.thing is not None and (clause.nouns or self.nouns) and token.english:
+            self._relate(clause.nouns, noun, where)
+        else:
+            clause.take(noun, where)
 
     def _stand(self, nouns: list[Noun], place: Noun, where: str) -> None:
         """What was named before a place stands there."""
