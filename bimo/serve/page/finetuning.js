@@ -125,6 +125,7 @@
       Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, `${run} ${Date.now()}`);
       field.dispatchEvent(new Event("input", { bubbles: true }));
       one("button[role=tab]")?.click();
+      scrollTo({ top: 0 }); /* to the prompt, which has been filled in */
       return;
     }
     if (sure && !confirm(sure)) return;
