@@ -20,11 +20,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
-import mmap
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -35,11 +32,11 @@ from torch.utils import _pytree as pytree
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import say
-from bimo.core.pages import release
 from bimo.diffusion.system import System
 from bimo.engine.compile import repeated_blocks
 from bimo.engine.openvino_cache import ConversionCache
 from bimo.engine.openvino_convert import compressed, converted, quantised_model
+from bimo.engine.openvino_infer import CompiledBlock, of_pictures
 
 #: "int8" quantises weights and activations and has to be calibrated, "int8-weights" quantises weights alone.
 Precision = Literal["f32", "bf16", "int8", "int8-weights"]
@@ -89,19 +86,15 @@ class _Traced(nn.Module):
 
 
 def _as_openvino_input(leaf: Tensor) -> Tensor:
-    """A tensor as OpenVINO takes it: any floating dtype as float32, complex numbers as real pairs."""
+    """A tensor as OpenVINO takes it: complex numbers as real pairs, and floating dtypes but bfloat16 as float32."""
     if leaf.is_complex():
         leaf = torch.view_as_real(leaf)
-    return (leaf.float() if leaf.is_floating_point() else leaf).contiguous()
+    return leaf.float() if leaf.is_floating_point() and leaf.dtype != torch.bfloat16 else leaf
 
 
-@dataclass
-class _Compiled:
-    request: Any
-    note: Mapping[str, Any]
-    model: Any
-    #: Whether the file's pages were released: after the first inference OpenVINO has its own copy of the weights.
-    pages_released: bool = False
+def _exact(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Inputs in float32, to trace with, to compare and to calibrate on."""
+    return [(tensor.float() if tensor.is_floating_point() else tensor).contiguous() for tensor in tensors]
 
 
 class ConvertedBlock:
@@ -130,7 +123,8 @@ class ConvertedBlock:
             block.forward.restore()  # converted by another engine
         self._own: Callable[..., Any] = block.forward
         self._lock = threading.Lock()
-        self._compiled: dict[str, _Compiled] = {}
+        self._compiled: dict[str, CompiledBlock] = {}
+        self._pictures = of_pictures(block)
         self._weights = {key: p.data for key, p in block.named_parameters()}
         self._empty()
         block.forward = self  # type: ignore[method-assign]
@@ -157,7 +151,7 @@ class ConvertedBlock:
             key = self._key(leaves, spec)
             if key not in self._compiled:
                 try:
-                    self._compiled[key] = self._load_or_convert(key, leaves, spec, tensors)
+                    self._compiled[key] = self._load_or_convert(key, leaves, spec, tensors, dtype)
                 except _ConversionError as error:
                     if self.fall_back is None:
                         raise RequestError(
@@ -169,13 +163,9 @@ class ConvertedBlock:
                     self.fall_back(str(error), dtype)
                     return self._own(*args, **kwargs)
             if self.samples is not None:
-                self.samples.setdefault(key, []).append([tensor.clone().numpy() for tensor in tensors])
+                self.samples.setdefault(key, []).append([tensor.clone().numpy() for tensor in _exact(tensors)])
             compiled = self._compiled[key]
-            outputs = _outputs(compiled, tensors)
-            if not compiled.pages_released:
-                compiled.pages_released = True
-                _release(compiled.model)
-        results = [value.to(dtype) if dtype is not None and value.is_floating_point() else value for value in outputs]
+            results = compiled(tensors)
         spec = pytree.treespec_loads(compiled.note["answered"])
         leaves_out: list[Any] = [None] * spec.num_leaves
         for place, value in zip(compiled.note["tensors"], results, strict=True):
@@ -190,35 +180,40 @@ class ConvertedBlock:
             before = self._compiled.pop(key)
             quantised = quantised_model(before.model, samples)
             path = self.cache.write(self._file(key), quantised, before.note, half=True)
-            self._compiled[key] = self._compile(quantised if path is None else path, before.note)
+            given = [torch.empty(0, dtype=torch.bfloat16 if half else torch.float32) for half in before.halves]
+            self._compiled[key] = self._compile(quantised if path is None else path, before.note, given, before.answer)
         self.samples = None
 
     @staticmethod
     def _key(leaves: Sequence[Any], spec: Any) -> str:
-        """The key of a conversion: the structure of the arguments and the ranks of tensors, not sizes or values."""
-        kinds = [(leaf.ndim, leaf.is_complex()) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+        """The key of a conversion: the structure of the arguments and the ranks and dtypes of tensors, not sizes or
+        values.
+        """
+        kinds = [(leaf.ndim, str(leaf.dtype)) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
         return hashlib.sha256(f"{spec} {kinds}".encode()).hexdigest()[:12]
 
     def _file(self, key: str, kind: str = "") -> str:
         # bf16 inference is stored as f16: half the size of f32, and more precise than bf16 in the range of weights.
         return f"{self.name}.{key}.{kind or ('f16' if self.precision == 'bf16' else self.precision)}"
 
-    def _load_or_convert(self, key: str, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> _Compiled:
+    def _load_or_convert(
+        self, key: str, leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor], dtype: torch.dtype | None
+    ) -> CompiledBlock:
         names = [self._file(key)] + [self._file(key, "f16")] * (self.precision == "int8")
         stored = next((each for name in names if (each := self.cache.find(name)) is not None), None)
         if stored is not None:
-            return self._compile(*stored)
-        model, note, expected = self._convert(leaves, spec, tensors)
+            return self._compile(*stored, tensors, dtype)
+        model, note, expected = self._convert(leaves, spec, _exact(tensors))
         if self.precision == "int8-weights":
             model = compressed(model)
         if self.fall_back is not None:
-            self._check(_outputs(self._compile(model, note), tensors), expected)
+            self._check(self._compile(model, note, tensors, dtype)(tensors), expected)
         path = self.cache.write(names[-1], model, note, half=self.precision != "f32")
-        return self._compile(model if path is None else path, note)
+        return self._compile(model if path is None else path, note, tensors, dtype)
 
     def _check(self, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         pairs = zip(outputs, expected, strict=True)
-        error = max(float((one - other).norm() / other.norm().clamp_min(1e-12)) for one, other in pairs)
+        error = max(float((one.float() - other).norm() / other.norm().clamp_min(1e-12)) for one, other in pairs)
         # A comparison with NaN is false.
         if not error <= LARGEST_ERROR[self.precision]:
             raise _ConversionError(say("its answer is {error:.0e} off", error=error))
@@ -241,34 +236,10 @@ class ConvertedBlock:
             self._empty()
         return model, traced.note, expected
 
-    def _compile(self, model: Any, note: Mapping[str, Any]) -> _Compiled:
-        import openvino
-
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32" if self.precision == "f32" else "bf16",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
-        }
-        core = openvino.Core()
-        read: Any = core.read_model(str(model)) if isinstance(model, Path) else model
-        request = core.compile_model(read, "CPU", settings).create_infer_request()
-        return _Compiled(request, note, read)
-
-
-def _outputs(compiled: _Compiled, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of a compiled block, in memory of their own."""
-    compiled.request.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
-    count = len(compiled.request.model_outputs)
-    return [torch.from_numpy(compiled.request.get_output_tensor(place).data.copy()) for place in range(count)]
-
-
-def _release(model: Any) -> None:
-    """Releases the memory-mapped pages of the file that a model's weights were read from."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the memory is read-only; it is not written to
-        for node in model.get_ops():
-            if node.get_type_name() == "Constant" and (data := node.data).nbytes >= mmap.PAGESIZE:
-                release(torch.from_numpy(data))
+    def _compile(
+        self, model: Any, note: Mapping[str, Any], given: Sequence[Tensor], dtype: torch.dtype | None
+    ) -> CompiledBlock:
+        return CompiledBlock(model, note, self.precision, given, dtype, pictures=self._pictures)
 
 
 def blocks(system: System) -> dict[str, nn.Module]:
