@@ -62,7 +62,7 @@ def arrangement_of(text: str) -> Arrangement | None:
     if len(text) > LONGEST:
         return None
     plain = normal(text)
-    core, style = without_style(plain)
+    core, style = without_style(plain) if plain not in kinds() else (plain, DEFAULT_STYLE)  # 剪纸 alone is a thing
     core = core if core in kinds() or _idiom(core) else _tidy(core)
     core, background = _without_background(core)
     named = kinds().get(core) or (not figure_of(core) and names().get(core))
