@@ -19,12 +19,14 @@ from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things, views
 from bimo.xiaomo.captions.figures import FIGURE, figure_of, looks_of, rows
 from bimo.xiaomo.captions.lexicon import CLAUSE, clauses, elements
 from bimo.xiaomo.captions.noun_phrases import Things, kinds, things_of
+from bimo.xiaomo.captions.tableaux import tableaux
 from bimo.xiaomo.captions.verses import famous_lines, is_verse, verses
 from bimo.xiaomo.drawn.figures import COLOURS, PARTS, PLAIN, POSES, parts, shapes
 from bimo.xiaomo.drawn.sprites import drawn
 from bimo.xiaomo.drawn.things import outlines
 from bimo.xiaomo.drawn.vector import shaded
 from bimo.xiaomo.scenes.subjects.verse import room_for
+from bimo.xiaomo.tables import read_table
 
 
 @pytest.mark.parametrize("part", ["person", "clothes", "act", "look"])
@@ -166,3 +168,37 @@ def test_a_famous_line_is_one_that_no_collection_has() -> None:
     of_collections = {part for verse in verses() for part in clauses(verse.line)}
     assert [line for line in famous_lines() if of_collections.intersection(line)] == []
     assert not is_verse("知否")  # too short to count by itself
+
+
+def test_a_tableau_shows_what_there_are_pictures_of() -> None:
+    words = Counter(
+        normal(word)
+        for row in read_table("captions", "tableaux.tsv")
+        for cell in ("zh", "en")
+        for word in row[cell].split("/")
+    )
+    assert [word for word, count in words.items() if count > 1] == []
+    for word, one in tableaux().items():
+        assert has_references(one.placed()), word
+        assert one.scene in ("", *STANDS), word
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds_", "scene", "style"),
+    [
+        ("七夕", {"figure:织女", "figure:牛郎", "2b50"}, "night", "3d"),
+        ("画一张百年好合，剪纸", {"thing:double happiness", "figure:新郎", "figure:新娘"}, "", "papercut"),
+        ("Merry Christmas", {"1f384", "figure:圣诞老人", "1f381"}, "snow", "3d"),
+    ],
+)
+def test_what_a_tableau_is_called(text: str, kinds_: set[str], scene: str, style: str) -> None:
+    found = arrangement_of(text)
+    assert found is not None
+    assert ({thing.kind for thing in found.things}, found.scene, found.style) == (kinds_, scene, style)
+
+
+def test_of_a_picture_the_name_of_a_style_is_one() -> None:
+    assert things_of("剪纸") == Things("thing:window paper-cut")
+    found = arrangement_of("剪纸")
+    assert found is not None
+    assert [thing.kind for thing in found.things] == ["thing:window paper-cut"]

@@ -22,6 +22,7 @@ from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
+from bimo.xiaomo.captions.tableaux import tableaux
 from bimo.xiaomo.captions.worn import face_of, worn_by
 from bimo.xiaomo.tables import read_table
 
@@ -63,7 +64,10 @@ def arrangement_of(text: str) -> Arrangement | None:
         return None
     plain = normal(text)
     core, style = without_style(plain) if plain not in kinds() else (plain, DEFAULT_STYLE)  # 剪纸 alone is a thing
-    core = core if core in kinds() or _idiom(core) else _tidy(core)
+    core = core if core in kinds() or core in tableaux() or _idiom(core) else _tidy(core)
+    tableau = tableaux().get(core)
+    if tableau is not None:
+        return Arrangement(tableau.placed(), style, "", "" if style in EFFECTS else tableau.scene, True)
     core, background = _without_background(core)
     named = kinds().get(core) or (not figure_of(core) and names().get(core))
     if named:  # a name may hold what is else a relation or a scene: smiling face with sunglasses
