@@ -37,6 +37,12 @@ def release(tensor: Tensor) -> int:
     return 0 if libc.madvise(start, length, mmap.MADV_DONTNEED) else count * mmap.PAGESIZE
 
 
+def trim() -> None:
+    """Gives the system back what the C library keeps of freed memory, where it can (glibc)."""
+    if sys.platform == "linux" and (trimmed := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trimmed(0)
+
+
 def _of_file(first: int, count: int) -> bool:
     """Whether all pages that are in memory are still those of a file."""
     import numpy

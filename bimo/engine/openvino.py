@@ -32,6 +32,7 @@ from torch.utils import _pytree as pytree
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import say
+from bimo.core.pages import release, trim
 from bimo.diffusion.system import System
 from bimo.engine.compile import repeated_blocks
 from bimo.engine.openvino_cache import ConversionCache
@@ -172,6 +173,12 @@ class ConvertedBlock:
             leaves_out[place] = value
         return pytree.tree_unflatten(leaves_out, spec)
 
+    def rest(self) -> None:
+        """Frees the memory that is kept for the next call."""
+        with self._lock:
+            for compiled in self._compiled.values():
+                compiled.rest()
+
     def quantise(self) -> None:
         """Quantises to int8 with the recorded inputs: weights per channel, activations by their observed ranges (NNCF's
         post-training quantisation).
@@ -234,6 +241,8 @@ class ConvertedBlock:
             raise _ConversionError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
         finally:
             self._empty()
+            for weight in self._weights.values():
+                release(weight)
         return model, traced.note, expected
 
     def _compile(
@@ -329,6 +338,26 @@ class OpenVino:
             for name, rows in text_blocks(system).items()
         }
 
+        self._hooks = [
+            hook
+            for block in self.converted
+            if block.name.endswith(DECODER)
+            for hook in (
+                block.block.register_forward_pre_hook(self._before_decoding),
+                block.block.register_forward_hook(partial(self._after_decoding, block)),
+            )
+        ]
+
+    def _after_decoding(self, decoder: ConvertedBlock, *_: object) -> None:
+        decoder.rest()
+        trim()
+
+    def _before_decoding(self, *_: object) -> None:
+        """A drawing's other blocks are done, or wait for longer than it takes to make their memory anew."""
+        for block in itertools.chain(self.converted, *self.texts.values()):
+            block.rest()
+        trim()
+
     def _left_to_torch(self, name: str, error: str, dtype: torch.dtype | None) -> None:
         for block in self.texts[name]:
             block.restore(dtype)
@@ -338,6 +367,8 @@ class OpenVino:
 
     def restore(self) -> None:
         """Gives all blocks their torch weights back."""
+        for hook in self._hooks:
+            hook.remove()
         for block in itertools.chain(self.converted, *self.texts.values()):
             block.restore()
 

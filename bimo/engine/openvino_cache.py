@@ -87,9 +87,12 @@ def _weights_digest(system: System, root: Path) -> str:
     listing = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ino}" for path, state in states)
     cache_file = root / "openvino" / f"weights-{hashlib.sha256(listing.encode()).hexdigest()[:24]}"
     try:
-        return cache_file.read_text("ascii")
+        digest = cache_file.read_text("ascii")
     except (OSError, UnicodeDecodeError):
         digest = system.weights_hash
+    else:
+        system.weights_hash = digest  # for the pictures' record, which would hash the files again
+        return digest
     with contextlib.suppress(OSError):  # without a cache it is computed again next time
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(cache_file, digest.encode("ascii"))

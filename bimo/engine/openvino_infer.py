@@ -104,6 +104,10 @@ class CompiledBlock:
             _release(self.model)
         return outputs
 
+    def rest(self) -> None:
+        """Frees the memory of intermediate results, which OpenVINO keeps for the next inference."""
+        self._compiled.release_memory()
+
     def _given(self, tensor: Tensor, port: Any) -> Any:
         import openvino
 

@@ -99,6 +99,30 @@ def test_int8_leaves_the_decoder_in_bfloat16(folder: Path, cache: Path) -> None:
     assert not list(cache.rglob("*decoder*.int8.xml"))
 
 
+def test_memory_of_the_steps_is_free_while_it_decodes(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bimo.engine.openvino_infer import CompiledBlock
+
+    made = engine(folder, "openvino-bf16")
+    expected = pixels(made)
+    order: list[CompiledBlock | None] = []
+    infer, rest = CompiledBlock.__call__, CompiledBlock.rest
+    monkeypatch.setattr(CompiledBlock, "__call__", lambda self, tensors: (order.append(None), infer(self, tensors))[1])
+    monkeypatch.setattr(CompiledBlock, "rest", lambda self: (order.append(self), rest(self))[1])
+    assert (pixels(made) == expected).all()
+    # The last inference is the decoder's: all blocks are at rest before it, and it after it.
+    place = max(index for index, each in enumerate(order) if each is None)
+    rested = order[place - len(set(order)) + 1 : place]
+    assert None not in rested
+    assert len(rested) == len(set(order) - {None})
+    assert len(order[place + 1 :]) == 1
+    decoder: Any = next(module for module in made.system.modules() if isinstance(module, AutoencoderKL)).decoder
+    assert decoder._forward_hooks
+    made.processor.restore()
+    assert not decoder._forward_hooks | decoder._forward_pre_hooks
+
+
 def test_a_cached_conversion_is_of_these_weights_and_dtype(folder: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -107,8 +131,10 @@ def test_a_cached_conversion_is_of_these_weights_and_dtype(folder: Path, tmp_pat
     system = read_folder(folder, None)
     store = ConversionCache.of(system, tmp_path)
     assert ConversionCache.of(read_folder(folder, None), tmp_path) == store
+    digest = system.weights_hash
     system.hashed = lambda: pytest.fail("hashed again")
     assert ConversionCache.of(system, tmp_path) == store
+    assert system.weights_hash == digest
     system.recipe = replace(system.recipe, note="another")
     assert ConversionCache.of(system, tmp_path) != store
     system.files, system.hashed = (), lambda: "0" * 64
