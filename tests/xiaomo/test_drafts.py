@@ -21,6 +21,8 @@ from bimo.diffusion.sampling import calls
 from bimo.engine.engine import Engine
 from bimo.hub.editions import SECOND, edition_for, text_encoder_of
 from bimo.serve.page.models import words_of
+from bimo.xiaomo.artwork.held_out import hexcode
+from bimo.xiaomo.captions.arranged import Arrangement
 from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.lexicon import style_of
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
@@ -83,6 +85,21 @@ def engine() -> Engine:
 )
 def test_what_can_be_drafted(text: str, has_one: bool) -> None:
     assert (plan_of(text, text_encoder_of(SECOND)) is not None) is has_one
+
+
+@pytest.mark.parametrize(
+    ("text", "emoji"),
+    [("河马", "🦛"), ("雪人", "⛄"), ("一棵大树", "🌳"), ("梨", "🍐"), ("西兰花", "🥦"), ("a house", "🏠")],
+)
+def test_the_name_of_a_thing_is_no_scene_of_its_characters(text: str, emoji: str) -> None:
+    plan = plan_of(text, text_encoder_of(SECOND), text)
+    assert isinstance(plan, Arrangement)
+    assert [thing.kind for thing in plan.things] == [hexcode(emoji)]
+
+
+@pytest.mark.parametrize("text", ["荷花", "雪山", "大海", "寺庙", "松树", "滴水穿石", "鹅毛大雪", "月饼"])
+def test_country_and_what_has_a_procedure_is_drawn_by_it(text: str) -> None:
+    assert plan_of(text, text_encoder_of(SECOND), text) == "procedures"
 
 
 def test_what_has_a_draft_is_drawn_with_it() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.prompts.weighting import emphasis
+from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
 from bimo.xiaomo.captions.asked import (
     asked,
@@ -24,7 +25,7 @@ from bimo.xiaomo.captions.descriptions import Description, description_of
 from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, style_of
-from bimo.xiaomo.captions.noun_phrases import things_of
+from bimo.xiaomo.captions.noun_phrases import is_named, things_of
 from bimo.xiaomo.captions.verses import is_verse
 from bimo.xiaomo.dishes.table import dishes
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _NEVER_DRAWN = frozenset(
     ("背景", "文字", "字", "水印", "边框", "background", "text", "words", "watermark", "frame", "border")
 )
+#: Things that are country themselves, which a scene shows better than a picture of one: mountains, waves, temples ...
+_COUNTRY = frozenset(map(hexcode, ("🌊", "🏔", "⛰", "🛣", "🛕", "🗼", "🌉", "🏞", "🏙", "🌃", "🌆", "🌅")))
 #: A longer text is a sentence rather than a name, in characters.
 _TOLD = 18
 _CLAUSE_ENDS = re.compile(r"[，,。;；]")
@@ -87,18 +90,24 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     arrangement = _arranged_as_wished(written) or _arranged_as_wished(text)
     if arrangement is None:
         return None
-    whole = normal(written or text)
-    named = things_of(whole)
-    if named is not None and named.kind.startswith((FIGURE, THING)) and without_name(whole).strip():
-        of_scenes = False  # 台灯, 敦煌莫高窟, a lighthouse: they are shown themselves, not the country that they name
-    else:
-        of_scenes = asked(text)[0] == "scene" or is_verse(written or text) or is_landscape(text)
-        of_scenes = of_scenes or arrangement.is_one_thing
-    if of_scenes and can_draft_scene(text, encoder, written):
+    if _is_of_scenes(arrangement, text, written) and can_draft_scene(text, encoder, written):
         return None
     from bimo.xiaomo.artwork.references import has_references
 
     return arrangement if has_references(arrangement.things) else None
+
+
+def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
+    """Whether a text that references were found for asks for a dish, a verse, or country rather than for a thing."""
+    whole = normal(written or text)
+    named, beside = things_of(whole), without_name(whole).strip()
+    if named is not None and named.kind.startswith((FIGURE, THING)) and beside:
+        return False  # 台灯, 敦煌莫高窟, a lighthouse: they are shown themselves, not the country that they name
+    name, verse = asked(text)[0], is_verse(written or text)
+    if arrangement.is_one_thing and not verse and is_named(whole) and (not name or (name == "scene" and beside)):
+        # 树 is a tree, 雪人 nobody in the snow, 西兰花 (broccoli) no 兰花 (orchid)
+        return arrangement.things[0].kind in _COUNTRY
+    return name == "scene" or verse or is_landscape(text) or arrangement.is_one_thing
 
 
 def _described(text: str, drawn: bool) -> Description | None:

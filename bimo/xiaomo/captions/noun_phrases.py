@@ -62,6 +62,13 @@ def things_of(phrase: str) -> Things | None:
     return _named(phrase, paraphrases())
 
 
+def is_named(phrase: str) -> bool:
+    """Whether a noun phrase in its normal form names something in words for just that, not in words that are commoner
+    called so: 滴水穿石 is more than a stone.
+    """
+    return _named(phrase, {}) is not None
+
+
 def scene_of(phrase: str) -> str:
     """The scene that the one thing that a phrase names stands in if nothing else is said; "" for none."""
     things = things_of(phrase)
