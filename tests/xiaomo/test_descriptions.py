@@ -46,7 +46,7 @@ def emoji(*named: str) -> str:
         # number and colour are of the noun behind them
         ("三只小鸭子过马路，路边停着一辆红色的汽车", "city", (), [(emoji("🦆", "🦆", "🦆"), ""), (emoji("🚗red"), "")]),
         # relations of two, by a verb before or between, or by the place of one in the other
-        ("一只穿着红色棉袄的小猫坐在雪地里", "snow", (), [(emoji("🧥red", "🐱"), "")]),
+        ("一只穿着红色棉袄的小猫坐在雪地里", "snow", (), [("figure:动物猫+棉袄*red", "")]),
         ("竹林里，大熊猫抱着西瓜", "", ("bamboo",), [(emoji("🐼", "🍉"), "")]),
         ("桌子上放着一个花瓶，花瓶里插着玫瑰", "table", (), [(emoji("🌹", "🏺"), "")]),
         # where in the picture

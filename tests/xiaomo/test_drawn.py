@@ -29,12 +29,12 @@ from bimo.xiaomo.scenes.subjects.verse import room_for
 from bimo.xiaomo.tables import read_table
 
 
-@pytest.mark.parametrize("part", ["person", "clothes", "act", "look"])
+@pytest.mark.parametrize("part", ["person", "animal", "clothes", "act", "look"])
 def test_every_row_of_the_figures_can_be_drawn(part: str) -> None:
     named = [name for name, row in rows().items() if row.part == part and (row.looks or not row.company)]
     assert named
     for name in named:
-        for person in ("",) if part == "person" else ("女孩+", "老人+", "将军+"):
+        for person in ("",) if part in ("person", "animal") else ("女孩+", "老人+", "将军+"):
             looks = looks_of(f"{FIGURE}{person}{name}")
             assert looks.keys() <= {*PLAIN, *PARTS, *COLOURS}, name
             ElementTree.fromstring(f"<svg>{shapes(looks)}</svg>")
@@ -53,7 +53,7 @@ def test_an_unknown_part_is_named_with_those_that_there_are() -> None:
 
 
 def test_names_mean_one_thing() -> None:
-    for part in ("person", "clothes", "act", "look"):
+    for part in ("person", "animal", "clothes", "act", "look"):
         words = Counter(normal(word) for row in rows().values() if row.part == part for word in (*row.zh, *row.en))
         assert [word for word, count in words.items() if count > 1] == []
     words = Counter(normal(word) for one in drawn_things().values() for word in (*one.zh, *one.en))
@@ -105,7 +105,7 @@ def test_company_can_be_drawn(name: str) -> None:
         ("穿汉服", ""),
         ("打太极", ""),
         ("关羽张飞", ""),
-        ("穿汉服的猫", ""),
+        ("穿汉服的猫", f"{FIGURE}动物猫+汉服"),
         ("弹古筝的女子和月亮", ""),
         ("", ""),
     ],

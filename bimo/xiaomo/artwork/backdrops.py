@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from bimo.xiaomo.artwork.lexicon import RGB
 from bimo.xiaomo.artwork.sprites import SIDE
+from bimo.xiaomo.chance import Chance
+from bimo.xiaomo.scenes.description import Mood
 
 SCALE = 3
 BIG = SIDE * SCALE
@@ -41,6 +43,8 @@ STANDS: Mapping[str, Stand] = {
     "room": Stand(0.5, 0.90, 0.60, True),
     "mountain": Stand(0.5, 0.90, 0.58, True),
 }
+#: What the light of an hour leaves of the colours of a backdrop.
+_LIGHTS: Mapping[str, RGB] = {"dawn": (255, 226, 206), "dusk": (255, 186, 148), "night": (88, 98, 158)}
 
 
 def _sky(top: RGB, bottom: RGB, height: float = 1.0) -> Image.Image:
@@ -253,3 +257,17 @@ def backdrop(scene: str, side: int = SIDE) -> Image.Image:
     image = _sky(top, bottom, height)
     draw(ImageDraw.Draw(image))
     return image.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def in_mood(picture: Image.Image, mood: Mood, chance: Chance) -> Image.Image:
+    """A backdrop in the light and the weather that are said."""
+    if mood.light in _LIGHTS:
+        picture = ImageChops.multiply(picture, Image.new("RGB", picture.size, _LIGHTS[mood.light]))
+    side, pen = picture.width, ImageDraw.Draw(picture)
+    for _ in range(90 if mood.weather in ("rain", "snow") else 0):
+        x, y, size = chance.uniform() * side, chance.uniform() * side, chance.uniform(0.003, 0.009) * side
+        if mood.weather == "snow":
+            pen.ellipse((x - size, y - size, x + size, y + size), fill=(250, 252, 255))
+        else:
+            pen.line((x, y, x - side * 0.01, y + side * 0.05), fill=(206, 220, 232))
+    return picture

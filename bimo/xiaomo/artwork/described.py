@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image
 
-from bimo.xiaomo.artwork.backdrops import backdrop
-from bimo.xiaomo.artwork.compose import paste_at, paste_standing, recolour
-from bimo.xiaomo.artwork.effects import APPLY
-from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DYES, RGB
+from bimo.xiaomo.artwork.backdrops import backdrop, in_mood
+from bimo.xiaomo.artwork.compose import paste_at, paste_standing
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.xiaomo.artwork.looks import LOOKS
-from bimo.xiaomo.artwork.references import reference
+from bimo.xiaomo.artwork.manners import APPLY
+from bimo.xiaomo.artwork.references import dyed, reference
 from bimo.xiaomo.captions.descriptions import Description, Group
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.scenes.description import Mood, Scene
@@ -32,8 +32,6 @@ _EFFECTS: Mapping[str, str] = {
     "ink": "ink", "colour": "ink", "watercolour": "watercolour", "gongbi": "watercolour", "qinglu": "watercolour",
     "oil": "oil", "gogh": "oil",
 }  # fmt: skip
-#: What the light of an hour leaves of the colours of a backdrop.
-_LIGHTS: Mapping[str, RGB] = {"dawn": (255, 226, 206), "dusk": (255, 186, 148), "night": (88, 98, 158)}
 _INDOORS = frozenset(("room", "table", "underwater", "space"))
 _GROUND: Mapping[int, Sequence[Spot]] = {
     1: ((0.5, 0.93, 0.5),),
@@ -115,22 +113,8 @@ def _ground(description: Description, key: str, side: int) -> _Ground:
         return _Ground(Image.new("RGB", (side, side), (255, 255, 255)), {})
     picture = backdrop(description.backdrop, side).copy()
     if description.backdrop not in _INDOORS:
-        picture = _in_mood(picture, description.mood, Chance(f"{key}/weather"))
+        picture = in_mood(picture, description.mood, Chance(f"{key}/weather"))
     return _Ground(picture, {})
-
-
-def _in_mood(picture: Image.Image, mood: Mood, chance: Chance) -> Image.Image:
-    """A backdrop in the light and the weather that are said."""
-    if mood.light in _LIGHTS:
-        picture = ImageChops.multiply(picture, Image.new("RGB", picture.size, _LIGHTS[mood.light]))
-    side, pen = picture.width, ImageDraw.Draw(picture)
-    for _ in range(90 if mood.weather in ("rain", "snow") else 0):
-        x, y, size = chance.uniform() * side, chance.uniform() * side, chance.uniform(0.003, 0.009) * side
-        if mood.weather == "snow":
-            pen.ellipse((x - size, y - size, x + size, y + size), fill=(250, 252, 255))
-        else:
-            pen.line((x, y, x - side * 0.01, y + side * 0.05), fill=(206, 220, 232))
-    return picture
 
 
 def _drawn(group: Group, style: str, side: int) -> Image.Image:
@@ -138,7 +122,7 @@ def _drawn(group: Group, style: str, side: int) -> Image.Image:
     layer = Image.new("RGBA", (side, side))
     for thing in group.things:
         image = reference(thing.kind, style if style in LOOKS else DEFAULT_STYLE, side)
-        paste_at(layer, recolour(image, DYES[thing.colour]) if thing.colour else image, *thing.box)
+        paste_at(layer, dyed(image, thing.colour) if thing.colour else image, *thing.box)
     effect = _EFFECTS.get(style, "")
     if not effect:
         return layer

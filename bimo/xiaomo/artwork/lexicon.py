@@ -74,6 +74,21 @@ STYLES: Mapping[str, Words] = {
     ),
 }
 EFFECTS: tuple[str, ...] = ("watercolour", "ink", "sketch", "oil", "pixel", "papercut", "neon", "porcelain")
+#: Manners that the data lacks and drafts have (``manners``).
+MORE_EFFECTS: Mapping[str, Words] = {
+    "woodblock": Words(
+        ("浮世绘", "浮世绘风格", "浮世绘风", "日本浮世绘", "木版画", "版画", "北斋风格", "葛饰北斋"),
+        ("ukiyo-e", "ukiyo-e style", "japanese woodblock print", "woodblock print", "hokusai", "hokusai style"),
+    ),
+    "crayon": Words(
+        ("蜡笔", "蜡笔画", "蜡笔风格", "蜡笔风", "油画棒", "儿童蜡笔画"),
+        ("crayon", "crayon drawing", "wax crayon", "oil pastel"),
+    ),
+    "cyberpunk": Words(
+        ("赛博朋克", "赛博朋克风", "赛博朋克风格", "赛博庞克", "赛博风", "机械朋克"),
+        ("cyberpunk", "cyberpunk style", "synthwave"),
+    ),
+}
 
 COLOURS: Mapping[str, Colour] = {
     "red": Colour(("红色", "红", "大红"), ("red",), (214, 36, 40), (236, 92, 88), 0),

@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from bimo.xiaomo.artwork.backdrops import STANDS, Stand, backdrop
+from bimo.xiaomo.artwork.backdrops import STANDS, Stand, backdrop, in_mood
 from bimo.xiaomo.artwork.canvas import NO_FLIP
 from bimo.xiaomo.artwork.compose import (
     Pose,
@@ -29,16 +29,18 @@ from bimo.xiaomo.artwork.compose import (
     recolour,
 )
 from bimo.xiaomo.artwork.drawings import Drawing, read
-from bimo.xiaomo.artwork.effects import APPLY
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES, EFFECTS
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES
 from bimo.xiaomo.artwork.looks import FINISH, LOOKS, palette, redrawn, solid
+from bimo.xiaomo.artwork.manners import APPLY
 from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP, Placed
 from bimo.xiaomo.artwork.sprites import canonical
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 from bimo.xiaomo.captions.arranged import Arrangement
+from bimo.xiaomo.captions.colours import MANY
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE
+from bimo.xiaomo.captions.settings import SKY
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.drawn.sprites import drawn, is_drawn
 from bimo.xiaomo.drawn.vector import shaded
@@ -48,6 +50,8 @@ ARCHIVE = "references.zip"
 NAME, TABLE = "3d/{kind}.webp", "{style}.tsv"
 #: Where things stand in a view that is drawn.
 _IN_A_VIEW = Stand(0.5, 0.94, 0.6, True)
+_ALOFT = Stand(0.5, 0.78, 0.62, False)
+_RAINBOW = ("red", "orange", "yellow", "green", "blue", "purple")
 
 
 @lru_cache(maxsize=1)
@@ -128,8 +132,9 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
     side = min(size)
     view = next((thing.kind for thing in arrangement.things if thing.kind in views()), "")
     if view and len(arrangement.things) == 1:
-        return _view(view, arrangement.style, key, size)
-    style = DEFAULT_STYLE if arrangement.style in EFFECTS else arrangement.style
+        picture = _view(view, arrangement.style, key, size)
+        return in_mood(picture, arrangement.mood, Chance(f"{key}/weather"))
+    style = DEFAULT_STYLE if arrangement.style in APPLY else arrangement.style
     chance = Chance(f"{key}/things")
     layer = Image.new("RGBA", (side, side))
     kinds = {thing.kind for thing in arrangement.things}
@@ -137,7 +142,7 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
     for number, thing in enumerate(arrangement.things):
         image = reference(thing.kind, style, side)
         if thing.colour:
-            image = recolour(image, DYES[thing.colour])
+            image = dyed(image, thing.colour)
         across, down, long_side = thing.box
         if alike:  # each a little otherwise
             image = _turned(image, chance.fork(str(number)), thing.kind)
@@ -154,6 +159,20 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
     canvas = Image.new("RGB", size, ground)
     canvas.paste(on_colour(layer, ground), ((size[0] - side) // 2, (size[1] - side) // 2))
     return canvas
+
+
+def dyed(image: Image.Image, colour: str) -> Image.Image:
+    """An RGBA sprite in a colour of ``DYES``; in slanting bands of many for ``MANY``."""
+    if colour != MANY:
+        return recolour(image, DYES[colour])
+    side, found = image.width, image.copy()
+    for band, dye in enumerate(_RAINBOW):
+        left, right = ((band + shift) * side / len(_RAINBOW) * 1.2 - 0.1 * side for shift in (0, 1))
+        mask, lean = Image.new("L", image.size), 0.12 * side
+        corners = [(left + lean, 0), (right + lean, 0), (right - lean, side), (left - lean, side)]
+        ImageDraw.Draw(mask).polygon(corners, fill=255)
+        found.paste(recolour(image, DYES[dye]), (0, 0), mask)
+    return found
 
 
 def _pose(layer: Image.Image, chance: Chance, alone: bool) -> Pose:
@@ -177,7 +196,8 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
     """
     side, (width, height) = max(size), size
     if arrangement.scene in views():
-        stand, canvas = _IN_A_VIEW, on_colour(shaded(drawn(arrangement.scene)).render(side))
+        stand = _ALOFT if arrangement.scene == SKY and arrangement.sided else _IN_A_VIEW
+        canvas = on_colour(shaded(drawn(arrangement.scene)).render(side))
     else:
         stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()
     left, _, right, _ = layer.getbbox() or (0, 0, *layer.size)

@@ -10,34 +10,42 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import cycle
 
 from bimo.prompts.emoji import sequences
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import Box, compositions, idioms
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, PLACES, SCENES, STYLES
+from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, MORE_EFFECTS, PLACES, SCENES, STYLES
 from bimo.xiaomo.artwork.places import CENTRES, LAYOUTS, Placed
 from bimo.xiaomo.artwork.sprites import FILL
+from bimo.xiaomo.captions.colours import MANY
 from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.drawn_things import views
-from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
+from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of, is_animal
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
+from bimo.xiaomo.captions.settings import SKY, flying, view_in_mood
 from bimo.xiaomo.captions.tableaux import tableaux
 from bimo.xiaomo.captions.worn import face_of, worn_by
+from bimo.xiaomo.scenes.description import NO_MOOD, Mood
 from bimo.xiaomo.tables import read_table
 
+#: The styles that a picture is drawn in as a whole.
+WHOLE = frozenset((*EFFECTS, *MORE_EFFECTS))
 #: Of at most so many kinds a list is drawn.
 LISTED = 6
 #: No longer text is read, in characters: patterns take their time, and what is told at length is never all understood.
 LONGEST = 80
 _SIZES: Mapping[str, float] = {"small": 0.6, "": 1.0, "large": 1.25}
+#: What several things of many colours are dyed in, one after the other.
+_BRIGHT = ("red", "yellow", "blue", "green", "purple", "orange", "pink")
 _WHOLE_FIGURE = 0.96  # the height of somebody alone
 
 
 @dataclass(frozen=True)
 class Arrangement:
     """Things from back to front in a ``style`` or effect, on a colour of the lexicon, in a scene or view; "" for none.
-    ``sided`` if the text says what is left or right.
+    ``sided`` if the text says what is left or right; the ``mood`` is that of a view, as far as it is said.
     """
 
     things: tuple[Placed, ...]
@@ -45,16 +53,21 @@ class Arrangement:
     background: str = ""
     scene: str = ""
     sided: bool = False
+    mood: Mood = NO_MOOD
 
     @property
     def is_one_thing(self) -> bool:
         """Whether it is one thing and nothing besides."""
-        return len(self.things) == 1 and not (self.background or self.scene) and self.style == DEFAULT_STYLE
+        return (
+            len(self.things) == 1
+            and not (self.background or self.scene)
+            and (self.style, self.mood) == (DEFAULT_STYLE, NO_MOOD)
+        )
 
     @property
     def fits_any_shape(self) -> bool:
         """Whether a picture of another shape than a square has more of its ground; that of an effect is a square."""
-        return self.style not in EFFECTS
+        return self.style not in WHOLE
 
 
 @lru_cache(maxsize=256)
@@ -67,19 +80,24 @@ def arrangement_of(text: str) -> Arrangement | None:
     core = core if core in kinds() or core in tableaux() or _idiom(core) else _tidy(core)
     tableau = tableaux().get(core)
     if tableau is not None:
-        return Arrangement(tableau.placed(), style, "", "" if style in EFFECTS else tableau.scene, True)
+        return Arrangement(tableau.placed(), style, "", "" if style in WHOLE else tableau.scene, True)
     core, background = _without_background(core)
     named = kinds().get(core) or (not figure_of(core) and names().get(core))
     if named:  # a name may hold what is else a relation or a scene: smiling face with sunglasses
-        scene = "" if background or style in EFFECTS else scene_of(core)
+        scene = "" if background or style in WHOLE else scene_of(core)
         return Arrangement((Placed(named, "", (0.5, 0.5, FILL)),), style, background, scene)
+    if not background and style not in WHOLE:
+        aloft = flying(core, rows)
+        if aloft is not None:
+            return Arrangement(aloft, style, "", SKY, True)
+    view, mood = view_in_mood(core)
+    if view and style not in WHOLE:
+        return Arrangement((Placed(view, "", (0.5, 0.5, FILL)),), style, mood=mood)
     sided = bool(_SIDES.search(core))
     for scene, rest in _scenes(core):
         things = _placed(rest)
         if things is not None:
-            return (
-                None if background or style in EFFECTS else Arrangement(_side_by_side(things), style, "", scene, sided)
-            )
+            return None if background or style in WHOLE else Arrangement(_side_by_side(things), style, "", scene, sided)
     idiom = _idiom(core)
     if idiom:
         things = tuple(Placed(hexcode(emoji), "", box) for emoji, box in idioms()[idiom].things)
@@ -87,7 +105,7 @@ def arrangement_of(text: str) -> Arrangement | None:
     things = _placed(core)
     if things is None:
         return None
-    scene = "" if background or style in EFFECTS else scene_of(core)
+    scene = "" if background or style in WHOLE else scene_of(core)
     return Arrangement(things, style, background, scene, sided)
 
 
@@ -123,7 +141,8 @@ def without_style(text: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=1)
 def _style_words() -> Mapping[str, str]:
-    words = {normal(word): style for style, words in STYLES.items() for word in (*words.zh, *words.en)}
+    every = {**STYLES, **MORE_EFFECTS}
+    words = {normal(word): style for style, words in every.items() for word in (*words.zh, *words.en)}
     return {word: style for word, style in described_words()["style"].items() if style in STYLES} | words
 
 
@@ -169,8 +188,9 @@ def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
     for scene, words in (*SCENES.items(), *views().items()):
         zh = "|".join(sorted((*words.zh, *more.get(scene, ())), key=len, reverse=True))
         en = "|".join(words.en)
+        by = "[边旁前畔]边?" if scene in views() else "旁边"
         patterns[scene] = (
-            re.compile(rf"在?(?:{zh})(?:[上里中下])?(?:的|有|,\s*|\s+)*(?P<rest>.+)"),
+            re.compile(rf"在?(?:{zh})(?:[上里中下]|{by})?(?:的|有|,\s*|\s+)*(?P<rest>.+)"),
             re.compile(rf"(?P<rest>.+?)(?:站|坐|走|跑|趴|躺|在|,|\s)+(?:{zh})"),
             re.compile(rf"(?P<rest>.+?)(?: is| are|,)? (?:{en})"),
         )
@@ -180,7 +200,7 @@ def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
 def _placed(text: str) -> tuple[Placed, ...] | None:
     """The things that a text without style, background and scene names, and where they are."""
     whole = things_of(text)
-    if whole is not None and whole.kind.startswith(FIGURE):
+    if whole is not None and whole.kind.startswith(FIGURE) and not is_animal(whole.kind):
         return _listed(text)  # who does something, rather than somebody with a thing
     return _at_a_place(text) or _related(text) or _listed(text)
 
@@ -316,8 +336,10 @@ def _listed(text: str) -> tuple[Placed, ...] | None:
         fill = _WHOLE_FIGURE if each[0].kind.startswith(FIGURE) else FILL
         side = {"": fill, "small": 0.32, "large": 0.98}[each[0].size]
         return (Placed(each[0].kind, each[0].colour, (0.5, 0.5, side)),)
+    dyes = cycle(_BRIGHT)
     return tuple(
-        Placed(one.kind, one.colour, _sized(box, one.size)) for one, box in zip(each, rows(len(each)), strict=True)
+        Placed(one.kind, next(dyes) if one.colour == MANY else one.colour, _sized(box, one.size))
+        for one, box in zip(each, rows(len(each)), strict=True)
     )
 
 

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from bimo.prompts.commoner_words import table as paraphrases
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.artwork.lexicon import DYE_NAMES, SIZES
+from bimo.xiaomo.artwork.lexicon import SIZES
+from bimo.xiaomo.captions.colours import COLOUR_NAMES
 from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.figures import figure_of
 from bimo.xiaomo.captions.lexicon import element_called, moods, subjects
@@ -184,7 +185,7 @@ def is_of_a_quality(token: Token, clause: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _colours() -> Mapping[str, str]:
-    return {form: name for word, name in DYE_NAMES.items() for form in (word, f"{word}的") if len(form) > 1}
+    return {form: name for word, name in COLOUR_NAMES.items() for form in (word, f"{word}的") if len(form) > 1}
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from itertools import pairwise, zip_longest
 
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER
+from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER, MORE_EFFECTS
 from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.captions.arranged import without_style
 from bimo.xiaomo.captions.asked import COUNTRY, SKY
@@ -46,7 +46,7 @@ UNDERSTOOD = 2
 #: The drawn styles that things before a scene may have: those in colour.
 COLOURFUL = frozenset((*DRAWN, *LATER)) - {"silhouette", "line"}
 #: The effects that a whole picture can be drawn in.
-WHOLE_EFFECTS = frozenset(("watercolour", "ink", "oil"))
+WHOLE_EFFECTS = frozenset(("watercolour", "ink", "oil", *MORE_EFFECTS))
 #: The elements that a scene has for a backdrop, where there is more than the backdrop shows.
 _COUNTRY_OF = {
     "grass": ("meadow",), "snow": ("snow",), "forest": ("tree", "pine"), "beach": ("sea",), "city": ("houses", "path"),

@@ -5,28 +5,27 @@ is, what they wear, what they do and what they look like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
-from bimo.xiaomo.artwork.lexicon import DYE_NAMES, DYES
+from bimo.xiaomo.artwork.lexicon import DYES
+from bimo.xiaomo.captions.colours import A_COLOUR, COLOUR_NAMES
 from bimo.xiaomo.tables import read_table
 
 #: What the kind of a figure begins with; the names of its rows follow, joined by +, a colour of its clothes by *.
 FIGURE = "figure:"
-PERSON, _CLOTHES = "person", "clothes"
-#: A colour before what has it.
-A_COLOUR = re.compile(
-    rf"(?P<colour>{'|'.join(sorted(DYE_NAMES, key=len, reverse=True))})(?:的|\s+|(?=[\u4e00-\u9fff]))"
-)
+PERSON, _CLOTHES, _ANIMAL = "person", "clothes", "animal"
+#: What animals do in their own way.
+_OF_ANIMALS = frozenset(("跑步", "欢呼", "微笑", "背书包", "哭泣", "生气"))
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: its ``name`` and ``part`` (person, clothes, act, look), the words for it, the ``looks`` that
-    it gives a figure, and of a person what else is in the picture (emoji or names with their places, * for the person)
-    and the scene.
+    """A row of the table: its ``name`` and ``part`` (person, animal, clothes, act, look), the words for it, the
+    ``looks`` that it gives a figure, and of a person what else is in the picture (emoji or names with their places,
+    * for the person) and the scene.
     """
 
     name: str
@@ -74,9 +73,9 @@ def figure_of(phrase: str) -> str:
     said = _said(phrase, frozenset())
     if said is None:
         return ""
-    person = [name for name in said if rows()[name.partition("*")[0]].part == PERSON]
+    person = [name for name in said if rows()[name.partition("*")[0]].part in (PERSON, _ANIMAL)]
     others = [name for name in said if name not in person]
-    if len(person) != 1:
+    if len(person) != 1 or (rows()[person[0]].part == _ANIMAL and not _as_people(others)):
         return ""
     others.sort(key=lambda name: ("clothes", "act", "look").index(rows()[name.partition("*")[0]].part))
     colour = next((name.partition("*")[2] for name in others if "*" in name), "")
@@ -84,10 +83,16 @@ def figure_of(phrase: str) -> str:
     return f"{FIGURE}{names}" + (f"*{colour}" if colour else "")
 
 
+def _as_people(said: Sequence[str]) -> bool:
+    """Whether an animal wears clothes or does what people do; else it is itself."""
+    parts = {rows()[name.partition("*")[0]].part for name in said if name not in _OF_ANIMALS}
+    return bool(parts & {_CLOTHES, "act"}) and not _OF_ANIMALS.intersection(said)
+
+
 def _said(phrase: str, without: frozenset[str]) -> tuple[str, ...] | None:
     """The names of the rows that a phrase says, None if it says anything else."""
     phrase = phrase.strip(" 的,.!?;")
-    person = _words()[PERSON].get(phrase)
+    person = _words()[PERSON].get(phrase) or _words()[_ANIMAL].get(phrase)
     if person is not None:
         return (person,)
     for names, rest in _split(phrase):
@@ -136,13 +141,13 @@ def _clothes_of(text: str) -> str:
         return name
     found = A_COLOUR.match(text)
     name = _words()[_CLOTHES].get(text[found.end() :].strip(" 的")) if found is not None else None
-    return "" if found is None or name is None else f"{name}*{DYE_NAMES[found['colour']]}"
+    return "" if found is None or name is None else f"{name}*{COLOUR_NAMES[found['colour']]}"
 
 
 @lru_cache(maxsize=1)
 def _words() -> Mapping[str, Mapping[str, str]]:
     """Part -> word in its normal form -> name."""
-    found: dict[str, dict[str, str]] = {"person": {}, "clothes": {}, "act": {}, "look": {}}
+    found: dict[str, dict[str, str]] = {"person": {}, "animal": {}, "clothes": {}, "act": {}, "look": {}}
     for row in rows().values():
         for word in (*row.zh, *row.en):
             found[row.part].setdefault(normal(word), row.name)
@@ -154,6 +159,11 @@ def _clothes_pattern() -> re.Pattern[str]:
     """红衣少女, 蓝色汉服的少女: clothes without a verb."""
     words = "|".join(sorted((word for word in _words()[_CLOTHES] if not word.isascii()), key=len, reverse=True))
     return re.compile(rf"(?P<clothes>(?:{A_COLOUR.pattern})?(?:{words}))的?(?P<rest>.+)")
+
+
+def is_animal(kind: str) -> bool:
+    """Whether a figure is an animal in clothes or doing what people do."""
+    return kind.startswith(FIGURE) and rows()[kind.removeprefix(FIGURE).partition("*")[0].split("+")[0]].part == _ANIMAL
 
 
 def company_of(kind: str) -> Row | None:

@@ -17,10 +17,11 @@ from bimo.prompts.commoner_words import table as paraphrases
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
-from bimo.xiaomo.artwork.lexicon import DYE_NAMES, SIZES
+from bimo.xiaomo.artwork.lexicon import SIZES
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
+from bimo.xiaomo.captions.colours import A_COLOUR, COLOUR_NAMES, MANY, MANY_COLOURS
 from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things
-from bimo.xiaomo.captions.figures import A_COLOUR, company_of, figure_of
+from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
 
 #: The most of one kind that are drawn one by one; 一群 is SEVERAL, 几只 A_FEW.
 MOST, SEVERAL, A_FEW = 12, 6, 3
@@ -46,8 +47,8 @@ _ONE_OF_A_PAIR = "👞👟🥾👠👡👢"
 
 @dataclass(frozen=True)
 class Things:
-    """``count`` things of one ``kind`` (a hexcode), in a ``colour`` of ``DYES`` and a ``size`` of the lexicon; "" where
-    none is named.
+    """``count`` things of one ``kind`` (a hexcode), in a ``colour`` of ``DYES`` or ``MANY`` and a ``size`` of the
+    lexicon; "" where none is named.
     """
 
     kind: str
@@ -126,10 +127,14 @@ def _sized(phrase: str, rows: _Rows) -> Things | None:
 
 
 def _coloured(phrase: str, rows: _Rows) -> Things | None:
+    many = MANY_COLOURS.match(phrase)
+    things = many and _named(phrase[many.end() :], rows)
+    if things and not things.colour and not things.kind.startswith(FIGURE):
+        return replace(things, colour=MANY)
     found = A_COLOUR.match(phrase)
     things = found and _named(phrase[found.end() :], rows)
     if found and things and not things.colour:
-        return replace(things, colour=DYE_NAMES[found["colour"]])
+        return replace(things, colour=COLOUR_NAMES[found["colour"]])
     return _named(phrase[1:], rows) if phrase[:1] in _SMALL_OR_LARGE and len(phrase) > 1 else None
 
 

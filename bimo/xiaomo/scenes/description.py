@@ -32,6 +32,10 @@ class Mood:
         return self.weather == "snow" or self.season == "winter"
 
 
+#: Of which nothing is said.
+NO_MOOD = Mood("", "", "")
+
+
 @dataclass(frozen=True)
 class Layout:
     """Positions and sizes in fractions of the side, which are stored as labels of the picture.
