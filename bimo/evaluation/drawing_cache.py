@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,12 +18,15 @@ from bimo.core.hashing import digest_tensors
 from bimo.core.messages import say
 from bimo.core.part import dumps
 from bimo.core.request import Request
+from bimo.diffusion.conditioner import Conditioner
 from bimo.engine.engine import Engine
 from bimo.evaluation.progress import OnProgress
 
 
 class DrawingCache:
-    """Draws requests in batches and stores each picture under a hash of request, weights, dtype and engine."""
+    """Draws requests in batches and stores each picture under a hash of request, weights, dtype and engine, and of the
+    program that draws drafts where it begins with one.
+    """
 
     def __init__(self, engine: Engine, folder: Path, batch: int, on_progress: OnProgress) -> None:
         self.engine, self.system = engine, engine.system
@@ -33,12 +38,15 @@ class DrawingCache:
 
     def path(self, request: Request) -> Path:
         """The file of a request's picture."""
-        filled = json.dumps(self.engine.fill(request).request.model_dump(), ensure_ascii=False, sort_keys=True)
+        full = self.engine.fill(request).request
+        filled = json.dumps(full.model_dump(), ensure_ascii=False, sort_keys=True)
         engine = self.engine
         # Dtype, engine and quantisation change pictures; defaults add no line, so that old names stay valid.
         non_default = {str(engine.dtype): engine.dtype not in (None, torch.float32)}
         non_default |= {engine.processor.name: engine.processor.name != "torch"}
         non_default |= {engine.keeping.quantise: engine.keeping.quantise != "none"}
+        if full.draft:
+            non_default[self._draft_program] = True
         lines = [
             dumps(self.system.recipe),
             self.weights,
@@ -48,6 +56,20 @@ class DrawingCache:
         identity = "\n".join(lines)
         name = hashlib.sha256(identity.encode()).hexdigest()[:24]
         return self.folder / f"{name}.png"
+
+    @cached_property
+    def _draft_program(self) -> str:
+        """The SHA-256 of the code and tables that draw drafts, which people mend: the same request is another picture
+        after it. They are those beside the conditioners that have drafts.
+        """
+        level = self.system.level(self.system.recipe.levels[-1].name)
+        drafting = [type(each) for each in level.conditioners if type(each).draft is not Conditioner.draft]
+        folders = sorted({Path(inspect.getfile(each)).parent for each in drafting})
+        digest = hashlib.sha256()
+        for path in (path for folder in folders for path in sorted(folder.rglob("*"))):
+            if path.is_file() and path.suffix not in (".pyc", ".safetensors"):
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
     def draw(self, requests: Sequence[Request]) -> list[Image.Image]:
         """The pictures of requests in their order; those on disk are read."""

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+import bimo
 from bimo.core.errors import DataError
 from bimo.core.hashing import digest_tensors
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
+from bimo.evaluation import drawing_cache
 from bimo.evaluation.drawing_cache import DrawingCache
 from bimo.evaluation.report import read_report
 from bimo.xiaomo.evaluation import judge as judging
@@ -113,6 +115,26 @@ def test_a_picture_is_known_by_request_and_weights(system: System, tmp_path: Pat
     images = cache.draw([first, second, first])
     assert cache.drawn == 2
     assert images[0].tobytes() == images[2].tobytes()
+
+
+def test_a_drafted_picture_is_known_by_the_tables_of_drafts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bimo.load("xiaomo-2")
+    monkeypatch.setattr(drawing_cache.inspect, "getfile", lambda of: str(tmp_path / "conditioner.py"))
+
+    def names() -> tuple[str, str]:
+        cache = DrawingCache(engine, tmp_path / "pictures", 2, quiet)
+        drafted, plain = (run.Request(text="树", seed=1, draft=share) for share in (0.25, 0.0))
+        return cache.path(drafted).name, cache.path(plain).name
+
+    (tmp_path / "things.tsv").write_text("🌲\t树", "utf-8")
+    before = names()
+    assert names() == before
+    (tmp_path / "things.tsv").write_text("🌳\t树", "utf-8")
+    after = names()
+    assert after[0] != before[0]
+    assert after[1] == before[1]
 
 
 def test_an_evaluation_without_data_says_what_to_do(system: System, tmp_path: Path) -> None:
