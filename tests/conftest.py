@@ -1,5 +1,6 @@
 """What tests share: a toy system in a folder, the bundled recipe at toy width with made-up weights."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # A busy machine must not fail a test: nothing here is judged by its time.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+def pytest_collection() -> None:
+    """Importing all tests and their libraries makes a million objects that stay: nothing is looked for among them."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
 
 KNOWN = ("红苹果", "苹果", "红色", "一只", "猫", "水墨画", "3d风格", "小桥", "流水", "人家", "apple", "red", "cat", "a")
 

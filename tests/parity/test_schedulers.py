@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,6 +80,21 @@ REFUSED = {
     *("MiniMaxH3Scheduler", "PiflowScheduler", "RFD4ProteinaScheduler", "RePaintScheduler", "ScoreSdeVeScheduler"),
     *("ScoreSdeVpScheduler", "UnCLIPScheduler", "VQDiffusionScheduler"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_training_steps() -> Iterator[None]:
+    """KDPM2 works out a thousand steps in Python as it is made, which ``set_timesteps`` throws away: here, ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        for cls in (diffusers.KDPM2DiscreteScheduler, diffusers.KDPM2AncestralDiscreteScheduler):
+            plain: Any = cls.set_timesteps
+
+            def few(self: Any, num_inference_steps: int, *given: Any, plain: Any = plain, **named: Any) -> None:
+                constructed = given == (None, num_inference_steps)
+                plain(self, 10 if constructed else num_inference_steps, *given, **named)
+
+            patch.setattr(cls, "set_timesteps", few)
+        yield
 
 
 @pytest.fixture(scope="module")
