@@ -1,6 +1,7 @@
 """Words that are written wrongly and sound or look like known ones: 草没 is read as 草莓, butterfy as butterfly.
 
-Chinese is mostly typed by sound, so a character in the place of another sounds like it. ``readings.tsv`` has the
+Chinese is mostly typed by sound, so a character in the place of another sounds like it; written by hand, or read from
+paper, it looks like it (自行东, ``lookalikes.txt``). ``readings.tsv`` has the
 readings of characters; ``tools/readings.py`` makes it from Unicode's Unihan database.
 """
 
@@ -115,7 +116,7 @@ def _far(window: str, word: str, odd: Set[int], whole: bool) -> tuple[int, int] 
     most = 2 if len(word) > _A_VERSE else 1
     if not 0 < len(differ) <= most or not (len(word) >= _A_NAME or whole or odd >= set(differ)):
         return None
-    apart = [_apart(window[place], word[place]) for place in differ]
+    apart = [_apart_or_alike(window[place], word[place]) for place in differ]
     farthest = 1 if len(word) > _SHORTEST and (whole or len(word) < _A_NAME) else 0
     return None if max(apart) > farthest else (len(differ), sum(apart))
 
@@ -132,6 +133,22 @@ def _apart(one: str, other: str) -> int:
     if set(first) & set(second):
         return 0
     return 1 if any(_nearly(a, b) for a in first for b in second) else 2
+
+
+def _apart_or_alike(one: str, other: str) -> int:
+    """How far two characters are apart, by their sound or on paper: those that look alike are as near as can be."""
+    return 0 if other in _lookalikes().get(one, "") else _apart(one, other)
+
+
+@cache
+def _lookalikes() -> Mapping[str, str]:
+    """The characters that each is written for because they look alike (``lookalikes.txt``)."""
+    text = resources.files("bimo.prompts").joinpath("lookalikes.txt").read_text("utf-8")
+    found: dict[str, str] = {}
+    for group in (line for line in text.splitlines() if not line.startswith("#")):
+        for character in group:
+            found[character] = found.get(character, "") + group.replace(character, "")
+    return found
 
 
 def _nearly(one: str, other: str) -> bool:

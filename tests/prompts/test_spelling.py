@@ -22,6 +22,15 @@ from bimo.prompts.spelling import respelt
         # nearly the same sound
         ("长劲鹿", (("长劲鹿", "长颈鹿"),)),
         ("大熊描", (("大熊描", "大熊猫"),)),
+        # alike on paper: characters that are written for each other
+        ("自行东", (("自行东", "自行车"),)),
+        ("一个西爪", (("西爪", "西瓜"),)),
+        ("小免子", (("小免子", "小兔子"),)),
+        ("一名土兵", (("土兵", "士兵"),)),
+        ("大雁答", (("大雁答", "大雁塔"),)),
+        ("乌鸦和乌龟", ()),
+        ("午餐", ()),
+        ("晴天", ()),
         # a verse, of known words, but that it is another
         ("独钓寒江血", (("独钓寒江血", "独钓寒江雪"),)),
         # English: a letter too few, too many, another, two exchanged, another spelling of a sound
