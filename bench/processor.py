@@ -4,13 +4,13 @@ Each side is a process of its own that loads once and then draws when it is told
 memory are its own; the sides take turns, in another order every turn. A turn draws few steps, and times each step: a
 picture of 20 steps is a picture's fixed part (words, decoding) and 20 steps, of the medians. "Whole process" adds
 loading, imports included, and what only the first drawing does (compiling, hashing).
-The first drawing of each side, 20 steps of a smaller picture, warms it and says how far it is from diffusers' in
+The first drawing of each side, 20 steps of a smaller picture unless told, warms it and says how far it is from diffusers' in
 float32.
 
 What OpenVINO has converted is made in a run before, which is not timed: a side whose conversions are missing makes them
 as it warms.
 
-    python bench/processor.py --folder DIR [--turns 2] [--steps 2] [--size 512] [--json FILE]
+    python bench/processor.py --folder DIR [--turns 2] [--steps 2] [--size 512] [--warm-steps 20] [--json FILE]
     python bench/processor.py --networks hunyuan-dit kolors z-image     # denoisers at half width, no pictures
     python bench/processor.py --networks z-image --layers 4 --size 256  # fewer blocks, fewer tokens: in minutes
 """
@@ -198,7 +198,7 @@ def pictures(options: argparse.Namespace) -> dict[str, Any]:
             make(folder, options.size, PUBLISHED)
         sides = [Side(name, folder, options.threads) for name in options.sides]
         for side in sides:
-            side.first = side.draw(options.warm_size, STEPS_OF_A_PICTURE, Path(made) / f"{side.name}-warm.png")
+            side.first = side.draw(options.warm_size, options.warm_steps, Path(made) / f"{side.name}-warm.png")
         for turn in range(options.turns):
             for side in sides if turn % 2 == 0 else sides[::-1]:
                 file = Path(made) / f"{side.name}.png"
@@ -216,7 +216,7 @@ def pictures(options: argparse.Namespace) -> dict[str, Any]:
                 "begun_seconds": side.begun((options.warm_size / options.size) ** 2),
                 "process_seconds": side.begun((options.warm_size / options.size) ** 2) + wall,
                 "peak_megabytes": max(turn["peak"] for turn in side.turns),
-                f"decibels_{STEPS_OF_A_PICTURE}_steps_{options.warm_size}": off["-warm"],
+                f"decibels_{options.warm_steps}_steps_{options.warm_size}": off["-warm"],
                 f"decibels_{options.steps}_steps_{options.size}": off[""],
             }
             report["sides"][side.name] = found
@@ -225,7 +225,7 @@ def pictures(options: argparse.Namespace) -> dict[str, Any]:
                 f"{found['step']:.2f} s a step), loaded in {side.load['seconds']:.1f} s ("
                 f"{found['begun_seconds']:.1f} with what the first drawing does once), peak "
                 f"{found['peak_megabytes']:.0f} MB, {off['-warm']:.1f} dB from {sides[0].name} in "
-                f"{STEPS_OF_A_PICTURE} steps of {options.warm_size}x{options.warm_size}, {off['']:.1f} dB in "
+                f"{options.warm_steps} steps of {options.warm_size}x{options.warm_size}, {off['']:.1f} dB in "
                 f"{options.steps} of {options.size}x{options.size}",
                 flush=True,
             )
@@ -311,6 +311,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps of a timed drawing")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--warm-size", type=int, default=256, help="of the drawing that warms and is compared")
+    parser.add_argument("--warm-steps", type=int, default=STEPS_OF_A_PICTURE, help="of that drawing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--networks", nargs="+", choices=NETWORKS, help="time these denoisers at half width, and no pictures"
