@@ -4,8 +4,8 @@ Each side is a process of its own that loads once and then draws when it is told
 memory are its own; the sides take turns, in another order every turn. A turn draws few steps, and times each step: a
 picture of 20 steps is a picture's fixed part (words, decoding) and 20 steps, of the medians. "Whole process" adds
 loading, imports included, and what only the first drawing does (compiling, hashing).
-The first drawing of each side, 20 steps of a smaller picture unless told, warms it and says how far it is from diffusers' in
-float32.
+The first drawing of each side, 20 steps of a smaller picture unless told, warms it and says how far it is from
+diffusers' in float32.
 
 What OpenVINO has converted is made in a run before, which is not timed: a side whose conversions are missing makes them
 as it warms.
