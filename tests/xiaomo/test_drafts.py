@@ -179,7 +179,7 @@ def test_it_is_drawn_over(engine: Engine) -> None:
     near, far = (np.abs(np.asarray(one.image, np.float32) - own).mean() for one in (with_draft, without))
     assert near < 12 < 2 * near < far
     assert with_draft.image.tobytes() != engine.draw("宫保鸡丁", seed=2)[0].image.tobytes()
-    filled = [fill_request(engine.system, Request(text=text)).request for text in ("宫保鸡丁", "会飞的鱼")]
+    filled = [fill_request(engine.system, Request(text=text)).request for text in ("宫保鸡丁", "没有轮子的汽车")]
     # one call of the first level, then 3 or 12
     assert [calls(engine.system, one) for one in filled] == [4, 13]
 
