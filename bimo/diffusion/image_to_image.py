@@ -77,6 +77,12 @@ def drawn_whole(system: System, request: Request) -> bool:
     return draft is not None and draft.whole
 
 
+def drafted_words(system: System) -> frozenset[str]:
+    """The words that drafts of a system show, in their normal form."""
+    levels = (system.level(level.name) for level in system.recipe.levels)
+    return frozenset[str]().union(*(each.drafted_words() for level in levels for each in level.conditioners))
+
+
 def left_out(system: System, request: Request) -> tuple[str, ...]:
     """The words of a filled request's prompt that its draft does not show, in the order of the prompt."""
     draft = draft_of(system, request) if request.draft else None

@@ -115,9 +115,9 @@ def _warnings(
     """What to say about a request before its prompts are encoded."""
     full = filled.request
     yield from texts.warnings
-    paraphrase = system.paraphrased(full.text)
+    paraphrase, whole = system.paraphrased(full.text), image_to_image.drawn_whole(system, full)
     if full.drawn_text is not None and full.drawn_text == paraphrase.text:
-        yield from paraphrase.notes()
+        yield from (paraphrase.besides(image_to_image.drafted_words(system)) if whole else paraphrase).notes()
     for prompt in reading.prompts:
         yield from prompt.notes
     yield from request_warnings(system, full)
@@ -125,7 +125,6 @@ def _warnings(
         yield say("BREAK begins a chunk of CLIP; this model reads a prompt as one, a comma stands there")
     inscribed = quoted(full.text) if full.inscribe is None else full.inscribe
     positive = (reading.prompts[i].text for one in scheduled for i in one.prompts(len(texts.prefixes)))
-    whole = image_to_image.drawn_whole(system, full)
     for text in dict.fromkeys(positive):
         for budget in system.budgets(text):
             read = replace(budget, lost="") if reading.in_chunks else budget

@@ -38,6 +38,11 @@ class Paraphrase:
     left_out: tuple[str, ...] = ()
     respelt: tuple[tuple[str, str], ...] = ()
 
+    def besides(self, shown: Set[str]) -> Paraphrase:
+        """Without the words that are ``shown`` (in their normal form) though the model never learned them."""
+        replaced = tuple(pair for pair in self.replaced if normal(pair[0]) not in shown)
+        return replace(self, replaced=replaced, left_out=tuple(w for w in self.left_out if normal(w) not in shown))
+
     def notes(self) -> tuple[str, ...]:
         """A sentence for the words that were respelt, one for those replaced and one for those left out, in the user's
         language.

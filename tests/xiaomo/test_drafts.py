@@ -102,6 +102,15 @@ def test_country_and_what_has_a_procedure_is_drawn_by_it(text: str) -> None:
     assert plan_of(text, text_encoder_of(SECOND), text) == "procedures"
 
 
+def test_a_word_that_the_draft_shows_is_not_said_to_be_drawn_as_another(engine: Engine) -> None:
+    assert engine.prepare("唢呐").warnings == ()
+    (told,) = engine.prepare("柯基和唢呐").warnings
+    assert "柯基 → 狗" in told
+    assert "唢呐" not in told
+    # Without the draft it is the model's word that is drawn.
+    assert "唢呐 → " in " ".join(engine.prepare("唢呐", draft=0).warnings)
+
+
 def test_what_has_a_draft_is_drawn_with_it() -> None:
     editions = [edition_for(text) for text in ("月饼", "沙漠里的骆驼队", "雪地里的企鹅", "🐉", "红苹果")]
     assert editions == [SECOND, SECOND, SECOND, SECOND, "xiaomo"]

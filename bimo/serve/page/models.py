@@ -11,7 +11,7 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import Both, Message, language
 from bimo.core.recipe import Recipe
 from bimo.diffusion import image_inputs
-from bimo.diffusion.image_to_image import drawn_whole
+from bimo.diffusion.image_to_image import drafted_words, drawn_whole
 from bimo.diffusion.request_validation import heeds_empty
 from bimo.engine.engine import Engine
 from bimo.hub import registry
@@ -133,11 +133,12 @@ def meter(engine: Engine, text: str) -> str:
     """The token meter of a prompt: tokens of the fullest text encoder, and warnings."""
     if not text.strip():
         return ""
-    read = engine.system.paraphrased(text)
+    read, whole = engine.system.paraphrased(text), _drawn_whole(engine, text)
     budgets: list[Budget] = engine.system.budgets(emphasis(read.text).text)
     if not budgets:
         return ""
-    if _drawn_whole(engine, text):
+    if whole:
+        read = read.besides(drafted_words(engine.system))
         budgets = [budget.in_a_draft() for budget in budgets]
     fullest = max(budgets, key=lambda budget: budget.used / max(1, budget.limit))
     share = min(100, round(100 * fullest.used / max(1, fullest.limit)))
@@ -174,9 +175,7 @@ def words_of(engine: Engine, text: str) -> str:
         if _SHOWN.fullmatch(word)
     }
     if engine.recipe.request.draft:
-        levels = (engine.system.level(level.name) for level in engine.recipe.levels)
-        drafted = (each.drafted_words() for level in levels for each in level.conditioners)
-        vocabulary.update(*drafted)
+        vocabulary |= drafted_words(engine.system)
     if not vocabulary:
         sentence = Message("this model reads any words: it learned from sentences of the web, not from a list")
         return f'<p class="nothing">{escaped(sentence)}</p>'
