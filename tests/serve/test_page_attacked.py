@@ -1,6 +1,7 @@
 """gradio's own routes in somebody's hands who knows them: what can be sent there, read there, and started there."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ pytest.importorskip("gradio")
 
 import httpx
 
+from bimo.engine.engine import Engine
 from bimo.serve.app import create_app, unknown_paths
 from bimo.serve.audit import FILE
 from bimo.serve.gate import Gate
@@ -32,7 +34,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
-#: A drawing that does not end within a test.
+#: A drawing that does not end within a test, with ``slow_steps``.
 LONG: dict[str, Any] = {"steps": 100, "count": 8}
 
 
@@ -94,6 +96,18 @@ def opened(
                 tab.web.close()
 
 
+@pytest.fixture
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a step take a tenth of a second, so that a long drawing is under way until it is stopped."""
+    denoise = Engine.denoise
+
+    def slowly(self: Engine, inputs: list[Any]) -> Any:
+        time.sleep(0.1)
+        return denoise(self, inputs)
+
+    monkeypatch.setattr(Engine, "denoise", slowly)
+
+
 def test_a_file_by_its_name_or_address_is_neither_copied_nor_fetched(
     make_service: Callable[..., DrawingService], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +132,7 @@ def test_a_file_by_its_name_or_address_is_neither_copied_nor_fetched(
     assert not [path for path in kept.rglob("*") if path.is_file()]
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_a_session_is_of_whoever_opened_it(make_service: Callable[..., DrawingService], tmp_path: Path) -> None:
     keys = KeyStore(tmp_path / "keys")
     service = make_service()
@@ -143,6 +158,7 @@ def test_a_session_is_of_whoever_opened_it(make_service: Callable[..., DrawingSe
         assert [job.state for job in service.store.jobs()] == [State.cancelled]
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_what_is_started_there_counts_as_anything_else(
     make_service: Callable[..., DrawingService], tmp_path: Path
 ) -> None:
@@ -166,6 +182,7 @@ def test_what_is_started_there_counts_as_anything_else(
             assert says in said["error"]
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_pictures_that_are_waited_for_keep_nobody_from_opening_the_page(
     make_service: Callable[..., DrawingService],
 ) -> None:
@@ -183,6 +200,7 @@ def test_pictures_that_are_waited_for_keep_nobody_from_opening_the_page(
         assert [one["success"] for one in tab.heard() if one["msg"] == "process_completed"] == [True]
 
 
+@pytest.mark.usefixtures("slow_steps")
 def test_a_table_longer_than_a_keys_rate_is_drawn_to_its_end(
     make_service: Callable[..., DrawingService], tmp_path: Path
 ) -> None:

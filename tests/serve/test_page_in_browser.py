@@ -27,9 +27,10 @@ FLAGS = (
 )
 SECONDS = 60
 UNKNOWN = "这个模型没有学过：龙；画面里不会有它，或画成别的东西"
-#: Serves, and tells of every host but this one that Python would speak to.
+#: Serves, and tells of every host but this one that Python would speak to. A step takes as long as one of a real model
+#: at the least, or else a hundred of them are over before a busy browser has clicked.
 SERVER = """
-import socket, sys
+import socket, sys, time
 connect = socket.socket.connect
 def watched(self, address):
     if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
@@ -38,6 +39,12 @@ def watched(self, address):
     return connect(self, address)
 socket.socket.connect = watched
 from bimo.cli.main import main
+from bimo.engine.engine import Engine
+denoise = Engine.denoise
+def slowly(self, inputs):
+    time.sleep(0.02)
+    return denoise(self, inputs)
+Engine.denoise = slowly
 main(["serve", "--port", "0", "-m", sys.argv[1], "--data", sys.argv[2], "--reports", sys.argv[3]])
 """
 
