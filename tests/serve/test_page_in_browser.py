@@ -470,10 +470,11 @@ def test_a_tab_that_goes_frees_the_drawing(tab: Tab) -> None:
     tab.until(lambda _: next(each for each in tab.jobs() if each["id"] == job)["state"] == "cancelled")
 
 
-def test_on_a_phone_in_english(address: str, tmp_path: Path) -> None:
+def test_on_a_phone_in_english(tab: Tab) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    tab = Tab(opened("en-US", tmp_path), address, tmp_path)
+    agent = {"userAgent": tab.script("return navigator.userAgent")}
+    tab.driver.execute_cdp_cmd("Emulation.setUserAgentOverride", agent | {"acceptLanguage": "en-US"})
     try:
         tab.open(360, 740)
         before = tab.cards()
@@ -490,4 +491,4 @@ def test_on_a_phone_in_english(address: str, tmp_path: Path) -> None:
         assert 0 <= box["top"] < box["bottom"] <= 740
         assert tab.script("return document.documentElement.scrollWidth") <= 360
     finally:
-        tab.driver.quit()
+        tab.driver.execute_cdp_cmd("Emulation.setUserAgentOverride", agent | {"acceptLanguage": "zh-CN"})
