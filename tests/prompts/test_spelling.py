@@ -24,6 +24,7 @@ from bimo.prompts.spelling import respelt
         ("大熊描", (("大熊描", "大熊猫"),)),
         # alike on paper: characters that are written for each other
         ("自行东", (("自行东", "自行车"),)),
+        ("一朵向日蔡", (("向日蔡", "向日葵"),)),
         ("一个西爪", (("西爪", "西瓜"),)),
         ("小免子", (("小免子", "小兔子"),)),
         ("一名土兵", (("土兵", "士兵"),)),

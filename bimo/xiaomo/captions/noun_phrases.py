@@ -36,7 +36,8 @@ _UNITS = (
     "群"
 )
 _ADJECTIVES = re.compile(
-    r"(?:可爱的?|漂亮的?|美丽的?|好看的?|胖胖的|胖|毛茸茸的|快乐的?|开心的?|聪明的?|cute的?)"
+    r"(?:超级?|很|非常|特别)?(?:可爱的?|漂亮的?|美丽的?|好看的?|胖胖的|胖|毛茸茸的|快乐的?|开心的?|聪明的?"
+    r"|(?:cute|happy|cool|lovely|funny|smart|fat)的?(?=[\u4e00-\u9fff]))"
     r"|(?:cute|little|small|big|large|old|young|beautiful|lovely|happy|fat|fluffy|nice)\s+"
 )
 #: What stands before a word that is drawn as the word alone: 小兔子.
