@@ -29,6 +29,10 @@ def test_what_flies_is_in_the_sky_and_has_wings_if_it_had_none(text: str, kinds:
     found = arrangement_of(text)
     assert found is not None
     assert ([thing.kind for thing in found.things], found.scene) == (kinds, SKY)
+    # An effect is of the whole picture, on a paper of its own.
+    painted = arrangement_of(f"{text}，水彩")
+    assert painted is not None
+    assert (painted.things, painted.style, painted.scene) == (found.things, "watercolour", "")
 
 
 @pytest.mark.parametrize(

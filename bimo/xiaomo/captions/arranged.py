@@ -86,10 +86,9 @@ def arrangement_of(text: str) -> Arrangement | None:
     if named:  # a name may hold what is else a relation or a scene: smiling face with sunglasses
         scene = "" if background or style in WHOLE else scene_of(core)
         return Arrangement((Placed(named, "", (0.5, 0.5, FILL)),), style, background, scene)
-    if not background and style not in WHOLE:
-        aloft = flying(core, rows)
-        if aloft is not None:
-            return Arrangement(aloft, style, "", SKY, True)
+    aloft = None if background else flying(core, rows)
+    if aloft is not None:
+        return Arrangement(aloft, style, "", "" if style in WHOLE else SKY, True)
     view, mood = view_in_mood(core)
     if view and style not in WHOLE:
         return Arrangement((Placed(view, "", (0.5, 0.5, FILL)),), style, mood=mood)
