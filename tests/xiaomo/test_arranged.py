@@ -40,6 +40,8 @@ def shown(text: str) -> str:
         ("a husky in a spacesuit", "🧑‍🚀🐺"),
         ("吃过桥米线的猫", "🐱🍜"),
         ("一只happy的柴犬", "🐕"),
+        ("一只在下雨天撑伞的青蛙", "🐸☂ thing:rainy day"),
+        ("a dog in the rain", "🐕 thing:rainy day"),
         ("超cute的猫和狗", "🐈🐕"),
         ("弹吉他的兔子", "🐰🎸"),
         ("一个robot在喝tea", "🤖🍵"),

@@ -189,7 +189,7 @@ def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
         en = "|".join(words.en)
         by = "[边旁前畔]边?" if scene in views() else "旁边"
         patterns[scene] = (
-            re.compile(rf"在?(?:{zh})(?:[上里中下]|{by})?(?:的|有|,\s*|\s+)*(?P<rest>.+)"),
+            re.compile(rf"(?:一[个只位名条头匹]在|在?)(?:{zh})(?:[上里中下]|{by})?(?:的|有|,\s*|\s+)*(?P<rest>.+)"),
             re.compile(rf"(?P<rest>.+?)(?:站|坐|走|跑|趴|躺|在|,|\s)+(?:{zh})"),
             re.compile(rf"(?P<rest>.+?)(?: is| are|,)? (?:{en})"),
         )
