@@ -7,8 +7,9 @@ A soak with cancels, dropped connections and kills is `bench/soak.py`.
 The ways: ours (`bimo.serve.scheduler`); one request at a time in order of arrival; batching of equal requests alone
 (same size, steps, guidance and sampler), as request-level batching is. Each is given the same arrivals at the same
 times, in turns within a round: nobody waits for an answer before he asks again, or else the way that answers sooner
-would be asked more in the same time. What else the machine does falls on all three, so that the ratios of a round are
-to be read, not its seconds.
+would be asked more in the same time. They come ``--load`` times as fast as one at a time could be served, which is
+measured first: on a machine that keeps up there is nothing to be fair about. What else the machine does falls on all
+three, so that the ratios of a round are to be read, not its seconds.
 """
 
 from __future__ import annotations
@@ -44,6 +45,18 @@ class Asked:
     @property
     def short(self) -> bool:
         return self.values["steps"] in SHORT_STEPS
+
+
+def alone(engine: Any, asked: Sequence[Asked]) -> float:
+    """Seconds that requests take one at a time, by what a step takes at each size, with guidance and without."""
+    pace: dict[tuple[Any, ...], float] = {}
+    for values in (each.values for each in asked):
+        kind = values["size"], values.get("guidance")
+        if kind not in pace:
+            begin = time.perf_counter()
+            engine.draw({**values, "steps": SHORT_STEPS[-1]})
+            pace[kind] = (time.perf_counter() - begin) / SHORT_STEPS[-1]
+    return sum(pace[each.values["size"], each.values.get("guidance")] * each.values["steps"] for each in asked)
 
 
 def arrivals(count: int, seconds: float, seed: int) -> list[Asked]:
@@ -124,7 +137,7 @@ class EqualBatches:
                 done.set()
 
 
-def compared(model: str, count: int, seconds: float, seed: int, rounds: int) -> dict[str, Any]:
+def compared(model: str, count: int, load: float, seed: int, rounds: int) -> dict[str, Any]:
     """Every way of serving the same arrivals, in so many rounds, each with arrivals of its own."""
     import bimo
     from bimo.hub.loading import steady
@@ -134,8 +147,9 @@ def compared(model: str, count: int, seconds: float, seed: int, rounds: int) -> 
     from bimo.serve.settings import ServeSettings
 
     engine = steady(bimo.load(model))
-    engine.draw(arrivals(1, seconds, seed)[0].values)
-    found: dict[str, Any] = {"rounds": []}
+    engine.draw(arrivals(1, 1.0, seed)[0].values)
+    seconds = alone(engine, arrivals(count, 1.0, seed)) / load
+    found: dict[str, Any] = {"seconds in which requests come": round(seconds, 1), "rounds": []}
     with tempfile.TemporaryDirectory() as folder:
         pool = EnginePool(lambda name: engine, {"model": model})
         pool.put(EngineKey("model"), engine)
@@ -208,11 +222,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("-m", "--model", default="xiaomo")
     parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long requests come")
+    parser.add_argument("--load", type=float, default=3.0, help="how many times as fast as one at a time is served")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    found = compared(asked.model, asked.requests, asked.seconds, asked.seed, asked.rounds)
+    found = compared(asked.model, asked.requests, asked.load, asked.seed, asked.rounds)
     print(json.dumps(found, ensure_ascii=False, indent=1))
 
 
