@@ -1,8 +1,8 @@
 """Words that are written wrongly and sound or look like known ones: 草没 is read as 草莓, butterfy as butterfly.
 
 Chinese is mostly typed by sound, so a character in the place of another sounds like it; written by hand, or read from
-paper, it looks like it (自行东, ``lookalikes.txt``). ``readings.tsv`` has the
-readings of characters; ``tools/readings.py`` makes it from Unicode's Unihan database.
+paper, it looks like it (自行东, ``lookalikes.txt``). ``readings.tsv`` has the readings of characters;
+``tools/readings.py`` makes it from Unicode's Unihan database.
 """
 
 from __future__ import annotations

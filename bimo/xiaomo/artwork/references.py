@@ -40,7 +40,6 @@ from bimo.xiaomo.captions.arranged import Arrangement
 from bimo.xiaomo.captions.colours import MANY
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import FIGURE
-from bimo.xiaomo.captions.settings import SKY
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.drawn.sprites import drawn, is_drawn
 from bimo.xiaomo.drawn.vector import shaded
@@ -196,7 +195,7 @@ def _in_scene(layer: Image.Image, arrangement: Arrangement, chance: Chance, size
     """
     side, (width, height) = max(size), size
     if arrangement.scene in views():
-        stand = _ALOFT if arrangement.scene == SKY and arrangement.sided else _IN_A_VIEW
+        stand = _ALOFT if arrangement.aloft else _IN_A_VIEW
         canvas = on_colour(shaded(drawn(arrangement.scene)).render(side))
     else:
         stand, canvas = STANDS[arrangement.scene], backdrop(arrangement.scene, side).copy()

@@ -45,7 +45,8 @@ _WHOLE_FIGURE = 0.96  # the height of somebody alone
 @dataclass(frozen=True)
 class Arrangement:
     """Things from back to front in a ``style`` or effect, on a colour of the lexicon, in a scene or view; "" for none.
-    ``sided`` if the text says what is left or right; the ``mood`` is that of a view, as far as it is said.
+    ``sided`` if the text says what is left or right; the ``mood`` is that of a view, as far as it is said;
+    ``aloft`` if its things are in the air.
     """
 
     things: tuple[Placed, ...]
@@ -54,6 +55,7 @@ class Arrangement:
     scene: str = ""
     sided: bool = False
     mood: Mood = NO_MOOD
+    aloft: bool = False
 
     @property
     def is_one_thing(self) -> bool:
@@ -88,7 +90,7 @@ def arrangement_of(text: str) -> Arrangement | None:
         return Arrangement((Placed(named, "", (0.5, 0.5, FILL)),), style, background, scene)
     aloft = None if background else flying(core, rows)
     if aloft is not None:
-        return Arrangement(aloft, style, "", "" if style in WHOLE else SKY, True)
+        return Arrangement(aloft, style, "", "" if style in WHOLE else SKY, True, aloft=True)
     view, mood = view_in_mood(core)
     if view and style not in WHOLE:
         return Arrangement((Placed(view, "", (0.5, 0.5, FILL)),), style, mood=mood)
