@@ -5,7 +5,7 @@ torch              float32 by torch; the same bytes on every machine of a kind
 torch-onednn       float32 by torch, matrix products by oneDNN instead of MKL
 torch-bf16         bfloat16 by torch
 openvino           float32 by OpenVINO
-openvino-bf16      bfloat16 by OpenVINO; the code between blocks by torch
+openvino-bf16      bfloat16 by OpenVINO; the code between blocks by torch. float32 on a CPU without bfloat16
 openvino-int8      8-bit matrix products, calibrated once on a drawing of the model; text encoders with weights of 8
                    bits; the decoder and the rest as openvino-bf16
 auto               the fastest except int8, by a benchmark of a second, cached for this machine
@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,7 +38,9 @@ from torch import Tensor, nn
 from bimo.core.errors import RequestError
 from bimo.core.files import write_whole
 from bimo.core.installing import installing
+from bimo.core.messages import say
 from bimo.core.part import meant
+from bimo.engine.devices import CPU, emulated_dtypes, emulation_warning
 
 if TYPE_CHECKING:
     from bimo.diffusion.system import System
@@ -176,6 +178,14 @@ def installed() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
+@cache
+def openvino_has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this CPU; where not, it takes float32 whatever it is asked for."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def machine() -> str:
     """A hash of what the benchmark depends on: CPU model and flags, threads, library versions."""
     flags = ""
@@ -234,6 +244,8 @@ def chosen(name: str, parameters: int) -> str:
 
 
 def _usable(row: Measured) -> bool:
+    if row.engine == "openvino-bf16":
+        return openvino_has_bfloat16()
     return row.engine != "torch-onednn" or (row.error is not None and row.error <= EXACT)
 
 
@@ -264,9 +276,14 @@ class Processor:
         self._calibrated = False
 
     @property
+    def asked_dtype(self) -> torch.dtype:
+        """The dtype that the engine is named for."""
+        return torch.bfloat16 if self.name in ("torch-bf16", "openvino-bf16", "openvino-int8") else torch.float32
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of what torch computes."""
-        return torch.bfloat16 if self.name in ("torch-bf16", "openvino-bf16", "openvino-int8") else torch.float32
+        return torch.float32 if self.converts and not openvino_has_bfloat16() else self.asked_dtype
 
     @property
     def converts(self) -> bool:
@@ -298,8 +315,13 @@ class Processor:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the engine could not do and torch does in its place."""
-        return () if self._blocks is None else tuple(self._blocks.warnings)
+        """What the engine does otherwise than it is named, and what it leaves to torch."""
+        warnings = [] if self._blocks is None else list(self._blocks.warnings)
+        if self.name == "openvino-bf16" and not openvino_has_bfloat16():
+            warnings.append(say("this processor has no bfloat16 for OpenVINO, which works in float32 in its place"))
+        if self.name == "torch-bf16" and "bf16" in emulated_dtypes(CPU):
+            warnings.append(emulation_warning("bf16"))
+        return tuple(warnings)
 
     @contextmanager
     def working(self) -> Generator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,16 @@ from bimo.diffusion.system import System
 from bimo.engine import quantisation, spread
 from bimo.engine.adapters import Adapters, lora
 from bimo.engine.compile import check_graphs, compile_blocks
-from bimo.engine.devices import CPU, DTYPES, cards, devices_of, dtype_for, dtype_warnings, dtypes_of
+from bimo.engine.devices import (
+    CPU,
+    DTYPES,
+    cards,
+    devices_of,
+    dtype_for,
+    dtype_warnings,
+    dtypes_of,
+    emulated_dtypes,
+)
 from bimo.engine.engine import Engine
 from bimo.engine.fast import Fast
 from bimo.engine.memory import (
@@ -190,7 +200,11 @@ def _with_torch(
     if counts := engine.blocks_on:
         listed = ", ".join(f"{card} {count}" for card, count in counts.items())
         notices.append(say("its blocks are spread over the cards: {listed}", listed=listed))
-    engine.notices = (*_device_notice(engine), *notices, *dtype_warnings(system.recipe, keeping_for_recipe.dtype))
+    engine.notices = (
+        *_device_notice(engine),
+        *notices,
+        *dtype_warnings(system.recipe, keeping_for_recipe.dtype, target),
+    )
     return engine
 
 
@@ -206,13 +220,12 @@ def _fit_memory(
     # On a CPU the libraries need memory from the same budget.
     limit_bytes = min(budget - (0 if card else LIBRARIES), budget if free_bytes is None else free_bytes)
     size = size or recipe.request.size
-    combinations = candidates(
-        recipe,
-        requested,
-        card=card,
-        supported=dtypes_of(target),
-        quantises=quantisation.available("int8"),
-        fixed=fixed,
+    quantises, supported = quantisation.available("int8"), dtypes_of(target)
+    native = tuple(dtype for dtype in supported if dtype not in emulated_dtypes(target))
+    # An emulated dtype takes longer than any offloading.
+    combinations = itertools.chain.from_iterable(
+        candidates(recipe, requested, card=card, supported=dtypes, quantises=quantises, fixed=fixed)
+        for dtypes in dict.fromkeys((native, supported))
     )
     chosen, least = cheapest(weights, size, limit_bytes, combinations)
     width, height = size
@@ -283,7 +296,7 @@ def _with_processor(
         chosen(engine, sum(parameter.numel() for parameter in system.parameters())),
         cache_converted=adapters == Adapters(),
     )
-    if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != processor.dtype:
+    if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != processor.asked_dtype:
         raise RequestError(
             "--engine {engine} has its own numbers, and --dtype is {dtype}; leave --dtype out",
             engine=engine,

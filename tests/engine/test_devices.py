@@ -11,7 +11,7 @@ from bimo.cli import main
 from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
 from bimo.engine import devices
-from bimo.engine.devices import Card, cards, device_of, dtype_for, dtype_warnings, dtypes_of
+from bimo.engine.devices import CPU, Card, cards, device_of, dtype_for, dtype_warnings, dtypes_of
 from bimo.hub import registry
 
 GIGA = 1_000_000_000
@@ -61,7 +61,7 @@ def test_the_default_dtype_is_one_that_the_recipe_allows(name: str, expected: st
     recipe = registry.recipe(name)
     assert dtype_for(recipe, torch.device("cuda", 1)) == expected
     assert dtype_for(recipe, torch.device("cpu")) == "fp32"
-    assert dtype_warnings(recipe, expected) == ()
+    assert dtype_warnings(recipe, expected, torch.device("cuda", 1)) == ()
 
 
 def test_what_decodes_in_float16() -> None:
@@ -82,9 +82,24 @@ def test_a_card_without_bfloat16_draws_in_what_it_has(monkeypatch: pytest.Monkey
 
 
 def test_unverified_dtypes_are_warned_of() -> None:
-    (warning,) = dtype_warnings(registry.recipe("z-image"), "fp16")
+    card = torch.device("cuda", 0)
+    (warning,) = dtype_warnings(registry.recipe("z-image"), "fp16", card)
     assert "z-image is not known to stay finite in fp16; it does in bf16, fp32" in str(warning)
-    assert dtype_warnings(Recipe(name="any"), "fp32") == ()
+    assert dtype_warnings(Recipe(name="any"), "fp32", card) == ()
+
+
+@pytest.mark.parametrize(("capability", "emulated"), [("AVX2", ("bf16", "fp16")), ("AVX512", ()), ("DEFAULT", ())])
+def test_dtypes_without_instructions_are_warned_of(
+    capability: str, emulated: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    recipe = registry.recipe("z-image")
+    assert devices.emulated_dtypes(CPU) == emulated
+    assert devices.emulated_dtypes(torch.device("cuda", 0)) == ()
+    warnings = dtype_warnings(recipe, "bf16", CPU)
+    assert [str(warning) for warning in warnings if "no instructions for bf16" in warning] == list(warnings)
+    assert len(warnings) == len(emulated) // 2
+    assert dtype_warnings(recipe, "fp32", CPU) == dtype_warnings(recipe, "bf16", torch.device("cuda", 0)) == ()
 
 
 def test_bad_names_are_refused_before_anything_is_read(

@@ -15,7 +15,16 @@ from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
 from bimo.engine.compile import repeated_blocks
 from bimo.engine.engine import Engine
-from bimo.engine.memory import Keeping, Weights, bytes_of, candidates, cheapest
+from bimo.engine.memory import (
+    Keeping,
+    Weights,
+    bytes_of,
+    candidates,
+    cheapest,
+    narrowed,
+    total_bytes,
+    weights_of,
+)
 from bimo.hub import loading, registry
 from tests.support.one_device import ELSEWHERE, OneDevice, brought_back, counted
 from tests.support.tiny_systems import TEXT, tiny_system
@@ -99,6 +108,25 @@ def test_a_limit_is_kept_and_said(tiny_folder: Path, monkeypatch: pytest.MonkeyP
     assert engine.keeping == Keeping()
     with pytest.raises(RequestError, match=r"does not fit into 0\.0[0-9]* GB; the least it takes is"):
         bimo.load(tiny_folder, memory="100KB")
+
+
+def test_an_emulated_dtype_is_the_last_resort(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "LIBRARIES", 0)
+
+    def flags(capability: str, budget: int) -> str:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        return bimo.load(tiny_folder, memory=f"{budget}B").keeping.flags
+
+    system = bimo.load(tiny_folder).system
+    size, weights = system.recipe.request.size, weights_of(system)
+    whole, parts, half = (
+        total_bytes(weights, size, keeping)
+        for keeping in (Keeping(), Keeping(offload="parts"), narrowed(system.recipe, Keeping(), "bf16"))
+    )
+    assert half < parts < whole
+    assert flags("AVX512", whole - 1) == "--dtype bf16"
+    assert flags("AVX2", whole - 1) == "--offload parts"
+    assert flags("AVX2", half) == "--dtype bf16"
 
 
 @pytest.mark.parametrize(

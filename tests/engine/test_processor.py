@@ -232,8 +232,28 @@ def test_the_probe_measures_what_is_installed(monkeypatch: pytest.MonkeyPatch) -
     assert 1e-4 < found["openvino-int8"].text_error < 0.02
 
 
+@pytest.mark.parametrize(("name", "named"), [("openvino-bf16", True), ("openvino-int8", False), ("openvino", False)])
+def test_where_openvino_has_no_bfloat16_it_is_float32_and_said(
+    folder: Path, name: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANG", "C")
+    monkeypatch.setattr(processor, "openvino_has_bfloat16", lambda: False)
+    assert Processor(name).dtype == torch.float32
+    warned = ["float32 in its place" in warning for warning in Processor(name).warnings]
+    assert warned == [True] * named
+    # What it is named for may still be said by --dtype.
+    with pytest.raises(RequestError, match="leave --dtype out"):
+        load(folder, engine=name, dtype="bf16" if name == "openvino" else "fp16")
+    monkeypatch.setattr(processor, "openvino_has_bfloat16", lambda: True)
+    assert Processor(name).dtype == (torch.float32 if name == "openvino" else torch.bfloat16)
+    assert Processor(name).warnings == ()
+
+
 def test_auto_takes_the_fastest_engine_for_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor, "measured", lambda: PROBE)
+    monkeypatch.setattr(processor, "openvino_has_bfloat16", lambda: False)
+    assert processor.chosen("auto", 10**9) == "torch-bf16"
+    monkeypatch.setattr(processor, "openvino_has_bfloat16", lambda: True)
     assert processor.chosen("auto", 10**9) == "openvino-bf16"
     assert processor.chosen("auto", 10**6) == "torch"
     with pytest.raises(RequestError, match="rounds"):
