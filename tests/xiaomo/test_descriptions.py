@@ -11,6 +11,7 @@ from bimo.xiaomo.artwork.described import draw_description, scene_of
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.captions.descriptions import LONGEST, Description, description_of
 from bimo.xiaomo.captions.draftable import plan_of
+from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.scenes.description import Mood
 
 
@@ -50,7 +51,7 @@ def emoji(*named: str) -> str:
         ("竹林里，大熊猫抱着西瓜", "", ("bamboo",), [(emoji("🐼", "🍉"), "")]),
         ("桌子上放着一个花瓶，花瓶里插着玫瑰", "table", (), [(emoji("🌹", "🏺"), "")]),
         # where in the picture
-        ("街道上有一只狗，天上有气球", "city", (), [(emoji("🐕"), ""), (emoji("🎈"), "sky")]),
+        ("大街上有一只狗，天上有气球", "city", (), [(emoji("🐕"), ""), (emoji("🎈"), "sky")]),
         ("草地上一只狗，远处有一只羊", "grass", (), [(emoji("🐕"), ""), (emoji("🐑"), "far")]),
         # country alone: a scene of all that is named
         (
@@ -102,7 +103,7 @@ def test_what_is_excluded_is_not_drawn() -> None:
     assert groups(read("没有花的花瓶")) == [(emoji("🏺"), "")]
     assert elements("夜空，一条小河") - elements("没有星星的夜空，一条小河") == {"stars"}
     # a part of a thing whose picture has it
-    assert description_of("没有轮子的汽车") is None
+    assert description_of("没有翅膀的飞机", anyhow=True) is None
     assert description_of("草地上一只狗，不要狗") is None
 
 
@@ -111,6 +112,38 @@ def test_words_that_are_not_understood_are_named_or_too_many() -> None:
     assert read("一只大熊猫坐在竹林里，憨态可掬").left_out == ("憨态可掬",)
     assert description_of("一台发电机和两个铁路局在草地上") is None
     assert description_of("桌子上" * LONGEST) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "left_out"),
+    [
+        ("憨厚的猫头鹰啄食", "🦉", ("憨厚", "啄食")),
+        ("一台发电机和两个铁路局和一只猫", "🐈", ("发", "电", "机", "铁路", "局")),
+        ("蓝莓奶酥蛋糕", "🍰", ("蓝莓", "奶酥")),
+        ("三文鱼披萨", "🍕", ("三文鱼",)),
+    ],
+)
+def test_what_little_is_understood_is_shown_and_the_rest_named(
+    text: str, named: str, left_out: tuple[str, ...]
+) -> None:
+    assert description_of(text) is None
+    found = description_of(text, anyhow=True)
+    assert found is not None
+    assert (groups(found), found.left_out) == ([(emoji(named), "")], left_out)
+
+
+def test_a_view_is_a_place_of_descriptions() -> None:
+    found = read("教室里有一只猫，旁边有一只狗")
+    assert found.backdrop == f"{THING}classroom"
+    assert np.asarray(draw_description(found, "k", 64)).std() > 20
+
+
+@pytest.mark.parametrize(
+    ("text", "backdrop"),
+    [("雨中奔跑的小狗和小猫", f"{THING}rainy day"), ("夜里的猫和老鼠", "night"), ("傍晚的猫和老鼠", "sunset")],
+)
+def test_of_a_place_of_which_the_weather_is_said_that_is_seen(text: str, backdrop: str) -> None:
+    assert read(text).backdrop == backdrop
 
 
 @pytest.mark.parametrize("text", ["红苹果", "猫", "赛博朋克", "", "，。", "猫和狗的铁路局", "玫瑰花园里的猫，剪纸"])
@@ -130,7 +163,7 @@ def test_a_name_a_verse_or_a_relation_has_its_own_draft() -> None:
 
 def test_things_stand_where_they_are_said_to_be() -> None:
     alone = np.asarray(backdrop("city", 128), np.int16)
-    for text, rows in (("街道，天上有气球", slice(0, 56)), ("街道上有一只狗", slice(56, 128))):
+    for text, rows in (("大街，天上有气球", slice(0, 56)), ("大街上有一只狗", slice(56, 128))):
         picture = np.asarray(draw_description(read(text), "some", 128), np.int16)
         changed = np.abs(picture - alone).max((1, 2)) > 24
         assert changed[rows].sum() > 12

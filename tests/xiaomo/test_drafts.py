@@ -75,12 +75,15 @@ def engine() -> Engine:
         ("不要猫，只要狗", True),
         ("一只狗，不要狗", False),
         ("没有叶子的树", True),
-        ("没有轮子的汽车", False),
+        ("没有轮子的汽车", True),
+        ("没有翅膀的飞机", False),
         ("没有面条和牛肉和青菜的牛肉面", False),
         # something else is asked for, which the program does not draw
         ("没有船的西湖", False),
         ("长城，像素风", False),
-        ("月亮和铁路局", False),
+        # of what is understood in part that part
+        ("月亮和铁路局", True),
+        ("铁路局", False),
     ],
 )
 def test_what_can_be_drafted(text: str, has_one: bool) -> None:
@@ -118,9 +121,9 @@ def test_what_has_a_draft_is_drawn_with_it() -> None:
 
 def test_a_verse_is_known_by_what_was_written() -> None:
     encoder, read = text_encoder_of(SECOND), "千山鸟飞绝，万径的老虎灭"
-    assert plan_of(read, encoder) is None
-    assert plan_of(read, encoder, "千山鸟飞绝，万径的老虎灭吧") is None
-    assert plan_of(read, encoder, "千山鸟飞绝，万径人踪灭") is not None
+    assert plan_of(read, encoder) != "procedures"
+    assert plan_of(read, encoder, "千山鸟飞绝，万径的老虎灭吧") != "procedures"
+    assert plan_of(read, encoder, "千山鸟飞绝，万径人踪灭") == "procedures"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,7 @@ def test_it_is_drawn_over(engine: Engine) -> None:
     near, far = (np.abs(np.asarray(one.image, np.float32) - own).mean() for one in (with_draft, without))
     assert near < 12 < 2 * near < far
     assert with_draft.image.tobytes() != engine.draw("宫保鸡丁", seed=2)[0].image.tobytes()
-    filled = [fill_request(engine.system, Request(text=text)).request for text in ("宫保鸡丁", "没有轮子的汽车")]
+    filled = [fill_request(engine.system, Request(text=text)).request for text in ("宫保鸡丁", "没有翅膀的飞机")]
     # one call of the first level, then 3 or 12
     assert [calls(engine.system, one) for one in filled] == [4, 13]
 

@@ -15,7 +15,7 @@ from bimo.xiaomo.artwork.backdrops import STANDS
 from bimo.xiaomo.artwork.references import has_references, put_together
 from bimo.xiaomo.captions.arranged import arrangement_of
 from bimo.xiaomo.captions.asked import scenic
-from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things, views
+from bimo.xiaomo.captions.drawn_things import INDOORS, THING, VIEW, drawn_things, views
 from bimo.xiaomo.captions.figures import FIGURE, figure_of, looks_of, rows
 from bimo.xiaomo.captions.lexicon import CLAUSE, clauses, elements
 from bimo.xiaomo.captions.noun_phrases import Things, kinds, things_of
@@ -62,7 +62,7 @@ def test_names_mean_one_thing() -> None:
 
 def test_the_things_of_the_table_are_those_that_are_drawn() -> None:
     assert drawn_things().keys() == outlines().keys()
-    assert {one.scene for one in drawn_things().values()} - STANDS.keys() == {"", VIEW}
+    assert {one.scene for one in drawn_things().values()} - STANDS.keys() == {"", VIEW, INDOORS}
 
 
 @pytest.mark.parametrize("name", ["figure.svg", "things.svg"])
@@ -168,6 +168,9 @@ def test_a_famous_line_is_one_that_no_collection_has() -> None:
     of_collections = {part for verse in verses() for part in clauses(verse.line)}
     assert [line for line in famous_lines() if of_collections.intersection(line)] == []
     assert not is_verse("知否")  # too short to count by itself
+    # a clause that names nothing is seen with its line
+    assert scenic("忽如一夜春风来") == scenic("忽如一夜春风来，千树万树梨花开") != ()
+    assert scenic("千树万树梨花开") == ("tree", "peach blossom")
 
 
 def test_a_tableau_shows_what_there_are_pictures_of() -> None:

@@ -45,6 +45,8 @@ STANDS: Mapping[str, Stand] = {
 }
 #: What the light of an hour leaves of the colours of a backdrop.
 _LIGHTS: Mapping[str, RGB] = {"dawn": (255, 226, 206), "dusk": (255, 186, 148), "night": (88, 98, 158)}
+#: What a covered sky leaves.
+_WEATHERS: Mapping[str, RGB] = {"rain": (176, 188, 204), "snow": (226, 234, 246)}
 
 
 def _sky(top: RGB, bottom: RGB, height: float = 1.0) -> Image.Image:
@@ -263,11 +265,13 @@ def in_mood(picture: Image.Image, mood: Mood, chance: Chance) -> Image.Image:
     """A backdrop in the light and the weather that are said."""
     if mood.light in _LIGHTS:
         picture = ImageChops.multiply(picture, Image.new("RGB", picture.size, _LIGHTS[mood.light]))
+    if mood.weather in _WEATHERS:
+        picture = ImageChops.multiply(picture, Image.new("RGB", picture.size, _WEATHERS[mood.weather]))
     side, pen = picture.width, ImageDraw.Draw(picture)
     for _ in range(90 if mood.weather in ("rain", "snow") else 0):
         x, y, size = chance.uniform() * side, chance.uniform() * side, chance.uniform(0.003, 0.009) * side
         if mood.weather == "snow":
             pen.ellipse((x - size, y - size, x + size, y + size), fill=(250, 252, 255))
         else:
-            pen.line((x, y, x - side * 0.01, y + side * 0.05), fill=(206, 220, 232))
+            pen.line((x, y, x - side * 0.018, y + side * 0.07), fill=(226, 238, 248), width=max(1, round(side / 128)))
     return picture

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from bimo.xiaomo.artwork.backdrops import backdrop, in_mood
-from bimo.xiaomo.artwork.compose import paste_at, paste_standing
+from bimo.xiaomo.artwork.compose import on_colour, paste_at, paste_standing
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE
 from bimo.xiaomo.artwork.looks import LOOKS
 from bimo.xiaomo.artwork.manners import APPLY
 from bimo.xiaomo.artwork.references import dyed, reference
 from bimo.xiaomo.captions.descriptions import Description, Group
+from bimo.xiaomo.captions.drawn_things import indoors, views
 from bimo.xiaomo.chance import Chance
+from bimo.xiaomo.drawn.sprites import drawn
+from bimo.xiaomo.drawn.vector import shaded
 from bimo.xiaomo.scenes.description import Mood, Scene
 from bimo.xiaomo.scenes.moods import IN_SEASON
 from bimo.xiaomo.scenes.styles import STYLES, render
@@ -111,8 +114,11 @@ def _ground(description: Description, key: str, side: int) -> _Ground:
         return _Ground(render(scene, STYLES[manner], side).convert("RGB"), dict(scene.elements))
     if not description.backdrop:
         return _Ground(Image.new("RGB", (side, side), (255, 255, 255)), {})
-    picture = backdrop(description.backdrop, side).copy()
-    if description.backdrop not in _INDOORS:
+    if description.backdrop in views():
+        picture = on_colour(shaded(drawn(description.backdrop)).render(side))
+    else:
+        picture = backdrop(description.backdrop, side).copy()
+    if description.backdrop not in _INDOORS | indoors():
         picture = in_mood(picture, description.mood, Chance(f"{key}/weather"))
     return _Ground(picture, {})
 

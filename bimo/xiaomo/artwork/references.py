@@ -38,7 +38,7 @@ from bimo.xiaomo.artwork.sprites import canonical
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 from bimo.xiaomo.captions.arranged import Arrangement
 from bimo.xiaomo.captions.colours import MANY
-from bimo.xiaomo.captions.drawn_things import views
+from bimo.xiaomo.captions.drawn_things import indoors, views
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.drawn.sprites import drawn, is_drawn
@@ -132,7 +132,7 @@ def put_together(arrangement: Arrangement, key: str, size: tuple[int, int]) -> I
     view = next((thing.kind for thing in arrangement.things if thing.kind in views()), "")
     if view and len(arrangement.things) == 1:
         picture = _view(view, arrangement.style, key, size)
-        return in_mood(picture, arrangement.mood, Chance(f"{key}/weather"))
+        return picture if view in indoors() else in_mood(picture, arrangement.mood, Chance(f"{key}/weather"))
     style = DEFAULT_STYLE if arrangement.style in APPLY else arrangement.style
     chance = Chance(f"{key}/things")
     layer = Image.new("RGBA", (side, side))

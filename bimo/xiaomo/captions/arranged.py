@@ -22,7 +22,7 @@ from bimo.xiaomo.artwork.sprites import FILL
 from bimo.xiaomo.captions.colours import MANY
 from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.drawn_things import views
-from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of, is_animal
+from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of, is_animal, somebody_who
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
 from bimo.xiaomo.captions.settings import SKY, flying, view_in_mood
 from bimo.xiaomo.captions.tableaux import tableaux
@@ -107,7 +107,16 @@ def arrangement_of(text: str) -> Arrangement | None:
     if things is None:
         return None
     scene = "" if background or style in WHOLE else scene_of(core)
+    seen, others = ([thing for thing in things if (thing.kind in views()) is whether] for whether in (True, False))
+    if len(seen) == 1 and others and not (seen[0].colour or background or style in WHOLE):  # 北极熊和冰山
+        return Arrangement(_placed_alone(others), style, "", seen[0].kind, sided)
     return Arrangement(things, style, background, scene, sided)
+
+
+def _placed_alone(things: Sequence[Placed]) -> tuple[Placed, ...]:
+    """Things that stand side by side where something else was among them."""
+    count = len(things)
+    return tuple(replace(each, box=((place + 0.5) / count, 0.5, 0.9 / count)) for place, each in enumerate(things))
 
 
 _SIDES = re.compile(r"[左右]|\b(?:left|right)\b")
@@ -150,7 +159,7 @@ def _style_words() -> Mapping[str, str]:
 @lru_cache(maxsize=1)
 def _style_pattern() -> re.Pattern[str]:
     words = "|".join(map(re.escape, sorted(_style_words(), key=len, reverse=True)))
-    ending = r"(?:画?风格?|插?画)?(?: (?:painting|style|art|drawing))?(?:的|图)?"
+    ending = r"(?:质感|效果|画质|滤镜|画?风格?|插?画)?(?: (?:painting|style|art|drawing))?(?:的|图)?"
     return re.compile(rf"(?<![a-z0-9])(?:一[张幅])?(?P<style>{words})(?![a-z0-9]){ending}")
 
 
@@ -189,9 +198,16 @@ def _scene_patterns() -> Mapping[str, tuple[re.Pattern[str], ...]]:
     for scene, words in (*SCENES.items(), *views().items()):
         zh = "|".join(sorted((*words.zh, *more.get(scene, ())), key=len, reverse=True))
         en = "|".join(words.en)
-        by = "[边旁前畔]边?" if scene in views() else "旁边"
+        # 北极熊 is nothing at the pole: a word between the place and what is there
+        by, apart = (
+            ("[边旁前畔]边?", r"(?:(?<=[上里中下])|(?=[上里中下边旁前畔的有,\s]))")
+            if scene in views()
+            else ("旁边", "")
+        )
         patterns[scene] = (
-            re.compile(rf"(?:一[个只位名条头匹]在|在?)(?:{zh})(?:[上里中下]|{by})?(?:的|有|,\s*|\s+)*(?P<rest>.+)"),
+            re.compile(
+                rf"(?:(?:一[个只位名条头匹])?在(?:{zh})|(?:{zh}){apart})(?:[上里中下]|{by})?(?:的|有|,\s*|\s+)*(?P<rest>.+)"
+            ),
             re.compile(rf"(?P<rest>.+?)(?:站|坐|走|跑|趴|躺|在|,|\s)+(?:{zh})"),
             re.compile(rf"(?P<rest>.+?)(?: is| are|,)? (?:{en})"),
         )
@@ -203,7 +219,12 @@ def _placed(text: str) -> tuple[Placed, ...] | None:
     whole = things_of(text)
     if whole is not None and whole.kind.startswith(FIGURE) and not is_animal(whole.kind):
         return _listed(text)  # who does something, rather than somebody with a thing
-    return _at_a_place(text) or _related(text) or _listed(text)
+    return _at_a_place(text) or _related(text) or _listed(text) or _somebody(text)
+
+
+def _somebody(text: str) -> tuple[Placed, ...] | None:
+    kind = somebody_who(text)
+    return (Placed(kind, "", (0.5, 0.5, _WHOLE_FIGURE)),) if kind else None
 
 
 def _at_a_place(text: str) -> tuple[Placed, ...] | None:
@@ -370,7 +391,7 @@ def _side_by_side(things: tuple[Placed, ...]) -> tuple[Placed, ...]:
     count = len(things)
     if count not in LAYOUTS or [thing.box for thing in things] != list(rows(count)):
         return things
-    return tuple(replace(each, box=((place + 0.5) / count, 0.5, 0.9 / count)) for place, each in enumerate(things))
+    return _placed_alone(things)
 
 
 def _sized(box: Box, size: str) -> Box:

@@ -12,6 +12,7 @@ from bimo.xiaomo.captions.asked import COUNTRY, SKY
 from bimo.xiaomo.captions.described_tokens import Token
 from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.noun_phrases import MOST, Things
+from bimo.xiaomo.captions.settings import airborne
 
 #: Emoji that are whole pictures with a frame, which no other picture has room for.
 _PICTURES = "🎆🎇🌃🌅🌄🌇🌉🌌🏙🏞🌠🖼🗾🌁🎑"
@@ -106,6 +107,8 @@ def form_of(verb: Token) -> str:
 def zone_of(noun: Noun, backdrop: str) -> str:
     """Where a noun is: where it is said to be; a thing of the sky in the sky."""
     own = noun.token.element
+    if noun.thing is not None and noun.thing.kind in airborne() and not (noun.zone or noun.side or noun.at):
+        return "sky"
     return noun.zone or ("sky" if own in SKY - {"grass", "flowers", "boat", "sea", "mountain"} else "")
 
 

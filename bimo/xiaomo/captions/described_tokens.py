@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from bimo.prompts.commoner_words import table as paraphrases
 from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import SIZES
 from bimo.xiaomo.captions.colours import COLOUR_NAMES
 from bimo.xiaomo.captions.described_words import described_words
+from bimo.xiaomo.captions.drawn_things import views
 from bimo.xiaomo.captions.figures import figure_of
 from bimo.xiaomo.captions.lexicon import element_called, moods, subjects
 from bimo.xiaomo.captions.noun_phrases import Things, kinds, number_at, things_of
@@ -22,6 +24,10 @@ _ENGLISH = re.compile(r"[a-z0-9]+(?:['-][a-z]+)*")
 _HAN = re.compile("[\u3400-\u9fff]")
 #: What follows a word that tells how something is or is done, or what is done.
 _OF_A_QUALITY = re.compile(r"[的地着了过得]")
+#: The backdrops that stand for several places, of which a view may be drawn: a lawn for a park, a room for a classroom.
+_STAND_INS = frozenset(("grass", "room", "city"))
+#: Dishes and drinks that are made of others.
+_MADE = "🍞🥐🥖🥨🥞🧇🍔🍟🍕🌭🥪🌮🌯🍲🥗🍿🍱🍙🍚🍛🍜🍝🍣🥮🍡🥟🍦🍧🍨🍩🍪🎂🍰🧁🥧🍫🍬🍭🍮🥛☕🍵🍷🍹🍺🥤🧋"
 _OF_A_QUALITY_EN = re.compile(r"(?:ly|ing|ed|ful|ous)$")
 
 
@@ -103,12 +109,18 @@ def _token(start: int, end: int, text: str) -> Token | None:
         value = described_words()[role].get(text)
         if value is not None:
             thing = _thing(text) if role == "backdrop" else None
+            if text in kinds() and kinds()[text] in views() and value in _STAND_INS:
+                value = kinds()[text]
             return Token(start, end, text, role, value, thing)
     if text in _colours():
         return Token(start, end, text, "colour", _colours()[text])
     if text in _sizes():
         return Token(start, end, text, "size", _sizes()[text])
     noun = _noun(text)
+    if noun is not None and noun.thing and noun.thing.kind in views() and not (noun.element or noun.subject):
+        if text in _mood_words():  # 深秋的傍晚: said of what is seen rather than seen itself
+            return Token(start, end, text, "mood")
+        return Token(start, end, text, "backdrop", noun.thing.kind, noun.thing)
     if noun is not None:
         return replace(noun, start=start, end=end, text=text)
     return Token(start, end, text, "mood") if text in _mood_words() else None
@@ -174,6 +186,25 @@ def _touches(first: Token | None, second: Token | None) -> bool:
     if first is None or second is None or first.end != second.start:
         return False
     return any(one.role == "unknown" and not one.english for one in (first, second))
+
+
+def without_flavours(found: Sequence[Token]) -> list[Token]:
+    """The tokens, of which what a dish is made of or tastes of is not known: 巧克力蛋糕 is a cake, no chocolate."""
+    kept = list(found)
+    within = False
+    for place in range(len(kept) - 1, -1, -1):
+        token = kept[place]
+        of_next = place + 1 < len(kept) and token.end == kept[place + 1].start and not token.english
+        if within and of_next and (token.role == "unknown" or (token.role == "noun" and token.thing)):
+            kept[place] = replace(token, role="unknown")
+        else:
+            within = token.role == "noun" and token.thing is not None and token.thing.kind in _made_dishes()
+    return kept
+
+
+@lru_cache(maxsize=1)
+def _made_dishes() -> Set[str]:
+    return frozenset(map(hexcode, _MADE))
 
 
 def is_of_a_quality(token: Token, clause: str) -> bool:

@@ -29,8 +29,9 @@ from bimo.xiaomo.captions.described_nouns import (
     together,
     zone_of,
 )
-from bimo.xiaomo.captions.described_tokens import Token, is_of_a_quality, tokens
+from bimo.xiaomo.captions.described_tokens import Token, is_of_a_quality, tokens, without_flavours
 from bimo.xiaomo.captions.described_words import described_words
+from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.captions.lexicon import mood_of, style_of, styles, without_styles
 from bimo.xiaomo.captions.worn import is_worn
 from bimo.xiaomo.scenes.description import Mood
@@ -54,6 +55,13 @@ _COUNTRY_OF = {
 #: What the hour and the weather show.
 _IN_MOOD = frozenset(("sun", "stars", "cloud"))
 _WEATHER = frozenset(("rain", "snow", "mist"))
+#: The backdrops of things of which the weather, the hour or the season is all that is said of where they are.
+_IN_WEATHER = {"rain": f"{THING}rainy day", "snow": "snow", "mist": "mountain"}
+_IN_LIGHT = {"night": "night", "dusk": "sunset"}
+_IN_A_SEASON = {season: f"{THING}{season} day" for season in ("spring", "summer", "autumn", "winter")}
+_FLOWERS = f"{THING}flower fields"
+#: The looks of things that are nearest to manners of painting scenes.
+_NEAREST = {"illustration": "cartoon", "gongbi": "watercolour", "colour": "ink", "qinglu": "watercolour"}
 #: What is in the sky of a subject besides what its picture has.
 ABOVE = frozenset((*SKY_BIRDS, "kite", "firework", "sky lantern"))
 _CLAUSE_ENDS = re.compile(r"[,.;!?:\n]+")
@@ -99,8 +107,10 @@ class Description:
 
 
 @lru_cache(maxsize=128)
-def description_of(text: str) -> Description | None:
-    """What to draw for a description; None if too little is understood, or no place and no two things are named."""
+def description_of(text: str, anyhow: bool = False) -> Description | None:
+    """What to draw for a description; None if too little is understood, or no place and no two things are named. With
+    ``anyhow`` whatever is understood is enough, one thing too.
+    """
     if len(text) > LONGEST:
         return None
     without = negation(normal(text))
@@ -116,7 +126,7 @@ def description_of(text: str) -> Description | None:
     reading = _Reading(excluded)
     for clause in _CLAUSE_ENDS.split(plain):
         reading.read(clause)
-    found = reading.description(style)
+    found = reading.description(style, anyhow)
     if found is None:
         return None
     if found.groups and style in ("papercut", "porcelain"):
@@ -145,7 +155,7 @@ class _Reading:
 
     def read(self, text: str) -> None:
         """Reads a clause."""
-        every = tokens(text)
+        every = without_flavours(tokens(text))
         self.moods += [token.text for token in every if token.role == "mood"]
         parts = [token for token in every if token.role not in ("silent", "mood")]
         clause = Clause()
@@ -277,8 +287,8 @@ class _Reading:
         words = [token.text for token in named if token.element in SKY | IN_SEASON.keys() or token.subject]
         return mood_of(", ".join((*self.moods, *words)), Mood("", "", ""))
 
-    def description(self, style: str) -> Description | None:
-        """The description that was read."""
+    def description(self, style: str, anyhow: bool) -> Description | None:
+        """The description that was read; ``anyhow`` as in ``description_of``."""
         if not self._leaves_out():
             return None
         backdrop = self.backdrops[0] if self.backdrops else ""
@@ -333,17 +343,24 @@ class _Reading:
                 missing += 1
         understood = len(groups) + len(elements) + bool(backdrop) + bool(subject)
         understood += sum(len(group.kinds) - 1 for group in groups)
-        if not understood and (set(self.zones) & {"sky"} or mood.light):
+        if not (understood or missing) and (set(self.zones) & {"sky"} or mood.light):
             elements.append("meadow")  # the sky alone is seen over land
             understood = 1
-        if not understood or len(groups) > MOST_GROUPS or missing * UNDERSTOOD > understood:
+        if not understood or len(groups) > MOST_GROUPS or (missing * UNDERSTOOD > understood and not anyhow):
             return None
+        if groups and elements == ["flowers"] and style not in painted:
+            elements, backdrop = [], _FLOWERS  # those of a scene are too small to be among
+        if groups and not (backdrop or subject or elements) and style not in painted:
+            backdrop = _IN_WEATHER.get(mood.weather) or _IN_LIGHT.get(mood.light) or _IN_A_SEASON.get(mood.season, "")
         if style == "gogh" and not (backdrop or subject or elements):
             elements.append("meadow")  # his strokes are those of the ground and the sky
-        if not (backdrop or subject or elements or self.zones or self.excluded) and len(groups) < 2:
+        set_somewhere = backdrop or subject or elements or self.zones or self.excluded
+        if not set_somewhere and len(groups) < 2 and not anyhow:
             return None  # one thing is for the weights, and for drafts of things
-        if style in painted and not (subject or elements):
-            return None  # a manner of painting scenes
+        if style in painted and not (subject or elements):  # a manner of painting scenes
+            if style not in _NEAREST or not anyhow:
+                return None
+            style = _NEAREST[style]
         excluded = tuple(noun.element for noun in self.excluded if noun.element)
         return Description(
             tuple(groups), backdrop, subject, tuple(elements), mood, style, excluded, tuple(dict.fromkeys(left))

@@ -11,6 +11,7 @@ from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.prompts.weighting import emphasis
 from bimo.xiaomo.artwork.held_out import hexcode
+from bimo.xiaomo.artwork.lexicon import MORE_EFFECTS
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
 from bimo.xiaomo.captions.asked import (
     asked,
@@ -24,10 +25,11 @@ from bimo.xiaomo.captions.asked import (
 from bimo.xiaomo.captions.descriptions import Description, description_of
 from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.captions.figures import FIGURE
-from bimo.xiaomo.captions.lexicon import elements_of, style_of
+from bimo.xiaomo.captions.lexicon import elements_of, mood_of, style_of
 from bimo.xiaomo.captions.noun_phrases import is_named, things_of
 from bimo.xiaomo.captions.verses import is_verse
 from bimo.xiaomo.dishes.table import dishes
+from bimo.xiaomo.scenes.description import NO_MOOD
 
 if TYPE_CHECKING:
     from bimo.diffusion.text_encoder import TextEncoder
@@ -61,7 +63,13 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
     if not square:
         return None
     drawn = can_draft_scene(text, encoder, written)
-    return _described(written or text, drawn) or ("procedures" if drawn else None)
+    if not drawn and is_verse(written) and scenic(written) and _fits(written):  # of which words are read as others
+        return Description((), elements=scenic(written), mood=mood_of(normal(written), NO_MOOD))
+    described = _described(written or text, drawn)
+    if described is not None or drawn:
+        return described or "procedures"
+    # What is understood is a better picture than the weights', which draw nothing that one could name of other words.
+    return _described(written or text, False, anyhow=True) or _described(text, False, anyhow=True)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
@@ -110,11 +118,11 @@ def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
     return name == "scene" or verse or is_landscape(text) or arrangement.is_one_thing
 
 
-def _described(text: str, drawn: bool) -> Description | None:
-    """What is drawn of a place and what is in it; None where too little is understood, a thing has no reference, or the
-    text is ``drawn`` by the procedures and no more than a name.
+def _described(text: str, drawn: bool, anyhow: bool = False) -> Description | None:
+    """What is drawn of a place and what is in it; None where too little is understood (unless it is ``anyhow`` enough),
+    a thing has no reference, or the text is ``drawn`` by the procedures and no more than a name.
     """
-    description = description_of(emphasis(text).text)
+    description = description_of(emphasis(text).text, anyhow)
     if description is None or (drawn and not _is_told(description, text)):
         return None
     from bimo.xiaomo.artwork.references import has_references
@@ -124,7 +132,11 @@ def _described(text: str, drawn: bool) -> Description | None:
 
 
 def _is_told(description: Description, text: str) -> bool:
-    """Whether a text tells in several clauses what a picture shows, and all of it is understood: no verse or name."""
+    """Whether a text tells in several clauses what a picture shows, and all of it is understood: no verse or name. Or
+    it names an effect that no scene by procedure is drawn in.
+    """
+    if description.style in MORE_EFFECTS:
+        return True
     several = len([clause for clause in _CLAUSE_ENDS.split(text) if clause.strip()]) > 2 or len(text) > _TOLD
     return several and not description.left_out and not is_verse(text) and asked(text)[0] != "dish"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,8 +11,8 @@ from bimo.xiaomo.tables import read_table
 
 #: What the kind of a thing that is drawn begins with; its name follows.
 THING = "thing:"
-#: The scene of a thing that fills the picture, and is itself a scene for others.
-VIEW = "view"
+#: The scene of a thing that fills the picture, and is itself a scene for others; that of one with a roof.
+VIEW, INDOORS = "view", "indoors"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,14 @@ def views() -> Mapping[str, Words]:
     return {
         f"{THING}{name}": Words(one.zh, tuple(f"{where} {word}" for word in one.en for where in _IN))
         for name, one in drawn_things().items()
-        if one.scene == VIEW
+        if one.scene in (VIEW, INDOORS)
     }
+
+
+@lru_cache(maxsize=1)
+def indoors() -> Set[str]:
+    """The kinds of views that no weather is in."""
+    return frozenset(f"{THING}{name}" for name, one in drawn_things().items() if one.scene == INDOORS)
 
 
 _IN = tuple(f"{where}{article}" for where in ("in", "at", "on") for article in ("", " the", " a", " an"))

@@ -17,6 +17,8 @@ from bimo.xiaomo.tables import read_table
 #: What the kind of a figure begins with; the names of its rows follow, joined by +, a colour of its clothes by *.
 FIGURE = "figure:"
 PERSON, _CLOTHES, _ANIMAL = "person", "clothes", "animal"
+#: Acts that somebody unnamed is a girl for, rather than a boy.
+_OF_GIRLS = ("跳", "弹古筝", "弹琵琶", "瑜伽", "摇扇", "拿花", "买花", "采摘", "浇花")
 #: What animals do in their own way.
 _OF_ANIMALS = frozenset(("跑步", "欢呼", "微笑", "背书包", "哭泣", "生气"))
 
@@ -81,6 +83,14 @@ def figure_of(phrase: str) -> str:
     colour = next((name.partition("*")[2] for name in others if "*" in name), "")
     names = "+".join(name.partition("*")[0] for name in (*person, *others))
     return f"{FIGURE}{names}" + (f"*{colour}" if colour else "")
+
+
+def somebody_who(phrase: str) -> str:
+    """The kind of the figure of somebody who does what a phrase says without naming anybody (打网球); "" for none."""
+    name = _words()["act"].get(phrase.strip(" 的,.!?;"), "")
+    if not name:
+        return ""
+    return f"{FIGURE}{'女孩' if name.startswith(_OF_GIRLS) else '男孩'}+{name}"
 
 
 def _as_people(said: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import SIZES
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 from bimo.xiaomo.captions.colours import A_COLOUR, COLOUR_NAMES, MANY, MANY_COLOURS
-from bimo.xiaomo.captions.drawn_things import THING, VIEW, drawn_things
+from bimo.xiaomo.captions.drawn_things import THING, drawn_things, views
 from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of
 
 #: The most of one kind that are drawn one by one; 一群 is SEVERAL, 几只 A_FEW.
@@ -74,11 +74,10 @@ def is_named(phrase: str) -> bool:
 def scene_of(phrase: str) -> str:
     """The scene that the one thing that a phrase names stands in if nothing else is said; "" for none."""
     things = things_of(phrase)
-    if things is None or things.count != 1:
+    if things is None or things.count != 1 or things.kind in views():
         return ""
     thing, figure = drawn_things().get(things.kind.removeprefix(THING)), company_of(things.kind)
-    scene = thing.scene if thing is not None else figure.scene if figure is not None else ""
-    return "" if scene == VIEW else scene
+    return thing.scene if thing is not None else figure.scene if figure is not None else ""
 
 
 def has_its_own_colour(phrase: str) -> bool:

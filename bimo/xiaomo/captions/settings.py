@@ -61,6 +61,12 @@ def _needs_wings(things: Things) -> bool:
 
 
 @lru_cache(maxsize=1)
+def airborne() -> frozenset[str]:
+    """The kinds that are seen in the air, whatever is said of them."""
+    return frozenset((*map(hexcode, "🛩🚁🛸🎈🪂🪁🛰"), f"{THING}hot air balloon", f"{THING}drone"))
+
+
+@lru_cache(maxsize=1)
 def _fliers() -> frozenset[str]:
     drawn = ("phoenix", "crane", "crow", "swallow", "magpie", "sparrow", "oriole", "kingfisher", "seagull", "cuckoo")
     others = ("hot air balloon", "dragonfly", "firefly", "drone", "fighter jet", "kunpeng", "griffin", "pelican")
@@ -73,7 +79,7 @@ _IN_A_MOOD = (
         r"(?P<mood>月光下|月色下|月下|星空下|夜晚|夜里|夜间|深夜|夜色中|夜色下|晚上|黄昏|傍晚|夕阳下|清晨|早晨|雪后|雪中|下雪|大雪纷飞|雨中|下雨|雨后|雾中)"
         r"(?:时|天)?的?(?P<view>.+)"
     ),
-    re.compile(r"(?P<view>.+?)的?(?P<mood>夜晚|夜色|夜景|雪景|雨景|黄昏|清晨|下雪了?|下雨了?)"),
+    re.compile(r"(?P<view>.+?)的?(?P<mood>夜晚|夜色|夜景|雪景|雨景|黄昏|清晨|下雪了?|下雨了?| ?night view)"),
     re.compile(r"(?P<view>.+?) (?P<mood>at night|at dusk|at dawn|in the rain|in the snow|in the evening)"),
 )
 
@@ -86,8 +92,8 @@ def view_in_mood(text: str) -> tuple[str, Mood]:
         found = pattern.fullmatch(text)
         things = things_of(found["view"]) if found is not None else None
         if found is not None and things is not None and things.kind in views():
-            said = {"夜景": "夜", "雪景": "雪", "雨景": "雨", "雪后": "下雪", "雨后": "下雨"}.get(
-                found["mood"], found["mood"]
+            said = {"夜景": "夜", "night view": "夜", "雪景": "雪", "雨景": "雨", "雪后": "下雪", "雨后": "下雨"}.get(
+                found["mood"].strip(), found["mood"]
             )
             return things.kind, mood_of(said, NO_MOOD)
     return "", NO_MOOD

@@ -59,8 +59,20 @@ def is_verse(text: str) -> bool:
 
 
 def shown_by_famous_line(text: str) -> tuple[str, ...]:
-    """The elements that the first of the famous lines in a text shows, which its words do not name; () for none."""
-    return next((famous_lines()[line] for line in _famous(clauses(text))), ())
+    """The elements that the first of the famous lines in a text shows, which its words do not name; of a clause that
+    names none those of its line (国破山河在); () for none.
+    """
+    parts = clauses(text)
+    famous = next((famous_lines()[line] for line in _famous(parts)), ())
+    if famous or elements_of(text):
+        return famous
+    return next(filter(None, map(_of_lines().get, parts)), ())
+
+
+@lru_cache(maxsize=1)
+def _of_lines() -> Mapping[str, tuple[str, ...]]:
+    """The elements of the line that each clause of the table is of."""
+    return {part: verse.elements for verse in verses() for part in clauses(verse.line) if len(part) >= CLAUSE}
 
 
 @lru_cache(maxsize=1)
