@@ -31,7 +31,7 @@ from bimo.xiaomo.artwork.compose import (
 from bimo.xiaomo.artwork.drawings import Drawing, read
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, DYES
-from bimo.xiaomo.artwork.looks import FINISH, LOOKS, palette, redrawn, solid
+from bimo.xiaomo.artwork.looks import FINISH, LOOKS, counterparts, palette, redrawn, solid
 from bimo.xiaomo.artwork.manners import APPLY
 from bimo.xiaomo.artwork.places import WIDTH_ON_BACKDROP, Placed
 from bimo.xiaomo.artwork.sprites import canonical
@@ -64,14 +64,14 @@ def _names() -> Set[str]:
 
 
 @lru_cache(maxsize=len(LOOKS))
-def _drawings(style: str) -> Mapping[str, Drawing]:
+def kept_drawings(style: str) -> Mapping[str, Drawing]:
     table = TABLE.format(style=style)
     return read(_archive().read(table).decode().splitlines()) if table in _names() else {}
 
 
 @lru_cache(maxsize=len(LOOKS))
 def _palette(style: str) -> Mapping[tuple[int, int, int], int]:
-    return palette(_drawings(style).values())
+    return palette(kept_drawings(style).values())
 
 
 def has_references(things: Iterable[Placed]) -> bool:
@@ -79,7 +79,7 @@ def has_references(things: Iterable[Placed]) -> bool:
     return all(
         is_drawn(thing.kind)
         or NAME.format(kind=thing.kind) in _names()
-        or any(thing.kind in _drawings(base) for base in LOOKS["flat"].bases)
+        or any(thing.kind in kept_drawings(base) for base in LOOKS["flat"].bases)
         for thing in things
     )
 
@@ -90,7 +90,7 @@ def reference(kind: str, style: str, side: int) -> Image.Image:
     Raises KeyError if there is none in any style.
     """
     if style != DEFAULT_STYLE:
-        drawing = _drawings(style).get(kind)
+        drawing = kept_drawings(style).get(kind)
         sprite = canonical((drawing or _in_look(kind, style)).render(2 * side), side)
         if sprite and not drawing and style in FINISH:
             sprite = FINISH[style](sprite)
@@ -108,12 +108,11 @@ def _in_look(kind: str, style: str) -> Drawing:
     """The drawing of a kind in another style, in the look of this one."""
     look = LOOKS[style]
     if is_drawn(kind):
-        found = drawn(kind)
-    else:
-        found = next((drawing for base in look.bases if (drawing := _drawings(base).get(kind))), None)
-    if found is None:
+        return redrawn(drawn(kind), look, _palette(style))
+    base = next((base for base in look.bases if kind in kept_drawings(base)), None)
+    if base is None:
         raise KeyError(kind)
-    return redrawn(found, look, _palette(style))
+    return redrawn(kept_drawings(base)[kind], look, _palette(style), counterparts().get((style, base), {}))
 
 
 @lru_cache(maxsize=256)

@@ -13,9 +13,21 @@ from PIL import Image
 from bimo.xiaomo.artwork.drawings import Drawing, read, written
 from bimo.xiaomo.artwork.held_out import ONE_IN, STYLES_AT_LEAST, hexcode
 from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER
-from bimo.xiaomo.artwork.looks import LOOKS, Look, inked, palette, redrawn, solid
+from bimo.xiaomo.artwork.looks import (
+    LOOKS,
+    WHITE,
+    Look,
+    colours_of,
+    counterparts,
+    inked,
+    lab,
+    palette,
+    redrawn,
+    soft,
+    solid,
+)
 from bimo.xiaomo.artwork.places import Placed
-from bimo.xiaomo.artwork.references import ARCHIVE, TABLE, has_references, reference
+from bimo.xiaomo.artwork.references import ARCHIVE, TABLE, has_references, kept_drawings, reference
 from bimo.xiaomo.artwork.words_table import read_aliases, read_names
 
 RED, PINK, BLUE = "#dd2e44", "#ea596e", "#3b88c3"
@@ -37,6 +49,48 @@ def test_colours_become_those_of_the_style_the_commoner_of_two_alike() -> None:
     rare = palette([square(RED)] * 2 + [square(PINK)] * 190 + [square(BLUE)] * 74)
     assert PINK in redrawn(HOUSE, Look(()), rare).body
     assert BLUE in redrawn(square("#2277bb"), Look(()), rare).body
+
+
+def test_a_colour_becomes_its_counterpart_rather_than_what_is_near() -> None:
+    skin, pale, red = (255, 220, 93), (255, 211, 182), (221, 46, 68)
+    common = {(255, 212, 105): 72, pale: 15, red: 40}
+    assert colours_of(redrawn(square("#ffdc5d"), Look(()), common)) == [(255, 212, 105)]
+    assert colours_of(redrawn(square("#ffdc5d"), Look(()), common, {skin: pale})) == [pale]
+
+
+def test_colours_that_can_be_told_apart_stay_so() -> None:
+    common = {(237, 76, 92): 100, (255, 179, 0): 90, (62, 67, 71): 80}
+    face = Drawing((0, 0, 8, 8), square("#ffcc4d").body + square("#f4900c").body + square("#ffcd4e").body)
+    both = {(255, 204, 77): (237, 76, 92), (244, 144, 12): (237, 76, 92), (255, 205, 78): (237, 76, 92)}
+    first, second = colours_of(redrawn(face, Look(()), common, both))
+    assert (first, second) == ((237, 76, 92), (255, 179, 0))
+
+
+def test_what_is_pale_does_not_turn_white() -> None:
+    common = {(255, 255, 255): 352, (224, 224, 224): 54}
+    assert colours_of(redrawn(square("#e1e8ed"), Look(()), common)) == [(224, 224, 224)]
+    assert colours_of(redrawn(square("#fdfdfd"), Look(()), common)) == [(255, 255, 255)]
+    changed = [pair for known in counterparts().values() for pair in known.items()]
+    assert (255, 255, 255) in {other for _, other in changed}
+    pale = [rgb for rgb, other in changed if other == (255, 255, 255)]
+    assert (lab(np.array(pale))[:, 0] > WHITE).all()
+
+
+def test_counterparts_are_colours_of_the_style() -> None:
+    assert set(counterparts()) == {(s, b) for s, look in LOOKS.items() if not look.dark for b in look.bases}
+    for (style, base), known in counterparts().items():
+        assert set(known.values()) <= set(palette(kept_drawings(style).values())), style
+        assert set(known) <= {rgb for each in kept_drawings(base).values() for rgb in colours_of(each)}, base
+    # Skin is yellow in one set and pale in another; a smiling face is yellow in both.
+    assert counterparts()["minimal", "twemoji"][255, 220, 93] == (255, 211, 182)
+    assert counterparts()["vector", "twemoji"][255, 204, 77] == (255, 221, 103)
+
+
+def test_ink_is_black_where_a_light_drawing_is_darker() -> None:
+    hand = Drawing((0, 0, 8, 8), square("#ffc83d").body + '<path fill="#d67d00" d="M2 2h4v4H2z"/>')
+    assert colours_of(redrawn(hand, Look((), dark=0.35), {})) == [(255, 255, 255)]
+    assert colours_of(redrawn(hand, Look((), dark=0.35, darker=0.4), {})) == [(255, 255, 255), (0, 0, 0)]
+    assert colours_of(redrawn(square("#d67d00"), Look((), dark=0.35, darker=0.4), {})) == [(255, 255, 255)]
 
 
 def test_ink_is_black_where_the_drawing_is_dark_and_open_elsewhere() -> None:
@@ -64,6 +118,9 @@ def test_a_body_is_lit_from_above() -> None:
     assert shaded[14, 30, 0] > 125
     assert shaded[49, 30, 0] < 112
     assert (shaded[..., 3] == np.asarray(flat)[..., 3]).all()
+    softly = np.asarray(soft(flat), np.int16)
+    assert 120 < softly[14, 30, 0] < shaded[14, 30, 0]
+    assert shaded[49, 30, 0] < softly[49, 30, 0] < 120
 
 
 @pytest.fixture(scope="module")
