@@ -15,7 +15,8 @@ from bimo.xiaomo.artwork.compositions import compositions, idioms
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.artwork.references import ARCHIVE, has_references, put_together
-from bimo.xiaomo.captions.arranged import LONGEST, arrangement_of, rows
+from bimo.xiaomo.captions.arranged import LONGEST, arrangement_of
+from bimo.xiaomo.captions.in_rows import rows
 from bimo.xiaomo.captions.noun_phrases import Things, has_its_own_colour, kinds, names, things_of
 
 

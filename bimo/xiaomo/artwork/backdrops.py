@@ -267,6 +267,8 @@ def in_mood(picture: Image.Image, mood: Mood, chance: Chance) -> Image.Image:
         picture = ImageChops.multiply(picture, Image.new("RGB", picture.size, _LIGHTS[mood.light]))
     if mood.weather in _WEATHERS:
         picture = ImageChops.multiply(picture, Image.new("RGB", picture.size, _WEATHERS[mood.weather]))
+    if mood.weather == "mist":
+        picture = Image.blend(picture, Image.new("RGB", picture.size, (238, 242, 246)), 0.42)
     side, pen = picture.width, ImageDraw.Draw(picture)
     for _ in range(90 if mood.weather in ("rain", "snow") else 0):
         x, y, size = chance.uniform() * side, chance.uniform() * side, chance.uniform(0.003, 0.009) * side

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
 
@@ -17,12 +17,13 @@ from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import Box, compositions, idioms
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import COLOURS, DEFAULT_STYLE, EFFECTS, MORE_EFFECTS, PLACES, SCENES, STYLES
-from bimo.xiaomo.artwork.places import CENTRES, LAYOUTS, Placed
+from bimo.xiaomo.artwork.places import CENTRES, Placed
 from bimo.xiaomo.artwork.sprites import FILL
 from bimo.xiaomo.captions.colours import MANY
 from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.drawn_things import views
-from bimo.xiaomo.captions.figures import FIGURE, company_of, figure_of, is_animal, somebody_who
+from bimo.xiaomo.captions.figures import FIGURE, body_of, company_of, figure_of, is_animal, somebody_who
+from bimo.xiaomo.captions.in_rows import placed_alone, rows, side_by_side
 from bimo.xiaomo.captions.noun_phrases import MOST, Things, kinds, names, scene_of, things_of
 from bimo.xiaomo.captions.settings import SKY, flying, view_in_mood
 from bimo.xiaomo.captions.tableaux import tableaux
@@ -32,6 +33,8 @@ from bimo.xiaomo.tables import read_table
 
 #: The styles that a picture is drawn in as a whole.
 WHOLE = frozenset((*EFFECTS, *MORE_EFFECTS))
+#: Relations of two by their places alone.
+_OF_PLACE = frozenset(("below", "beside", "front", "behind", "left", "right", "above", "sitting", "looking"))
 #: Of at most so many kinds a list is drawn.
 LISTED = 6
 #: No longer text is read, in characters: patterns take their time, and what is told at length is never all understood.
@@ -98,7 +101,7 @@ def arrangement_of(text: str) -> Arrangement | None:
     for scene, rest in _scenes(core):
         things = _placed(rest)
         if things is not None:
-            return None if background or style in WHOLE else Arrangement(_side_by_side(things), style, "", scene, sided)
+            return None if background or style in WHOLE else Arrangement(side_by_side(things), style, "", scene, sided)
     idiom = _idiom(core)
     if idiom:
         things = tuple(Placed(hexcode(emoji), "", box) for emoji, box in idioms()[idiom].things)
@@ -109,14 +112,8 @@ def arrangement_of(text: str) -> Arrangement | None:
     scene = "" if background or style in WHOLE else scene_of(core)
     seen, others = ([thing for thing in things if (thing.kind in views()) is whether] for whether in (True, False))
     if len(seen) == 1 and others and not (seen[0].colour or background or style in WHOLE):  # 北极熊和冰山
-        return Arrangement(_placed_alone(others), style, "", seen[0].kind, sided)
+        return Arrangement(placed_alone(others), style, "", seen[0].kind, sided)
     return Arrangement(things, style, background, scene, sided)
-
-
-def _placed_alone(things: Sequence[Placed]) -> tuple[Placed, ...]:
-    """Things that stand side by side where something else was among them."""
-    count = len(things)
-    return tuple(replace(each, box=((place + 0.5) / count, 0.5, 0.9 / count)) for place, each in enumerate(things))
 
 
 _SIDES = re.compile(r"[左右]|\b(?:left|right)\b")
@@ -285,6 +282,7 @@ def _related(text: str) -> tuple[Placed, ...] | None:
         ):
             continue
         face = face_of(first.kind) if one is not None or relation.name == "eating" else first.kind
+        face = body_of(face) if relation.name in _OF_PLACE else face
         placed = (
             Placed(face, first.colour, _sized(relation.first, first.size)),
             Placed(second.kind, second.colour, _sized(relation.second, second.size)),
@@ -369,29 +367,6 @@ def _parts(text: str) -> list[str]:
     emoji = [text[start:end] for start, end in sequences(text)]
     alone = len(emoji) > 1 and not re.sub(r"[\s,]", "", text).replace("".join(emoji), "")
     return emoji if alone else _AND.split(text)
-
-
-def rows(count: int) -> tuple[Box, ...]:
-    """Places for ``count`` things, in rows as even as can be, the longer ones first."""
-    if count in LAYOUTS:
-        return LAYOUTS[count]
-    many = 2 if count <= 8 else 3
-    short, longer = divmod(count, many)
-    lengths = [short + 1] * longer + [short] * (many - longer)
-    side = 0.86 / max(lengths)
-    return tuple(
-        ((place + 0.5) / length, 0.5 + (row - (many - 1) / 2) * (0.92 / many), side)
-        for row, length in enumerate(lengths)
-        for place in range(length)
-    )
-
-
-def _side_by_side(things: tuple[Placed, ...]) -> tuple[Placed, ...]:
-    """Things in rows, in one: they stand on the ground of a scene."""
-    count = len(things)
-    if count not in LAYOUTS or [thing.box for thing in things] != list(rows(count)):
-        return things
-    return _placed_alone(things)
 
 
 def _sized(box: Box, size: str) -> Box:

@@ -11,6 +11,7 @@ from bimo.xiaomo.captions.arranged import placed_by_relation
 from bimo.xiaomo.captions.asked import COUNTRY, SKY
 from bimo.xiaomo.captions.described_tokens import Token
 from bimo.xiaomo.captions.drawn_things import views
+from bimo.xiaomo.captions.figures import body_of
 from bimo.xiaomo.captions.noun_phrases import MOST, Things
 from bimo.xiaomo.captions.settings import airborne
 
@@ -120,4 +121,5 @@ def side_by_side(noun: Noun) -> tuple[Placed, ...]:
     size = {"small": 0.6, "": 1.0, "large": 1.0}[things.size]
     count = things.count
     side = (0.98 if count == 1 else 0.96 / count) * size
-    return tuple(Placed(things.kind, things.colour, ((place + 0.5) / count, 0.5, side)) for place in range(count))
+    kind = body_of(things.kind)
+    return tuple(Placed(kind, things.colour, ((place + 0.5) / count, 0.5, side)) for place in range(count))

@@ -107,6 +107,8 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
 
 def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
     """Whether a text that references were found for asks for a dish, a verse, or country rather than for a thing."""
+    if arrangement.mood != NO_MOOD:
+        return False  # 雾气缭绕的竹林小路: a view in its weather
     whole = normal(written or text)
     named, beside = things_of(whole), without_name(whole).strip()
     if named is not None and named.kind.startswith((FIGURE, THING)) and beside:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from bimo.prompts.normalise import normal
+from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import DYES
 from bimo.xiaomo.captions.colours import A_COLOUR, COLOUR_NAMES
 from bimo.xiaomo.tables import read_table
@@ -17,6 +18,17 @@ from bimo.xiaomo.tables import read_table
 #: What the kind of a figure begins with; the names of its rows follow, joined by +, a colour of its clothes by *.
 FIGURE = "figure:"
 PERSON, _CLOTHES, _ANIMAL = "person", "clothes", "animal"
+#: People of whom the references are heads.
+_HEADS = {
+    "👦": "男孩",
+    "👧": "女孩",
+    "🧒": "小孩",
+    "👨": "男人",
+    "👩": "女人",
+    "🧑": "男人",
+    "👴": "老人",
+    "👵": "老奶奶",
+}
 #: Acts that somebody unnamed is a girl for, rather than a boy.
 _OF_GIRLS = ("跳", "弹古筝", "弹琵琶", "瑜伽", "摇扇", "拿花", "买花", "采摘", "浇花")
 #: What animals do in their own way.
@@ -86,10 +98,13 @@ def figure_of(phrase: str) -> str:
 
 
 def somebody_who(phrase: str) -> str:
-    """The kind of the figure of somebody who does what a phrase says without naming anybody (打网球); "" for none."""
+    """The kind of the figure of somebody who does what a phrase says without naming anybody (打网球), or is named as a
+    picture (古风插画少女); "" for none.
+    """
     name = _words()["act"].get(phrase.strip(" 的,.!?;"), "")
-    if not name:
-        return ""
+    if not name:  # 中国风插画少女 is a girl in such dress
+        plain = _AS_A_PICTURE.sub("", phrase)
+        return figure_of(plain) if plain != phrase else ""
     return f"{FIGURE}{'女孩' if name.startswith(_OF_GIRLS) else '男孩'}+{name}"
 
 
@@ -132,6 +147,7 @@ def _split(phrase: str) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (table[phrase[-length:]],), re.sub(r"(?:[,\s]|正|在|is|are)*$", "", phrase[:-length])
 
 
+_AS_A_PICTURE = re.compile(r"(?:手绘)?插[画图](?:风格?)?的?|手绘")
 _WORN = (
     re.compile(r"(?:身)?(?:穿|着|披)着?(?:一[身件条套])?(?P<clothes>[^的]+(?:色的|的)??[^的]*?)的(?P<rest>.+)"),
     re.compile(r"(?P<rest>.+?),?(?:身)?(?:穿|披)着?(?:一[身件条套])?(?P<clothes>.+)"),
@@ -174,6 +190,16 @@ def _clothes_pattern() -> re.Pattern[str]:
 def is_animal(kind: str) -> bool:
     """Whether a figure is an animal in clothes or doing what people do."""
     return kind.startswith(FIGURE) and rows()[kind.removeprefix(FIGURE).partition("*")[0].split("+")[0]].part == _ANIMAL
+
+
+@lru_cache(maxsize=1)
+def _bodies() -> Mapping[str, str]:
+    return {hexcode(face): f"{FIGURE}{name}" for face, name in _HEADS.items()}
+
+
+def body_of(kind: str) -> str:
+    """The whole figure of somebody of whom the reference is a head, as people stand in a place; of others the kind."""
+    return _bodies().get(kind, kind)
 
 
 def company_of(kind: str) -> Row | None:

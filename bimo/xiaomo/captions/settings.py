@@ -76,7 +76,7 @@ def _fliers() -> frozenset[str]:
 
 _IN_A_MOOD = (
     re.compile(
-        r"(?P<mood>月光下|月色下|月下|星空下|夜晚|夜里|夜间|深夜|夜色中|夜色下|晚上|黄昏|傍晚|夕阳下|清晨|早晨|雪后|雪中|下雪|大雪纷飞|雨中|下雨|雨后|雾中)"
+        r"(?P<mood>月光下|月色下|月下|星空下|夜晚|夜里|夜间|深夜|夜色中|夜色下|晚上|黄昏|傍晚|夕阳下|清晨|早晨|雪后|雪中|下雪|大雪纷飞|雨中|下雨|雨后|雾中|雾气缭绕|云雾缭绕|雾气弥漫|薄雾中|晨雾中|烟雨朦胧)"
         r"(?:时|天)?的?(?P<view>.+)"
     ),
     re.compile(r"(?P<view>.+?)的?(?P<mood>夜晚|夜色|夜景|雪景|雨景|黄昏|清晨|下雪了?|下雨了?| ?night view)"),
@@ -93,7 +93,7 @@ def view_in_mood(text: str) -> tuple[str, Mood]:
         things = things_of(found["view"]) if found is not None else None
         if found is not None and things is not None and things.kind in views():
             said = {"夜景": "夜", "night view": "夜", "雪景": "雪", "雨景": "雨", "雪后": "下雪", "雨后": "下雨"}.get(
-                found["mood"].strip(), found["mood"]
+                found["mood"].strip(), "雾" if "雾" in found["mood"] else found["mood"]
             )
             return things.kind, mood_of(said, NO_MOOD)
     return "", NO_MOOD
