@@ -108,7 +108,7 @@ def test_what_is_excluded_is_not_drawn() -> None:
 
 
 def test_words_that_are_not_understood_are_named_or_too_many() -> None:
-    assert read("一个戴着草帽的农民在金色的稻田里收割，天边是晚霞").left_out == ("收割",)
+    assert read("一个戴着草帽的农民在金色的稻田里拾穗，天边是晚霞").left_out == ("拾穗",)
     assert read("一只大熊猫坐在竹林里，憨态可掬").left_out == ("憨态可掬",)
     assert description_of("一台发电机和两个铁路局在草地上") is None
     assert description_of("桌子上" * LONGEST) is None
@@ -130,6 +130,49 @@ def test_what_little_is_understood_is_shown_and_the_rest_named(
     found = description_of(text, anyhow=True)
     assert found is not None
     assert (groups(found), found.left_out) == ([(emoji(named), "")], left_out)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("雨中打伞的女孩和小狗", ["figure:女孩+打伞", emoji("🐕")]),
+        ("公园里，孩子们在门口堆雪人，旁边有一只狗", ["figure:小孩+堆雪人", emoji("🐕")]),
+        ("花园里有一个女孩，正在浇花", ["figure:女孩+浇花"]),
+        ("屋里一只猫在睡觉，旁边有一只狗", [emoji("🐱", "💤"), emoji("🐕")]),
+        ("a girl blowing bubbles in the park", ["figure:女孩+吹泡泡"]),
+    ],
+)
+def test_what_is_done_is_seen_in_who_does_it(text: str, expected: list[str]) -> None:
+    found = read(text)
+    assert [kind for kind, _ in groups(found)] == expected
+    assert found.left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "left_out"),
+    [("三人成虎", [emoji("🧑"), emoji("🐅")], ("三", "成")), ("鸟尽弓藏", [emoji("🐦"), emoji("🏹")], ("尽", "藏"))],
+)
+def test_of_a_saying_that_no_table_has_its_characters_are_shown(
+    text: str, expected: list[str], left_out: tuple[str, ...]
+) -> None:
+    plan = plan_of(text, text_encoder_of(SECOND), text)
+    assert isinstance(plan, Description)
+    assert ([kind for kind, _ in groups(plan)], plan.left_out) == (expected, left_out)
+    assert plan_of("铁路局长", text_encoder_of(SECOND), "铁路局长") is None
+
+
+def test_a_subject_without_what_is_named_gives_way_to_a_description() -> None:
+    plan = plan_of("荷塘里的两只鸭子", text_encoder_of(SECOND), "荷塘里的两只鸭子")
+    assert isinstance(plan, Description)
+    assert groups(plan) == [(emoji("🦆", "🦆"), "")]
+
+
+def test_what_is_in_the_air_is_put_there() -> None:
+    assert groups(read("热气球飞过群山")) == [(f"{THING}hot air balloon", "sky")]
+
+
+def test_the_later_of_two_places_is_shown() -> None:
+    assert read("海边的咖啡馆里有一只猫").backdrop == f"{THING}cafe"
 
 
 def test_a_view_is_a_place_of_descriptions() -> None:

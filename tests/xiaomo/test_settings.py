@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bimo.hub.editions import SECOND, text_encoder_of
 from bimo.xiaomo.artwork.lexicon import MORE_EFFECTS
 from bimo.xiaomo.artwork.manners import APPLY
 from bimo.xiaomo.artwork.references import put_together, reference
 from bimo.xiaomo.captions.arranged import arrangement_of
 from bimo.xiaomo.captions.colours import MANY
-from bimo.xiaomo.captions.descriptions import description_of
+from bimo.xiaomo.captions.descriptions import Description, description_of
+from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.noun_phrases import Things, things_of
 from bimo.xiaomo.captions.settings import SKY
 
@@ -33,6 +35,56 @@ def test_what_flies_is_in_the_sky_and_has_wings_if_it_had_none(text: str, kinds:
     painted = arrangement_of(f"{text}，水彩")
     assert painted is not None
     assert (painted.things, painted.style, painted.scene) == (found.things, "watercolour", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds", "scene"),
+    [
+        ("打网球", ["figure:男孩+打羽毛球"], ""),
+        ("跳芭蕾", ["figure:女孩+跳芭蕾"], ""),
+        ("国风插画女孩", ["figure:女孩+古风"], ""),
+        ("冲浪的狗", ["figure:动物狗+冲浪"], ""),
+        ("不穿鞋的小孩", ["figure:小孩+光脚"], ""),
+        ("苹果树下的小女孩", ["thing:apple tree", "figure:女孩"], ""),
+        ("草地上的小男孩", ["figure:男孩"], "grass"),
+        ("北极熊和冰山", ["1f43b-200d-2744"], "thing:ice field"),
+        ("戴圣诞帽的小狗", ["1f436", "thing:Santa hat"], ""),
+        ("庙会上的舞龙", ["thing:dragon dance"], "thing:night market"),
+    ],
+)
+def test_people_acts_and_places(text: str, kinds: list[str], scene: str) -> None:
+    found = arrangement_of(text)
+    assert found is not None
+    assert ([thing.kind for thing in found.things], found.scene) == (kinds, scene)
+
+
+def test_mist_pales_and_rain_darkens_a_view_outdoors_alone() -> None:
+    plain, misty, wet = (
+        np.asarray(put_together(found, "k", (64, 64)), np.int16)
+        for text in ("小镇", "雾气缭绕的小镇", "下雨的小镇")
+        if (found := arrangement_of(text)) is not None
+    )
+    assert misty.mean() > plain.mean() + 8
+    assert wet.mean() < plain.mean() - 8
+    indoors = [arrangement_of(text) for text in ("教室", "下雨的教室")]
+    pictures = [put_together(one, "k", (64, 64)).tobytes() for one in indoors if one is not None]
+    assert len(pictures) == 2
+    assert pictures[0] == pictures[1]
+
+
+_EVERYDAY = """
+立春 雨水 惊蛰 春分 清明 谷雨 立夏 小满 芒种 夏至 小暑 大暑 立秋 处暑 白露 秋分 寒露 霜降 立冬 小雪 大雪 冬至
+鼠 牛 虎 兔 龙 蛇 马 羊 猴 鸡 狗 猪 白羊座 双子座 双鱼座 青年节 建军节 护士节 毕业季 大年初一 腊月二十三
+卧室 厨房 办公室 书店 咖啡馆 健身房 游乐园 胡同 春天 夏天 秋天 冬天 橙汁 酸奶 马卡龙 臭豆腐 小米粥
+理发师 邮递员 教授 滑雪 拳击 野餐 坐井观天 千军万马 空城计 一心一意 两小儿辩日 数鸭子 柏林 吉隆坡
+"""
+
+
+@pytest.mark.parametrize("text", _EVERYDAY.split())
+def test_everyday_words_have_a_draft_of_all_that_they_say(text: str) -> None:
+    plan = plan_of(text, text_encoder_of(SECOND), text)
+    assert plan is not None
+    assert not (isinstance(plan, Description) and plan.left_out)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def _style_words() -> Mapping[str, str]:
 def _style_pattern() -> re.Pattern[str]:
     words = "|".join(map(re.escape, sorted(_style_words(), key=len, reverse=True)))
     ending = r"(?:质感|效果|画质|滤镜|画?风格?|插?画)?(?: (?:painting|style|art|drawing))?(?:的|图)?"
-    return re.compile(rf"(?<![a-z0-9])(?:一[张幅])?(?P<style>{words})(?![a-z0-9]){ending}")
+    return re.compile(rf"(?:(?<![a-z0-9])|(?=[^a-z0-9]))(?:一[张幅])?(?P<style>{words})(?![a-z0-9]){ending}")
 
 
 def _without_background(text: str) -> tuple[str, str]:

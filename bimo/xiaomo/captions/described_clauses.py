@@ -18,8 +18,8 @@ def _unnamed() -> Noun:
 
 @dataclass
 class Clause:
-    """What was read of a clause: its ``nouns`` and ``verbs``; the ``zone`` and the country (``place``) that the nouns
-    to come are at, and the English ``side`` before the next.
+    """What was read of a clause: its ``nouns`` and ``verbs``, and whether it ``has_place`` (a backdrop); the ``zone``
+    and the country (``place``) that the nouns to come are at, and the English ``side`` before the next.
     """
 
     nouns: list[Noun] = field(default_factory=list[Noun])
@@ -27,6 +27,7 @@ class Clause:
     zone: str = ""
     place: Noun | None = None
     side: str = ""
+    has_place: bool = False
     #: The noun to come, and the one before a verb, whose number is that of the noun behind it.
     _next: Noun = field(default_factory=_unnamed)
     _held: Noun | None = None

@@ -14,12 +14,15 @@ from bimo.xiaomo.artwork.lexicon import SIZES
 from bimo.xiaomo.captions.colours import COLOUR_NAMES
 from bimo.xiaomo.captions.described_words import described_words
 from bimo.xiaomo.captions.drawn_things import views
-from bimo.xiaomo.captions.figures import figure_of
+from bimo.xiaomo.captions.figures import act_words, figure_of
 from bimo.xiaomo.captions.lexicon import element_called, moods, subjects
 from bimo.xiaomo.captions.noun_phrases import Things, kinds, number_at, things_of
 
 #: The longest word of Chinese that is looked for, in characters, and of English, in words.
 _CHARACTERS, _ENGLISH_WORDS = 10, 4
+_LONGEST_ACT = 30
+#: What anybody does who sleeps.
+SLEEPING = ("睡觉", "睡着了", "睡着", "熟睡", "sleeping", "asleep")
 _ENGLISH = re.compile(r"[a-z0-9]+(?:['-][a-z]+)*")
 _HAN = re.compile("[\u3400-\u9fff]")
 #: What follows a word that tells how something is or is done, or what is done.
@@ -53,21 +56,32 @@ class Token:
         return self.text.isascii()
 
 
-def tokens(clause: str) -> list[Token]:
-    """The words of a clause in its normal form, without blanks."""
-    found = list(_joined(list(_words(clause))))
+def tokens(clause: str, acts: bool = False) -> list[Token]:
+    """The words of a clause in its normal form, without blanks; with ``acts`` what people do (打伞) are words, too."""
+    found = list(_joined(list(_words(clause, acts))))
     return [_guarded(found, place) for place in range(len(found))]
 
 
-def _words(clause: str) -> Iterator[Token]:
+def _words(clause: str, acts: bool) -> Iterator[Token]:
     at = 0
     while at < len(clause):
         if not (clause[at].isalnum() or ord(clause[at]) > 0x2000):
             at += 1
             continue
-        token = _english_at(clause, at) if clause[at].isascii() else _chinese_at(clause, at)
+        token = _act_at(clause, at) if acts else None
+        token = token or (_english_at(clause, at) if clause[at].isascii() else _chinese_at(clause, at))
         yield token
         at = token.end
+
+
+def _act_at(clause: str, at: int) -> Token | None:
+    """The longest word at a place for what people do; of one character none."""
+    ends = (end for end in range(min(len(clause), at + _LONGEST_ACT), at + 1, -1))
+    whole = (clause[at:end] for end in ends if not clause[at].isascii() or not clause[end : end + 1].isalpha())
+    if clause[at].isascii() and clause[at - 1 : at].isalpha():
+        return None
+    text = next((text for text in whole if text in act_words() or text in SLEEPING), "")
+    return Token(at, at + len(text), text, "act") if text else None
 
 
 def _english_at(clause: str, at: int) -> Token:

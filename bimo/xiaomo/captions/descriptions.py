@@ -19,6 +19,7 @@ from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER, MORE_EFFECT
 from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.captions.arranged import without_style
 from bimo.xiaomo.captions.asked import COUNTRY, SKY
+from bimo.xiaomo.captions.described_acts import asleep, with_acts
 from bimo.xiaomo.captions.described_clauses import OF_THE_NEXT_NOUN, Clause
 from bimo.xiaomo.captions.described_nouns import (
     AS_RELATIONS,
@@ -29,9 +30,9 @@ from bimo.xiaomo.captions.described_nouns import (
     together,
     zone_of,
 )
-from bimo.xiaomo.captions.described_tokens import Token, is_of_a_quality, tokens, without_flavours
+from bimo.xiaomo.captions.described_tokens import Token, is_of_a_quality, tokens
 from bimo.xiaomo.captions.described_words import described_words
-from bimo.xiaomo.captions.drawn_things import THING
+from bimo.xiaomo.captions.drawn_things import THING, views
 from bimo.xiaomo.captions.lexicon import mood_of, style_of, styles, without_styles
 from bimo.xiaomo.captions.worn import is_worn
 from bimo.xiaomo.scenes.description import Mood
@@ -155,7 +156,7 @@ class _Reading:
 
     def read(self, text: str) -> None:
         """Reads a clause."""
-        every = without_flavours(tokens(text))
+        every, sleepers = with_acts(text, self.nouns[-1] if self.nouns else None)
         self.moods += [token.text for token in every if token.role == "mood"]
         parts = [token for token in every if token.role not in ("silent", "mood")]
         clause = Clause()
@@ -175,6 +176,8 @@ class _Reading:
             else:
                 self._name(clause, token, after)
         clause.end()
+        for noun in clause.nouns:
+            noun.together = asleep(noun.token) if noun.token.start in sleepers else noun.together
         self._supported(clause.nouns)
         self._joined(text, clause.nouns, clause.verbs)
         self.nouns += clause.nouns
@@ -185,7 +188,10 @@ class _Reading:
         where = after.value if after is not None and _stands_behind(token, after) else clause.side
         clause.side = ""
         if token.role == "backdrop":
+            if clause.has_place and not token.english and token.value in views():
+                self.backdrops.pop()  # 海边的咖啡馆 is a café
             self.backdrops.append(token.value)
+            clause.has_place = True
         elif token.subject and not (token.thing and not where):
             self.subjects.append(token.subject)
             self.places.append(noun)

@@ -5,6 +5,7 @@ things that there are references of. Painters are imported for these alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from bimo.prompts.negation import negation
@@ -12,6 +13,7 @@ from bimo.prompts.normalise import normal
 from bimo.prompts.weighting import emphasis
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import MORE_EFFECTS
+from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.captions.arranged import Arrangement, arrangement_of
 from bimo.xiaomo.captions.asked import (
     asked,
@@ -22,8 +24,8 @@ from bimo.xiaomo.captions.asked import (
     scenic,
     without_name,
 )
-from bimo.xiaomo.captions.descriptions import Description, description_of
-from bimo.xiaomo.captions.drawn_things import THING
+from bimo.xiaomo.captions.descriptions import Description, Group, description_of
+from bimo.xiaomo.captions.drawn_things import THING, views
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of, style_of
 from bimo.xiaomo.captions.noun_phrases import is_named, things_of
@@ -43,6 +45,8 @@ _COUNTRY = frozenset(map(hexcode, ("🌊", "🏔", "⛰", "🛣", "🛕", "🗼"
 #: A longer text is a sentence rather than a name, in characters.
 _TOLD = 18
 _CLAUSE_ENDS = re.compile(r"[，,。;；]")
+#: What may be a saying that no table has.
+_SAYING = re.compile("[\u4e00-\u9fff]{4}")
 #: Words that the model learned in its captions, and that show nothing.
 _EMPTY = re.compile(
     r"[是有两几面个只盏条幅座处棵位朵家着天]|\b(?:is|are|there|some|two|its?|small|little|old|ancient|tall|quiet|beautiful)\b"
@@ -69,7 +73,8 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
     if described is not None or drawn:
         return described or "procedures"
     # What is understood is a better picture than the weights', which draw nothing that one could name of other words.
-    return _described(written or text, False, anyhow=True) or _described(text, False, anyhow=True)
+    found = _described(written or text, False, anyhow=True) or _described(text, False, anyhow=True)
+    return found or _of_its_characters(written or text)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
@@ -107,8 +112,8 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
 
 def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
     """Whether a text that references were found for asks for a dish, a verse, or country rather than for a thing."""
-    if arrangement.mood != NO_MOOD:
-        return False  # 雾气缭绕的竹林小路: a view in its weather
+    if arrangement.mood != NO_MOOD or arrangement.scene in views():
+        return False  # 雾气缭绕的竹林小路, 庙会上的舞龙: a view in its weather, or with something in it
     whole = normal(written or text)
     named, beside = things_of(whole), without_name(whole).strip()
     if named is not None and named.kind.startswith((FIGURE, THING)) and beside:
@@ -127,10 +132,24 @@ def _described(text: str, drawn: bool, anyhow: bool = False) -> Description | No
     description = description_of(emphasis(text).text, anyhow)
     if description is None or (drawn and not _is_told(description, text)):
         return None
+    return description if _all_shown(description.groups) else None
+
+
+def _of_its_characters(text: str) -> Description | None:
+    """The animals and other things that single characters of a saying of four name (三人成虎: a tiger)."""
+    plain = normal(text).strip()
+    if not _SAYING.fullmatch(plain):
+        return None
+    named = [(one, things_of(one)) for one in plain]
+    groups = [Group((Placed(things.kind, "", (0.5, 0.5, 0.98)),)) for _, things in named if things is not None]
+    left_out = tuple(one for one, things in named if things is None)
+    return Description(tuple(groups), left_out=left_out) if groups and _all_shown(groups) else None
+
+
+def _all_shown(groups: Sequence[Group]) -> bool:
     from bimo.xiaomo.artwork.references import has_references
 
-    shown = all(has_references(group.things) for group in description.groups)
-    return description if shown else None
+    return all(has_references(group.things) for group in groups)
 
 
 def _is_told(description: Description, text: str) -> bool:
@@ -139,8 +158,20 @@ def _is_told(description: Description, text: str) -> bool:
     """
     if description.style in MORE_EFFECTS:
         return True
+    if description.groups and not description.left_out and _lacks(text):
+        return True
     several = len([clause for clause in _CLAUSE_ENDS.split(text) if clause.strip()]) > 2 or len(text) > _TOLD
     return several and not description.left_out and not is_verse(text) and asked(text)[0] != "dish"
+
+
+def _lacks(text: str) -> bool:
+    """Whether pictures of the subject that a text asks for lack an element that it names (荷塘里的两只鸭子)."""
+    kind, name = asked(text)
+    if kind != "scene" or is_verse(text):
+        return False
+    from bimo.xiaomo.scenes.subjects import SUBJECTS
+
+    return not SUBJECTS[name].scene("some").elements.keys() >= set(elements_of(without_name(text)))
 
 
 def _arranged_as_wished(text: str) -> Arrangement | None:

@@ -197,6 +197,11 @@ def _bodies() -> Mapping[str, str]:
     return {hexcode(face): f"{FIGURE}{name}" for face, name in _HEADS.items()}
 
 
+def act_words() -> Mapping[str, str]:
+    """Every word for what people do in its normal form, and the row's name."""
+    return _words()["act"]
+
+
 def body_of(kind: str) -> str:
     """The whole figure of somebody of whom the reference is a head, as people stand in a place; of others the kind."""
     return _bodies().get(kind, kind)

@@ -18,9 +18,11 @@ from bimo.xiaomo.artwork.places import (
     PLAIN_FACES,
     Placed,
 )
+from bimo.xiaomo.captions.drawn_things import THING
 from bimo.xiaomo.captions.noun_phrases import things_of
 
 _HATS = frozenset("👑🎩👒🎓🧢🎀")
+_DRAWN_HATS: Mapping[str, Box] = {f"{THING}Santa hat": (0.5, 0.2, 0.5)}
 _FACE = (0.5, 0.58, 0.74)
 
 
@@ -58,7 +60,7 @@ _WORN = (
 
 @lru_cache(maxsize=1)
 def _accessories() -> Mapping[str, Box]:
-    return {hexcode(emoji): place for emoji, place in ACCESSORIES.items()}
+    return {**{hexcode(emoji): place for emoji, place in ACCESSORIES.items()}, **_DRAWN_HATS}
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +75,7 @@ def _faces() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def _hats() -> frozenset[str]:
-    return frozenset(map(hexcode, _HATS))
+    return frozenset((*map(hexcode, _HATS), *_DRAWN_HATS))
 
 
 def face_of(kind: str) -> str:
