@@ -52,12 +52,14 @@ class Drawing:
 @dataclass(frozen=True)
 class Draft:
     """A draft of a picture by program: ``make`` draws it, at the request's size; ``whole`` if it shows every word of
-    the prompt but those ``left_out``, those that the model never learned, too.
+    the prompt but those ``left_out``, those that the model never learned, too; ``verbatim`` if it shows it as it was
+    written, whatever commoner words the model reads in place of some.
     """
 
     make: Callable[[Drawing], Image.Image]
     whole: bool
     left_out: tuple[str, ...] = ()
+    verbatim: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

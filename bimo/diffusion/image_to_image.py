@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from bimo.diffusion.image_inputs import IMAGE, MASK, pixels_of, read_by_conditio
 from bimo.diffusion.samplers import Sampler
 from bimo.diffusion.system import System
 from bimo.prompts.a1111 import composed
+from bimo.prompts.paraphrases import Paraphrase
+from bimo.prompts.token_budget import listed
 
 
 def begin(
@@ -77,16 +79,28 @@ def drawn_whole(system: System, request: Request) -> bool:
     return draft is not None and draft.whole
 
 
+def unlike_its_draft(system: System, request: Request, paraphrase: Paraphrase) -> Paraphrase:
+    """What a paraphrase changes in the prompt of a filled request, besides what its draft shows as it is written."""
+    draft = draft_of(system, request) if request.draft else None
+    if draft is None or not draft.whole:
+        return paraphrase
+    if draft.verbatim:
+        return replace(paraphrase, replaced=(), left_out=())
+    return paraphrase.besides(drafted_words(system))
+
+
 def drafted_words(system: System) -> frozenset[str]:
     """The words that drafts of a system show, in their normal form."""
     levels = (system.level(level.name) for level in system.recipe.levels)
     return frozenset[str]().union(*(each.drafted_words() for level in levels for each in level.conditioners))
 
 
-def left_out(system: System, request: Request) -> tuple[str, ...]:
-    """The words of a filled request's prompt that its draft does not show, in the order of the prompt."""
+def left_out_notes(system: System, request: Request) -> tuple[str, ...]:
+    """A sentence of the words of a filled request's prompt that its draft does not show."""
     draft = draft_of(system, request) if request.draft else None
-    return () if draft is None else draft.left_out
+    if draft is None or not draft.left_out:
+        return ()
+    return (say("not understood and not in the draft by program: {words}", words=listed(draft.left_out)),)
 
 
 def begins_from_noise(request: Request) -> bool:

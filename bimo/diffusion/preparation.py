@@ -20,7 +20,6 @@ from bimo.diffusion.request_warnings import request_warnings
 from bimo.diffusion.system import ZERO_NULLS, System
 from bimo.prompts.a1111 import schedule
 from bimo.prompts.quoted_text import quoted
-from bimo.prompts.token_budget import listed
 from bimo.prompts.weighting import emphasis
 
 
@@ -117,7 +116,7 @@ def _warnings(
     yield from texts.warnings
     paraphrase, whole = system.paraphrased(full.text), image_to_image.drawn_whole(system, full)
     if full.drawn_text is not None and full.drawn_text == paraphrase.text:
-        yield from (paraphrase.besides(image_to_image.drafted_words(system)) if whole else paraphrase).notes()
+        yield from image_to_image.unlike_its_draft(system, full, paraphrase).notes()
     for prompt in reading.prompts:
         yield from prompt.notes
     yield from request_warnings(system, full)
@@ -131,8 +130,7 @@ def _warnings(
             read = read.in_a_draft() if whole else read
             yield from read.without(inscribed).warnings()
     yield from image_to_image.draft_warnings(system, bool(filled.asked.draft), full)
-    if whole and (left_out := image_to_image.left_out(system, full)):
-        yield say("not understood and not in the draft by program: {words}", words=listed(left_out))
+    yield from image_to_image.left_out_notes(system, full)
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     if full.negative and guided and all(guided):
         yield say("this system reads no negative prompt; yours changed nothing")

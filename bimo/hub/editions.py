@@ -14,6 +14,7 @@ from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import Paraphrase, paraphrased, put_right
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
+from bimo.xiaomo.captions.descriptions import Description
 from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.lexicon import CLAUSE, elements_of, subjects
 from bimo.xiaomo.captions.noun_phrases import has_its_own_colour
@@ -89,10 +90,14 @@ def is_square(size: Sequence[int] | None) -> bool:
 
 
 def _can_draft(text: str, square: bool) -> bool:
-    """Whether the second edition has a draft by program of all that a prompt asks for."""
+    """Whether the second edition has a draft by program of what a prompt asks for; one of a part of it alone is none
+    where the first knows all the words.
+    """
     encoder = text_encoder_of(SECOND)
     written, _ = put_right(text, encoder.budget, encoder.known)
-    return plan_of(_read_by(SECOND, text).text, encoder, written, square) is not None
+    plan = plan_of(_read_by(SECOND, text).text, encoder, written, square)
+    in_part = isinstance(plan, Description) and bool(plan.left_out)
+    return plan is not None and not (in_part and _Reading.of(DEFAULT_MODEL, text).unread == (False, 0))
 
 
 def _read_by(model: str, text: str) -> Paraphrase:

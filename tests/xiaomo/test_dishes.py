@@ -75,8 +75,8 @@ def test_held_out_vessels_are_never_planned() -> None:
 
 def test_a_row_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="葱花"):
-        table._counted("葱花", "汤")
+        table.counted("葱花", "汤")
     with pytest.raises(DataError, match="龙肉"):
-        table._counted("龙肉*3", "汤")
+        table.counted("龙肉*3", "汤")
     with pytest.raises(DataError, match="red"):
-        table._colour("red", "汤")
+        table.colour_of("red", "汤")

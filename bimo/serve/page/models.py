@@ -11,11 +11,12 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import Both, Message, language
 from bimo.core.recipe import Recipe
 from bimo.diffusion import image_inputs
-from bimo.diffusion.image_to_image import drafted_words, drawn_whole
+from bimo.diffusion.image_to_image import drafted_words, drawn_whole, left_out_notes, unlike_its_draft
 from bimo.diffusion.request_validation import heeds_empty
 from bimo.engine.engine import Engine
 from bimo.hub import registry
 from bimo.models.text_encoders.bert import BertTextEncoder
+from bimo.prompts.paraphrases import Paraphrase
 from bimo.prompts.token_budget import Budget
 from bimo.prompts.weighting import emphasis
 from bimo.serve.page.form import MAXIMUM_SIDE
@@ -133,30 +134,32 @@ def meter(engine: Engine, text: str) -> str:
     """The token meter of a prompt: tokens of the fullest text encoder, and warnings."""
     if not text.strip():
         return ""
-    read, whole = engine.system.paraphrased(text), _drawn_whole(engine, text)
+    read, whole, left_out = _read(engine, text)
     budgets: list[Budget] = engine.system.budgets(emphasis(read.text).text)
     if not budgets:
         return ""
     if whole:
-        read = read.besides(drafted_words(engine.system))
         budgets = [budget.in_a_draft() for budget in budgets]
     fullest = max(budgets, key=lambda budget: budget.used / max(1, budget.limit))
     share = min(100, round(100 * fullest.used / max(1, fullest.limit)))
     over = " over" if fullest.used > fullest.limit else ""
     label = str(Message("{used} of {limit} tokens", used=fullest.used, limit=fullest.limit))
-    sentences = (*read.notes(), *(sentence for budget in budgets for sentence in budget.warnings()))
+    sentences = (*read.notes(), *left_out, *(sentence for budget in budgets for sentence in budget.warnings()))
     warnings = "".join(f'<p class="warning">{escaped(sentence)}</p>' for sentence in dict.fromkeys(sentences))
     return (
         f'<div class="meter{over}"><i><b style="width:{share}%"></b></i><span>{escaped(label)}</span></div>{warnings}'
     )
 
 
-def _drawn_whole(engine: Engine, text: str) -> bool:
-    """Whether a draft shows every word of a prompt, which may be half typed."""
+def _read(engine: Engine, text: str) -> tuple[Paraphrase, bool, tuple[str, ...]]:
+    """What is read of a prompt, perhaps half typed, whether its draft shows every word of it, and what that lacks."""
+    system = engine.system
+    read = system.paraphrased(text)
     try:
-        return drawn_whole(engine.system, engine.fill({"text": text}).request)
+        request = engine.fill({"text": text}).request
     except RequestError:
-        return False
+        return read, False, ()
+    return unlike_its_draft(system, request, read), drawn_whole(system, request), left_out_notes(system, request)
 
 
 #: Words as people write them, and Chinese characters: no marks, letters, numbers, nor words run together ("3d2").

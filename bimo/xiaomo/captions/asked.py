@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 
+from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.xiaomo.artwork.compositions import idioms
-from bimo.xiaomo.captions.lexicon import elements, elements_of, moods, styles, subjects
+from bimo.xiaomo.captions.lexicon import elements, elements_of, moods, styles, subjects, without_styles
 from bimo.xiaomo.captions.verses import is_verse, shown_by_famous_line
+from bimo.xiaomo.dishes.naming import composed_dish
 from bimo.xiaomo.dishes.table import dishes
 
 #: One element alone is a thing rather than a scene: 月亮.
@@ -33,6 +35,12 @@ _FILLING = re.compile(
     r"乡间|山间|远处|远方|深处|尽头|风景|风光|景色|[的地之一在与和片座条道里中上下边旁画幅张棵株\W_]|\b(?:a|an|the|of|in|on|over|under|by|near|at|with|and|some)\b"
 )
 _REST = 1
+#: Before and after the name of a dish.
+_SERVED = re.compile(
+    r"^(?:[一两二三来]{0,2}[碗盘份锅道碟盆笼盅])|热(?:气?腾腾|乎乎)的?|冒着?热气的?|刚出锅的?|香喷喷的?|美味的?|好吃的?"
+    r"|我?(?:妈妈|外婆|奶奶)做的"
+)
+_MARKS = re.compile(r"[\W_的]+")
 
 
 def is_scene(text: str) -> bool:
@@ -60,7 +68,8 @@ def scenic(text: str) -> tuple[str, ...]:
 def rest_of(text: str) -> str:
     """What a text says besides the dish, subject or elements that it names, season, light, weather and style."""
     kind, name = asked(text)
-    return _beside(text, elements_of(text), [word for word, known in _named().items() if known == (kind, name)])
+    names = [_longest_name(text), *(word for word, known in _named().items() if known == (kind, name))]
+    return _beside(text, elements_of(text), names)
 
 
 def without_name(text: str) -> str:
@@ -99,12 +108,19 @@ def _beside(text: str, named: Sequence[str], names: Sequence[str] = ()) -> str:
 
 def asked(text: str) -> tuple[str, str]:
     """The longest name in a text: of what ("dish", "idiom", "scene"; "" for none), and its own."""
-    return _named().get(_longest_name(text), ("", ""))
+    name = _longest_name(text)
+    return _named().get(name) or (("dish", name) if name else ("", ""))
 
 
+@lru_cache(maxsize=1024)
 def _longest_name(text: str) -> str:
+    """The longest name in a text, or all that a text names if that describes a dish: 红烧茄子, 番茄鸡蛋面."""
     plain = normal(text)
-    return max((name for name in _named() if name in plain), key=len, default="")
+    listed = max((name for name in _named() if name in plain), key=len, default="")
+    bare = _SERVED.sub("", negation(plain).text)
+    parts = [part for part in _MARKS.split(without_styles(bare)) if part]
+    described = len(parts) == 1 and len(parts[0]) > len(listed) and composed_dish(parts[0]) is not None
+    return parts[0] if described else listed
 
 
 @lru_cache(maxsize=1)

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from bimo.prompts.expansion import outside_quotes
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.prompts.weighting import emphasis
@@ -30,6 +32,7 @@ from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of, style_of
 from bimo.xiaomo.captions.noun_phrases import is_named, things_of
 from bimo.xiaomo.captions.verses import is_verse
+from bimo.xiaomo.dishes.naming import dish_named
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.scenes.description import NO_MOOD
 
@@ -53,8 +56,15 @@ _EMPTY = re.compile(
 )
 
 
-#: What makes a draft: an arrangement of references, a description, or the procedures of the data from the text itself.
-Plan = Arrangement | Description | Literal["procedures"]
+@dataclass(frozen=True)
+class NamedDish:
+    """A text that asks for a dish and nothing besides, by its name or by words of how it is cooked of what."""
+
+    text: str
+
+
+#: What makes a draft: an arrangement of references, a description, a dish, or the procedures of the data from the text.
+Plan = Arrangement | Description | NamedDish | Literal["procedures"]
 
 
 def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = True) -> Plan | None:
@@ -66,6 +76,8 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
         return arrangement if square or arrangement.fits_any_shape else None
     if not square:
         return None
+    if (dish := _named_dish(written or text)) is not None:
+        return dish
     drawn = can_draft_scene(text, encoder, written)
     if not drawn and is_verse(written) and scenic(written) and _fits(written):  # of which words are read as others
         return Description((), elements=scenic(written), mood=mood_of(normal(written), NO_MOOD))
@@ -73,8 +85,10 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
     if described is not None or drawn:
         return described or "procedures"
     # What is understood is a better picture than the weights', which draw nothing that one could name of other words.
-    found = _described(written or text, False, anyhow=True) or _described(text, False, anyhow=True)
-    return found or _of_its_characters(written or text)
+    # Quotations are written on it.
+    bare = [outside_quotes(each) for each in (written, text) if each]
+    found = next(filter(None, (_described(each, False, anyhow=True) for each in bare)), None)
+    return found or _of_its_characters(bare[0])
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
@@ -85,7 +99,7 @@ def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
         return is_scene(text) and _fits(text)
     kind, name = asked(text)
     excluded = negation(normal(text))
-    if excluded.things and not (kind == "dish" and dishes()[name].without(excluded.things).pieces):
+    if excluded.things and not (kind == "dish" and dish_named(name).without(excluded.things).pieces):
         return False  # of a dish an ingredient can be left out
     text = excluded.text if excluded.things else text
     if not is_scene(text) or not _fits(text):
@@ -103,6 +117,8 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     arrangement = _arranged_as_wished(written) or _arranged_as_wished(text)
     if arrangement is None:
         return None
+    if not arrangement.is_one_thing and _named_dish(written or text) is not None:
+        return None  # 烤红薯 is a thing that there is a reference of, 西红柿鸡蛋面 no three things
     if _is_of_scenes(arrangement, text, written) and can_draft_scene(text, encoder, written):
         return None
     from bimo.xiaomo.artwork.references import has_references
@@ -118,11 +134,22 @@ def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
     named, beside = things_of(whole), without_name(whole).strip()
     if named is not None and named.kind.startswith((FIGURE, THING)) and beside:
         return False  # 台灯, 敦煌莫高窟, a lighthouse: they are shown themselves, not the country that they name
-    name, verse = asked(text)[0], is_verse(written or text)
+    (name, called), verse = asked(text), is_verse(written or text)
+    if name == "dish" and called not in dishes():
+        return False
     if arrangement.is_one_thing and not verse and is_named(whole) and (not name or (name == "scene" and beside)):
         # 树 is a tree, 雪人 nobody in the snow, 西兰花 (broccoli) no 兰花 (orchid)
         return arrangement.things[0].kind in _COUNTRY
     return name == "scene" or verse or is_landscape(text) or arrangement.is_one_thing
+
+
+def _named_dish(text: str) -> NamedDish | None:
+    """A dish in a style of dishes, with something left of it besides what is not wanted; None if a text says more."""
+    kind, name = asked(text)
+    excluded = negation(normal(text))
+    if kind != "dish" or rest_of(excluded.text) or not _fits(text):
+        return None
+    return NamedDish(text) if dish_named(name).without(excluded.things).pieces else None
 
 
 def _described(text: str, drawn: bool, anyhow: bool = False) -> Description | None:

@@ -11,6 +11,7 @@ from PIL import Image
 from bimo.xiaomo.chance import Chance
 from bimo.xiaomo.dishes.accompaniments import chopsticks, steam
 from bimo.xiaomo.dishes.arrange import LAYS
+from bimo.xiaomo.dishes.naming import dish_named
 from bimo.xiaomo.dishes.serving import Serving
 from bimo.xiaomo.dishes.table import RGB, dishes
 from bimo.xiaomo.dishes.vessels import VESSELS, Stand
@@ -154,7 +155,7 @@ def draw_dish(plan: DishPlan, side: int = 256) -> DrawnDish:
 
 def dish_scene(plan: DishPlan) -> tuple[Scene, DishLayout]:
     """The shapes of a plan before they are rendered, and their layout."""
-    chance, dish = Chance(plan.key), dishes()[plan.dish].without(plan.without)
+    chance, dish = Chance(plan.key), dish_named(plan.dish).without(plan.without)
     layout = draw_layout(chance.fork("layout"), plan.vessel, plan.style)
     scene = Scene(chance, Mood(), Layout(light_x=0.2, light_y=0.1))
     _table(scene, layout)

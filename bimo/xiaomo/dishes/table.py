@@ -61,7 +61,8 @@ def _names(ingredient: str) -> str:
     return f"{ingredient} {ingredients()[ingredient].english}".lower()
 
 
-def _colour(text: str, where: str) -> RGB:
+def colour_of(text: str, where: str) -> RGB:
+    """A colour as it is written in the tables. Raises DataError."""
     if not re.fullmatch("#[0-9a-f]{6}", text):
         raise DataError("{where}: the colour is {text!r}, not like #a0522d", where=where, text=text)
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
@@ -72,12 +73,13 @@ def ingredients() -> Mapping[str, Ingredient]:
     """All ingredients by name. Raises DataError for an invalid row."""
     made: dict[str, Ingredient] = {}
     for row in read_table("dishes", "ingredients.tsv"):
-        colour = _colour(row["colour"], row["name"])
+        colour = colour_of(row["colour"], row["name"])
         made[row["name"]] = Ingredient(row["name"], row["english"], row["shape"], colour, float(row["size"]))
     return made
 
 
-def _counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
+def counted(text: str | None, dish: str) -> tuple[tuple[str, int], ...]:
+    """Ingredients with their counts as they are written in the tables. Raises DataError."""
     made: list[tuple[str, int]] = []
     for part in (text or "").split():
         name, star, count = part.partition("*")
@@ -102,9 +104,9 @@ def dishes() -> Mapping[str, Dish]:
             row["english"],
             tuple(re.split("[,，]", row["vessels"])),
             row["lay"],
-            _colour(row["sauce"], name),
-            _counted(row["pieces"], name),
-            _counted(row["garnish"], name),
+            colour_of(row["sauce"], name),
+            counted(row["pieces"], name),
+            counted(row["garnish"], name),
             row["steam"] == "1",
             tuple(filter(None, re.split("[,，]", row["also"] or ""))),
         )

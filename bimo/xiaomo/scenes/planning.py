@@ -14,8 +14,8 @@ from bimo.xiaomo.artwork.compositions import idioms
 from bimo.xiaomo.captions.asked import FEWEST, asked, scenic, without_name
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of
 from bimo.xiaomo.chance import Chance
+from bimo.xiaomo.dishes.naming import dish_named
 from bimo.xiaomo.dishes.plan import DishPlan, dish_scene
-from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.scenes.description import SEASONS, Mood, Scene
 from bimo.xiaomo.scenes.moods import IN_SEASON
 from bimo.xiaomo.scenes.subjects import SUBJECTS, stamp
@@ -58,7 +58,7 @@ def planned(text: str, key: str) -> Scene | None:
         return None
     if kind == "dish":
         without = negation(normal(text)).things
-        return dish_scene(DishPlan(key, name, dishes()[name].vessels[0], "illustration", without))[0]
+        return dish_scene(DishPlan(key, name, dish_named(name).vessels[0], "illustration", without))[0]
     if kind:
         subject = SUBJECTS[name]
         mood = subject.draw_mood(chance)
