@@ -18,7 +18,7 @@ from bimo.xiaomo.tables import read_table
 
 Pieces = tuple[tuple[str, int], ...]
 
-KINDS = ("food", "fish", "way", "form", "flavour")
+KINDS = ("food", "fruit", "fish", "way", "form", "flavour")
 #: What a dish has whose words say nothing of it.
 LAY, VESSELS, SAUCE, GARNISH = "mound", ("圆盘", "青花盘"), (176, 128, 64), (("葱花", 6),)
 #: So few of a food are large, and stay as many.
@@ -33,7 +33,6 @@ _PALE_WAYS = frozenset(("清蒸", "蒸", "白煮", "煮", "清炖"))
 #: How wrapped food lies, whose filling nobody sees: 猪肉白菜饺子.
 _WRAPPED = frozenset(("ring", "stack"))
 #: Where one large thing lies alone, whatever the name says of how it was cooked.
-_CUTS = ("丝", "片", "丁", "块", "末", "粒")
 _LARGE = frozenset((_WHOLE_FISH, _PALE_FISH, "鱼头"))
 
 
@@ -67,9 +66,10 @@ def composed_dish(name: str) -> Dish | None:
     words = _words_in(_JOINS.sub("", normal(name)))
     if name in dishes() or words is None:
         return None
-    cut = len(_of_kind(words, "food")) > 1 and any(word.word.endswith(_CUTS) for word in words)  # 青椒土豆丝
-    cooked = cut or any(word.kind in ("way", "form") or word.sauce or word.garnish for word in words)
-    served = any(word.kind in ("food", "fish", "form") for word in words)
+    cooked = any(word.kind in ("way", "form") or word.sauce or word.garnish for word in words)
+    # 香菇青菜 is a dish, 香菇和青菜 are two things.
+    cooked = cooked or (len(_of_kind(words, "food")) > 1 and not _of_kind(words, "fruit") and not _JOINS.search(name))
+    served = any(word.kind in ("food", "fruit", "fish", "form") for word in words)
     pieces = tuple(_pieces(words))
     if not (cooked and served and pieces):
         return None
@@ -92,8 +92,8 @@ def composed_dish(name: str) -> Dish | None:
     )
 
 
-def _of_kind(words: Sequence[_Word], kind: str) -> list[_Word]:
-    return [word for word in words if word.kind == kind]
+def _of_kind(words: Sequence[_Word], *kinds: str) -> list[_Word]:
+    return [word for word in words if word.kind in kinds]
 
 
 def _form(words: Sequence[_Word]) -> _Word | None:
@@ -105,7 +105,7 @@ def _form(words: Sequence[_Word]) -> _Word | None:
 def _pieces(words: Sequence[_Word]) -> Iterator[tuple[str, int]]:
     """What lies in it, back to front, each ingredient once."""
     form = _form(words)
-    foods = [] if form is not None and form.lay in _WRAPPED else _of_kind(words, "food")
+    foods = [] if form is not None and form.lay in _WRAPPED else _of_kind(words, "food", "fruit")
     share = _SHARES[min(len(foods), len(_SHARES) - 1)]
     if form is not None and form.pieces:
         share = min(share, _ON_TOP)
