@@ -86,9 +86,9 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
         return described or "procedures"
     # What is understood is a better picture than the weights', which draw nothing that one could name of other words.
     # Quotations are written on it.
-    bare = [outside_quotes(each) for each in (written, text) if each]
-    found = next(filter(None, (_described(each, False, anyhow=True) for each in bare)), None)
-    return found or _of_its_characters(bare[0])
+    read, said = outside_quotes(text), outside_quotes(written or text)
+    found = _described(said, False, anyhow=True) or _described(read, False, anyhow=True)
+    return found or _of_its_characters(said)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
