@@ -42,7 +42,7 @@ class Look:
 
 
 LOOKS: Mapping[str, Look] = {
-    "cartoon": Look(("twemoji", "vector", "flat", "retro")),
+    "cartoon": Look(("retro", "twemoji", "vector", "flat")),
     "twemoji": Look(("flat", "vector", "cartoon")),
     "flat": Look(("twemoji", "vector", "cartoon")),
     "silhouette": Look(("flat", "twemoji", "vector", "cartoon"), dark=0.35, darker=0.4, outline=("#000", 0.042)),
