@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from bimo.prompts.expansion import outside_quotes
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
+from bimo.prompts.quoted_text import quoted
 from bimo.prompts.weighting import emphasis
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import MORE_EFFECTS
@@ -82,8 +83,8 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
     if not drawn and is_verse(written) and scenic(written) and _fits(written):  # of which words are read as others
         return Description((), elements=scenic(written), mood=mood_of(normal(written), NO_MOOD))
     described = _described(written or text, drawn)
-    if described is not None or drawn:
-        return described or "procedures"
+    if described is not None or drawn or quoted(written or text):  # no draft has anything written on it
+        return described or ("procedures" if drawn else None)
     # What is understood is a better picture than the weights', which draw nothing that one could name of other words.
     # Quotations are written on it.
     read, said = outside_quotes(text), outside_quotes(written or text)
