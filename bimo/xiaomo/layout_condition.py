@@ -29,7 +29,7 @@ from bimo.prompts.paraphrases import put_right
 from bimo.prompts.styles import styled
 from bimo.xiaomo.captions.arranged import Arrangement
 from bimo.xiaomo.captions.descriptions import Description
-from bimo.xiaomo.captions.draftable import NamedDish, Plan, plan_of
+from bimo.xiaomo.captions.draftable import AsWritten, Plan, plan_of
 from bimo.xiaomo.captions.figures import PERSON, rows
 from bimo.xiaomo.captions.noun_phrases import kinds
 from bimo.xiaomo.scenes.planning import planned_boxes, planned_places
@@ -97,9 +97,9 @@ class LayoutBoxes(Conditioner):
         return Conditioning(spatial=self.covered(boxes, (shape[-2], shape[-1]))[None])
 
     def _behind(self, system: System, request: Request, seed: int) -> Mapping[str, Sequence[Sequence[float]]]:
-        """The boxes of a dish, or of the scene that things are put before; as in the data things have none."""
+        """The boxes of a dish or poem, or of the scene that things are put before; as in the data things have none."""
         plan = self._plan(system, request)
-        if isinstance(plan, NamedDish):
+        if isinstance(plan, AsWritten):
             return planned_boxes(plan.text, self._key(request, seed))
         if not isinstance(plan, Description) or not plan.has_scene:
             return {}
@@ -140,11 +140,11 @@ class LayoutBoxes(Conditioner):
                 return put_together(plan, key, (width, height))
             if isinstance(plan, Description):
                 return draw_description(plan, key, width)
-            named = plan.text if isinstance(plan, NamedDish) else styled(request.read_text, request.style)
+            named = plan.text if isinstance(plan, AsWritten) else styled(request.read_text, request.style)
             return draft(named, key, width)
 
         left_out = plan.left_out if isinstance(plan, Description) else ()
-        return Draft(drawn, plan != "procedures", left_out, verbatim=isinstance(plan, NamedDish))
+        return Draft(drawn, plan != "procedures", left_out, verbatim=isinstance(plan, AsWritten))
 
     def drafted_words(self) -> frozenset[str]:
         """The names of people, and of things that there are references of or that are drawn."""

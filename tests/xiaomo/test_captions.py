@@ -9,7 +9,18 @@ import pytest
 
 from bimo.xiaomo.captions.lexicon import elements, elements_of, mood_of, moods, styles, subjects
 from bimo.xiaomo.captions.phrases import MEASURES, dish_captions, facts_of_subject, facts_of_verse, scene_captions
-from bimo.xiaomo.captions.verses import COLLECTIONS, Verse, derive, drawn_verses, held_out, verses, write_table
+from bimo.xiaomo.captions.verses import (
+    COLLECTIONS,
+    Verse,
+    derive,
+    drawn_verses,
+    held_out,
+    is_verse,
+    shown_by_famous_line,
+    titles,
+    verses,
+    write_table,
+)
 from bimo.xiaomo.dishes.plan import draw_dish, plan_dishes, table_kind
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.dishes.vessels import VESSELS
@@ -149,3 +160,16 @@ def test_held_out_verses_are_in_no_plan_and_no_caption() -> None:
         for light in LIGHTS:  # names of a line that fit no hour by day may fit another
             said = facts_of_subject(name, "ink", Mood("summer", light), boxes)
             assert not any(held_out(Verse(line)) for line in said.verses), named.words
+
+
+@pytest.mark.parametrize("text", ["山行", "《鹿柴》", "登鹳雀楼 王之涣", "枫桥夜泊，水墨", "苏轼《水调歌头》"])
+def test_a_title_shows_its_poem(text: str) -> None:
+    shown = shown_by_famous_line(text)
+    assert is_verse(text)
+    assert shown in titles().values()
+
+
+def test_every_title_has_room_for_what_it_shows() -> None:
+    for title, named in titles().items():
+        assert set(named) <= set(elements()), title
+        assert room_for(named), title

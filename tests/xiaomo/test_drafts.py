@@ -23,7 +23,7 @@ from bimo.hub.editions import SECOND, edition_for, text_encoder_of
 from bimo.serve.page.models import words_of
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.captions.arranged import Arrangement
-from bimo.xiaomo.captions.draftable import NamedDish, plan_of
+from bimo.xiaomo.captions.draftable import AsWritten, plan_of
 from bimo.xiaomo.captions.lexicon import style_of
 from bimo.xiaomo.dishes.plan import DishPlan, draw_dish
 from bimo.xiaomo.drafts import draft
@@ -103,7 +103,7 @@ def test_the_name_of_a_thing_is_no_scene_of_its_characters(text: str, emoji: str
 @pytest.mark.parametrize("text", ["荷花", "雪山", "大海", "寺庙", "松树", "滴水穿石", "鹅毛大雪"])
 def test_country_and_what_has_a_procedure_is_drawn_by_it(text: str) -> None:
     assert plan_of(text, text_encoder_of(SECOND), text) == "procedures"
-    assert plan_of("月饼", text_encoder_of(SECOND), "月饼") == NamedDish("月饼")
+    assert plan_of("月饼", text_encoder_of(SECOND), "月饼") == AsWritten("月饼")
 
 
 def test_a_word_that_the_draft_shows_is_not_said_to_be_drawn_as_another(engine: Engine) -> None:

@@ -32,7 +32,7 @@ from bimo.xiaomo.captions.drawn_things import THING, views
 from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.captions.lexicon import elements_of, mood_of, style_of
 from bimo.xiaomo.captions.noun_phrases import is_named, things_of
-from bimo.xiaomo.captions.verses import is_verse
+from bimo.xiaomo.captions.verses import is_title, is_verse
 from bimo.xiaomo.dishes.naming import dish_named
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.scenes.description import NO_MOOD
@@ -58,14 +58,16 @@ _EMPTY = re.compile(
 
 
 @dataclass(frozen=True)
-class NamedDish:
-    """A text that asks for a dish and nothing besides, by its name or by words of how it is cooked of what."""
+class AsWritten:
+    """A text of which the procedures draw every word as it is written, learned or not: a dish by its name or by words
+    of how it is cooked of what, a poem by its title.
+    """
 
     text: str
 
 
 #: What makes a draft: an arrangement of references, a description, a dish, or the procedures of the data from the text.
-Plan = Arrangement | Description | NamedDish | Literal["procedures"]
+Plan = Arrangement | Description | AsWritten | Literal["procedures"]
 
 
 def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = True) -> Plan | None:
@@ -77,8 +79,8 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
         return arrangement if square or arrangement.fits_any_shape else None
     if not square:
         return None
-    if (dish := _named_dish(written or text)) is not None:
-        return dish
+    if (named := _named(written or text)) is not None:
+        return named
     drawn = can_draft_scene(text, encoder, written)
     if not drawn and is_verse(written) and scenic(written) and _fits(written):  # of which words are read as others
         return Description((), elements=scenic(written), mood=mood_of(normal(written), NO_MOOD))
@@ -118,7 +120,7 @@ def arranged(text: str, encoder: TextEncoder, written: str = "") -> Arrangement 
     arrangement = _arranged_as_wished(written) or _arranged_as_wished(text)
     if arrangement is None:
         return None
-    if not arrangement.is_one_thing and _named_dish(written or text) is not None:
+    if not arrangement.is_one_thing and _named(written or text) is not None:
         return None  # 烤红薯 is a thing that there is a reference of, 西红柿鸡蛋面 no three things
     if _is_of_scenes(arrangement, text, written) and can_draft_scene(text, encoder, written):
         return None
@@ -144,13 +146,17 @@ def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
     return name == "scene" or verse or is_landscape(text) or arrangement.is_one_thing
 
 
-def _named_dish(text: str) -> NamedDish | None:
-    """A dish in a style of dishes, with something left of it besides what is not wanted; None if a text says more."""
+def _named(text: str) -> AsWritten | None:
+    """A poem by its title, or a dish in a style of dishes, with something left of it besides what is not wanted; None
+    if a text says more.
+    """
+    if is_title(text) and _fits(text):
+        return AsWritten(text)
     kind, name = asked(text)
     excluded = negation(normal(text))
     if kind != "dish" or rest_of(excluded.text) or not _fits(text):
         return None
-    return NamedDish(text) if dish_named(name).without(excluded.things).pieces else None
+    return AsWritten(text) if dish_named(name).without(excluded.things).pieces else None
 
 
 def _described(text: str, drawn: bool, anyhow: bool = False) -> Description | None:

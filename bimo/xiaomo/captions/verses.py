@@ -49,8 +49,10 @@ def verses() -> tuple[Verse, ...]:
 
 def is_verse(text: str) -> bool:
     """Whether a text is of clauses of the table's lines alone, or one of them with others of its length, five or seven
-    characters; or of a famous line's; and perhaps a manner of painting.
+    characters; or of a famous line's; or the title of a poem; and perhaps a manner of painting.
     """
+    if is_title(text):
+        return True
     parts = [part for part in clauses(text) if not style_of(part)]
     alike = {len(part) for part in parts} in ({5}, {7})
     famous = {part for line in _famous(parts) for part in line}
@@ -58,12 +60,19 @@ def is_verse(text: str) -> bool:
     return any(part in known for part in parts) and (alike or known.issuperset(parts))
 
 
+def is_title(text: str) -> bool:
+    """Whether a text is the title of a poem or essay, perhaps with its poet and a manner of painting."""
+    parts = [part for part in clauses(text) if not style_of(part) and part not in _poets()]
+    return len(parts) == 1 and parts[0] in titles()
+
+
 def shown_by_famous_line(text: str) -> tuple[str, ...]:
-    """The elements that the first of the famous lines in a text shows, which its words do not name; of a clause that
-    names none those of its line (国破山河在); () for none.
+    """The elements that the first of the famous lines in a text, or the poem of a title, shows, which its words do not
+    name; of a clause that names none those of its line (国破山河在); () for none.
     """
     parts = clauses(text)
-    famous = next((famous_lines()[line] for line in _famous(parts)), ())
+    lines = [famous_lines()[line] for line in _famous(parts)]
+    famous = next(iter([*lines, *(titles()[part] for part in parts if part in titles())]), ())
     if famous or elements_of(text):
         return famous
     return next(filter(None, map(_of_lines().get, parts)), ())
@@ -80,6 +89,19 @@ def famous_lines() -> Mapping[tuple[str, ...], tuple[str, ...]]:
     """The clauses of each line of ``famous_lines.tsv`` in their normal form -> the elements that it shows."""
     rows = read_table("captions", "famous_lines.tsv")
     return {tuple(clauses(row["line"])): tuple(row["elements"].split(", ")) for row in rows}
+
+
+@lru_cache(maxsize=1)
+def _poets() -> frozenset[str]:
+    return frozenset(normal(verse.author) for verse in verses())
+
+
+@lru_cache(maxsize=1)
+def titles() -> Mapping[str, tuple[str, ...]]:
+    """Titles of poems and essays in their normal form -> the elements of a picture of them (``titles.tsv``)."""
+    rows = read_table("captions", "titles.tsv")
+    named = ((title, tuple(row["elements"].split(", "))) for row in rows for title in row["title"].split("/"))
+    return {normal(title): elements for title, elements in named}
 
 
 def _famous(parts: Sequence[str]) -> list[tuple[str, ...]]:
