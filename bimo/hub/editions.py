@@ -14,7 +14,6 @@ from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
 from bimo.prompts.normalise import normal
 from bimo.prompts.paraphrases import Paraphrase, paraphrased, put_right
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
-from bimo.xiaomo.captions.descriptions import Description
 from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.lexicon import CLAUSE, elements_of, subjects
 from bimo.xiaomo.captions.noun_phrases import has_its_own_colour
@@ -90,14 +89,10 @@ def is_square(size: Sequence[int] | None) -> bool:
 
 
 def _can_draft(text: str, square: bool) -> bool:
-    """Whether the second edition has a draft by program of what a prompt asks for; one of a part of it alone is none
-    where the first knows all the words.
-    """
+    """Whether the second edition has a draft by program of all that a prompt asks for."""
     encoder = text_encoder_of(SECOND)
     written, _ = put_right(text, encoder.budget, encoder.known)
-    plan = plan_of(_read_by(SECOND, text).text, encoder, written, square)
-    in_part = isinstance(plan, Description) and bool(plan.left_out)
-    return plan is not None and not (in_part and _Reading.of(DEFAULT_MODEL, text).unread == (False, 0))
+    return plan_of(_read_by(SECOND, text).text, encoder, written, square) is not None
 
 
 def _read_by(model: str, text: str) -> Paraphrase:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from bimo.prompts.expansion import outside_quotes
 from bimo.prompts.negation import negation
 from bimo.prompts.normalise import normal
 from bimo.prompts.quoted_text import quoted
@@ -88,10 +87,8 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
     if described is not None or drawn or quoted(written or text):  # no draft has anything written on it
         return described or ("procedures" if drawn else None)
     # What is understood is a better picture than the weights', which draw nothing that one could name of other words.
-    # Quotations are written on it.
-    read, said = outside_quotes(text), outside_quotes(written or text)
-    found = _described(said, False, anyhow=True) or _described(read, False, anyhow=True)
-    return found or _of_its_characters(said)
+    found = _described(written or text, False, anyhow=True) or _described(text, False, anyhow=True)
+    return found or _of_its_characters(written or text)
 
 
 def can_draft_scene(text: str, encoder: TextEncoder, written: str = "") -> bool:
