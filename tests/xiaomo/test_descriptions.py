@@ -12,6 +12,7 @@ from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.captions.descriptions import LONGEST, Description, description_of
 from bimo.xiaomo.captions.draftable import plan_of
 from bimo.xiaomo.captions.drawn_things import THING
+from bimo.xiaomo.captions.figures import FIGURE
 from bimo.xiaomo.scenes.description import Mood
 
 
@@ -223,3 +224,17 @@ def test_nobody_is_there_who_is_not_asked_for() -> None:
     text = "草原上有一条小河，远处有一座古塔"
     others = {"person", "egret", "swallow", "boat", "fisherman"}
     assert not any(elements(text, str(key)) & others for key in range(8))
+
+
+def test_a_word_for_several_people_shows_them_all() -> None:
+    text = "在海边看日出的情侣"
+    plan = plan_of(text, text_encoder_of(SECOND), text)
+    assert isinstance(plan, Description)
+    assert not plan.left_out
+    (couple,) = plan.groups
+    assert sum(kind.startswith(FIGURE) for kind in couple.kinds) == 2
+
+
+def test_where_somebody_sleeps_is_no_unknown_word() -> None:
+    found = read("猫咪睡在窗台上")
+    assert (groups(found), found.backdrop, found.left_out) == ([(emoji("🐈"), "")], f"{THING}windowsill", ())

@@ -329,7 +329,7 @@ def _pattern(form: str) -> re.Pattern[str]:
     return re.compile(escaped.replace(r"\{a\}", "(?P<a>.+?)").replace(r"\{b\}", "(?P<b>.+?)").replace(",", r",\s*"))
 
 
-def _in_company(one: Things) -> tuple[Placed, ...]:
+def in_company(one: Things) -> tuple[Placed, ...]:
     """Somebody with the things, or the people, that belong to the picture."""
     row = company_of(one.kind)
     company = row.company if row is not None and not one.size else ()
@@ -350,7 +350,7 @@ def _listed(text: str) -> tuple[Placed, ...] | None:
     if len(each) > MOST:
         return None
     if len(each) == 1:
-        company = _in_company(each[0])
+        company = in_company(each[0])
         if company:
             return company
         fill = _WHOLE_FIGURE if each[0].kind.startswith(FIGURE) else FILL

@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import replace
 
 from bimo.xiaomo.artwork.places import Placed
-from bimo.xiaomo.captions.arranged import placed_by_relation
+from bimo.xiaomo.captions.arranged import in_company, placed_by_relation
 from bimo.xiaomo.captions.described_nouns import Noun
 from bimo.xiaomo.captions.described_tokens import SLEEPING, Token, tokens, without_flavours
 from bimo.xiaomo.captions.figures import FIGURE, act_words, company_of, figure_of
@@ -47,6 +47,13 @@ def _doing(token: Token, act: str) -> Token | None:
     if not kind and thing.kind.startswith(FIGURE) and not company_of(thing.kind):
         kind = f"{thing.kind}+{act_words()[act]}"
     return replace(token, thing=replace(thing, kind=kind)) if kind else None
+
+
+def who_they_are(token: Token) -> tuple[Placed, ...]:
+    """Those whom a word for several people names (情侣, 一家三口); () for a word for one."""
+    row = company_of(token.thing.kind) if token.thing is not None else None
+    several = row is not None and row.company and not any(what == "*" for what, _ in row.company)
+    return in_company(token.thing) if several and token.thing is not None else ()
 
 
 def asleep(token: Token) -> tuple[Placed, ...]:

@@ -19,7 +19,7 @@ from bimo.xiaomo.artwork.lexicon import DEFAULT_STYLE, DRAWN, LATER, MORE_EFFECT
 from bimo.xiaomo.artwork.places import Placed
 from bimo.xiaomo.captions.arranged import without_style
 from bimo.xiaomo.captions.asked import COUNTRY, SKY
-from bimo.xiaomo.captions.described_acts import asleep, with_acts
+from bimo.xiaomo.captions.described_acts import asleep, who_they_are, with_acts
 from bimo.xiaomo.captions.described_clauses import OF_THE_NEXT_NOUN, Clause
 from bimo.xiaomo.captions.described_nouns import (
     AS_RELATIONS,
@@ -177,7 +177,7 @@ class _Reading:
                 self._name(clause, token, after)
         clause.end()
         for noun in clause.nouns:
-            noun.together = asleep(noun.token) if noun.token.start in sleepers else noun.together
+            noun.together = asleep(noun.token) if noun.token.start in sleepers else who_they_are(noun.token)
         self._supported(clause.nouns)
         self._joined(text, clause.nouns, clause.verbs)
         self.nouns += clause.nouns

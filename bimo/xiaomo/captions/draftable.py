@@ -29,9 +29,9 @@ from bimo.xiaomo.captions.asked import (
 from bimo.xiaomo.captions.descriptions import Description, Group, description_of
 from bimo.xiaomo.captions.drawn_things import THING, views
 from bimo.xiaomo.captions.figures import FIGURE
-from bimo.xiaomo.captions.lexicon import elements_of, mood_of, style_of
+from bimo.xiaomo.captions.lexicon import elements_of, style_of
 from bimo.xiaomo.captions.noun_phrases import is_named, things_of
-from bimo.xiaomo.captions.verses import is_title, is_verse
+from bimo.xiaomo.captions.verses import is_verse
 from bimo.xiaomo.dishes.naming import dish_named
 from bimo.xiaomo.dishes.table import dishes
 from bimo.xiaomo.scenes.description import NO_MOOD
@@ -59,7 +59,7 @@ _EMPTY = re.compile(
 @dataclass(frozen=True)
 class AsWritten:
     """A text of which the procedures draw every word as it is written, learned or not: a dish by its name or by words
-    of how it is cooked of what, a poem by its title.
+    of how it is cooked of what, a verse, a poem by its title.
     """
 
     text: str
@@ -81,8 +81,6 @@ def plan_of(text: str, encoder: TextEncoder, written: str = "", square: bool = T
     if (named := _named(written or text)) is not None:
         return named
     drawn = can_draft_scene(text, encoder, written)
-    if not drawn and is_verse(written) and scenic(written) and _fits(written):  # of which words are read as others
-        return Description((), elements=scenic(written), mood=mood_of(normal(written), NO_MOOD))
     described = _described(written or text, drawn)
     if described is not None or drawn or quoted(written or text):  # no draft has anything written on it
         return described or ("procedures" if drawn else None)
@@ -144,10 +142,10 @@ def _is_of_scenes(arrangement: Arrangement, text: str, written: str) -> bool:
 
 
 def _named(text: str) -> AsWritten | None:
-    """A poem by its title, or a dish in a style of dishes, with something left of it besides what is not wanted; None
-    if a text says more.
+    """A verse, a poem by its title, or a dish in a style of dishes with something left of it besides what is not
+    wanted; None if a text says more.
     """
-    if is_title(text) and _fits(text):
+    if is_verse(text) and scenic(text) and _fits(text):
         return AsWritten(text)
     kind, name = asked(text)
     excluded = negation(normal(text))
@@ -189,8 +187,9 @@ def _is_told(description: Description, text: str) -> bool:
     """
     if description.style in MORE_EFFECTS:
         return True
-    if description.groups and not description.left_out and _lacks(text):
-        return True
+    shows_more = description.groups and not description.left_out and not is_verse(text) and asked(text)[0] != "dish"
+    if shows_more and (_lacks(text) or _EMPTY.sub("", rest_of(text)).strip()):
+        return True  # 在海边看日出的情侣: the couple is besides what the procedures draw
     several = len([clause for clause in _CLAUSE_ENDS.split(text) if clause.strip()]) > 2 or len(text) > _TOLD
     return several and not description.left_out and not is_verse(text) and asked(text)[0] != "dish"
 
