@@ -22,7 +22,7 @@ KINDS = ("food", "fruit", "fish", "way", "form", "flavour")
 #: What a dish has whose words say nothing of it.
 LAY, VESSELS, SAUCE, GARNISH = "mound", ("圆盘", "青花盘"), (176, 128, 64), (("葱花", 6),)
 #: So few of a food are large, and stay as many.
-FEW = 2
+_FEW = 2
 #: Between words of food.
 _JOINS = re.compile(r"[和与加配跟夹、·\s]")
 #: How much there is of each food where so many share a vessel (of four and more the last), and of each on noodles.
@@ -115,7 +115,7 @@ def _pieces(words: Sequence[_Word]) -> Iterator[tuple[str, int]]:
         most |= [(_PALE_FISH if pale else _WHOLE_FISH, 1)] if form is None else [_FISH_STEAKS]
     for word in foods:
         for food, count in word.pieces:
-            most[food] = max(most.get(food, 0), count if count <= FEW else max(2, round(count * share)))
+            most[food] = max(most.get(food, 0), count if count <= _FEW else max(2, round(count * share)))
     for word in words:
         if word.kind in ("way", "flavour"):
             most |= {food: count for food, count in word.pieces if food not in most}
