@@ -238,3 +238,9 @@ def test_a_word_for_several_people_shows_them_all() -> None:
 def test_where_somebody_sleeps_is_no_unknown_word() -> None:
     found = read("猫咪睡在窗台上")
     assert (groups(found), found.backdrop, found.left_out) == ([(emoji("🐈"), "")], f"{THING}windowsill", ())
+
+
+def test_what_is_put_together_in_english_stays_so() -> None:
+    found = read("a cat on a chair in a garden, mountains in the background")
+    assert [len(group.things) for group in found.groups] == [2, 1]
+    assert found.groups[0].things[0].kind == emoji("🪑")

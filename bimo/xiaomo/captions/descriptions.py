@@ -177,7 +177,8 @@ class _Reading:
                 self._name(clause, token, after)
         clause.end()
         for noun in clause.nouns:
-            noun.together = asleep(noun.token) if noun.token.start in sleepers else who_they_are(noun.token)
+            sleeps = noun.token.start in sleepers
+            noun.together = asleep(noun.token) if sleeps else noun.together or who_they_are(noun.token)
         self._supported(clause.nouns)
         self._joined(text, clause.nouns, clause.verbs)
         self.nouns += clause.nouns
