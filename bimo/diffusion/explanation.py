@@ -86,7 +86,7 @@ def explained(system: System, request: Request | Mapping[str, object] | FilledRe
         loras=texts.loras,
         prompts=tuple(prompts),
         draft=full.draft or 0.0,
-        whole=image_to_image.drawn_whole(system, full),
+        whole=image_to_image.drawn_over(system, full) is not None,
     )
 
 

@@ -73,16 +73,15 @@ def draft_of(system: System, request: Request) -> Draft | None:
     return next((draft for each in conditioners if (draft := each.draft(system, request))), None)
 
 
-def drawn_whole(system: System, request: Request) -> bool:
-    """Whether a filled request is drawn over a draft that shows every word of its prompt, learned or not."""
+def drawn_over(system: System, request: Request) -> Draft | None:
+    """The draft that a filled request is drawn over if it shows every word of the prompt, learned or not; else None."""
     draft = draft_of(system, request) if request.draft else None
-    return draft is not None and draft.whole
+    return draft if draft is not None and draft.whole else None
 
 
-def unlike_its_draft(system: System, request: Request, paraphrase: Paraphrase) -> Paraphrase:
-    """What a paraphrase changes in the prompt of a filled request, besides what its draft shows as it is written."""
-    draft = draft_of(system, request) if request.draft else None
-    if draft is None or not draft.whole:
+def unlike_its_draft(system: System, draft: Draft | None, paraphrase: Paraphrase) -> Paraphrase:
+    """What a paraphrase changes in a prompt, besides what its ``draft`` (``drawn_over``) shows as it is written."""
+    if draft is None:
         return paraphrase
     if draft.verbatim:
         return replace(paraphrase, replaced=(), left_out=())
@@ -95,9 +94,8 @@ def drafted_words(system: System) -> frozenset[str]:
     return frozenset[str]().union(*(each.drafted_words() for level in levels for each in level.conditioners))
 
 
-def left_out_notes(system: System, request: Request) -> tuple[str, ...]:
-    """A sentence of the words of a filled request's prompt that its draft does not show."""
-    draft = draft_of(system, request) if request.draft else None
+def left_out_notes(draft: Draft | None) -> tuple[str, ...]:
+    """A sentence of the words of a prompt that its draft does not show."""
     if draft is None or not draft.left_out:
         return ()
     return (say("not understood and not in the draft by program: {words}", words=listed(draft.left_out)),)

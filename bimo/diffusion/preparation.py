@@ -114,9 +114,9 @@ def _warnings(
     """What to say about a request before its prompts are encoded."""
     full = filled.request
     yield from texts.warnings
-    paraphrase, whole = system.paraphrased(full.text), image_to_image.drawn_whole(system, full)
+    paraphrase, draft = system.paraphrased(full.text), image_to_image.drawn_over(system, full)
     if full.drawn_text is not None and full.drawn_text == paraphrase.text:
-        yield from image_to_image.unlike_its_draft(system, full, paraphrase).notes()
+        yield from image_to_image.unlike_its_draft(system, draft, paraphrase).notes()
     for prompt in reading.prompts:
         yield from prompt.notes
     yield from request_warnings(system, full)
@@ -127,10 +127,10 @@ def _warnings(
     for text in dict.fromkeys(positive):
         for budget in system.budgets(text):
             read = replace(budget, lost="") if reading.in_chunks else budget
-            read = read.in_a_draft() if whole else read
+            read = read.in_a_draft() if draft is not None else read
             yield from read.without(inscribed).warnings()
     yield from image_to_image.draft_warnings(system, bool(filled.asked.draft), full)
-    yield from image_to_image.left_out_notes(system, full)
+    yield from image_to_image.left_out_notes(draft)
     guided = [level.guidance.unconditional in ZERO_NULLS for level in system.recipe.levels if level.guidance.scale > 1]
     if full.negative and guided and all(guided):
         yield say("this system reads no negative prompt; yours changed nothing")

@@ -11,7 +11,8 @@ from bimo.core.errors import RequestError
 from bimo.core.messages import Both, Message, language
 from bimo.core.recipe import Recipe
 from bimo.diffusion import image_inputs
-from bimo.diffusion.image_to_image import drafted_words, drawn_whole, left_out_notes, unlike_its_draft
+from bimo.diffusion.conditioner import Draft
+from bimo.diffusion.image_to_image import drafted_words, drawn_over, left_out_notes, unlike_its_draft
 from bimo.diffusion.request_validation import heeds_empty
 from bimo.engine.engine import Engine
 from bimo.hub import registry
@@ -134,32 +135,37 @@ def meter(engine: Engine, text: str) -> str:
     """The token meter of a prompt: tokens of the fullest text encoder, and warnings."""
     if not text.strip():
         return ""
-    read, whole, left_out = _read(engine, text)
+    read, draft = _read(engine, text)
     budgets: list[Budget] = engine.system.budgets(emphasis(read.text).text)
     if not budgets:
         return ""
-    if whole:
+    if draft is not None:
         budgets = [budget.in_a_draft() for budget in budgets]
     fullest = max(budgets, key=lambda budget: budget.used / max(1, budget.limit))
     share = min(100, round(100 * fullest.used / max(1, fullest.limit)))
     over = " over" if fullest.used > fullest.limit else ""
     label = str(Message("{used} of {limit} tokens", used=fullest.used, limit=fullest.limit))
-    sentences = (*read.notes(), *left_out, *(sentence for budget in budgets for sentence in budget.warnings()))
+    sentences = (
+        *read.notes(),
+        *left_out_notes(draft),
+        *(sentence for budget in budgets for sentence in budget.warnings()),
+    )
     warnings = "".join(f'<p class="warning">{escaped(sentence)}</p>' for sentence in dict.fromkeys(sentences))
     return (
         f'<div class="meter{over}"><i><b style="width:{share}%"></b></i><span>{escaped(label)}</span></div>{warnings}'
     )
 
 
-def _read(engine: Engine, text: str) -> tuple[Paraphrase, bool, tuple[str, ...]]:
-    """What is read of a prompt, perhaps half typed, whether its draft shows every word of it, and what that lacks."""
+def _read(engine: Engine, text: str) -> tuple[Paraphrase, Draft | None]:
+    """What is read of a prompt, perhaps half typed, and the draft that it is drawn over."""
     system = engine.system
     read = system.paraphrased(text)
     try:
         request = engine.fill({"text": text}).request
     except RequestError:
-        return read, False, ()
-    return unlike_its_draft(system, request, read), drawn_whole(system, request), left_out_notes(system, request)
+        return read, None
+    draft = drawn_over(system, request)
+    return unlike_its_draft(system, draft, read), draft
 
 
 #: Words as people write them, and Chinese characters: no marks, letters, numbers, nor words run together ("3d2").
