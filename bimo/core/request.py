@@ -173,7 +173,7 @@ class Request(pydantic.BaseModel):
     subseed: int | None = None
     subseed_strength: float | None = None
     seamless: Literal["x", "y", "both"] | None = None
-    inscribe: tuple[str, ...] | None = None
+    inscribe: Annotated[tuple[str, ...], pydantic.Field(max_length=16)] | None = None
     writing: Literal["horizontal", "vertical", "couplet", "seal"] | None = None
     font: str | None = None
     inscribe_box: tuple[float, float, float, float] | None = None

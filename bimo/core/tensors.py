@@ -63,6 +63,18 @@ class DeepFeatures:
     reused: bool = False
 
 
+@dataclass(eq=False)
+class BlockCache:
+    """A step cache of a library for the blocks of a transformer, and what it keeps of one drawing: ``kind`` and
+    ``number`` as in ``diffusion.step_cache``; ``kept`` are the attributes of each module that it works by, None before
+    the first step.
+    """
+
+    kind: str
+    number: float
+    kept: dict[Any, dict[str, Any]] | None = None
+
+
 @dataclass
 class StepState:
     """What a denoiser keeps of one drawing from one step of a level to the next, under keys of its own: keys and values
@@ -90,7 +102,7 @@ class DenoiserInput:
     """What one call of a denoiser is given: ``x`` [R, C, h, w], ``t`` [R], R rows, one a guidance branch. ``deep`` are
     the features of DeepCache, where it is asked for; ``seamless`` says across which edges convolutions go on: "x", "y",
     "both" or "". ``states`` are one for each drawing in the call, or none where nothing is to be kept: the rows of x
-    are shared out among them in order.
+    are shared out among them in order. ``blocks`` is the step cache of a library, whose drawing has calls of its own.
     """
 
     level: str
@@ -104,6 +116,7 @@ class DenoiserInput:
     nag: Nag | None = None
     seamless: str = ""
     states: tuple[StepState, ...] = ()
+    blocks: BlockCache | None = None
 
     @property
     def shortcuts(self) -> Shortcuts:

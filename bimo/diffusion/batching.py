@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 import torch
 
 from bimo.core.picture import Picture
 from bimo.core.tensors import DeepFeatures, DenoiserInput
+from bimo.diffusion import block_cache
 from bimo.diffusion.conditioning import stack_rows
 from bimo.diffusion.sampling import SamplingLoop
 from bimo.diffusion.system import System
 
 
 def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
-    """The denoiser's outputs for inputs of one level and one size, in one call, or one call for each phase of weights
-    that depend on the step.
+    """The denoiser's outputs for inputs that are alike by ``kind_of``, in one call, or one for each phase of weights
+    that depend on the step, and for each drawing whose blocks are cached.
     """
-    if system.stepwise is None:
-        return _in_one_call(system, inputs)
-    by_phase: dict[tuple[bool, ...], list[int]] = {}
+    stepwise = system.stepwise
+    by_call: dict[tuple[tuple[bool, ...], int | None], list[int]] = {}
     for place, one in enumerate(inputs):
-        by_phase.setdefault(system.stepwise.phase(one.step, one.steps), []).append(place)
+        phase = () if stepwise is None else stepwise.phase(one.step, one.steps)
+        by_call.setdefault((phase, None if one.blocks is None else place), []).append(place)
     outputs: dict[int, torch.Tensor] = {}
-    for phase, places in by_phase.items():
-        system.stepwise.enter(system, phase)
+    for (phase, _), places in by_call.items():
+        if stepwise is not None:
+            stepwise.enter(system, phase)
         outputs |= zip(places, _in_one_call(system, [inputs[place] for place in places]), strict=True)
     return [outputs[place] for place in range(len(inputs))]
 
@@ -33,7 +35,8 @@ def denoise_together(system: System, inputs: Sequence[DenoiserInput]) -> list[to
 def _in_one_call(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.Tensor]:
     rows = [one.x.shape[0] for one in inputs]
     if len(inputs) == 1:
-        return [system.denoise(inputs[0])]
+        with block_cache.cached(system, inputs[0]):
+            return [system.denoise(inputs[0])]
     x = torch.cat([one.x for one in inputs])
     t = torch.cat([one.t for one in inputs])
     # Each drawing has DeepCache features of its own; they are stacked for the call and split afterwards.
@@ -51,18 +54,16 @@ def _in_one_call(system: System, inputs: Sequence[DenoiserInput]) -> list[torch.
     return list(torch.split(outputs, rows))
 
 
-def _alike(one: DenoiserInput, other: DenoiserInput) -> bool:
-    """Whether two inputs can share a call."""
-    return _kind(one) == _kind(other)
-
-
-def _kind(one: DenoiserInput) -> tuple[object, ...]:
+def kind_of(one: DenoiserInput) -> tuple[Hashable, ...]:
     """What inputs must have in common to share a call. The shapes of reference pictures and scalars may differ between
     drawings; with states from step to step, the number of rows must be equal.
     """
-    conditioning = one.conditioning
-    shapes = {name: v.shape[1:] for name, v in (*conditioning.pictures.items(), *conditioning.scalars.items())}
-    return one.level, one.x.shape[1:], one.shortcuts, shapes, len(one.x) if one.states else 0
+    c = one.conditioning
+    named = (*c.pictures.items(), *c.scalars.items())
+    shapes = tuple(sorted((name, tuple(value.shape[1:])) for name, value in named))
+    parts = (c.vector is None, c.spatial is None, shapes)
+    blocks = "" if one.blocks is None else one.blocks.kind
+    return one.level, tuple(one.x.shape[1:]), parts, one.shortcuts, blocks, len(one.x) if one.states else 0
 
 
 def run_batched(
@@ -88,7 +89,7 @@ def run_batched(
             advance(place, None)
         while waiting:
             first = next(iter(waiting.values()))
-            group = [p for p, one in waiting.items() if _alike(one, first)]
+            group = [p for p, one in waiting.items() if kind_of(one) == kind_of(first)]
             for place in group:
                 if on_step is not None:
                     on_step(place, waiting[place])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +24,12 @@ def decode(space: Decoder, x: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     afterwards, so that the next picture does not depend on this.
     """
     pixels = space.decode(x)
-    module = cast(nn.Module, space)
-    kind = dtype_of(module) or torch.float32
+    if not isinstance(space, nn.Module):  # a tiny decoder, which is in float32 beside any system
+        return pixels, ()
+    kind = dtype_of(space) or torch.float32
     if kind == torch.float32 or torch.is_grad_enabled() or not bool(x.isfinite().all()) or _sound(pixels):
         return pixels, ()
-    with _in_float32(module):
+    with _in_float32(space):
         again = space.decode(x)
     if not _sound(again):
         return again, ()  # not the fault of the decoder's dtype

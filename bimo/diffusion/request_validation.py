@@ -101,7 +101,11 @@ def _shortcuts(system: System, request: Request) -> None:
             baseline=baseline,
         )
     if request.tiny_decoder and system.tiny_space is None:
-        raise RequestError("no tiny decoder was given; name its folder with --tiny-decoder, for instance taesd")
+        raise RequestError(
+            "no tiny decoder was loaded with {name}; bimo draw --tiny-decoder FOLDER loads one, for instance taesd, "
+            "else leave it out",
+            name=system.recipe.name,
+        )
 
 
 def pads_circularly(system: System) -> bool:

@@ -13,12 +13,14 @@ from torch import Tensor
 from bimo.core.errors import RequestError
 from bimo.core.messages import Listed
 from bimo.core.request import Request
-from bimo.core.tensors import DeepFeatures, DenoiserInput, Nag
+from bimo.core.tensors import BlockCache, DeepFeatures, DenoiserInput, Nag
 
 #: The names of step caches in requests ("easy:0.05"), and their default numbers.
 KINDS: dict[str, float] = {"easy": 0.05, "deep": 3, "first-block": 0.1, "taylor": 3, "dbcache": 0.08}
 #: Those whose number is an interval of steps, an integer.
 INTERVALS = ("deep", "taylor")
+#: Those of libraries, in the blocks of a transformer (`bimo.diffusion.block_cache`).
+IN_BLOCKS = ("first-block", "taylor", "dbcache")
 #: The first steps decide the composition and are never skipped.
 WARM_STEPS = 2
 
@@ -36,6 +38,11 @@ class StepCacheSetting:
 
     kind: str
     number: float
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether it is a library's, in the blocks of a transformer."""
+        return self.kind in IN_BLOCKS
 
     @classmethod
     def named(cls, text: str) -> StepCacheSetting:
@@ -142,6 +149,7 @@ class StepShortcuts:
         kind, number = ("", 0.0) if setting is None else (setting.kind, setting.number)
         self._easy = EasyCache(number) if kind == "easy" else None
         self._deep = DeepFeatures() if kind == "deep" else None
+        self._blocks = BlockCache(kind, number) if setting is not None and setting.in_blocks else None
         self._interval = int(number)
         self._branches = None
         self._merged, self._nag = 0.0, None
@@ -174,6 +182,7 @@ class StepShortcuts:
             self._deep.reused = (
                 held is not None and len(held) == len(denoiser_input.x) and denoiser_input.step % self._interval != 0
             )
-        if self._deep is None and not self._merged and self._nag is None:
+        if self._deep is None and not self._merged and self._nag is None and self._blocks is None:
             return denoiser_input
-        return replace(denoiser_input, deep=self._deep, token_merging=self._merged, nag=self._nag)
+        settings = {"deep": self._deep, "token_merging": self._merged, "nag": self._nag, "blocks": self._blocks}
+        return replace(denoiser_input, **settings)

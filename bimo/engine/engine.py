@@ -39,7 +39,6 @@ from bimo.engine.features import check_features
 from bimo.engine.memory import Keeping, drawing_bytes
 from bimo.engine.offload import Offloader, WeightMover
 from bimo.engine.processor import Processor
-from bimo.engine.step_cache import HOOKED, StepCacheSetting, step_cached
 
 #: Called before each step with (picture index, number of pictures, step, number of steps); may raise to cancel.
 Progress = Callable[[int, int, int, int], None]
@@ -280,14 +279,7 @@ class Engine:
             yield
 
     def loop(self, prepared: Prepared, index: int = 0) -> SamplingLoop:
-        """The sampling coroutine of one picture, to be driven with ``denoise`` within ``working``. Raises RequestError
-        for a step cache whose state is that of a single drawing.
-        """
-        cache = prepared.request.step_cache
-        if cache is not None and (kind := StepCacheSetting.named(cache).kind) in HOOKED:
-            raise RequestError(
-                "the step cache {kind} remembers one drawing at a time, and here many are drawn; take easy", kind=kind
-            )
+        """The sampling coroutine of one picture, to be driven with ``denoise`` within ``working``."""
         self.processor.calibrate(lambda: self._run([(self._smaller(prepared), 0)]))
         return sampling.sample(self.system, prepared, index)
 
@@ -336,10 +328,8 @@ class Engine:
         self.processor.calibrate(lambda: self._run([(self._smaller(pictures[0][0]), 0)]))
         start = time.perf_counter()
         with default_device(self.device), self.processor.working():
-            requests = [prepared.request for prepared, _ in pictures]
             loops = [sampling.sample(self.system, prepared, index) for prepared, index in pictures]
-            with step_cached(self.system, requests):
-                drawings = run_batched(self.system, loops, step)
+            drawings = run_batched(self.system, loops, step)
         seconds = (time.perf_counter() - start) / len(pictures)
         return [replace(picture, seconds=seconds) for picture in drawings]
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from bimo.core.errors import RequestError
 from bimo.core.request import Request
+from bimo.diffusion.block_cache import check as check_step_cache
 from bimo.diffusion.request_validation import pads_circularly
 from bimo.engine.adapters import demand_attached
-from bimo.engine.step_cache import check as check_step_cache
 from bimo.prompts.a1111 import lora_tags
 
 if TYPE_CHECKING:

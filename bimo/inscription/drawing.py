@@ -83,13 +83,18 @@ def check(request: Request) -> str:
         for inscription in requested(request):
             faces_for(characters_of(inscription.text), faces)
     except (RequestError, ModuleNotFoundError) as error:
-        if request.inscribe is not None:
-            raise
-        why: object = error
-        if isinstance(error, ModuleNotFoundError):
-            why = say("it needs {name}: {command}", name=error.name, command=installing("inscription"))
-        return say("what stands in quotation marks is drawn as the model can, and not checked: {why}", why=why)
+        return _unwritten(request, error)
     return ""
+
+
+def _unwritten(request: Request, error: RequestError | ModuleNotFoundError) -> str:
+    """The warning for quoted texts that are not written; of texts of ``inscribe`` it raises RequestError."""
+    if isinstance(error, ModuleNotFoundError):
+        command = installing("inscription")
+        error = RequestError("{name} is not installed; run {command}", name=error.name, command=command)
+    if request.inscribe is not None:
+        raise error
+    return say("what stands in quotation marks is drawn as the model can, and not checked: {why}", why=error)
 
 
 def finished(engine: Engine, picture: Picture, request: Request, progress: OnCharacters | None = None) -> Picture:
@@ -125,8 +130,5 @@ def _with_texts(engine: Engine, picture: Picture, progress: OnCharacters | None)
     request = picture.request
     try:
         return inscribe(engine, picture, requested(request), progress)
-    except RequestError as error:
-        if request.inscribe is not None:
-            raise
-        sentence = say("what stands in quotation marks is drawn as the model can, and not checked: {why}", why=error)
-        return replace(picture, warnings=(*picture.warnings, sentence))
+    except (RequestError, ModuleNotFoundError) as error:
+        return replace(picture, warnings=(*picture.warnings, _unwritten(request, error)))

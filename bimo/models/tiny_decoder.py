@@ -18,8 +18,8 @@ from bimo.diffusion.system import System
 
 
 class TinySpace:
-    """The last level's space of a system, decoded by an AutoencoderTiny. It is not registered as a module of the
-    system, so that the system's weights are saved without it.
+    """The last level's space of a system, decoded by an AutoencoderTiny in float32. It is not registered as a module of
+    the system, so that the system's weights are saved without it.
     """
 
     def __init__(self, space: Space, network: Any) -> None:
@@ -38,7 +38,8 @@ class TinySpace:
 
     def decode(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, 3, H, W]. It was trained on x itself, in the scale of the denoiser."""
-        return run_in_own_dtype(self.network, lambda x: self.network.decode(x).sample, x)
+        network = self.network.to(x.device)
+        return run_in_own_dtype(network, lambda x: network.decode(x).sample, x)
 
 
 def tiny_space(folder: Path, system: System) -> TinySpace:

@@ -50,6 +50,24 @@ def check_text(text: object, limits: Limits) -> None:
         raise RequestError("the prompt is longer than {maximum_text} characters", maximum_text=limits.text)
 
 
+def check_texts(values: Mapping[str, Any], limits: Limits) -> None:
+    """Raises RequestError for any text of a request, however deep in it, that is too long for the server."""
+    for name, value in values.items():
+        if name in ("text", "negative"):
+            check_text(value, limits)
+        elif _longest(value) > limits.text:
+            raise RequestError("{name} is longer than {most} characters", name=name, most=limits.text)
+
+
+def _longest(value: object) -> int:
+    """The most characters of a text in a value of JSON."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        value = list(cast("Mapping[str, object]", value).values())
+    return max(map(_longest, cast("list[object]", value)), default=0) if isinstance(value, (list, tuple)) else 0
+
+
 def check_amounts(
     values: Mapping[str, Any], loras: Mapping[str, LoraWeight], controls: Collection[str], limits: Limits
 ) -> None:

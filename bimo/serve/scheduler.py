@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 #: The most pictures that may be started and unfinished, with their latents in memory.
 MOST_STARTED = 64
 _log = logging.getLogger(__name__)
+
+
+class _EndedEarly(Exception):
+    """The job of a picture has ended before the picture is finished."""
 
 
 class Scheduler(Executor):
@@ -318,7 +322,11 @@ class Scheduler(Executor):
                 picture.denoiser_input = picture.loop.send(output)
         except StopIteration as stop:
             try:
-                result = finished(engine, stop.value, task.prepared.request) if task.prepared else stop.value
+                asked = task.prepared and task.prepared.request
+                result = finished(engine, stop.value, asked, self._unless_ended(task)) if asked else stop.value
+            except _EndedEarly:
+                del task.started[picture.place]
+                return
             except Exception as error:
                 self._end(task, failure_of(error))
                 return
@@ -333,6 +341,20 @@ class Scheduler(Executor):
             self._drew(task, picture, result)
             if task.drawn:
                 self._end(task, None)
+
+    def _unless_ended(self, task: Task) -> Callable[[int, int], None]:
+        """To be called between the characters that are written into a picture: raises _EndedEarly where its job has
+        ended meanwhile.
+        """
+
+        def check(_: int, __: int) -> None:
+            deadline = task.order.deadline
+            with self._changed:
+                ended = self._stopping or task.order.id in self._ended_early
+            if ended or (deadline is not None and deadline <= time.time()):
+                raise _EndedEarly
+
+        return check
 
     def _drew(self, task: Task, sampled: Sampled, picture: Picture) -> None:
         task.finished.add(sampled.place)

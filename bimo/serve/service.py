@@ -24,9 +24,10 @@ from bimo.core.messages import Message, language
 from bimo.core.picture import Picture
 from bimo.core.recipe import Recipe
 from bimo.hub import registry
+from bimo.inscription import drawing as inscription
 from bimo.prompts.a1111 import lora_tags
 from bimo.prompts.styles import style_named
-from bimo.serve.admission import check_amounts, check_drawable, check_ranges, check_size, check_text
+from bimo.serve.admission import check_amounts, check_drawable, check_ranges, check_size, check_texts
 from bimo.serve.events import Event, Events
 from bimo.serve.executor import CANCELLED, Executor, Listener, Source, failure_of
 from bimo.serve.infotext import png_with_infotext
@@ -146,8 +147,7 @@ class DrawingService:
         values = {field: value for field, value in values.items() if value is not None}
         if values.get("seed") is None:
             values["seed"] = secrets.randbelow(2**32)
-        for field_name in ("text", "negative"):
-            check_text(values.get(field_name), limits)
+        check_texts(values, limits)
         weights = dict(loras)
         if isinstance(values.get("text"), str):
             values["text"], tags = lora_tags(values["text"])
@@ -185,6 +185,8 @@ class DrawingService:
         self.check_prompt(request.text)
         if request.style:
             style_named(request.style)
+        if request.inscribe:
+            inscription.check(request)
         own = self.recipe(order.model).request.size if request.hires and request.size is None else None
         check_size(request, self.settings, own)
         # Conditions of a ControlNet are only known to the engine that has it attached.

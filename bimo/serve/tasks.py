@@ -7,6 +7,7 @@ from typing import Any
 
 from bimo.core.messages import language
 from bimo.core.tensors import DenoiserInput
+from bimo.diffusion.batching import kind_of
 from bimo.diffusion.preparation import Prepared
 from bimo.diffusion.sampling import SamplingLoop
 from bimo.engine.engine import Engine
@@ -28,11 +29,8 @@ class Sampled:
 
     @property
     def bucket(self) -> tuple[Any, ...]:
-        """The key of pictures that can share a call: model, level, size, kinds of conditioning, LoRAs that count."""
-        c = self.denoiser_input.conditioning
-        pictures = tuple((name, tuple(value.shape[1:])) for name, value in sorted(c.pictures.items()))
-        kind = (c.vector is None, c.spatial is None, tuple(sorted(c.scalars)), pictures, self.denoiser_input.shortcuts)
-        return (self.task.key, self.denoiser_input.level, tuple(self.denoiser_input.x.shape[1:]), kind, self._phase)
+        """The key of pictures that can share a call: model, kind of input, LoRAs that count."""
+        return self.task.key, kind_of(self.denoiser_input), self._phase
 
     @property
     def _phase(self) -> tuple[bool, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator
 from pathlib import Path as FilePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -88,6 +88,22 @@ class JobRequest(pydantic.BaseModel):
     conditions: dict[str, list[float]] | None = None
     guidance_weights: dict[str, float] | None = None
     strength: float | None = None
+    guidance_interval: tuple[float, float] | None = pydantic.Field(None, description="the shares of the steps guided")
+    guidance_every: int | None = pydantic.Field(None, description="the other branches of guidance every so many steps")
+    step_cache: str | None = pydantic.Field(None, examples=["easy:0.05"])
+    token_merging: float | None = None
+    nag: float | None = pydantic.Field(None, description="the scale of a negative prompt without guidance")
+    tiny_decoder: bool | None = pydantic.Field(None, description="decode by the small decoder that the model came with")
+    inscribe: list[str] | None = pydantic.Field(None, description="texts that must stand in the picture; [] for none")
+    writing: Literal["horizontal", "vertical", "couplet", "seal"] | None = None
+    font: str | None = pydantic.Field(None, description="a font family of the server")
+    inscribe_box: tuple[float, float, float, float] | None = pydantic.Field(
+        None, description="left, top, width, height as shares of the picture"
+    )
+    inscribe_at: Literal["thing", "lantern", "signboard", "seal"] | None = None
+    inscribe_method: Literal["drawn", "conditioned", "composed"] | None = None
+    long_prompt: Literal["cut", "chunks"] | None = None
+    original_text: str | None = pydantic.Field(None, description="what text was expanded or translated from")
     image: str | None = pydantic.Field(None, description="a picture in base64")
     mask: str | None = pydantic.Field(None, description="white: to be painted; in base64")
     condition_images: dict[str, str] | None = pydantic.Field(None, description="pictures in base64 by name")

@@ -12,6 +12,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler
 
 from bimo.core.errors import RequestError, WeightsError
 from bimo.core.tensors import DeepFeatures
+from bimo.diffusion.decoding import decode
 from bimo.diffusion.step_cache import CachedBranches, EasyCache, StepCacheSetting
 from bimo.diffusion.system import System
 from bimo.engine.engine import Engine
@@ -189,6 +190,8 @@ def test_a_tiny_decoder_is_diffusers_own(system: System, tmp_path: Path) -> None
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         assert torch.equal(space.decode(x), tiny.decode(x).sample)
+        for dtype in (torch.float32, torch.bfloat16):
+            assert decode(space, x.to(dtype))[0].dtype == dtype
     AutoencoderTiny(**blocks, latent_channels=16).save_pretrained(str(tmp_path / "flux"))
     for name in ("flux", "none"):
         with pytest.raises(WeightsError):

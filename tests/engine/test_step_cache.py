@@ -1,4 +1,4 @@
-"""Step caches of diffusers on transformers: fewer blocks, gone with the drawing, one drawing at a time."""
+"""Step caches of libraries on transformers: fewer blocks, gone with the drawing, each drawing's its own."""
 
 from __future__ import annotations
 
@@ -71,10 +71,25 @@ def test_after_a_cancelled_drawing_nothing_is_left(system: System) -> None:
     assert asked(system) == plain
 
 
-def test_stateful_step_caches_refuse_batches(system: System) -> None:
-    with pytest.raises(RequestError, match="one by one"):
-        Engine(system).draw_together([{**REQUEST, "step_cache": "taylor:3"}] * 2)
-    assert len(Engine(system).draw({**REQUEST, "step_cache": "taylor:3", "count": 2, "steps": 2})) == 2
+@pytest.mark.parametrize("setting", ["first-block:1", "taylor:3"])
+def test_drawings_that_take_turns_are_those_drawn_alone(system: System, setting: str) -> None:
+    """Each has what it kept of its own steps, at other steps and with other numbers, and one beside them keeps none."""
+    requests = [
+        {**REQUEST, "step_cache": setting},
+        {**REQUEST, "seed": 9, "steps": 6},
+        {**REQUEST, "seed": 5, "steps": 7, "step_cache": setting},
+        {**REQUEST, "seed": 6, "step_cache": "first-block:0.01"},
+    ]
+    engine = Engine(system)
+    together = engine.draw_together(requests)
+    for request, picture in zip(requests, together, strict=True):
+        assert picture.image.tobytes() == engine.draw(request)[0].image.tobytes()
+
+
+def test_a_second_pass_in_another_size_keeps_nothing_of_the_first(system: System) -> None:
+    for setting in ("first-block:1", "taylor:3"):
+        picture = Engine(system).draw({**REQUEST, "step_cache": setting, "hires": 2})[0]
+        assert picture.image.size == (128, 128)
 
 
 def test_what_diffusers_does_not_cache_is_refused(tmp_path: Path) -> None:
@@ -126,10 +141,14 @@ def test_cache_dit_leaves_blocks_out_of_this_drawing_alone(cached_by_cache_dit: 
     assert cached != plain
     assert (cached, fewer) == drawn(step_cache="dbcache:1")
     assert drawn() == (plain, every)
+    alone = [cached, *(drawn(step_cache="dbcache:1", seed=seed)[0] for seed in (5, 6))]
+    requests = [{**REQUEST, "step_cache": "dbcache:1", "seed": seed} for seed in (3, 5, 6)]
+    together = [picture.image.tobytes() for picture in Engine(system).draw_together([*requests, REQUEST])]
+    assert together == [*alone, plain]
     assert {module: dict(vars(module)) for module in network.modules()} == own
 
 
 def test_without_cache_dit_it_is_said(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bimo.engine.step_cache.find_spec", lambda name: None)
+    monkeypatch.setattr("bimo.diffusion.block_cache.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"needs cache-dit, which is not installed; run .*cache-dit\]"):
         Engine(system).draw({**REQUEST, "step_cache": "dbcache"})

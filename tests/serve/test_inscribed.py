@@ -1,14 +1,18 @@
 """A job's texts stand in its pictures; one that cannot be written fails with its sentence and harms no other."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from bimo.core.picture import read_metadata
+from bimo.core.errors import RequestError
+from bimo.core.picture import Picture, read_metadata
+from bimo.core.request import Request
 from bimo.engine.engine import Engine
-from bimo.inscription.drawing import draw
+from bimo.inscription.drawing import draw, finished
 from bimo.inscription.fonts import system_faces
+from bimo.inscription.inscribe import OnCharacters
 from bimo.serve.jobs import State
 from bimo.serve.service import DrawingService
 
@@ -26,11 +30,12 @@ def test_a_job_with_text_ends_in_a_picture_that_has_it(
     monkeypatch.setattr(tiny_engine.system, "captions_learned", ("红灯笼",))
     service = make_service(batch=1)
     values = {"text": "红灯笼", "steps": 2, "seed": 1, "inscribe": ("福",), "inscribe_method": "composed"}
-    wrong = {"text": "红灯笼", "steps": 2, "seed": 1, "inscribe": ("福",), "font": "/etc/passwd"}
-    jobs = [
-        service.accept(service.order(one, key="local", client="test"), {}).id
-        for one in (values, wrong, {"text": "一只猫", "steps": 2, "seed": 1})
-    ]
+    values |= {"inscribe_box": (0.1, 0.1, 0.6, 0.6), "writing": "seal", "font": system_faces()[0].family}
+    # No two lines: it is found when they are placed in the picture.
+    odd = {"text": "红灯笼", "steps": 2, "seed": 1, "inscribe": ("福寿喜",), "writing": "couplet"}
+    with pytest.raises(RequestError, match="font family"):
+        accepted(service, values | {"font": "/etc/passwd"})
+    jobs = [accepted(service, one) for one in (values, odd, {"text": "一只猫", "steps": 2, "seed": 1})]
     service.start()
     done, failed, plain = (service.wait_here(job) for job in jobs)
     with Image.open(done.pictures[0].file) as image:
@@ -38,5 +43,35 @@ def test_a_job_with_text_ends_in_a_picture_that_has_it(
     assert read_metadata(done.pictures[0].file)["request"]["inscribe"] == ["福"]
     assert failed.state is State.failed
     assert failed.failure is not None
-    assert "font family" in str(failed.failure.message)
+    assert (failed.failure.status, "couplet" in failed.failure.said("en")) == (400, True)
     assert plain.state is State.done
+
+
+def accepted(service: DrawingService, values: dict[str, Any]) -> str:
+    return service.accept(service.order(values, key="local", client="test"), {}).id
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_is_not_written_to_its_end(
+    make_service: Callable[..., DrawingService], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not system_faces():
+        pytest.skip("no font with Chinese is installed here (fonts-wqy-zenhei)")
+    monkeypatch.setattr(tiny_engine.system, "captions_learned", ("红灯笼",))
+    service = make_service(batch=1)
+    written: list[int] = []
+    whole = service.executor.cancel
+
+    def cancelling(engine: Engine, picture: Picture, request: Request, progress: OnCharacters) -> Picture:
+        def counted(done: int, count: int) -> None:
+            written.append(done)
+            whole(job)
+            progress(done, count)
+
+        return finished(engine, picture, request, counted)
+
+    monkeypatch.setattr("bimo.serve.scheduler.finished", cancelling)
+    job = accepted(service, {"text": "红灯笼", "steps": 2, "inscribe": ("福", "寿"), "inscribe_method": "composed"})
+    service.start()
+    assert service.wait_here(job).state is State.cancelled
+    assert len(written) == 1
