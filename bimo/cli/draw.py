@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bimo.cli import draw_help, inputs, redrawing, series, words
-from bimo.cli.draw_requests import Rewriting, of_picture, of_prompts, plan_of
+from bimo.cli.draw_requests import Rewriting, of_picture, of_prompts, paths_of, plan_of
 from bimo.cli.draw_run import Output, compared, filled, load_engine, note, summary
 from bimo.cli.engine_options import takes_engine
 from bimo.cli.inputs import InscribeMethod, Writing
@@ -22,7 +22,6 @@ from bimo.core.credentials import credentials_of
 from bimo.core.errors import RequestError
 from bimo.core.label import label_of
 from bimo.core.messages import Listed, say
-from bimo.core.output_path import OutputPath
 from bimo.core.picture import Picture
 from bimo.core.request import Request, checked
 from bimo.engine.adapters import of_prompt
@@ -42,6 +41,7 @@ EXAMPLES = say(
 
 @takes_engine
 def draw(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(help=say("what to draw"))] = None,
     model: Annotated[
         str | None,
@@ -138,9 +138,14 @@ def draw(
     label: Annotated[str | None, typer.Option(help=draw_help.LABEL_HELP)] = None,
     c2pa: Annotated[tuple[Path, Path] | None, typer.Option(metavar="CERT KEY", help=draw_help.C2PA_HELP)] = None,
     producer: Annotated[str | None, typer.Option(help=draw_help.PRODUCER_HELP)] = None,
+    server: Annotated[str | None, typer.Option(envvar="BIMO_SERVER_URL", help=draw_help.SERVER_HELP)] = None,
     opened: Annotated[bool, typer.Option("--open", help=say("open it when it is drawn"))] = False,
 ) -> None:
     """Draws, saves each picture as soon as it is done, and prints its path."""
+    if server:
+        from bimo.cli.at_server import check_options
+
+        check_options(context)
     settings: dict[str, Any] = {
         "size": None if size is None else inputs.size_of(size),
         "steps": steps,
@@ -179,13 +184,13 @@ def draw(
         "long_prompt": "chunks" if long_prompt else None,
     } | inputs.inscription(inscribe, no_inscribe, writing, font, inscribe_box, inscribe_method)
     settings = {name: value for name, value in settings.items() if value is not None}
-    networks = Networks.of(control or (), ip_adapter or (), image_encoder)
-    images = inputs.images(image or (), mask, condition or (), networks)
+    networks = Networks.of(control or (), ip_adapter or (), image_encoder, bool(server))
+    read = inputs.content_of if server else inputs.image_in
+    images = inputs.images(image or (), mask, condition or (), networks, read)
     if region_map is not None:
-        images["region_map"] = inputs.image_in(region_map)
+        images["region_map"] = read(region_map)
     if outpaint is not None:
-        settings["outpaint"] = redrawing.border_of(outpaint, images.get("image"))
-    adapters = networks.adapters(lora or (), embedding or ())
+        settings["outpaint"] = redrawing.border_of(outpaint, inputs.opened(images.get("image")))
     folder = None if output is None else Path(output)
     best_of = None if best is None else inputs.BestOfN(best, count)
     axes = [
@@ -206,18 +211,23 @@ def draw(
                 raise RequestError("--resume needs a folder to look in; name it with -o")
             folder.mkdir(parents=True, exist_ok=True)
         made = of_prompts(prompt, prompts, axes, settings, images, count, wildcards, resume)
+        if server:
+            from bimo.cli.at_server import ServerDrawing
+
+            there = ServerDrawing.at(server, model, lora or (), networks, images)
+            there.draw(_literal(made) if anyway else made, output, axes, notes, as_json=as_json, opened=opened)
+            return
         plan = plan_of(made, model, adapted=any((lora, embedding, control, ip_adapter)))
-    requests = plan.requests
-    if anyway:
-        requests = [request.model_copy(update={"drawn_text": request.text}) for request in requests]
+    requests = _literal(plan.requests) if anyway else plan.requests
     if best_of is not None and len(requests) > 1:
         raise RequestError("--best chooses among the pictures of one prompt; leave it out, or the list or wildcards")
     if best_of is not None:
         best_of.check()
     _check(requests, load_options)
     wanted_label, credentials = label_of(label, producer), credentials_of(c2pa)
-    paths = _paths_of(requests, None if explain else output)
+    paths = paths_of(requests, None if explain else output)
     tags = dict.fromkeys(tag for request in requests for tag in lora_tags(request.text)[1])
+    adapters = networks.adapters(lora or (), embedding or ())
     adapters = replace(adapters, loras=(*adapters.loras, *of_prompt(list(tags), lora_folder)))
     engine = load_engine(
         plan.model,
@@ -289,6 +299,11 @@ def draw(
             typer.launch(str(file))
 
 
+def _literal(requests: Sequence[Request]) -> list[Request]:
+    """The requests with their texts to be read as they stand."""
+    return [request.model_copy(update={"drawn_text": request.text}) for request in requests]
+
+
 def _check(requests: Sequence[Request], load_options: LoadOptions) -> None:
     """Raises RequestError for an unknown style, a size that memory cannot hold, or a missing font, before a model is
     loaded.
@@ -301,17 +316,6 @@ def _check(requests: Sequence[Request], load_options: LoadOptions) -> None:
         if request.size:
             memory.check(request.size, load_options.dtype, load_options.device, tiles=load_options.tiles)
         drawing.check(request)
-
-
-def _paths_of(requests: Sequence[Request], output: str | None) -> dict[str, OutputPath]:
-    """The output path of each prompt; a single one, with a counter, if ``output`` is a file name. Raises
-    RequestError.
-    """
-    paths = {request.text: OutputPath(output, request.text) for request in requests}
-    for path in paths.values():
-        path.check()
-    first = paths[requests[0].text]
-    return dict.fromkeys(paths, first) if output is not None and first.named else paths
 
 
 def _unknown_words(sentence: str, text: str, recipe: str) -> RequestError:

@@ -45,6 +45,9 @@ MERGING_HELP = say("the share of a UNet's tokens to be merged, up to 0.75")
 NAG_HELP = say("how strongly --negative works without guidance (UNets), above 1, for instance 3")
 TINY_HELP = say("decode by the AutoencoderTiny in this folder: TAESD and the like")
 BEST_HELP = say("of the -n pictures keep the one that fits best, by the Chinese-CLIP, Taiyi-CLIP ... in this folder")
+SERVER_HELP = say(
+    "draw at a running bimo serve: its address, else BIMO_SERVER_URL; its key in BIMO_SERVER_KEY; no model is read here"
+)
 LORA_FOLDER_HELP = say("where the LoRAs lie that <lora:name:0.8> in a prompt asks for; else BIMO_LORAS")
 LONG_PROMPT_HELP = say("read what CLIP has no room for in further chunks, as A1111; else it is cut and said")
 EXPLAIN_HELP = say(

@@ -12,6 +12,7 @@ from typing import Any
 from bimo.cli import inputs, series, words
 from bimo.core.errors import RequestError
 from bimo.core.messages import say
+from bimo.core.output_path import OutputPath
 from bimo.core.picture import read_metadata
 from bimo.core.request import Request, checked
 from bimo.hub import registry
@@ -88,6 +89,17 @@ def plan_of(requests: list[Request], model: str | None, adapted: bool) -> DrawPl
         other=registry.DEFAULT_MODEL,
     )
     return DrawPlan(requests, edition, notes=[note])
+
+
+def paths_of(requests: Sequence[Request], output: str | None) -> dict[str, OutputPath]:
+    """The output path of each prompt; a single one, with a counter, if ``output`` is a file name. Raises
+    RequestError.
+    """
+    paths = {request.text: OutputPath(output, request.text) for request in requests}
+    for path in paths.values():
+        path.check()
+    first = paths[requests[0].text]
+    return dict.fromkeys(paths, first) if output is not None and first.named else paths
 
 
 def of_picture(file: Path, images: Mapping[str, Any], model: str | None) -> DrawPlan:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from bimo.engine.engine import Engine
 
 
+#: Called with (picture index, number of pictures, step, number of steps).
+ShowStep = Callable[[int, int, int, int], None]
+
+
 def load_engine(
     name: str,
     adapters: Adapters,
@@ -113,7 +117,7 @@ class Output:
                 for file in made:
                     print(file, flush=True)
 
-        with _progress_bar() as progress:
+        with progress_bar() as progress:
             for picture in drawing.stream(engine, prepared, progress=progress):
                 pictures.append(picture)
                 if self.best is None:
@@ -189,7 +193,7 @@ def _status(sentence: str) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _progress_bar() -> Generator[Callable[[int, int, int, int], None]]:
+def progress_bar() -> Generator[ShowStep]:
     """A progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda index, count, step, steps: None

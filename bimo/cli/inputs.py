@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -25,7 +25,22 @@ _PICTURE: Any = pydantic.TypeAdapter(Pixels)
 
 def image_in(path: Path) -> Any:
     """Reads a picture. Raises RequestError that names the file if it is not a picture or too large."""
+    return _opened(path, read_regular(path, MAXIMUM_PICTURE_BYTES))
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a picture's file, to be sent as they are. Raises RequestError as ``image_in``."""
     content = read_regular(path, MAXIMUM_PICTURE_BYTES)
+    _opened(path, content)
+    return content
+
+
+def opened(picture: Any) -> Any:
+    """A picture as pixels, of its bytes or as it is; None for None."""
+    return None if picture is None else _PICTURE.validate_python(picture)
+
+
+def _opened(path: Path, content: bytes) -> Any:
     try:
         return _PICTURE.validate_python(content)
     except pydantic.ValidationError as error:
@@ -116,21 +131,27 @@ class BestOfN:
         return scoring.ranked(pictures, partial(scoring.similarity, system))[0][0]
 
 
-def images(files: Sequence[Path], mask: Path | None, conditions: Sequence[str], networks: Networks) -> dict[str, Any]:
-    """The image fields of a request, read from files, and the numbers of conditions and networks: the first of
+def images(
+    files: Sequence[Path],
+    mask: Path | None,
+    conditions: Sequence[str],
+    networks: Networks,
+    read: Callable[[Path], Any] = image_in,
+) -> dict[str, Any]:
+    """The image fields of a request, ``read`` from files, and the numbers of conditions and networks: the first of
     ``files`` is the image, the others are the conditions "image-2" ... Raises RequestError.
     """
     if mask is not None and not files:
         raise RequestError("--mask without --image; give the image as well")
-    pictures = {numbered("image", number): image_in(path) for number, path in enumerate(files, 1)}
+    pictures = {numbered("image", number): read(path) for number, path in enumerate(files, 1)}
     fields: dict[str, Any] = {"image": pictures.pop("image")} if files else {}
     if mask is not None:
-        fields["mask"] = image_in(mask)
+        fields["mask"] = read(mask)
     named_files = name_values("--condition", conditions, "sketch=草图.png")
     numbers = {name: values for name, text in named_files.items() if (values := _condition_numbers(text))}
     named_files = {name: file for name, file in named_files.items() if name not in numbers}
-    condition_images = {name: image_in(Path(file)) for name, file in named_files.items()} | pictures
-    condition_images |= {network.name: image_in(network.image) for network in networks.every}
+    condition_images = {name: read(Path(file)) for name, file in named_files.items()} | pictures
+    condition_images |= {network.name: read(network.image) for network in networks.every}
     if condition_images:
         fields["condition_images"] = condition_images
     weights = numbers | {network.name: network.condition for network in networks.every if network.condition}

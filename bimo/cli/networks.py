@@ -50,6 +50,19 @@ class Network:
         )
 
     @classmethod
+    def served(cls, text: str, number: int) -> Network:
+        """As ``control``, of a network that a server has by name, 'PICTURE=NAME'. Raises RequestError."""
+        for file, network in _halves(text):
+            if Path(file).is_file():
+                network, steps = _during(network)
+                name, weight = weighted(network)
+                return cls("--control", numbered("control", number), name, Path(file), weight, steps)
+        raise RequestError(
+            "--control is {text!r}; expected PICTURE=NAME or PICTURE=NAME:weight, of a ControlNet of the server",
+            text=text,
+        )
+
+    @classmethod
     def image_prompt(cls, text: str, number: int) -> Network:
         """'FILE=PICTURE', 'FILE=PICTURE:0.6' or 'FILE=PICTURE:0.6@0.5-1'. Raises RequestError."""
         for file, picture in _halves(text):
@@ -88,13 +101,18 @@ class Networks:
     image_encoder: Path | None = None
 
     @classmethod
-    def of(cls, controls: Sequence[str], ip_adapters: Sequence[str], image_encoder: Path | None) -> Networks:
-        """Parses the options. Raises RequestError for missing files."""
+    def of(
+        cls, controls: Sequence[str], ip_adapters: Sequence[str], image_encoder: Path | None, served: bool = False
+    ) -> Networks:
+        """Parses the options; with ``served`` ControlNets are names of a server's. Raises RequestError for missing
+        files.
+        """
         if image_encoder is not None and not (ip_adapters and image_encoder.is_dir()):
             raise RequestError(
                 "--image-encoder is {encoder}; expected a folder, together with --ip-adapter", encoder=image_encoder
             )
-        networks = [Network.control(text, number) for number, text in enumerate(controls, 1)]
+        control = Network.served if served else Network.control
+        networks = [control(text, number) for number, text in enumerate(controls, 1)]
         networks += [Network.image_prompt(text, number) for number, text in enumerate(ip_adapters, 1)]
         return cls(tuple(networks), image_encoder)
 

@@ -134,9 +134,9 @@ def border_of(text: str, image: Any) -> Border:
     """Parses 'left=64,right=25%' or '16:9' into (left, top, right, bottom) in pixels. Raises RequestError."""
     if image is None:
         raise RequestError("--outpaint without --image; give the picture that is to be drawn on around")
-    from bimo.diffusion.image_inputs import upright
+    from PIL import ImageOps
 
-    width, height = upright(image).size
+    width, height = ImageOps.exif_transpose(image).size
     if shape := re.fullmatch(r"\s*(\d{1,4})\s*[:：]\s*(\d{1,4})\s*", text):
         across, down = int(shape[1]), int(shape[2])
         if across and down:

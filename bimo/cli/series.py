@@ -36,7 +36,7 @@ COLUMNS = {
     "张数": "count",
 }
 #: Fields that hold pictures and cannot be in a table.
-_PICTURES = ("image", "mask", "region_map", "condition_images")
+PICTURES = ("image", "mask", "region_map", "condition_images")
 #: The most pictures on one sheet.
 MAXIMUM_CELLS = 1024
 
@@ -44,7 +44,7 @@ MAXIMUM_CELLS = 1024
 def field_named(name: str) -> str:
     """The request's field for the name of a column or axis. Raises RequestError."""
     field = COLUMNS.get(name.strip(), name.strip())
-    fields = [field_name for field_name in Request.model_fields if field_name not in _PICTURES]
+    fields = [field_name for field_name in Request.model_fields if field_name not in PICTURES]
     if field not in fields:
         raise RequestError("a request has no field {name!r}{near}", name=name, near=meant(field, [*fields, *COLUMNS]))
     return field

@@ -7,21 +7,33 @@ import io
 import json
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bimo.cli.series import Axis
 from bimo.core.label import Label, labelled
-from bimo.core.picture import Picture
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
 METADATA_KEY = "bimo-sheet"
 GAP = 8
 INK, PAPER = "#222222", "#ffffff"
 
 
-def sheet(pictures: Sequence[Picture], axes: Sequence[Axis], wanted_label: Label | None = None) -> bytes:
+class Shown(Protocol):
+    """What a sheet shows: pictures that were drawn here, or at a server."""
+
+    @property
+    def image(self) -> Image.Image:
+        """Its pixels."""
+        ...
+
+    def metadata(self) -> dict[str, Any]:
+        """Its record."""
+        ...
+
+
+def sheet(pictures: Sequence[Shown], axes: Sequence[Axis], wanted_label: Label | None = None) -> bytes:
     """The grid as PNG: z from top to bottom, within it y downwards and x across. The text chunk ``bimo-sheet`` has the
     records of all pictures. Smaller pictures are centred in their cells.
     """

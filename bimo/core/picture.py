@@ -120,8 +120,13 @@ class Picture:
         their paths, none of a picture without layers. Raises RequestError as ``save``.
         """
         single = (replace(self, image=layer, layers=()) for layer in self.layers)
-        named = ((path.with_name(f"{path.stem}.layer-{n}{path.suffix}"), one) for n, one in enumerate(single, 1))
+        named = ((layer_path(path, number), one) for number, one in enumerate(single, 1))
         return [one.save(place, label=label, credentials=credentials) for place, one in named]
+
+
+def layer_path(path: Path, number: int) -> Path:
+    """Where a layer lies beside the file of its picture, from 1."""
+    return path.with_name(f"{path.stem}.layer-{number}{path.suffix}")
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
