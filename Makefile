@@ -75,13 +75,13 @@ clean: ## remove the environment and every cache
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bimo needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 
-# pip compiles what it installs file by file on one core. On all of them, and without the libraries' own tests, it is
-# sooner done. Its status says nothing: a few libraries bring templates that are no Python.
+# pip compiles what it installs file by file on one core, and this package not at all. On all of them, without the
+# libraries' own tests, it is sooner done. Its status says nothing: a few libraries bring templates that are no Python.
 .venv/.core: EXTRAS =
 .venv/.serve: EXTRAS = [serve]
 .venv/.dev: EXTRAS = [all,dev]
 .venv/.docs: EXTRAS = [docs]
 .venv/.core .venv/.serve .venv/.dev .venv/.docs: $(PINS) | .venv/bin/python
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt $(PIP_ARGS) -e '.$(EXTRAS)'
-	@.venv/bin/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
+	@.venv/bin/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib bimo || true
 	@touch $@

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bimo.diffusion.image_to_image import begins_from_noise
 from bimo.hub.registry import BUNDLES, DEFAULT_MODEL, RECIPE_FILE
 from bimo.prompts.expansion import outside_quotes, pictures_of_sayings
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 from bimo.prompts.paraphrases import Paraphrase, paraphrased, put_right
 from bimo.xiaomo.captions.asked import is_landscape, is_scene
 from bimo.xiaomo.captions.draftable import plan_of
@@ -151,4 +151,4 @@ def _names() -> Set[str]:
     names = {word for name, dish in dishes().items() for word in (name, dish.english, *dish.also)}
     names |= {word for called in subjects().values() for word in called.names()}
     names |= {clause for verse in verses() for clause in verse.clauses if len(clause) >= CLAUSE}
-    return frozenset(name for name in map(normal, names) if name) - _learned_first()
+    return frozenset(name for name in normal_each(names) if name) - _learned_first()

@@ -15,7 +15,7 @@ from importlib import resources
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import say
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 from bimo.prompts.quoted_text import quoted, quoted_spans
 
 _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -123,5 +123,6 @@ def _sayings() -> tuple[tuple[str, str, str], ...]:
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     rows: list[tuple[str, str, str]] = []
     for words, zh, en in csv.reader(lines, delimiter="\t"):
-        rows += [(normal(word), zh, en) for word in words.split("|")]
-    return tuple(rows)
+        rows += [(word, zh, en) for word in words.split("|")]
+    plain = normal_each(word for word, _, _ in rows)
+    return tuple((word, zh, en) for word, (_, zh, en) in zip(plain, rows, strict=True))

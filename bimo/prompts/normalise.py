@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache
 from typing import Protocol, cast
 
@@ -25,6 +26,8 @@ _ONE_FORM = str.maketrans({mark: form for form, marks in PUNCTUATION.items() for
 #: Invisible characters: zero-width spaces, soft hyphens, variation selectors of emoji.
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\ufe00-\ufe0f]")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+#: A private character, which no step changes and nothing is written with.
+_BETWEEN = "\ue000"
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _ABOVE_BASIC_PLANE = re.compile("([\U00010000-\U0010ffff]+)")
 #: Usually two rounds reach the fixed point; a text that has not converged by now never does.
@@ -55,6 +58,16 @@ def normal(text: str) -> str:
             break
         text = settled
     return text
+
+
+def normal_each(words: Iterable[str]) -> list[str]:
+    """The normal form of each of many words, such as those of a table, worked out at once: dozens of times as fast as
+    one by one.
+    """
+    words = list(words)
+    found = [each.strip() for each in normal(_BETWEEN.join(words)).split(_BETWEEN)]
+    # A word may have the separator itself, and of no words there is not one.
+    return found if len(found) == len(words) else list(map(normal, words))
 
 
 def _once(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 
 from bimo.core.messages import say
-from bimo.prompts.commoner_words import table, words_of_table
+from bimo.prompts.commoner_words import table, words_in
 from bimo.prompts.normalise import normal
 from bimo.prompts.quoted_text import quoted_spans
 from bimo.prompts.spelling import respelt
@@ -85,7 +85,8 @@ def put_right(text: str, budget: Callable[[str], Budget], known: Set[str]) -> tu
 def _in_commoner_words(text: str, budget: Callable[[str], Budget]) -> Paraphrase:
     """A prompt in words that the model learned."""
     unknown = budget(_free(text)).unknown
-    if not unknown and not any(table()[word].adorns for word in words_of_table().findall(normal(text))):
+    plain = normal(text)
+    if not unknown and not any(table()[plain[slice(*span)]].adorns for span in words_in(plain)):
         return Paraphrase(text)
     missing = frozenset("".join(map(normal, unknown)))
     pieces: list[str] = []
@@ -141,21 +142,20 @@ def _replaced(
     plain = normal(piece)
     aligned = plain if len(plain) == len(piece) else piece.lower()
     done, at = "", 0
-    for found in words_of_table().finditer(aligned):
-        word = piece[found.start() : found.end()]
-        row = table()[found[0]]
-        if row.adorns and _alone(aligned, found.start(), found.end()):
+    for start, end in words_in(aligned):
+        word, row = piece[start:end], table()[aligned[start:end]]
+        if row.adorns and _alone(aligned, start, end):
             nothing[word] = None
             continue
-        strange = not missing.isdisjoint(found[0]) and _alone(aligned, found.start(), found.end())
+        strange = not missing.isdisjoint(aligned[start:end]) and _alone(aligned, start, end)
         if strange and budget(word).unknown:
             chinese = bool(_HAN.search(word))
             choices = row.plain(chinese)
             commoner = next((one for one in choices if not budget(one).unknown), None)
             if commoner is not None:
-                done += piece[at : found.start()]
+                done += piece[at:start]
                 # 上海外滩: both words are the same commoner one.
-                done, at = done if done.endswith(commoner) else done + commoner, found.end()
+                done, at = done if done.endswith(commoner) else done + commoner, end
                 replaced[word] = commoner
             elif not row.every(chinese):
                 nothing[word] = None

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from importlib import resources
 from string import ascii_lowercase
 
-from bimo.prompts.commoner_words import table, words_of_table
+from bimo.prompts.commoner_words import table, words_in
 from bimo.prompts.normalise import normal
 from bimo.prompts.token_budget import Budget
 
@@ -60,7 +60,7 @@ def respelt(text: str, budget: Callable[[str], Budget], known: Set[str]) -> tupl
     plain = normal(text)
     unknown = budget(text).unknown
     strange = {place for word in map(normal, unknown) for place in _places(plain, word)}
-    strange -= {place for found in words_of_table().finditer(plain) for place in range(*found.span())}
+    strange -= {place for span in words_in(plain) for place in range(*span)}
     found: list[tuple[str, str]] = []
     for run in _HAN_RUN.finditer(plain):
         within = frozenset(place - run.start() for place in strange if run.start() <= place < run.end())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,13 @@ def test_bytes_that_are_no_text_do_not_break_it() -> None:
 def test_normalising_is_idempotent(text: str) -> None:
     once = normal(text)
     assert normal(once) == once
+
+
+@given(st.lists(st.text(max_size=5)))
+@example(["ＡＢ ", "", "\ue000", "臺灣", "●\u0300"])
+@example(["漢", "\u3099か", "🍎\ufe0f", " "])
+def test_many_words_at_once_are_as_one_by_one(words: list[str]) -> None:
+    assert normal_each(words) == list(map(normal, words))
 
 
 @given(st.text())

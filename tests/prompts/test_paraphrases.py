@@ -12,7 +12,7 @@ import bimo
 from bimo.cli import main
 from bimo.core.picture import read_metadata
 from bimo.hub.editions import text_encoder_of
-from bimo.prompts.commoner_words import table
+from bimo.prompts.commoner_words import table, words_in
 from bimo.prompts.paraphrases import paraphrased, proposed
 from bimo.prompts.token_budget import Budget
 from tests.support.tiny_checkpoints import checkpoint
@@ -75,6 +75,12 @@ def test_a_prompt_in_commoner_words(text: str, read: str, left_out: tuple[str, .
     assert (found.text, found.left_out) == (read, left_out)
     assert paraphrased(found.text, budget).text == found.text
     assert bool(found.notes()) is (found.text != text)
+
+
+def test_words_are_found_as_a_pattern_of_all_of_them_finds_them() -> None:
+    words = re.compile("|".join(map(re.escape, sorted(table(), key=len, reverse=True))))
+    text = "，".join(table()) + "".join(table())
+    assert list(words_in(text)) == [found.span() for found in words.finditer(text)]
 
 
 def test_what_is_like_a_word_is_proposed() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 
 from bimo.prompts.negation import negation
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 from bimo.xiaomo.artwork.compositions import idioms
 from bimo.xiaomo.captions.lexicon import elements, elements_of, moods, styles, subjects, without_styles
 from bimo.xiaomo.captions.verses import is_verse, shown_by_famous_line
@@ -127,10 +127,9 @@ def _longest_name(text: str) -> str:
 def _named() -> Mapping[str, tuple[str, str]]:
     """Names in their normal form -> ("dish", "idiom" or "scene", its own name)."""
     found: dict[str, tuple[str, str]] = {}
-    for name, dish in dishes().items():
-        found |= {normal(word): ("dish", name) for word in (name, dish.english, *dish.also)}
-    for name, idiom in idioms().items():
-        found |= {normal(word): ("idiom", name) for word in (name, idiom.literal, idiom.en)}
+    rows = [(word, ("dish", name)) for name, dish in dishes().items() for word in (name, dish.english, *dish.also)]
+    rows += [(word, ("idiom", name)) for name, one in idioms().items() for word in (name, one.literal, one.en)]
+    found |= zip(normal_each(word for word, _ in rows), (kind for _, kind in rows), strict=True)
     for name, called in subjects().items():
         found |= dict.fromkeys(called.names(), ("scene", name))
     return {word: kind for word, kind in found.items() if word}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 from bimo.xiaomo.scenes.description import Mood
 from bimo.xiaomo.tables import read_table
 
@@ -35,8 +35,8 @@ class Named:
         """All in their normal form; besides them those of several English words without their article, and the clauses
         of verses.
         """
-        whole = {normal(word) for word in (*self.zh, *self.en, *self.words)}
-        long = {part for word in self.words for part in clauses(word) if len(part) >= CLAUSE}
+        whole = set(normal_each((*self.zh, *self.en, *self.words)))
+        long = {part for part in clauses("，".join(self.words)) if len(part) >= CLAUSE}
         return whole | long | {bare for name in whole if " " in (bare := _ARTICLE.sub("", name))}
 
 

@@ -14,7 +14,7 @@ from importlib import resources
 
 from bimo.prompts.commoner_words import Row
 from bimo.prompts.commoner_words import table as paraphrases
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 from bimo.xiaomo.artwork.english import plural
 from bimo.xiaomo.artwork.held_out import hexcode
 from bimo.xiaomo.artwork.lexicon import SIZES
@@ -166,9 +166,9 @@ def kinds() -> Mapping[str, str]:
     rows = [(hexcode(emoji), (emoji, *words.split("/"))) for emoji, words in lines[1:]]
     rows += [(f"{THING}{name}", (*one.zh, *one.en)) for name, one in drawn_things().items()]
     rows += [(hexcode(emoji), (emoji, *zh, *en)) for emoji, (_, zh, en) in read_aliases().items()]
-    for kind, words in rows:
-        for word in words:
-            found.setdefault(normal(word), kind)
+    named = [(word, kind) for kind, words in rows for word in words]
+    for word, (_, kind) in zip(normal_each(word for word, _ in named), named, strict=True):
+        found.setdefault(word, kind)
     for kind, words in rows:
         for word in words:
             if word.isascii():
@@ -179,7 +179,8 @@ def kinds() -> Mapping[str, str]:
 @lru_cache(maxsize=1)
 def names() -> Mapping[str, str]:
     """What the captions call each kind, in its normal form, and its emoji -> the kind's hexcode."""
-    return {normal(word): hexcode(emoji) for emoji, both in read_names().items() for word in (emoji, *both)}
+    called = [(word, hexcode(emoji)) for emoji, both in read_names().items() for word in (emoji, *both)]
+    return dict(zip(normal_each(word for word, _ in called), (kind for _, kind in called), strict=True))
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from bimo.prompts.normalise import normal
+from bimo.prompts.normalise import normal, normal_each
 from bimo.xiaomo.captions.lexicon import CLAUSE, clauses, elements_of, style_of, subjects
 from bimo.xiaomo.heldout import held_out_verse
 from bimo.xiaomo.tables import read_table
@@ -93,15 +93,15 @@ def famous_lines() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def _poets() -> frozenset[str]:
-    return frozenset(normal(verse.author) for verse in verses())
+    return frozenset(normal_each(verse.author for verse in verses()))
 
 
 @lru_cache(maxsize=1)
 def titles() -> Mapping[str, tuple[str, ...]]:
     """Titles of poems and essays in their normal form -> the elements of a picture of them (``titles.tsv``)."""
     rows = read_table("captions", "titles.tsv")
-    named = ((title, tuple(row["elements"].split(", "))) for row in rows for title in row["title"].split("/"))
-    return {normal(title): elements for title, elements in named}
+    named = [(title, tuple(row["elements"].split(", "))) for row in rows for title in row["title"].split("/")]
+    return dict(zip(normal_each(title for title, _ in named), (elements for _, elements in named), strict=True))
 
 
 def _famous(parts: Sequence[str]) -> list[tuple[str, ...]]:
@@ -112,7 +112,7 @@ def _famous(parts: Sequence[str]) -> list[tuple[str, ...]]:
 @lru_cache(maxsize=1)
 def _clauses() -> frozenset[str]:
     lines = (*(verse.line for verse in verses()), *(line for named in subjects().values() for line in named.words))
-    return frozenset(part for line in lines for part in clauses(line))
+    return frozenset(clauses("，".join(lines)))
 
 
 @lru_cache(maxsize=1)
