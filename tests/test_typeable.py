@@ -266,7 +266,7 @@ def variables() -> set[str]:
 
 @pytest.mark.slow
 def test_every_variable_that_is_named_is_read() -> None:
-    named = {name for _, text in texts() for name in re.findall(r"(?<!\w)BIMO_[A-Z]+", text)}
+    named = {name for _, text in texts() for name in re.findall(r"(?<!\w)BIMO_[A-Z]+(?:_[A-Z]+)*", text)}
     assert named <= variables()
     assert "BIMO_LANGUAGE" in named
 

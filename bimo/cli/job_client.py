@@ -190,8 +190,8 @@ class JobServer:
             ) from None
         except OSError as error:
             raise RequestError(
-                "there is no server at {address} ({reason}); begin it there with bimo serve, or name another by "
-                "--server",
+                "there is no server at {address} ({reason}); name another by --server, or begin it there with "
+                "bimo serve",
                 address=self.address,
                 reason=_reason(error),
             ) from None
