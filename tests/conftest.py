@@ -24,6 +24,9 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
+    """What stays is left out of later searches, which are made less often, as toy networks come by the thousand."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 

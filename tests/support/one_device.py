@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 #: torch's device of tensors that have all but their numbers: no operation takes them and a processor's together.
 ELSEWHERE = torch.device("meta")
 #: What brings a tensor from one device to another on purpose; the second is the first where gradients are off.
-CASTS = {"aten._to_copy.default", "aten.to.dtype_layout"}
-COPIES = {*CASTS, "aten.copy_.default"}
+CASTS = {torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype_layout}
+COPIES = {*CASTS, torch.ops.aten.copy_.default}
 #: What was asked for numbers since this was cleared: each waits for a device.
 ASKED: list[str] = []
 
@@ -28,18 +27,18 @@ class OneDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if str(func) in CASTS and args[0].device == ELSEWHERE and _leaves(named):
+        if func in CASTS and args[0].device == ELSEWHERE and _leaves(named):
             # Brought back on purpose: there were no numbers to bring.
             ASKED.append(str(func))
             kind = named.get("dtype") or args[0].dtype
             return brought_back(args[0]).to(kind)
-        if str(func) == "aten.copy_.default" and args[0].device.type == "cpu" and args[1].device == ELSEWHERE:
+        if func is torch.ops.aten.copy_.default and args[0].device.type == "cpu" and args[1].device == ELSEWHERE:
             ASKED.append(str(func))
             return args[0].copy_(brought_back(args[1]))
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = list(_tensors((args, named)))
         devices = {tensor.device.type for tensor in given if tensor.ndim or tensor.device.type != "cpu"}
         indexed = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
-        if len(devices) > 1 and str(func) not in COPIES:
+        if len(devices) > 1 and func not in COPIES:
             summary = ", ".join(f"{tuple(tensor.shape)} on {tensor.device}" for tensor in given)
             # An index of the processor is taken to the device by torch itself.
             assert indexed, f"{func} is given {summary}"
@@ -49,6 +48,15 @@ class OneDevice(TorchDispatchMode):
         if devices == {ELSEWHERE.type} and _is_fresh(func):
             return _answered(func, args, named)
         return func(*args, **named)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among the arguments of an operation."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(each)
 
 
 def _is_mask(indices: Any) -> bool:
