@@ -60,8 +60,8 @@ def check_options(context: typer.Context) -> None:
             refused.append(max(parameter.opts, key=len))
     if refused:
         raise RequestError(
-            "--server has the server draw, with its own model and settings, and {options} are for this machine; leave "
-            "them out, or draw here, without --server and {variable}",
+            "--server has the server draw, with its own model and settings, and for this machine alone there is "
+            "{options}; leave it out, or draw here, without --server and {variable}",
             options=Listed(refused),
             variable=ADDRESS_VARIABLE,
         )

@@ -53,13 +53,13 @@ def cached(system: System, inputs: DenoiserInput) -> Generator[None]:
     network = _network(system, cache.kind)
     modules: list[nn.Module] = list(network.modules())
     own = {module: dict(vars(module)) for module in modules}
-    if cache.kept is None:
-        for module in modules:
-            vars(module).pop(HOOKS, None)  # new hooks would be added to those, for all drawings
-        _enable(network, cache)
-    else:
-        _set(cache.kept)
     try:
+        if cache.kept is None:
+            for module in modules:
+                vars(module).pop(HOOKS, None)  # new hooks would be added to those, for all drawings
+            _enable(network, cache)
+        else:
+            _set(cache.kept)
         if cache.kind == "dbcache":
             yield
         else:

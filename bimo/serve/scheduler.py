@@ -265,7 +265,8 @@ class Scheduler(Executor):
                     literal = request.drawn_text is not None or request.image is not None or engine.adapters
                     if prepared.nothing_known and not literal:
                         raise RequestError(
-                            "{sentence}; say it in other words, or send it as drawn_text as well to have it drawn",
+                            "{sentence}; say it in other words, or send it as drawn_text as well (bimo draw --anyway) "
+                            "to have it drawn",
                             sentence=prepared.nothing_known,
                         )
                 task.prepared = prepared

@@ -252,7 +252,7 @@ def test_layers_are_files_beside_the_picture(serving: Any, draw: Any, layered: E
 def test_what_is_for_this_machine_is_refused_by_name(draw: Any, words: str) -> None:
     status, out, said = draw("红苹果", *words.split(), "--server", "http://127.0.0.1:9")
     assert (status, out) == (2, "")
-    assert f"and {words.split()[0]} are for this machine" in said
+    assert f"for this machine alone there is {words.split()[0]};" in said
     assert ADDRESS_VARIABLE in said
 
 
