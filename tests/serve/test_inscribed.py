@@ -20,15 +20,19 @@ pytest.importorskip("fontTools")
 pytest.importorskip("rapidocr")
 
 
-@pytest.mark.slow
-def test_a_job_with_text_ends_in_a_picture_that_has_it(
+@pytest.fixture
+def service(
     make_service: Callable[..., DrawingService], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> DrawingService:
+    """Of an engine that learned the word of a lantern: a server refuses what is wholly unknown."""
     if not system_faces():
         pytest.skip("no font with Chinese is installed here (fonts-wqy-zenhei)")
-    # The toy system never learned the word; a server refuses what is wholly unknown.
     monkeypatch.setattr(tiny_engine.system, "captions_learned", ("红灯笼",))
-    service = make_service(batch=1)
+    return make_service(batch=1)
+
+
+@pytest.mark.slow
+def test_a_job_with_text_ends_in_a_picture_that_has_it(service: DrawingService, tiny_engine: Engine) -> None:
     values = {"text": "红灯笼", "steps": 2, "seed": 1, "inscribe": ("福",), "inscribe_method": "composed"}
     values |= {"inscribe_box": (0.1, 0.1, 0.6, 0.6), "writing": "seal", "font": system_faces()[0].family}
     # No two lines: it is found when they are placed in the picture.
@@ -53,12 +57,8 @@ def accepted(service: DrawingService, values: dict[str, Any]) -> str:
 
 @pytest.mark.slow
 def test_a_job_that_is_cancelled_is_not_written_to_its_end(
-    make_service: Callable[..., DrawingService], tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    service: DrawingService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not system_faces():
-        pytest.skip("no font with Chinese is installed here (fonts-wqy-zenhei)")
-    monkeypatch.setattr(tiny_engine.system, "captions_learned", ("红灯笼",))
-    service = make_service(batch=1)
     written: list[int] = []
     whole = service.executor.cancel
 
