@@ -167,10 +167,6 @@ class ConvertedBlock:
                 self.samples.setdefault(key, []).append([tensor.clone().numpy() for tensor in _exact(tensors)])
             compiled = self._compiled[key]
             results = compiled(tensors)
-            if self.precision == "f32":
-                # What the blocks keep for their next call comes to a quarter of the weights at 512 x 512, and making it
-                # anew takes no time beside products in float32.
-                compiled.rest()
         spec = pytree.treespec_loads(compiled.note["answered"])
         leaves_out: list[Any] = [None] * spec.num_leaves
         for place, value in zip(compiled.note["tensors"], results, strict=True):

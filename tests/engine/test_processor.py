@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -121,6 +122,19 @@ def test_memory_of_the_steps_is_free_while_it_decodes(
     assert decoder._forward_hooks
     made.processor.restore()
     assert not decoder._forward_hooks | decoder._forward_pre_hooks
+
+
+def test_in_float32_a_block_keeps_no_memory_for_its_next_call(folder: Path, cache: Path) -> None:
+    made = engine(folder, "openvino")
+    expected = pixels(made)
+    forwards = (module.forward for module in made.system.modules())
+    block = next(one for one in forwards if isinstance(one, ConvertedBlock) and ".denoiser." in one.name)
+    (compiled,) = block._compiled.values()
+    own, released = compiled._compiled, list[None]()
+    compiled._compiled = SimpleNamespace(release_memory=lambda: (released.append(None), own.release_memory()))
+    assert (pixels(made) == expected).all()
+    # Once after each step, and once before the decoder.
+    assert len(released) == REQUEST["steps"] + 1
 
 
 def test_a_cached_conversion_is_of_these_weights_and_dtype(folder: Path, tmp_path: Path) -> None:
