@@ -117,7 +117,8 @@ def find_faces(family: str | None = None) -> tuple[Face, ...]:
     named = [face for face in faces if family_key and family_key in str(face).casefold().replace(" ", "")]
     if not named:
         raise RequestError(
-            "there is no font family {named}; found on this machine: {families}. --font takes a file or folder as well",
+            "there is no font family {named}; found on this machine: {families}. --font of bimo draw "
+            "takes a file or folder as well",
             named=family,
             families=", ".join(dict.fromkeys(face.family for face in faces)),
         )
