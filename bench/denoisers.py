@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,9 @@ def of_network(folder: Path, name: str, side: str) -> Callable[[int, int, Callab
     import diffusers
     import torch
 
+    from bimo.core.pages import freed_kept
+    from bimo.engine import packing
+
     half = side.endswith("bf16")
     dtype = torch.bfloat16 if half else torch.float32
     module = getattr(diffusers, NETWORKS[name]).from_pretrained(folder / name, torch_dtype=dtype).eval()
@@ -136,11 +140,14 @@ def of_network(folder: Path, name: str, side: str) -> Callable[[int, int, Callab
         cache = ConversionCache(folder / f"{name}-converted")
         for path, block in repeated(module):
             ConvertedBlock(path, block, "bf16" if half else "f32", cache)
+    elif side == "torch-bf16":
+        packing.pack(module)
+    working = nullcontext if side.startswith("diffusers") else freed_kept
 
     def draw(size: int, steps: int, note: Callable[[], None]) -> Any:
         inputs = inputs_of(name, size // 8, dtype)
         output: Any = None
-        with torch.inference_mode():
+        with torch.inference_mode(), working():
             for _ in range(steps):
                 note()
                 output = module(**inputs, return_dict=False)[0]

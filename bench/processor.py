@@ -35,11 +35,13 @@ from against_diffusers import GUIDANCE, NEGATIVE, PROMPT, PUBLISHED, SEED, decib
 from denoisers import LAYERS, NETWORKS, network, of_network
 
 SIDES = ("diffusers-fp32", "diffusers-bf16", "torch-bf16", "openvino", "openvino-bf16", "openvino-int8")
-DEFAULT_SIDES = ("diffusers-fp32", "diffusers-bf16", "openvino-bf16", "openvino-int8")
-NETWORK_SIDES = ("diffusers-fp32", "diffusers-bf16", "openvino-bf16")
+DEFAULT_SIDES = ("diffusers-fp32", "diffusers-bf16", "torch-bf16", "openvino-bf16", "openvino-int8")
+NETWORK_SIDES = ("diffusers-fp32", "diffusers-bf16", "torch-bf16", "openvino-bf16")
 STEPS_OF_A_PICTURE = 20
 #: (side, other side, required ratio of seconds)
 WANTED = (
+    ("torch-bf16", "diffusers-fp32", 3.0),
+    ("torch-bf16", "diffusers-bf16", 1.3),
     ("openvino-bf16", "diffusers-fp32", 3.0),
     ("openvino-bf16", "diffusers-bf16", 1.3),
     ("openvino-int8", "diffusers-fp32", 4.5),

@@ -31,7 +31,7 @@ from bimo.diffusion.prompt_weighting import EncodingCache
 from bimo.diffusion.request_filling import FilledRequest, fill_request
 from bimo.diffusion.sampling import SamplingLoop
 from bimo.diffusion.system import System
-from bimo.engine import quantisation
+from bimo.engine import packing, quantisation
 from bimo.engine.adapters import Adapters, detached
 from bimo.engine.devices import DTYPES, default_device, device_of_module
 from bimo.engine.fast import Fast
@@ -89,6 +89,10 @@ class Engine:
         self._keep_weights()
 
     def _keep_weights(self) -> None:
+        # What is offloaded or quantised is read again from tensors as they were.
+        packs = self.processor.packs and self.keeping.offload == "none" and self.keeping.quantise == "none"
+        if not packs:
+            packing.unpack(self.system)
         self.processor.put(self.system)
         if self.dtype is not None:
             self._offloader = Offloader(
@@ -101,6 +105,8 @@ class Engine:
                 cards=self.cards,
                 reserved=drawing_bytes(self.recipe.request.size, self.keeping),
             )
+        if packs:
+            self.processor.pack(self.system)
 
     @property
     def blocks_on(self) -> dict[torch.device, int]:
@@ -308,7 +314,9 @@ class Engine:
         adapters = Adapters.from_files(loras, controls=controls)
         touched = {path for file, _ in adapters.loras for path in attach.touched(self.system, file)}
         touched |= attach.stepwise(self.system)
-        system = adapters.put(_sharing(self.system, touched))
+        shared = _sharing(self.system, touched)
+        packing.unpack(shared, touched)
+        system = adapters.put(shared)
         settings: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "keeping": self.keeping}
         return Engine(
             system, **settings, processor=Processor(self.processor.name, cache_converted=False), fast=self.fast

@@ -228,6 +228,8 @@ class Offloader:
         self, value: Tensor, dtype: torch.dtype, channels_last: bool = False, home: torch.device | None = None
     ) -> Tensor:
         """A weight converted to ``dtype``, on ``home`` if given, else on the device."""
+        if value.is_mkldnn:
+            return value  # packed by an engine that shares it
         if value.is_floating_point():
             value = module_weights.cast_to(value, dtype, channels_last)
         home = self.device if home is None else home

@@ -26,7 +26,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -39,7 +39,9 @@ from bimo.core.errors import RequestError
 from bimo.core.files import write_whole
 from bimo.core.installing import installing
 from bimo.core.messages import say
+from bimo.core.pages import freed_kept
 from bimo.core.part import meant
+from bimo.engine import packing
 from bimo.engine.devices import CPU, emulated_dtypes, emulation_warning
 
 if TYPE_CHECKING:
@@ -135,6 +137,7 @@ def _text_probe() -> nn.Module:
 def _by_engine(network: nn.Module, x: Tensor) -> dict[str, Callable[[], Tensor]]:
     """A call of a network for each installed engine but int8."""
     half = copy.deepcopy(network).to(torch.bfloat16)
+    packing.pack(half)
     engines: dict[str, Callable[[], Tensor]] = {
         "torch": partial(network, x),
         "torch-onednn": partial(_by_onednn, network, x),
@@ -294,6 +297,7 @@ class Processor:
         self.cache_converted = cache_converted
         self._blocks: OpenVino | None = None
         self._calibrated = False
+        self._packed: System | None = None
 
     @property
     def asked_dtype(self) -> torch.dtype:
@@ -310,6 +314,11 @@ class Processor:
         """Whether blocks are converted for another library than torch."""
         return self.name.startswith("openvino")
 
+    @property
+    def packs(self) -> bool:
+        """Whether weights are put in oneDNN's order."""
+        return self.name == "torch-bf16"
+
     def put(self, system: System) -> None:
         """Applies the engine to a system, after restoring the one before."""
         self.restore()
@@ -321,11 +330,21 @@ class Processor:
         root = cache_folder() if self.cache_converted else None
         self._blocks = OpenVino(system, cast("Precision", precisions[self.name]), root)
 
+    def pack(self, system: System) -> None:
+        """For an engine that ``packs``, once the weights are in bfloat16: puts those of text encoders and denoisers in
+        oneDNN's order. Autoencoders stay as they are, which may have to decode in float32.
+        """
+        for network in (*system.text, *(system.level(level.name).denoiser for level in system.recipe.levels)):
+            packing.pack(network)
+        self._packed = system
+
     def restore(self) -> None:
         """Gives the system its weights back."""
         if self._blocks is not None:
             self._blocks.restore()
-        self._blocks, self._calibrated = None, False
+        if self._packed is not None:
+            packing.unpack(self._packed)
+        self._blocks, self._calibrated, self._packed = None, False, None
 
     def calibrate(self, draw: Callable[[], object]) -> None:
         """For int8, once: runs ``draw``, a drawing of the system, and calibrates on its activations."""
@@ -346,8 +365,5 @@ class Processor:
     @contextmanager
     def working(self) -> Generator[None]:
         """Runs the body with this engine's kernels."""
-        if self.name != "torch-onednn":
-            yield
-            return
-        with onednn_products():
+        with freed_kept(), onednn_products() if self.name == "torch-onednn" else nullcontext():
             yield

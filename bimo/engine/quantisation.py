@@ -88,7 +88,8 @@ def available(kind: Quantise) -> bool:
 
 def in_blocks(module: nn.Module) -> bool:
     """Whether a module has GGUF-quantised weights, which no LoRA can be merged into."""
-    return any(isinstance(layer, nn.Linear) and not layer.weight.is_floating_point() for layer in module.modules())
+    layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    return any(not weight.is_floating_point() for layer in layers for weight in layer.parameters(recurse=False))
 
 
 def quantise(

@@ -15,6 +15,7 @@ from bimo.diffusion.prompt_weighting import EncodingCache
 from bimo.engine.adapters import Adapters
 from bimo.engine.engine import Engine
 from bimo.engine.memory import bytes_of
+from bimo.engine.packing import storage_of
 from bimo.hub import memory
 from bimo.hub.editions import edition_for, is_square
 from bimo.hub.loading import load_with, steady
@@ -259,8 +260,8 @@ class EnginePool:
 
 def _storages(engine: Engine) -> dict[int, int]:
     """The bytes of each storage of an engine, by its address; those on the meta device have none."""
-    storages = (tensor.untyped_storage() for tensor in engine.tensors())
-    return {storage.data_ptr(): storage.nbytes() for storage in storages if storage.data_ptr()}
+    sizes = (storage_of(tensor) for tensor in engine.tensors())
+    return {address: size for address, size in sizes if address}
 
 
 def pool_of(settings: ServeSettings) -> EnginePool:

@@ -287,14 +287,21 @@ def _check(system: System, pieces: tuple[Piece, ...], change: Change, ending: st
     """Raises ValueError or RuntimeError if a change has another shape than its weight; nothing is computed."""
     rows: list[Tensor] = []
     for piece in pieces:
-        whole = system.get_parameter(f"{piece.path}{ending}")
-        rows.append(torch.empty(whole.shape, device="meta").chunk(piece.parts)[piece.part])
+        whole = torch.empty(_whole_shape(system, f"{piece.path}{ending}"), device="meta")
+        rows.append(whole.chunk(piece.parts)[piece.part])
     change(torch.cat(rows))
 
 
 def _shape(system: System, pieces: tuple[Piece, ...]) -> tuple[int, ...]:
-    shapes = [system.get_parameter(f"{p.path}.weight").shape for p in pieces]
+    shapes = [_whole_shape(system, f"{p.path}.weight") for p in pieces]
     return (sum(s[0] // p.parts for s, p in zip(shapes, pieces, strict=True)), *shapes[0][1:])
+
+
+def _whole_shape(system: System, path: str) -> torch.Size:
+    # Not by the layer's attribute, which would unpack a packed layer (engine.packing).
+    if (parameter := _parameter(system, path)) is None:
+        raise AttributeError(path)
+    return parameter.shape
 
 
 def _parameter(system: System, path: str) -> Tensor | None:
