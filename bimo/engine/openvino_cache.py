@@ -23,7 +23,7 @@ from bimo.core.part import dumps
 from bimo.diffusion.system import System
 
 #: Part of the cache key; increase it when the conversion changes.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

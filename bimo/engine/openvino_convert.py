@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bimo.engine.openvino_rewrites import EXACT, rewrite
+
 #: What is added to the scores of masked keys: finite in bfloat16 as well.
 MASKED = -1e30
 #: The arguments of torch's attention in their order.
@@ -57,47 +59,8 @@ def converted(module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         warnings.simplefilter("ignore")  # tracing warns of shape-dependent branches and of its deprecation
         decoder = TorchScriptPythonDecoder(module, example_input=example)  # the frontend does not keep it alive
     model = frontend.convert(frontend.load(decoder))
-    _split_weights(model)
+    rewrite(model)
     return model
-
-
-def _split_weights(model: Any) -> None:
-    """Has a product whose columns are split (GEGLU's halves, Q, K and V) made as one product for each part, as OpenVINO
-    has no fast split of columns. Weights, of [columns, K], are split in its place.
-    """
-    from openvino import opset13 as ops
-
-    for split in model.get_ordered_ops():
-        if split.get_type_name() not in ("VariadicSplit", "Split"):
-            continue
-        total = split.input_value(0).get_node()
-        adds = total.get_type_name() == "Add"
-        product = total.input_value(0).get_node() if adds else total
-        factors = [product.input_value(1), total.input_value(1)] if adds else [product.input_value(1)]
-        constants = [value.get_node() for value in (split.input_value(1), *factors)]
-        widths = [port.partial_shape[-1] for port in split.outputs()]
-        if (
-            product.get_type_name() != "MatMul"
-            or any(node.get_type_name() != "Constant" for node in constants)
-            or any(width.is_dynamic for width in widths)
-            or not product.get_attributes()["transpose_b"]
-        ):
-            continue
-        axis, weights, *biases = (node.data for node in constants)
-        rank = split.input_value(0).partial_shape.rank.get_length()
-        columns = sum(width.get_length() for width in widths)
-        # A split of few rows, as of an AdaLN's table, takes no time.
-        if rank < 3 or axis % rank != rank - 1 or weights.shape[:-1] != (columns,):
-            continue
-        if any(bias.size != columns for bias in biases):
-            continue
-        start = 0
-        for port, width in zip(split.outputs(), widths, strict=True):
-            own = slice(start, start := start + width.get_length())
-            part = ops.matmul(product.input_value(0), ops.constant(weights[own].copy()), False, True)
-            for bias in biases:
-                part = ops.add(part, ops.constant(bias[..., own].copy()))
-            port.replace(part.output(0))
 
 
 def compressed(model: Any) -> Any:
@@ -118,6 +81,7 @@ def quantised_model(model: Any, samples: Sequence[Sequence[Any]]) -> Any:
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER,
             fast_bias_correction=True,
+            ignored_scope=nncf.IgnoredScope(patterns=[f"{EXACT}.*"], validate=False),
         )
 
 

@@ -38,6 +38,36 @@ class Halves(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, k, v)
 
 
+class Turned(nn.Module):
+    """Rotary embeddings of neighbouring pairs, as HunyuanDiT's (``real``) or Z-Image's, that scale as well as turn."""
+
+    def __init__(self, real: bool) -> None:
+        super().__init__()
+        self.into, self.real = nn.Linear(16, 24), real
+
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+        heads = self.into(x).view(x.shape[0], -1, 3, 8)
+        pairs = heads.reshape(*heads.shape[:-1], -1, 2)
+        if not self.real:
+            return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns)).flatten(3)
+        first, second = pairs.unbind(-1)
+        cos, sin = (turns[..., each].repeat_interleave(2, -1) for each in (0, 1))
+        return heads * cos + torch.stack([-second, first], dim=-1).flatten(3) * sin
+
+
+class Gated(nn.Module):
+    """SwiGLU's feed-forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = (
+            nn.Linear(*widths, bias=False) for widths in ((256, 512), (256, 512), (512, 256))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
 def block_of(module: nn.Module, precision: Any) -> Any:
     from bimo.engine.openvino import ConvertedBlock
     from bimo.engine.openvino_cache import ConversionCache
@@ -106,3 +136,38 @@ def test_a_split_of_rows_is_left() -> None:
 
     kinds = Counter(node.get_type_name() for node in converted(Rows(), [torch.randn(2, 4, 4)]).get_ops())
     assert kinds["VariadicSplit"] == kinds["MatMul"] == 1
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_rotary_embeddings_turn_by_products(real: bool) -> None:
+    from bimo.engine.openvino_convert import converted
+
+    torch.manual_seed(0)
+    module, x, turns = Turned(real).eval(), torch.randn(2, 5, 16), torch.randn(5, 1, 4, 2)
+    model = converted(module, [x, turns])
+    kinds = Counter(node.get_type_name() for node in model.get_ordered_ops())
+    assert not kinds["Split"] + kinds["VariadicSplit"]
+    assert kinds["MatMul"] == (2 if real else 4)
+    with torch.no_grad():
+        expected = module(x, turns)
+    block_of(module, "f32")
+    for length in (5, 3):
+        found = module(x[:, :length], turns[:length])
+        assert (found - expected[:, :length]).norm() < 1e-6 * expected.norm()
+
+
+def test_gated_feed_forwards_are_computed_as_three_products() -> None:
+    import openvino
+
+    from bimo.engine.openvino_convert import converted
+
+    torch.manual_seed(0)
+    module, x = Gated().eval(), torch.randn(1, 300, 256)
+    with torch.no_grad():
+        expected = module(x)
+    compiled: Any = openvino.Core().compile_model(converted(module, [x]), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    kinds = Counter(node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops())
+    assert not kinds["LLMMLP"]
+    assert kinds["FullyConnected"] == 3
+    block_of(module, "bf16")
+    assert (module(x.bfloat16()).float() - expected).norm() < 1e-2 * expected.norm()
