@@ -251,9 +251,9 @@ class ConvertedBlock:
         return CompiledBlock(model, note, self.precision, given, dtype, pictures=self._pictures)
 
 
-def blocks(system: System) -> dict[str, nn.Module]:
-    """The modules to convert, by name: the repeated blocks of diffusers' networks in each denoiser, and the decoder of
-    each autoencoder.
+def blocks(system: System, *, outer: bool = True) -> dict[str, nn.Module]:
+    """The modules to convert, by name: the repeated blocks of diffusers' networks in each denoiser, with those at a
+    UNet's full resolution if ``outer``, and the decoder of each autoencoder.
     """
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.modeling_utils import ModelMixin
@@ -266,7 +266,7 @@ def blocks(system: System) -> dict[str, nn.Module]:
             # ModelMixins nest: a UNet's attention layers are some, too.
             if isinstance(module, ModelMixin) and not any(path.startswith(f"{outer}.") for outer in networks):
                 networks.append(path)
-                by_name |= {f"{path}.{name}": block for name, block in repeated(module)}
+                by_name |= {f"{path}.{name}": block for name, block in repeated(module, outer=outer)}
         for path, module in built.named_modules(prefix=level.name):
             if isinstance(module, AutoencoderKL):
                 by_name[path + DECODER] = module.decoder
@@ -287,9 +287,9 @@ def text_blocks(system: System) -> dict[str, list[tuple[str, nn.Module]]]:
     return found
 
 
-def repeated(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The repeated blocks of a network, and a UNet's middle block. A UNet's first and last block are split into layers,
-    as DeepCache works between these.
+def repeated(network: nn.Module, *, outer: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """The repeated blocks of a network, and a UNet's middle block. A UNet's first and last block, left out without
+    ``outer``, are split into layers, as DeepCache works between these.
     """
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
@@ -299,22 +299,30 @@ def repeated(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if not isinstance(child, nn.ModuleList):
             continue
         for place, block in enumerate(child):
-            outer = isinstance(network, UNet2DConditionModel) and (
+            outermost = isinstance(network, UNet2DConditionModel) and (
                 (name == "down_blocks" and place == 0) or (name == "up_blocks" and place == len(child) - 1)
             )
-            if not outer:
+            if not outermost:
                 yield f"{name}.{place}", block
+            if not outermost or not outer:
                 continue
             for inner, layers in block.named_children():
                 for number, layer in enumerate(cast(nn.ModuleList, layers)):
                     yield f"{name}.{place}.{inner}.{number}", layer
 
 
+def torch_has_amx() -> bool:
+    """Whether torch multiplies bfloat16 by AMX. At a UNet's full resolution, of many places and few channels, that
+    takes less time than 8 bits by OpenVINO, which has to round and reorder each layer's input.
+    """
+    return torch.cpu._is_amx_tile_supported()  # pyright: ignore[reportPrivateUsage]
+
+
 class OpenVino:
     """Converts the blocks of a system in place; ``restore`` undoes it."""
 
     def __init__(self, system: System, precision: Precision, root: Path | None) -> None:
-        by_name = blocks(system)
+        by_name = blocks(system, outer=precision != "int8" or not torch_has_amx())
         if not by_name:
             raise RequestError(
                 "{name} has no network of diffusers, which --engine openvino converts; leave --engine out",

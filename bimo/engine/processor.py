@@ -316,8 +316,8 @@ class Processor:
 
     @property
     def packs(self) -> bool:
-        """Whether weights are put in oneDNN's order."""
-        return self.name == "torch-bf16"
+        """Whether weights that torch multiplies with are put in oneDNN's order."""
+        return self.dtype == torch.bfloat16
 
     def put(self, system: System) -> None:
         """Applies the engine to a system, after restoring the one before."""

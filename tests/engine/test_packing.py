@@ -138,6 +138,19 @@ def test_an_engine_packs_and_draws_what_it_drew(place: Path, monkeypatch: pytest
 
 
 @needs_bfloat16
+def test_what_openvino_leaves_to_torch_is_packed(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("BIMO_CACHE", str(tmp_path))
+    made = engine(place, "openvino-bf16")
+    names = packed(made.system)
+    assert "image.denoiser.model.conv_in" in names
+    assert not any("resnets" in name for name in names)
+    pixels(made)
+    made.processor.restore()
+    assert not packed(made.system)
+
+
+@needs_bfloat16
 @pytest.mark.parametrize("keeping", [Keeping(offload="parts"), Keeping(offload="disk")])
 def test_weights_that_move_are_not_packed(place: Path, keeping: Keeping) -> None:
     made = engine(place, keeping=keeping)

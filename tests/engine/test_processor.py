@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from bimo.core.errors import RequestError
 from bimo.diffusion.system import System
@@ -98,6 +98,19 @@ def test_int8_leaves_the_decoder_in_bfloat16(folder: Path, cache: Path) -> None:
     assert torch.equal(*answers)
     assert list(cache.rglob("*mid_block*.int8.xml"))
     assert not list(cache.rglob("*decoder*.int8.xml"))
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_with_amx_int8_leaves_a_unet_s_full_resolution_to_torch(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, amx: bool
+) -> None:
+    monkeypatch.setattr("bimo.engine.openvino.torch_has_amx", lambda: amx)
+    made = engine(folder, "openvino-int8")
+    unet: Any = next(module for module in made.system.modules() if isinstance(module, UNet2DConditionModel))
+    layers = (*unet.down_blocks[0].resnets, *unet.up_blocks[-1].resnets)
+    assert {isinstance(layer.forward, ConvertedBlock) for layer in layers} == {not amx}
+    assert isinstance(unet.mid_block.forward, ConvertedBlock)
+    assert decibels(pixels(engine(folder, "torch")), pixels(made)) >= 15
 
 
 def test_memory_of_the_steps_is_free_while_it_decodes(
