@@ -32,6 +32,12 @@ _KINDS = (
 )
 
 
+def cache_folder() -> Path:
+    """BIMO_CACHE, else ``bimo`` in XDG_CACHE_HOME, else in ~/.cache. It may be deleted at any time."""
+    folder = os.environ.get("BIMO_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bimo"
+
+
 def demand_regular(path: Path, most: int | None = None) -> None:
     """Raises RequestError where a path is no regular file, or one of more than ``most`` bytes: before it is opened, as
     pipes wait for ever and devices never end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -13,17 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bimo.core.errors import WeightsError
+from bimo.core.files import cache_folder, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Read at a time. Large, because a thread that hashes waits for the interpreter between two of them.
 CHUNK_BYTES = 4 << 20
+#: A digest, in hexadecimal.
+DIGEST = re.compile("[0-9a-f]{64}")
+#: The digest of a file of at least so many bytes is kept in the cache folder: hashing it takes longer than a moment.
+LARGE = 256 << 20
 
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises WeightsError where it cannot be read."""
-    return LateDigest(path)()
+    return LateDigest(path, remembers=False)()
 
 
 def verify(path: Path, expected: str) -> None:
@@ -54,14 +60,16 @@ def verifying(folder: Path, hashes: Mapping[str, str]) -> Generator[None]:
 
 
 class LateDigest:
-    """The SHA-256 of a file, worked out when this is first called.
+    """The SHA-256 of a file, worked out when this is first called; if it ``remembers``, that of a large file is kept in
+    the cache folder by its path, size, time of change and inode.
 
     The file is held open until then, so that it is the one that was read, though another takes its name meanwhile.
     Raises WeightsError where it cannot be opened, and when called where it was written to since.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, remembers: bool = True) -> None:
         self.path = path
+        self.remembers = remembers
         self._lock = threading.Lock()
         self._found = ""
         with self._told():
@@ -72,7 +80,7 @@ class LateDigest:
     def __call__(self) -> str:
         with self._lock:
             if not self._found:
-                self._found = self._hashed()
+                self._found = self._remembered() if self.remembers and self._mark[0] >= LARGE else self._hashed()
                 self._close()
         return self._found
 
@@ -83,6 +91,19 @@ class LateDigest:
         """What changes when the file is written to."""
         state = os.fstat(self._file)
         return state.st_size, state.st_mtime_ns
+
+    def _remembered(self) -> str:
+        """The digest from the cache folder, put there where it is not."""
+        identity = f"{self.path.resolve()} {os.fstat(self._file).st_ino} {self._now()}"
+        kept = cache_folder() / "digests" / hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if DIGEST.fullmatch(found := kept.read_text("ascii")) and self._now() == self._mark:
+                return found
+        found = self._hashed()
+        with contextlib.suppress(OSError):  # without a cache it is worked out again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(kept, found.encode("ascii"))
+        return found
 
     def _hashed(self) -> str:
         total = hashlib.sha256()

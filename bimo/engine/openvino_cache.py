@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -18,7 +17,6 @@ from typing import Any
 
 import torch
 
-from bimo.core.files import write_whole
 from bimo.core.part import dumps
 from bimo.diffusion.system import System
 
@@ -39,7 +37,7 @@ class ConversionCache:
 
         versions = [openvino.__version__, torch.__version__, importlib.metadata.version("diffusers"), str(FORMAT)]
         # The recipe is part of the key: the same weights may be read with other settings, such as another head width.
-        identity = [_weights_digest(system, root), dumps(system.recipe), *versions]
+        identity = [system.weights_hash, dumps(system.recipe), *versions]
         key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
         return cls(root / "openvino" / key)
 
@@ -72,28 +70,3 @@ class ConversionCache:
     def calibrated(self, name: str) -> bool:
         """Whether a block's int8 conversion is in the cache."""
         return self.folder is not None and any(self.folder.glob(f"{name}.*.int8.json"))
-
-
-def _weights_digest(system: System, root: Path) -> str:
-    """The SHA-256 of a system's weights. Hashing gigabytes takes seconds, so the hash is cached by the paths, sizes and
-    modification times of the files.
-    """
-    try:
-        states = [(file.resolve(), file.stat()) for file in system.files]
-    except OSError:
-        states = []
-    if not states:
-        return system.weights_hash
-    listing = "\n".join(f"{path} {state.st_size} {state.st_mtime_ns} {state.st_ino}" for path, state in states)
-    cache_file = root / "openvino" / f"weights-{hashlib.sha256(listing.encode()).hexdigest()[:24]}"
-    try:
-        digest = cache_file.read_text("ascii")
-    except (OSError, UnicodeDecodeError):
-        digest = system.weights_hash
-    else:
-        system.weights_hash = digest  # for the pictures' record, which would hash the files again
-        return digest
-    with contextlib.suppress(OSError):  # without a cache it is computed again next time
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(cache_file, digest.encode("ascii"))
-    return digest

@@ -22,7 +22,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -36,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.errors import RequestError
-from bimo.core.files import write_whole
+from bimo.core.files import cache_folder, write_whole
 from bimo.core.installing import installing
 from bimo.core.messages import say
 from bimo.core.pages import freed_kept
@@ -57,12 +56,6 @@ EXACT = 1e-5
 ROUNDS = 5
 #: An engine whose first run takes so many times the fastest first run is measured by that run alone.
 FAR_BEHIND = 8
-
-
-def cache_folder() -> Path:
-    """BIMO_CACHE, else ``bimo`` in XDG_CACHE_HOME, else in ~/.cache. It may be deleted at any time."""
-    folder = os.environ.get("BIMO_CACHE")
-    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "bimo"
 
 
 @dataclass(frozen=True)

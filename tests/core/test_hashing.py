@@ -54,6 +54,27 @@ def test_a_file_that_was_written_to_is_reported(file: Path) -> None:
         late()
 
 
+def test_the_digest_of_a_large_file_is_kept_until_the_file_changes(
+    file: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("BIMO_CACHE", str(cache))
+    LateDigest(file)()
+    assert not list(cache.rglob("*"))  # a small one is not worth it
+    monkeypatch.setattr(hashing, "LARGE", 1)
+    expected = LateDigest(file)()
+    (kept,) = cache.glob("digests/*")
+    with monkeypatch.context() as patch:
+        patch.setattr(LateDigest, "_hashed", lambda self: pytest.fail("hashed again"))
+        assert LateDigest(file)() == expected
+    kept.write_text("0" * 64)
+    assert digest(file) == expected  # what is verified is read
+    kept.write_text("broken")
+    assert LateDigest(file)() == expected == kept.read_text()
+    file.write_bytes(b"other")
+    assert LateDigest(file)() == hashlib.sha256(b"other").hexdigest()
+
+
 def test_it_may_be_asked_for_by_several_threads(file: Path) -> None:
     late, found = LateDigest(file), list[str]()
     threads = [threading.Thread(target=lambda: found.append(late())) for _ in range(4)]
