@@ -1,6 +1,6 @@
 """Weights of linear layers and convolutions in oneDNN's own order, for bfloat16 on a CPU.
 
-torch hands a weight to oneDNN as it lies, which puts it in order anew at every call. That is a quarter of a step of
+torch hands a weight to oneDNN as it lies, which puts it in order anew at every call. That is a fifth of a step of
 Stable Diffusion's UNet. A packed weight is put in order once; the products are the same to the bit. The operators are
 those that torch's compiler makes of the same layers (``torch/_inductor/fx_passes/mkldnn_fusion.py``).
 """
