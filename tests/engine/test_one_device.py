@@ -1,5 +1,5 @@
-"""The whole of drawing on a device without contents, of every recipe: no tensor is left behind on the processor; and
-in float16, which every device has.
+"""The whole of drawing on a device without contents, of every recipe: no tensor is left behind on the processor; in
+float16, which every device has; and in bfloat16 with packed weights.
 """
 
 from __future__ import annotations
@@ -7,13 +7,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from PIL import Image
 
 from bimo.core.part import dumps
 from bimo.core.recipe import Published, Recipe
+from bimo.engine import packing
 from bimo.engine.engine import Engine
+from bimo.engine.processor import Processor
 from bimo.hub.registry import recipes
 from tests.support.one_device import ELSEWHERE, OneDevice, counted
 from tests.support.tiny_systems import TEXT, tiny_system
@@ -70,6 +73,18 @@ def request_of(recipe: Recipe) -> dict[str, Any]:
 def test_float16_gives_finite_values(engine: Engine) -> None:
     (picture,) = Engine(engine.system, dtype=torch.float16).draw(request_of(engine.recipe))
     assert not [warning for warning in picture.warnings if "fp32" in warning]
+
+
+@pytest.mark.skipif(not packing.possible(), reason="oneDNN has no bfloat16 on this processor")
+def test_packed_weights_draw_what_the_same_weights_draw(engine: Engine) -> None:
+    wanted = request_of(engine.recipe)
+    (plain,) = Engine(engine.system, dtype=torch.bfloat16).draw(wanted)
+    packed = Engine(engine.system, dtype=torch.bfloat16, processor=Processor("torch-bf16"))
+    assert any(parameter.is_mkldnn for parameter in engine.system.parameters())
+    (picture,) = packed.draw(wanted)
+    packed.processor.restore()
+    before, after = (numpy.asarray(each.image).astype(int) for each in (plain, picture))
+    assert abs(before - after).mean() < 2
 
 
 def test_drawing_is_all_on_its_device(engine: Engine) -> None:
