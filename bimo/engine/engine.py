@@ -89,8 +89,9 @@ class Engine:
         self._keep_weights()
 
     def _keep_weights(self) -> None:
-        # What is offloaded or quantised is read again from tensors as they were.
-        packs = self.processor.packs and self.keeping.offload == "none" and self.keeping.quantise == "none"
+        # What is offloaded or quantised is read again from tensors as they were. In training there is no dtype.
+        stays = self.dtype is not None and self.keeping.offload == "none" and self.keeping.quantise == "none"
+        packs = stays and self.processor.packs
         if not packs:
             packing.unpack(self.system)
         self.processor.put(self.system)

@@ -264,7 +264,7 @@ def blocks(system: System, *, outer: bool = True) -> dict[str, nn.Module]:
         built = system.level(level.name)
         for path, module in built.denoiser.named_modules(prefix=f"{level.name}.denoiser"):
             # ModelMixins nest: a UNet's attention layers are some, too.
-            if isinstance(module, ModelMixin) and not any(path.startswith(f"{outer}.") for outer in networks):
+            if isinstance(module, ModelMixin) and not any(path.startswith(f"{above}.") for above in networks):
                 networks.append(path)
                 by_name |= {f"{path}.{name}": block for name, block in repeated(module, outer=outer)}
         for path, module in built.named_modules(prefix=level.name):

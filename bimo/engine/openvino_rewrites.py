@@ -74,7 +74,7 @@ def _turn_by_products(model: Any) -> None:
         if len(parts) != PAIR or None in parts:
             continue
         turned = _turned_half(*parts) or _turned_complex(*parts)
-        if turned is not None:
+        if turned is not None and turned.output(0).partial_shape.compatible(flat.output(0).partial_shape):
             flat.output(0).replace(turned.output(0))
 
 
@@ -140,14 +140,12 @@ def _half(node: Any) -> tuple[Any, int, int] | None:
     if node.get_type_name() == "Squeeze" and (split := _source(node)) is not None:
         if split.get_type_name() not in ("Split", "VariadicSplit"):
             return None
-        place, pairs = node.input_value(0).get_index(), _source(split)
+        index, axis, pairs = node.input_value(0).get_index(), _number(_source(split, 1)), _source(split)
     elif node.get_type_name() == "Gather":
-        index, axis = (_number(node.input_value(place).get_node()) for place in (1, 2))
-        pairs = _source(node)
-        if index is None or axis not in (-1, pairs.output(0).partial_shape.rank.get_length() - 1):
-            return None
-        place = int(index)
+        index, axis, pairs = _number(_source(node, 1)), _number(_source(node, 2)), _source(node)
     else:
+        return None
+    if index is None or axis not in (-1, pairs.output(0).partial_shape.rank.get_length() - 1):
         return None
     pairs = _without(pairs, "Convert")
     if pairs.get_type_name() != "Reshape" or pairs.output(0).partial_shape[-1] != PAIR:
@@ -156,7 +154,7 @@ def _half(node: Any) -> tuple[Any, int, int] | None:
     width = row.partial_shape[-1]
     if width.is_dynamic or width.get_length() % PAIR:
         return None
-    return row, place, width.get_length()
+    return row, int(index), width.get_length()
 
 
 def _of_pair(node: Any) -> Any:

@@ -24,8 +24,8 @@ import torch
 
 from bimo.core.errors import RequestError
 from bimo.core.messages import say, speaking
+from bimo.core.pages import freed_kept, trim
 from bimo.core.picture import Picture
-from bimo.diffusion.preparation import Prepared
 from bimo.diffusion.sampling import calls, stopped
 from bimo.engine.engine import Engine
 from bimo.inscription.drawing import finished
@@ -132,24 +132,29 @@ class Scheduler(Executor):
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
+        # What layers free is kept from one step to the next, until there is nothing to draw.
+        with freed_kept():
+            while self._wait():
+                start = time.perf_counter()
+                try:
+                    self._leave_skipped()
+                    self._turn()
+                except Exception:  # a bug must not end the thread that all jobs wait for
+                    _log.error("the scheduler: %s", traceback.format_exc())
+                    self._fail_all(UNEXPECTED)
+                self._busy["all"] += time.perf_counter() - start
+
+    def _wait(self) -> bool:
+        """Waits for something to do; false at the end."""
+        with self._changed:
+            self._absorb()
+            while not self._stopping and not self._skipped and not self._ready():
+                if self._draining:
+                    return False
+                trim()
+                self._changed.wait(self._until_deadline())
                 self._absorb()
-                while not self._stopping and not self._skipped and not self._ready():
-                    if self._draining:
-                        return
-                    self._changed.wait(self._until_deadline())
-                    self._absorb()
-                if self._stopping:
-                    return
-            start = time.perf_counter()
-            try:
-                self._leave_skipped()
-                self._turn()
-            except Exception:  # a bug must not end the thread that all jobs wait for
-                _log.error("the scheduler: %s", traceback.format_exc())
-                self._fail_all(UNEXPECTED)
-            self._busy["all"] += time.perf_counter() - start
+            return not self._stopping
 
     def _absorb(self) -> None:
         """Takes on new jobs; ends those that were cancelled or are late. Called with the lock held."""
@@ -270,7 +275,7 @@ class Scheduler(Executor):
                             sentence=prepared.nothing_known,
                         )
                 task.prepared = prepared
-                task.steps = steps_of(engine, task.prepared)
+                task.steps = calls(engine.system, task.prepared.request)
                 self.listener.began(task.order.id)
             loop = engine.loop(task.prepared, place)
             with engine.working():
@@ -384,13 +389,6 @@ class Scheduler(Executor):
 
     def _seconds_left(self, task: Task) -> float:
         return self._fairness.seconds(task.pace, task.order, task.steps_left())
-
-
-def steps_of(engine: Engine, prepared: Prepared) -> int:
-    """The number of denoiser calls of a picture, over all levels. For samplers with more calls than steps, and for
-    image-to-image with fewer, it is the number of steps in the request.
-    """
-    return calls(engine.system, prepared.request)
 
 
 def _preview_steps(count: int, steps: int) -> set[int]:
