@@ -1,12 +1,13 @@
 """Weights of linear layers and convolutions in oneDNN's own order, for bfloat16 on a CPU.
 
 torch hands a weight to oneDNN as it lies, which puts it in order anew at every call. That is a fifth of a step of
-Stable Diffusion's UNet. A packed weight is put in order once; the products are the same to the bit. The operators are
-those that torch's compiler makes of the same layers (``torch/_inductor/fx_passes/mkldnn_fusion.py``).
+Stable Diffusion's UNet. A packed weight is put in order once; the products are the same to a rounding. The operators
+are those that torch's compiler makes of the same layers (``torch/_inductor/fx_passes/mkldnn_fusion.py``).
 """
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Container
 from typing import Any, cast
@@ -65,8 +66,11 @@ PACKED: dict[type[Layer], type[_Packed]] = {nn.Linear: PackedLinear, nn.Conv2d: 
 
 
 def possible() -> bool:
-    """Whether oneDNN multiplies in bfloat16 on this CPU (AVX-512 or AMX; elsewhere torch emulates it)."""
-    return torch.backends.mkldnn.is_available() and bool(ops._is_mkldnn_bf16_supported())
+    """Whether oneDNN multiplies in bfloat16 on this CPU (AVX-512 or AMX; with less torch emulates it). Other CPUs than
+    x86's were not tried.
+    """
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and torch.backends.mkldnn.is_available() and bool(ops._is_mkldnn_bf16_supported())
 
 
 def pack(network: nn.Module) -> None:
