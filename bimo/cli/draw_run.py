@@ -48,9 +48,7 @@ def load_engine(
     RecipeError, WeightsError, RequestError.
     """
     # With a memory limit the chosen combination is reported after loading instead.
-    if not load_options.memory and (
-        sentence := memory.plan_by_name(name, size, load_options.device, load_options.keeping)
-    ):
+    if not load_options.memory and (sentence := memory.plan_by_name(name, size, *load_options.estimated)):
         typer.echo(sentence, err=True)
     with _status(say("reading the model {name} ...", name=name)):
         from bimo.hub.loading import load_with, steady

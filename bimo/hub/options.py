@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,14 @@ class LoadOptions:
     def keeping(self) -> Keeping:
         """The requested dtype, offload, quantisation and tiling."""
         return Keeping(self.dtype, offload=self.offload, quantise=self.quantise, tiles=self.tiles)
+
+    @property
+    def estimated(self) -> tuple[str, Keeping]:
+        """The device and ``keeping`` that memory is estimated for: engines are of the processor, and torch-bf16 has its
+        own dtype.
+        """
+        keeping = replace(self.keeping, dtype="bf16") if self.engine == "torch-bf16" else self.keeping
+        return self.device if self.engine == "torch" else "cpu", keeping
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ from bimo.core.errors import RequestError
 from bimo.core.recipe import Recipe
 from bimo.engine.memory import Keeping, Weights, drawing_bytes, resident_bytes
 from bimo.hub import memory, registry
+from bimo.hub.options import LoadOptions
 
 GIGA = 1_000_000_000
 
@@ -120,3 +121,14 @@ def test_bf16_takes_half(taiyi: Recipe) -> None:
     memory.check((1024, 1024), "bf16", free=3 * GIGA)
     with pytest.raises(RequestError, match="--size 832"):
         memory.check((1024, 1024), "fp32", free=3 * GIGA)
+
+
+def test_an_engine_in_bfloat16_is_estimated_as_one(taiyi: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LANG", "C")
+    monkeypatch.setattr(memory, "free_on", lambda device: 4 * GIGA)
+    with pytest.raises(RequestError, match="taiyi-sd-zh"):
+        memory.plan_by_name("taiyi-sd-zh", (512, 512), *LoadOptions(device="cpu").estimated)
+    said = memory.plan_by_name("taiyi-sd-zh", (512, 512), *LoadOptions(engine="torch-bf16").estimated)
+    assert "2.1 for weights" in said
+    assert LoadOptions(device="cuda:1", offload="parts").estimated == ("cuda:1", Keeping("auto", offload="parts"))
+    assert LoadOptions(engine="openvino").estimated == ("cpu", Keeping("auto"))
