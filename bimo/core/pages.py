@@ -29,8 +29,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 DEFAULTS = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65536}
 KEEPING = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
 
-_keeping = threading.Lock()
-_keepers = 0
+_counting = threading.Lock()
+_wishes = {"keeping": 0, "returning": 0}
 
 
 def release(tensor: Tensor) -> int:
@@ -61,24 +61,45 @@ def freed_kept() -> Generator[None]:
     is given back to the system. A step of a UNet frees and takes gigabytes, and each page that the system gives anew it
     clears first: a tenth of the time in bfloat16.
     """
-    global _keepers
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
+    with _counted(keeping=1):
         yield
-        return
-    with _keeping:
-        _keepers += 1
-        for parameter, value in KEEPING.items():
-            mallopt(parameter, value)
+
+
+@contextmanager
+def freed_returned() -> Generator[None]:
+    """Within ``freed_kept`` what is freed is given back nevertheless: for tensors that are few, large and of many
+    sizes, as a decoder's, which find no place among what is kept.
+    """
+    with _counted(returning=1):
+        yield
+
+
+@contextmanager
+def _counted(keeping: int = 0, returning: int = 0) -> Generator[None]:
+    _count(keeping, returning)
     try:
         yield
     finally:
-        with _keeping:
-            _keepers -= 1
-            if not _keepers:
-                for parameter, value in DEFAULTS.items():
-                    mallopt(parameter, value)
-                trim()
+        _count(-keeping, -returning)
+
+
+def _count(keeping: int, returning: int) -> None:
+    """Counts who wants freed memory kept and returned, and tells the C library if that changes what it is to do."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    with _counting:
+        before = _kept()
+        _wishes["keeping"] += keeping
+        _wishes["returning"] += returning
+        if mallopt is None or before == _kept():
+            return
+        for parameter, value in (KEEPING if _kept() else DEFAULTS).items():
+            mallopt(parameter, value)
+        if not _kept():
+            trim()
+
+
+def _kept() -> bool:
+    return _wishes["keeping"] > 0 and not _wishes["returning"]
 
 
 def _of_file(first: int, count: int) -> bool:

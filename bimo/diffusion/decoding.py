@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bimo.core.messages import say
+from bimo.core.pages import freed_returned
 from bimo.diffusion.casting import dtype_of
 from bimo.diffusion.space import Decoder
 
@@ -23,6 +24,11 @@ def decode(space: Decoder, x: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     picture is black or not finite although x is finite. It is decoded again in float32 then. The weights are restored
     afterwards, so that the next picture does not depend on this.
     """
+    with freed_returned():
+        return _decoded(space, x)
+
+
+def _decoded(space: Decoder, x: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     pixels = space.decode(x)
     if not isinstance(space, nn.Module):  # a tiny decoder, which is in float32 beside any system
         return pixels, ()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from bimo.core.pages import freed_kept
+from bimo.core.pages import freed_kept, freed_returned
 from bimo.engine import packing
 from bimo.engine.engine import Engine
 from bimo.engine.memory import Keeping
@@ -205,5 +205,8 @@ def test_freed_memory_is_kept_while_drawing() -> None:
     with freed_kept():
         with freed_kept():
             faults()
+        with freed_kept(), freed_returned():
+            assert faults() > pages
+        faults()
         assert min(faults(), faults()) < pages // 2  # the inner one's end does not end the outer
     assert faults() > pages
