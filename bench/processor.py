@@ -309,8 +309,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, help="where the checkpoint is, or is to be made, in saved/")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(DEFAULT_SIDES))
-    parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2, help="steps of a timed drawing")
+    parser.add_argument("--turns", type=int, default=1)
+    # The first step after waiting for the other sides is slower: few of them are to be among those timed.
+    parser.add_argument("--steps", type=int, default=6, help="steps of a timed drawing")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--warm-size", type=int, default=256, help="of the drawing that warms and is compared")
     parser.add_argument("--warm-steps", type=int, default=STEPS_OF_A_PICTURE, help="of that drawing")

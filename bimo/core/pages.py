@@ -59,7 +59,7 @@ def trim() -> None:
 def freed_kept() -> Generator[None]:
     """Within it the C library keeps what is freed for the next tensor of the size, where it can (glibc); at the end it
     is given back to the system. A step of a UNet frees and takes gigabytes, and each page that the system gives anew it
-    clears first: a tenth of the time in bfloat16.
+    clears first: a twentieth of the time.
     """
     with _counted(keeping=1):
         yield
