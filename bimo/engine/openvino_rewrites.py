@@ -34,12 +34,13 @@ def _split_weights(model: Any) -> None:
         total = split.input_value(0).get_node()
         adds = total.get_type_name() == "Add"
         product = total.input_value(0).get_node() if adds else total
+        if product.get_type_name() != "MatMul":
+            continue
         factors = [product.input_value(1), total.input_value(1)] if adds else [product.input_value(1)]
         constants = [value.get_node() for value in (split.input_value(1), *factors)]
         widths = [port.partial_shape[-1] for port in split.outputs()]
         if (
-            product.get_type_name() != "MatMul"
-            or any(node.get_type_name() != "Constant" for node in constants)
+            any(node.get_type_name() != "Constant" for node in constants)
             or any(width.is_dynamic for width in widths)
             or not product.get_attributes()["transpose_b"]
         ):
@@ -102,19 +103,18 @@ def _turned_complex(first: Any, second: Any) -> Any:
     factors = [_source(node, place) for node in (first, second) for place in range(PAIR)]
     if any(factor is None or factor.get_type_name() != "Multiply" for factor in factors):
         return None
-    pairs = [(_half(_source(factor)), _source(factor, 1)) for factor in factors]
+    pairs = [(_half(_source(factor)), factor.input_value(1)) for factor in factors]
     halves = [half for half, _ in pairs if half is not None]
     if len(halves) < len(pairs) or [half[1] for half in halves] != [0, 1, 0, 1]:
         return None
     (row, _, width), (real, imaginary, *others) = halves[0], [other for _, other in pairs]
-    if not all(_same(row, half[0]) for half in halves) or [o.get_name() for o in others] != [
-        imaginary.get_name(),
-        real.get_name(),
-    ]:
+    if not all(_same(row, half[0]) for half in halves):
+        return None
+    if not all(_same(*each) for each in zip(others, (imaginary, real), strict=True)):
         return None
     twice = numpy.repeat(numpy.eye(width // PAIR, dtype=numpy.float32), PAIR, axis=1)
-    scaled = ops.multiply(row, _product(ops, real.output(0), twice))
-    crossed = ops.multiply(_product(ops, row, _turn(width)), _product(ops, imaginary.output(0), twice))
+    scaled = ops.multiply(row, _product(ops, real, twice))
+    crossed = ops.multiply(_product(ops, row, _turn(width)), _product(ops, imaginary, twice))
     return ops.add(scaled, crossed)
 
 
@@ -197,6 +197,8 @@ def _keep_feed_forwards_apart(model: Any) -> None:
         gates = [value.get_node().get_type_name() for value in _source(product).input_values()]
         weight, stored = product.input_value(1), _without(_source(product, 1), "Convert")
         if "Swish" not in gates or stored.get_type_name() != "Constant" or not product.get_attributes()["transpose_b"]:
+            continue
+        if stored.data.ndim != 2:  # a stack of matrices
             continue
         turned: Any = ops.constant(numpy.ascontiguousarray(stored.data.T))
         if weight.get_element_type() != stored.get_element_type():

@@ -156,6 +156,22 @@ def test_rotary_embeddings_turn_by_products(real: bool) -> None:
         assert (found - expected[:, :length]).norm() < 1e-6 * expected.norm()
 
 
+def test_rotary_embeddings_turn_by_numbers_that_were_split() -> None:
+    class Apart(Turned):
+        def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+            pairs = self.into(x).view(x.shape[0], -1, 3, 8).reshape(x.shape[0], -1, 3, 4, 2)
+            first, second = pairs.unbind(-1)
+            cos, sin = turns.chunk(2, -1)
+            return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(3)
+
+    torch.manual_seed(0)
+    module, x, turns = Apart(True).eval(), torch.randn(2, 5, 16), torch.randn(5, 1, 8)
+    with torch.no_grad():
+        expected = module(x, turns)
+    block_of(module, "f32")
+    assert (module(x, turns) - expected).norm() < 1e-6 * expected.norm()
+
+
 def test_gated_feed_forwards_are_computed_as_three_products() -> None:
     import openvino
 
