@@ -296,7 +296,7 @@ def _with_processor(
         chosen(engine, sum(parameter.numel() for parameter in system.parameters())),
         cache_converted=adapters == Adapters(),
     )
-    if dtype not in ("auto", "fp32") and DTYPES.get(dtype) != processor.asked_dtype:
+    if dtype != "auto" and DTYPES.get(dtype) != processor.asked_dtype:
         raise RequestError(
             "--engine {engine} has its own numbers, and --dtype is {dtype}; leave --dtype out",
             engine=engine,

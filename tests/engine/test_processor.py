@@ -293,6 +293,7 @@ def test_auto_takes_the_fastest_engine_for_the_size(monkeypatch: pytest.MonkeyPa
     [
         ({"engine": "openvino", "offload": True}, "offload"),
         ({"engine": "torch-bf16", "dtype": "fp16"}, "dtype"),
+        ({"engine": "torch-bf16", "dtype": "fp32"}, "dtype"),
         ({"engine": "tensorrt"}, "tensorrt"),
     ],
 )
